@@ -1,0 +1,72 @@
+"""stepmask: pretrained diffusion models sample faster, with their weights untouched.
+
+    describe -> learn or schedule -> StepMask -> save / load / check -> plan (liveness) -> apply -> sample -> evaluate
+
+Importing this package is quick: torch and diffusers are imported when something needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "StepMask": "mask",
+    "BlockGraph": "graph",
+    "Site": "graph",
+    "CostTable": "cost",
+    "Plan": "liveness",
+    "State": "liveness",
+    "make_plan": "liveness",
+    "rectify_paper": "liveness",
+    "describe": "architectures",
+    "apply": "runtime.apply",
+    "measure_cost": "runtime.profiling",
+    "learn": "learning",
+    "evaluate": "evaluation",
+    "StepMaskError": "errors",
+    "MaskFileError": "errors",
+    "MaskMismatchError": "errors",
+    "PositionError": "errors",
+    "TargetError": "errors",
+    "UnknownArchitectureError": "errors",
+    "UnsupportedModelError": "errors",
+}
+_SUBMODULES = {"errors", "schedules", "reference"}
+
+__all__ = [*_WHERE, *sorted(_SUBMODULES)]
+
+if TYPE_CHECKING:
+    from stepmask import errors, reference, schedules
+    from stepmask.architectures import describe
+    from stepmask.cost import CostTable
+    from stepmask.errors import (
+        MaskFileError,
+        MaskMismatchError,
+        PositionError,
+        StepMaskError,
+        TargetError,
+        UnknownArchitectureError,
+        UnsupportedModelError,
+    )
+    from stepmask.evaluation import evaluate
+    from stepmask.graph import BlockGraph, Site
+    from stepmask.learning import learn
+    from stepmask.liveness import Plan, State, make_plan, rectify_paper
+    from stepmask.mask import StepMask
+    from stepmask.runtime.apply import apply
+    from stepmask.runtime.profiling import measure_cost
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"stepmask.{name}")
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"stepmask.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'stepmask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

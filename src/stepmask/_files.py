@@ -1,0 +1,33 @@
+"""Writes files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from stepmask.errors import StepMaskError
+
+
+def write_atomically(path: str | Path, data: str | bytes) -> None:
+    """Write `data` to a temporary file beside `path`, then rename it: what was there survives any failure.
+
+    Raises:
+        StepMaskError: The folder does not exist or must not be written.
+    """
+    path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # as an ordinary new file; temporary files start private
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        reason = f"{type(error).__name__}: {error.strerror or error}"
+        raise StepMaskError(f"cannot write {path} ({reason}): choose a file in a folder that you may write to") from error

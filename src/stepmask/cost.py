@@ -1,0 +1,78 @@
+"""CostTable: what each site costs, in multiply-accumulates and, where measured, in milliseconds.
+
+How the numbers are found is `stepmask.runtime.profiling`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from stepmask.errors import StepMaskError
+
+Unit = Literal["macs", "latency"]
+
+
+@dataclass(frozen=True, eq=False)
+class CostTable:
+    """Cost of one denoising step per generated image.
+
+    Attributes:
+        sites: B names in execution order.
+        macs: (B,) multiply-accumulates of each site per image and step, attention products counted, guidance
+            included (a guided image runs the denoiser on two inputs).
+        always_macs: What runs outside of all sites.
+        forwards_per_image: Denoiser inputs per image and step: 2 with classifier-free guidance.
+        latency_ms: (B,) measured milliseconds of each site for one batch, or None.
+        always_latency_ms: Measured milliseconds outside of all sites, or None.
+    """
+
+    sites: tuple[str, ...]
+    macs: np.ndarray
+    always_macs: float
+    forwards_per_image: int = 1
+    latency_ms: np.ndarray | None = None
+    always_latency_ms: float | None = None
+
+    @property
+    def step_macs(self) -> float:
+        """MACs of one full step per image."""
+        return float(self.macs.sum() + self.always_macs)
+
+    @property
+    def coverage(self) -> float:
+        """Share of a step's MACs that lies in sites."""
+        return float(self.macs.sum() / self.step_macs)
+
+    def shares(self, unit: Unit = "macs") -> tuple[np.ndarray, float]:
+        """Each site's share of a full step (B,), and the share of what always runs; they add up to 1."""
+        if unit == "macs":
+            sites, always = self.macs, self.always_macs
+        elif self.latency_ms is None:
+            raise StepMaskError("no latency was measured: use measure_cost(pipe, latency=True)")
+        else:
+            sites, always = self.latency_ms, self.always_latency_ms
+        total = sites.sum() + always
+        return sites / total, float(always / total)
+
+    def fraction(self, plan: Any, unit: Unit = "macs") -> float:
+        """Kept share of the full run's cost, in (0, 1].
+
+        Args:
+            plan: A `Plan`; or a `StepMask`, then every cell that says compute is counted, dead ones included.
+            unit: ``"macs"`` or ``"latency"``.
+        """
+        index = {name: i for i, name in enumerate(plan.sites)}
+        strangers = set(index) - set(self.sites)
+        if strangers:
+            raise StepMaskError(f"this cost table has no site {min(strangers)!r}: measure the cost of the same model")
+        cells = np.asarray(plan.compute)
+        columns = [cells[:, index[name]].mean() if name in index else 1.0 for name in self.sites]
+        sites, always = self.shares(unit)
+        return float(np.dot(sites, columns) + always)
+
+    def total_macs(self, plan: Any) -> float:
+        """MACs per image of a whole run under `plan` (or mask)."""
+        return self.fraction(plan) * self.step_macs * len(plan.compute)

@@ -1,0 +1,338 @@
+"""StepMask: the decision of every site at every step, with the identity of what it was made for.
+
+Pure values and files: no torch, no model, no graph. What a mask costs and which of its cells are dead is said by
+`stepmask.liveness`; who runs it is `stepmask.runtime`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stepmask._files import write_atomically
+from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
+
+FORMAT_VERSION = 1
+MAX_CELLS = 10_000_000
+"""More cells than this in a file are refused: no sampler of diffusers comes near."""
+
+
+def scheduler_identity(scheduler: Any) -> dict[str, Any]:
+    """Class name and public configuration of a diffusers scheduler, as JSON values."""
+    config = {k: _json_value(v) for k, v in dict(scheduler.config).items() if not k.startswith("_")}
+    return {"class": type(scheduler).__name__, "config": config}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): _json_value(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepMask:
+    """A (T, B) table: at each step each site computes (True) or holds its cached value (False).
+
+    Attributes:
+        compute: (T, B) bool, read-only. Row 0 is the first, noisiest step and computes everywhere.
+        sites: B names of submodules, in execution order.
+        timesteps: T values of the scheduler's run. T is ``len(scheduler.timesteps)``, not always
+            ``num_inference_steps`` (Heun makes 2T - 1 rows).
+        scheduler: Class and configuration as `scheduler_identity` gives them; None fits any scheduler.
+        graph: Fingerprint of the block graph; None fits any model that has the sites.
+        scores: Learned scores (T, B) in [0, 1], or None.
+        provenance: Whatever says how the mask came to be, as JSON values.
+    """
+
+    compute: np.ndarray
+    sites: Sequence[str]
+    timesteps: Sequence[float]
+    scheduler: Mapping[str, Any] | None = None
+    graph: str | None = None
+    scores: np.ndarray | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "compute", _boolean_table(self.compute))
+        set_(self, "sites", tuple(getattr(site, "name", site) for site in self.sites))
+        set_(self, "timesteps", tuple(_number(value) for value in self.timesteps))
+        set_(self, "provenance", dict(self.provenance))
+        rows, columns = self.compute.shape
+        if len(self.sites) != columns or not all(isinstance(site, str) for site in self.sites):
+            raise StepMaskError(f"a mask with {columns} columns needs {columns} site names, got {len(self.sites)}")
+        if len(set(self.sites)) != columns:
+            twice = sorted({site for site in self.sites if self.sites.count(site) > 1})
+            raise StepMaskError(f"site names must differ; given twice: {', '.join(twice)}")
+        if len(self.timesteps) != rows:
+            raise StepMaskError(f"a mask with {rows} rows needs {rows} timesteps, got {len(self.timesteps)}")
+        if not self.compute[0].all():
+            raise StepMaskError("row 0 must compute every site: there is nothing to reuse at the first step")
+        if self.scores is not None:
+            set_(self, "scores", _score_table(self.scores, self.compute.shape))
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in every field, scores to the last bit."""
+        if not isinstance(other, StepMask):
+            return NotImplemented
+        same_scores = (
+            other.scores is None
+            if self.scores is None
+            else other.scores is not None and np.array_equal(self.scores, other.scores)
+        )
+        names = ("sites", "timesteps", "scheduler", "graph", "provenance")
+        same_rest = all(getattr(self, name) == getattr(other, name) for name in names)
+        return same_scores and same_rest and np.array_equal(self.compute, other.compute)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        """Size and share of computing cells, not the table."""
+        rows, columns = self.compute.shape
+        return f"StepMask({rows} steps x {columns} sites, {self.compute.mean():.1%} of cells compute)"
+
+    @property
+    def num_rows(self) -> int:
+        """T, the number of rows."""
+        return len(self.compute)
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as JSON, whole or not at all.
+
+        Raises:
+            StepMaskError: The file cannot be written.
+        """
+        rows = ["".join("1" if cell else "0" for cell in row) for row in self.compute]
+        content = {
+            "format": "stepmask",
+            "format_version": FORMAT_VERSION,
+            "scheduler": self.scheduler,
+            "graph": self.graph,
+            "provenance": self.provenance,
+            "sites": list(self.sites),
+            "timesteps": list(self.timesteps),
+            "rows": rows,
+            "scores": None if self.scores is None else [[float(s) for s in row] for row in self.scores],
+        }
+        write_atomically(path, _readable_json(content) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> StepMask:
+        """Read a mask file.
+
+        Raises:
+            MaskFileError: It is not there, not JSON, of another format version, or says impossible things.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise MaskFileError(f"cannot read mask {path}: {error.strerror}") from error
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise MaskFileError(f"mask {path} is not valid JSON ({error}): it may be cut short; save it anew") from error
+        if not isinstance(content, dict) or content.get("format") != "stepmask":
+            raise MaskFileError(f'{path} is not a mask file: expected a JSON object with "format": "stepmask"')
+        version = content.get("format_version")
+        if version != FORMAT_VERSION:
+            raise MaskFileError(
+                f"mask {path} has format version {version!r}, this stepmask reads version {FORMAT_VERSION}: "
+                "update stepmask, or save the mask anew"
+            )
+        try:
+            return _from_content(content)
+        except (StepMaskError, TypeError, ValueError, KeyError, AttributeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise MaskFileError(f"mask {path} cannot be used: {reason}") from error
+
+    def check(
+        self,
+        *,
+        graph: Any | None = None,
+        scheduler: Any | None = None,
+    ) -> None:
+        """Raise if the mask does not belong to this model or scheduler run; None is not checked.
+
+        Args:
+            graph: A `BlockGraph`.
+            scheduler: A diffusers scheduler after ``set_timesteps``.
+
+        Raises:
+            MaskMismatchError: Another model, scheduler class, scheduler configuration or number of rows.
+
+        Warns:
+            UserWarning: The timestep values differ, as with resolution-dependent shifts.
+        """
+        if graph is not None:
+            self._check_graph(graph)
+        if scheduler is not None:
+            self._check_scheduler(scheduler)
+
+    def _check_graph(self, graph: Any) -> None:
+        known = {site.name for site in graph.sites}
+        missing = [site for site in self.sites if site not in known]
+        if missing:
+            raise MaskMismatchError(
+                f"the mask names {len(missing)} of {len(self.sites)} sites that the model lacks, {missing[0]!r} first: "
+                "it belongs to another model; learn a mask for this one"
+            )
+        if self.graph is not None and self.graph != graph.fingerprint:
+            raise MaskMismatchError(
+                f"the mask was made for a model of another structure (fingerprint {self.graph}, this model has "
+                f"{graph.fingerprint}): learn a mask for this one"
+            )
+
+    def _check_scheduler(self, scheduler: Any) -> None:
+        if self.scheduler is not None:
+            found = scheduler_identity(scheduler)
+            if found["class"] != self.scheduler["class"]:
+                raise MaskMismatchError(
+                    f"the mask was made for {self.scheduler['class']}, the run uses {found['class']}: set that "
+                    "scheduler on the pipeline, or learn a mask for this one"
+                )
+            wanted = self.scheduler["config"]
+            differ = [k for k in wanted if k in found["config"] and found["config"][k] != wanted[k]]
+            if differ:
+                list_ = ", ".join(f"{k} = {wanted[k]!r} (here {found['config'][k]!r})" for k in differ)
+                raise MaskMismatchError(
+                    f"the mask was made for a {found['class']} with {list_}: configure the scheduler so, or learn anew"
+                )
+        rows = len(scheduler.timesteps)
+        if rows != self.num_rows:
+            steps = self.provenance.get("num_inference_steps")
+            wanted = f"num_inference_steps={steps}" if steps else f"a number of steps that makes {self.num_rows} rows"
+            raise MaskMismatchError(
+                f"the mask has {self.num_rows} rows, the scheduler's run has {rows}: call with {wanted}, or use "
+                f"mask.resample({rows})"
+            )
+        here = np.asarray([float(t) for t in scheduler.timesteps])
+        there = np.asarray(self.timesteps, dtype=float)
+        if not np.allclose(here, there, rtol=1e-3, atol=1e-3):
+            worst = int(np.abs(here - there).argmax())
+            warnings.warn(
+                f"the run's timesteps differ from the mask's (row {worst}: {here[worst]:g}, mask {there[worst]:g}); "
+                "the mask is applied row by row",
+                stacklevel=2,
+            )
+
+    def resample(self, rows: int | Iterable[float]) -> StepMask:
+        """The mask for another run of the same scheduler, each new row taken from the nearest old timestep.
+
+        Args:
+            rows: The new timesteps (``scheduler.timesteps`` after ``set_timesteps``), or just their number, which
+                spreads them evenly over the old rows.
+
+        Returns:
+            A mask without scores, whose row 0 computes everywhere.
+        """
+        old = np.asarray(self.timesteps, dtype=float)
+        if isinstance(rows, int):
+            if rows < 1:
+                raise StepMaskError(f"a mask needs at least one row, got {rows}")
+            position = np.arange(rows) * (self.num_rows / rows)
+            new = np.interp(position, np.arange(self.num_rows), old)
+            source = np.minimum(np.rint(position).astype(int), self.num_rows - 1)
+        else:
+            new = np.asarray([float(t) for t in rows])
+            source = np.abs(old[None, :] - new[:, None]).argmin(axis=1)
+        compute = self.compute[source].copy()
+        compute[0] = True
+        return replace(
+            self,
+            compute=compute,
+            timesteps=new.tolist(),
+            scores=None,
+            provenance={
+                **{k: v for k, v in self.provenance.items() if k != "num_inference_steps"},
+                "resampled_from_rows": self.num_rows,
+            },
+        )
+
+
+def _from_content(content: dict[str, Any]) -> StepMask:
+    rows = content["rows"]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, str) for row in rows):
+        raise StepMaskError('"rows" must be a list of strings, one per step')
+    if len(rows) * max(map(len, rows)) > MAX_CELLS:
+        raise StepMaskError(f"more than {MAX_CELLS:,} cells")
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise StepMaskError(f"row {number} has {len(row)} cells, row 0 has {len(rows[0])}")
+        strange = set(row) - {"0", "1"}
+        if strange:
+            raise StepMaskError(
+                f"row {number} holds {min(strange)!r}; format {FORMAT_VERSION} knows 1 (compute) and 0 (hold)"
+            )
+    for key, kind in (("sites", list), ("timesteps", list), ("provenance", dict)):
+        if not isinstance(content[key], kind):
+            raise StepMaskError(f'"{key}" must be a {"list" if kind is list else "JSON object"}')
+    scheduler = content["scheduler"]
+    if scheduler is not None and not (
+        isinstance(scheduler, dict)
+        and isinstance(scheduler.get("class"), str)
+        and isinstance(scheduler.get("config"), dict)
+    ):
+        raise StepMaskError('"scheduler" must hold "class" and "config"')
+    if content["graph"] is not None and not isinstance(content["graph"], str):
+        raise StepMaskError('"graph" must be a fingerprint or null')
+    return StepMask(
+        compute=np.array([[cell == "1" for cell in row] for row in rows]),
+        sites=content["sites"],
+        timesteps=content["timesteps"],
+        scheduler=scheduler,
+        graph=content["graph"],
+        scores=content["scores"],
+        provenance=content["provenance"],
+    )
+
+
+def _boolean_table(values: Any) -> np.ndarray:
+    table = np.asarray(values)
+    if table.ndim != 2 or 0 in table.shape:
+        raise StepMaskError(f"a mask is a table of steps x sites, got shape {table.shape}")
+    if table.dtype != bool:
+        if not np.isin(table, (0, 1)).all():
+            raise StepMaskError("a mask's cells are 1 (compute) or 0 (hold); round scores first")
+        table = table.astype(bool)
+    table = table.copy()
+    table.flags.writeable = False
+    return table
+
+
+def _score_table(values: Any, shape: tuple[int, int]) -> np.ndarray:
+    table = np.array(values, dtype=np.float32)
+    if table.shape != shape:
+        raise StepMaskError(f"scores must have the mask's shape {shape}, got {table.shape}")
+    if not ((table >= 0) & (table <= 1)).all():
+        raise StepMaskError("scores must lie in [0, 1]")
+    table.flags.writeable = False
+    return table
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise StepMaskError(f"timesteps must be finite numbers, got {value!r}")
+    return int(number) if number.is_integer() else number
+
+
+def _readable_json(content: dict[str, Any]) -> str:
+    """JSON with one row of the mask a line, so that a diff shows what changed."""
+    lines = []
+    for key, value in content.items():
+        if key in ("rows", "sites", "scores") and value:
+            items = ",\n".join(f"    {json.dumps(item)}" for item in value)
+            lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
+    return "{\n" + ",\n".join(lines) + "\n}"

@@ -1,0 +1,265 @@
+"""Trains the reference models: ``python -m stepmask.reference.train MODEL --data CIFAR10 --output FOLDER``.
+
+Runs for a number of hours or of images, whichever ends first; a run that was stopped goes on where it was when the
+same command is given again. Ends with a diffusers pipeline (EMA weights in float16) and ``training.json``, the record.
+
+The objective is the usual noise prediction with min-SNR-5 weights (Hang et al. 2023), which serves short trainings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import Attention, AttnProcessor
+from diffusers.training_utils import EMAModel, compute_snr
+from torch import Tensor, nn
+
+from stepmask.errors import StepMaskError
+from stepmask.reference import configurations
+from stepmask.reference.cifar10 import load_cifar10
+
+LABEL_DROPOUT = 0.1
+NULL_LABEL = 1000
+
+
+@dataclass
+class Progress:
+    """How far a training is; saved with every checkpoint."""
+
+    images: int = 0
+    seconds: float = 0.0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+    def state_dict(self) -> dict:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        self.images, self.seconds, self.curve = state["images"], state["seconds"], list(state["curve"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """When to stop, and the learning rate on the way: linear warm-up, then cosine decay to zero."""
+
+    hours: float
+    images: int
+    learning_rate: float
+    warmup_images: int = 12_800
+
+    def done(self, progress: Progress) -> float:
+        """Share of the budget that is spent, in [0, 1]."""
+        return min(1.0, max(progress.seconds / (3600 * self.hours), progress.images / self.images))
+
+    def rate(self, progress: Progress) -> float:
+        warmup = min(1.0, (progress.images + 1) / self.warmup_images)
+        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * self.done(progress)))
+
+
+def batches(images: Tensor, labels: Tensor, batch_size: int, start: int, seed: int = 0):
+    """Yield endless shuffled batches, `start` images have been drawn before; pixels (uint8) are flipped at random."""
+    epoch, offset = divmod(start, len(images))
+    while True:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(len(images), generator=generator)
+        for begin in range(offset, len(images) - batch_size + 1, batch_size):
+            rows = order[begin : begin + batch_size]
+            batch = images[rows]
+            if batch.dtype == torch.uint8:
+                batch = batch.float() / 127.5 - 1
+                flip = torch.rand(batch_size, 1, 1, 1) < 0.5
+                batch = torch.where(flip, batch.flip(-1), batch)
+            yield batch, labels[rows]
+        epoch, offset = epoch + 1, 0
+
+
+def train(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    folder: Path,
+    budget: Budget,
+    batch_size: int = 64,
+    checkpoint_minutes: float = 5.0,
+) -> Progress:
+    """Train `model` in place and leave it with its EMA weights.
+
+    Checkpoints go to ``folder/checkpoint`` every few minutes; where one exists, training goes on from it.
+    """
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor())  # faster than fused attention for so few tokens, backward above all
+    accelerator = Accelerator(mixed_precision="bf16")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=budget.learning_rate, weight_decay=0.01, fused=True)
+    ema = EMAModel(model.parameters(), decay=0.999)
+    progress = Progress()
+    model, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.register_for_checkpointing(ema, progress)
+    ema.to(accelerator.device)
+    checkpoint = folder / "checkpoint"
+    if checkpoint.exists():
+        accelerator.load_state(str(checkpoint))
+    model.train()
+
+    def save() -> None:
+        fresh = folder / "checkpoint.new"
+        accelerator.save_state(str(fresh))
+        if checkpoint.exists():
+            checkpoint.rename(folder / "checkpoint.old")
+        fresh.rename(checkpoint)
+        for old in sorted((folder / "checkpoint.old").glob("*")):
+            old.unlink()
+        if (folder / "checkpoint.old").exists():
+            (folder / "checkpoint.old").rmdir()
+
+    clock = saved = time.monotonic()
+    recent: list[float] = []
+    for batch, label in batches(images, labels, batch_size, progress.images):
+        for group in optimizer.param_groups:
+            group["lr"] = budget.rate(progress)
+        with accelerator.autocast():
+            value = loss(model, batch.to(accelerator.device), label.to(accelerator.device))
+        accelerator.backward(value)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(model.parameters())
+        now = time.monotonic()
+        progress.images, progress.seconds, clock = progress.images + batch_size, progress.seconds + now - clock, now
+        recent.append(value.item())
+        if len(recent) == 100:
+            mean = sum(recent) / len(recent)
+            recent = []
+            progress.curve.append((progress.images, round(mean, 5)))
+            print(f"{folder.name}: {progress.images:,} images, {progress.seconds / 60:.1f} min, loss {mean:.4f}", flush=True)
+        if budget.done(progress) >= 1:
+            break
+        if now - saved > 60 * checkpoint_minutes:
+            save()
+            saved = now
+    save()
+    ema.copy_to(accelerator.unwrap_model(model).parameters())
+    return progress
+
+
+def noise_prediction_loss(scheduler, snr_cap: float = 5.0, conditional: bool = False):
+    """Mean squared error of the predicted noise, weighted by min(SNR, cap) / SNR."""
+
+    def loss(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+        noise = torch.randn_like(x)
+        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),), device=x.device)
+        noisy = scheduler.add_noise(x, noise, timesteps)
+        condition = {}
+        if conditional:
+            dropped = torch.rand(len(x), device=x.device) < LABEL_DROPOUT
+            condition["class_labels"] = torch.where(dropped, NULL_LABEL, label)
+        predicted = model(noisy, timesteps, **condition).sample.float()
+        snr = compute_snr(scheduler, timesteps)
+        weight = snr.clamp(max=snr_cap) / snr
+        return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
+
+    return loss
+
+
+def reconstruction_loss(model: AutoencoderKL, x: Tensor, label: Tensor) -> Tensor:
+    """Mean absolute and squared error of the decoded image plus a slight pull towards a unit Gaussian."""
+    inner = getattr(model, "module", model)
+    posterior = inner.encode(x).latent_dist
+    decoded = inner.decode(posterior.sample()).sample.float()
+    return F.l1_loss(decoded, x) + F.mse_loss(decoded, x) + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+
+
+@torch.no_grad()
+def encode_all(vae: AutoencoderKL, images: Tensor, batch_size: int = 250) -> Tensor:
+    """Latent means (N, 4, 16, 16) of uint8 images, not yet scaled."""
+    vae.eval()
+    chunks = images.split(batch_size)
+    with torch.autocast(vae.device.type, torch.bfloat16):
+        latents = [vae.encode((c.to(vae.device).float() / 127.5) - 1).latent_dist.mean.float().cpu() for c in chunks]
+    return torch.cat(latents)
+
+
+def write_record(path: Path, name: str, progress: Progress, budget: Budget, **more) -> None:
+    """Write ``training.json``: what was trained, on what machine, for how long, with which loss curve."""
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+    record = {
+        "model": name,
+        "data": "CIFAR-10, train split",
+        "images_seen": progress.images,
+        "hours": round(progress.seconds / 3600, 3),
+        "machine": f"{machine}, {torch.get_num_threads()} thread(s)",
+        "torch": torch.__version__.split("+")[0],
+        "learning_rate": budget.learning_rate,
+        **more,
+        "loss_curve": progress.curve,
+    }
+    path.write_text(json.dumps(record) + "\n")
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="ddpm-cifar10, autoencoder-cifar10 or dit-cifar10")],
+    data: Annotated[Path, typer.Option(help="CIFAR-10: a folder or tar archive with train/<class>/*.jpg")],
+    output: Annotated[Path, typer.Option(help="folder for checkpoints and the finished pipeline")],
+    hours: Annotated[float, typer.Option(help="stop after so many hours of training")] = 1e9,
+    images: Annotated[int, typer.Option(help="stop after so many images")] = 10**12,
+    learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    batch_size: Annotated[int, typer.Option()] = 64,
+    autoencoder: Annotated[Path | None, typer.Option(help="dit-cifar10: a finished autoencoder-cifar10")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice")] = 0,
+) -> None:
+    """Train one reference model; give the same command again to go on after a stop."""
+    if threads:
+        torch.set_num_threads(threads)
+    if hours >= 1e9 and images >= 10**12:
+        raise StepMaskError("say when to stop: --hours or --images")
+    output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    budget = Budget(hours=hours, images=images, learning_rate=learning_rate)
+    pixels, labels = (torch.from_numpy(array) for array in load_cifar10(data))
+    if model == "autoencoder-cifar10":
+        vae = configurations.autoencoder_cifar10()
+        progress = train(vae, reconstruction_loss, pixels, labels, output, budget, batch_size)
+        latents = encode_all(vae, pixels[:10_000])
+        vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
+        vae.half().save_pretrained(output / "vae")
+        write_record(output / "training.json", model, progress, budget, batch_size=batch_size)
+    elif model == "ddpm-cifar10":
+        pipe = configurations.ddpm_cifar10()
+        loss = noise_prediction_loss(pipe.scheduler)
+        progress = train(pipe.unet, loss, pixels, labels, output, budget, batch_size)
+        pipe.unet.half()
+        pipe.save_pretrained(output / "pipeline")
+        write_record(output / "pipeline/training.json", model, progress, budget, batch_size=batch_size)
+    elif model == "dit-cifar10":
+        if autoencoder is None:
+            raise StepMaskError("dit-cifar10 is trained on latents: train autoencoder-cifar10 first, then give --autoencoder")
+        pipe = configurations.dit_cifar10()
+        vae = AutoencoderKL.from_pretrained(autoencoder / "vae", torch_dtype=torch.float32)
+        latents = encode_all(vae, pixels) * vae.config.scaling_factor
+        loss = noise_prediction_loss(pipe.scheduler, conditional=True)
+        progress = train(pipe.transformer, loss, latents, labels, output, budget, batch_size)
+        pipe.register_modules(vae=vae.half(), transformer=pipe.transformer.half())
+        pipe.save_pretrained(output / "pipeline")
+        first_stage = json.loads((autoencoder / "training.json").read_text())
+        write_record(
+            output / "pipeline/training.json", model, progress, budget, batch_size=batch_size, autoencoder=first_stage
+        )
+    else:
+        raise StepMaskError(f"unknown reference model {model!r}: ddpm-cifar10, autoencoder-cifar10 or dit-cifar10")
+
+
+if __name__ == "__main__":
+    typer.run(main)

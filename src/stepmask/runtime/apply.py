@@ -1,0 +1,150 @@
+"""apply: run a mask inside the user's own pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from types import TracebackType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from stepmask.architectures import denoiser_of, describe
+from stepmask.cost import CostTable
+from stepmask.errors import StepMaskError
+from stepmask.liveness import Plan, State, make_plan
+from stepmask.mask import StepMask
+from stepmask.runtime.executor import Executor
+from stepmask.runtime.policies import RunPlan
+from stepmask.runtime.profiling import measure_cost
+from stepmask.runtime.sampling import as_pipeline
+
+_applied: WeakKeyDictionary[nn.Module, Handle] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did, or would do where none has been made yet."""
+
+    rows: int
+    """Steps of the run, from the row at which it began."""
+    computes: int
+    reuses: int
+    dead: int
+    macs_fraction: float
+    """Kept share of the full run's MACs."""
+    macs_per_image: float
+    """Multiply-accumulates of the run per image, guidance and attention products included."""
+    peak_cache_bytes: int
+    """Largest sum of all cached values in the latest run; 0 before the first."""
+
+    def __str__(self) -> str:
+        """One line in words."""
+        return (
+            f"{self.rows} rows: {self.computes} computes, {self.reuses} reuses, {self.dead} dead cells; "
+            f"{self.macs_fraction:.1%} of the MACs ({self.macs_per_image / 1e9:.2f} G per image); "
+            f"peak cache {self.peak_cache_bytes / 2**20:.1f} MiB"
+        )
+
+    def to_dict(self) -> dict[str, float]:
+        """The fields as a dictionary."""
+        return asdict(self)
+
+
+class Handle:
+    """A mask that is applied to a denoiser; a context manager that removes it."""
+
+    def __init__(self, pipe: Any, plan: Plan) -> None:
+        self.pipe, self.plan, self.mask = pipe, plan, plan.mask
+        self._denoiser = denoiser_of(pipe)
+        self._policy_from = lru_cache(maxsize=8)(lambda row: RunPlan(plan.from_row(row)))
+        self._executor: Executor | None = Executor(
+            self._denoiser,
+            plan.graph,
+            scheduler=lambda: pipe.scheduler,
+            policy_from=self._policy_from,
+            on_run=lambda scheduler: plan.mask.check(scheduler=scheduler),
+        )
+        self._cost: CostTable | None = None
+        self._last = (plan, 0)
+
+    def remove(self) -> None:
+        """Restore every module and drop the caches; a second call does nothing."""
+        if self._executor is None:
+            return
+        self._last = self._state()
+        if _applied.get(self._denoiser) is self:
+            del _applied[self._denoiser]
+        executor, self._executor = self._executor, None
+        executor.remove()
+
+    def summary(self) -> Summary:
+        """Cells by state, MACs and cache of the latest run."""
+        plan, peak = self._state()
+        if self._cost is None:
+            self._cost = measure_cost(self.pipe)
+        count = {state: int((plan.states == state).sum()) for state in State}
+        return Summary(
+            rows=plan.num_rows,
+            computes=count[State.compute],
+            reuses=count[State.reuse],
+            dead=count[State.dead],
+            macs_fraction=self._cost.fraction(plan),
+            macs_per_image=self._cost.total_macs(plan),
+            peak_cache_bytes=peak,
+        )
+
+    def _state(self) -> tuple[Plan, int]:
+        if self._executor is None:
+            return self._last
+        return self._policy_from(self._executor.start).plan, self._executor.meter.peak
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def apply(
+    pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eliminate_dead: bool = True
+) -> Handle:
+    """Let a pipeline sample under a mask, from now until ``handle.remove()`` or the end of a ``with`` block.
+
+    The pipeline is called as ever: any batch size, dtype, guidance and start; one instance's submodules are gated,
+    nothing else changes. Applying again replaces what was applied. Enable offloading before, not after.
+
+    Args:
+        pipe: A diffusers pipeline; or a denoiser, with its `scheduler`.
+        mask: What to run: a mask, or a plan made from one.
+        scheduler: For a bare denoiser, the scheduler that drives it.
+        eliminate_dead: Leave out computations that cannot reach the output; the output is bitwise the same.
+
+    Raises:
+        UnknownArchitectureError: The denoiser's class is not registered.
+        MaskMismatchError: The mask belongs to another model; at the first step of a run also: to another scheduler
+            or number of steps.
+    """
+    pipe = as_pipeline(pipe, scheduler)
+    graph = describe(pipe)
+    if isinstance(mask, Plan):
+        mask.mask.check(graph=graph)
+        plan = mask
+    elif isinstance(mask, StepMask):
+        plan = make_plan(mask, graph, eliminate_dead=eliminate_dead)
+    else:
+        raise StepMaskError(f"apply needs a StepMask or a Plan, got {type(mask).__name__}: StepMask.load reads a file")
+    denoiser = denoiser_of(pipe)
+    if denoiser in _applied:
+        _applied[denoiser].remove()
+    handle = Handle(pipe, plan)
+    _applied[denoiser] = handle
+    return handle
+
+
+def is_applied(denoiser: nn.Module) -> bool:
+    """Whether a mask is applied to this denoiser now."""
+    return denoiser in _applied

@@ -1,0 +1,118 @@
+"""Executor: gates on the sites of one denoiser, a position at every call, one cache per stream.
+
+It does not know what is decided at a cell (`policies`) nor why (masks, learning). A stream is one of several denoiser
+calls within a step; a stream that begins late, skips a row, or changes its shape begins anew, with a policy made for
+the row at which it begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from stepmask.graph import BlockGraph
+from stepmask.runtime.cache import Cache, Feature, Meter
+from stepmask.runtime.gate import Gates
+from stepmask.runtime.policies import Policy
+from stepmask.runtime.position import Position, PositionTracker
+
+
+@dataclass
+class Stream:
+    """State of one of several denoiser calls within a step."""
+
+    start: int
+    row: int
+    shape: tuple
+    policy: Policy
+    cache: Cache
+
+
+class Executor:
+    """Gates the sites of one denoiser instance.
+
+    Args:
+        denoiser: The model; its submodules are gated, its own forward is not.
+        graph: Names the sites.
+        scheduler: Returns the scheduler that drives the run now.
+        policy_from: Makes the policy of a stream that begins at a row.
+        on_run: Called with the scheduler when a new run begins, before anything else; may raise.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        graph: BlockGraph,
+        scheduler: Callable[[], Any],
+        policy_from: Callable[[int], Policy],
+        on_run: Callable[[Any], None] = lambda scheduler: None,
+    ) -> None:
+        self._scheduler, self._policy_from, self._on_run = scheduler, policy_from, on_run
+        self._tracker = PositionTracker()
+        self._streams: dict[int, Stream] = {}
+        self._current: Stream | None = None
+        self.meter = Meter()
+        self.position: Position | None = None
+        """Position of the latest denoiser call."""
+        modules = dict(denoiser.named_modules())
+        gates = [(site.name, modules[site.name], self._controller(i)) for i, site in enumerate(graph.sites)]
+        self._hooks = []
+        self._gates = Gates(gates)
+        self._hooks.append(denoiser.register_forward_pre_hook(self._before, with_kwargs=True))
+        self._hooks.append(denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True))
+
+    @property
+    def start(self) -> int:
+        """Row at which the first stream of the latest run began."""
+        return self._streams[0].start if 0 in self._streams else 0
+
+    def remove(self) -> None:
+        """Restore the modules and drop all caches."""
+        for hook in self._hooks:
+            hook.remove()
+        self._streams, self._current = {}, None
+        self._gates.remove()
+
+    def _controller(self, site: int) -> Callable[[Callable[[], Feature], tuple, dict], Feature]:
+        def control(compute: Callable[[], Feature], args: tuple, kwargs: dict) -> Feature:
+            stream = self._current
+            if stream is None:  # a submodule called on its own, outside of the denoiser
+                return compute()
+            return stream.policy(stream.row - stream.start, site, compute, stream.cache)
+
+        return control
+
+    def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        scheduler = self._scheduler()
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1] if len(args) > 1 else None
+        position = self._tracker.locate(scheduler, timestep)
+        if position.new_run:
+            self._streams = {}
+            self.meter = Meter()
+            self._on_run(scheduler)
+        self.position = position
+        self._current = self._stream_at(position, _shape(args, kwargs))
+
+    def _stream_at(self, position: Position, shape: tuple) -> Stream:
+        stream = self._streams.get(position.stream)
+        if stream is None or stream.row + 1 != position.row or stream.shape != shape:
+            if stream is not None:
+                stream.cache.clear()
+            cache = Cache(self.meter)
+            stream = Stream(position.row, position.row, shape, self._policy_from(position.row), cache)
+            self._streams[position.stream] = stream
+        stream.row = position.row
+        return stream
+
+    def _after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        self._current = None
+
+
+def _shape(args: tuple, kwargs: dict) -> tuple:
+    """What must stay the same for cached values to fit: shapes, dtype and device of the sample."""
+    values = [*args, *kwargs.values()]
+    sample = next((value for value in values if isinstance(value, Tensor) and value.dim() > 1), None)
+    return () if sample is None else (tuple(sample.shape), sample.dtype, sample.device)

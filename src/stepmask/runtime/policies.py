@@ -1,0 +1,48 @@
+"""What a gate does at one cell. A policy sees one stream: `step` counts from the row at which the stream began."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from stepmask.liveness import Plan, State
+from stepmask.runtime.cache import Cache, Feature
+
+
+class Policy(Protocol):
+    """Decides at every site of every step, and may keep values in the cache."""
+
+    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+        """The value that the rest of the model gets to see."""
+        ...
+
+
+class RunPlan:
+    """Executes a `Plan`: keeps only what is read later, and only until its last read."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._states = plan.states.tolist()
+        self._store = plan.store.tolist()
+        self._free = plan.free.tolist()
+
+    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+        """Compute, reuse, or stand in for a dead value."""
+        state = self._states[step][site]
+        if state == State.compute:
+            feature = compute()
+            if self._store[step][site]:
+                cache.put(site, feature)
+            if step == 0:
+                cache.learn_shape(site, feature)
+            return feature
+        if state == State.dead:
+            if step == 0:  # only where a site's value is never read at all: its shape is not known yet
+                feature = compute()
+                cache.learn_shape(site, feature)
+                return feature
+            return cache.dead(site)
+        feature = cache.get(site)
+        if self._free[step][site]:
+            cache.drop(site)
+        return feature

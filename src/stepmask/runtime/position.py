@@ -1,0 +1,115 @@
+"""Where in the scheduler's run a denoiser call stands: its row, and whether a new run has begun.
+
+The row is read from the scheduler at every call, never counted here, so that late starts, second-order schedulers,
+aborted runs and the next call are right by themselves. Where a scheduler keeps no index (DDIM, DDPM) the timestep
+itself says the row; the denoiser's argument is not trusted otherwise, since some pipelines rescale it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stepmask.errors import PositionError
+
+
+class Position(NamedTuple):
+    """One denoiser call."""
+
+    row: int
+    """Row of the scheduler's run, 0 first."""
+    stream: int
+    """Number of the call within the row: 0, and 1 for the second of two guidance calls."""
+    new_run: bool
+    """Whether this is the first call of a run."""
+
+
+class PositionTracker:
+    """Follows one denoiser through the runs of a scheduler."""
+
+    def __init__(self) -> None:
+        self._timesteps: Tensor | None = None  # kept alive: a new run is a new tensor
+        self._row = -1
+        self._stream = 0
+        self._first_row = 0
+
+    def locate(self, scheduler: Any, timestep: Any) -> Position:
+        """The position of a call.
+
+        Args:
+            scheduler: The scheduler that drives the run.
+            timestep: The denoiser's timestep argument, a number or a tensor.
+
+        Raises:
+            PositionError: The scheduler has no run, or does not tell where it stands.
+        """
+        timesteps = scheduler.timesteps
+        if timesteps is None or getattr(scheduler, "num_inference_steps", 1) is None:
+            raise PositionError(
+                f"the {type(scheduler).__name__} that the mask follows has no run: call its set_timesteps first; if "
+                "another pipeline uses the same denoiser, remove the mask before"
+            )
+        new_run = timesteps is not self._timesteps
+        row = self._row_of(scheduler, timestep, new_run)
+        if not 0 <= row < len(timesteps):
+            raise PositionError(
+                f"the denoiser was called after the end of the run of its {type(scheduler).__name__}: call "
+                "set_timesteps for a new run; if another pipeline uses the same denoiser, remove the mask before"
+            )
+        if not new_run and row < self._row:
+            if row > 0:
+                raise PositionError(
+                    f"the denoiser was called at row {row} after row {self._row} of the same run: call set_timesteps "
+                    "before a new run; if another pipeline uses the same denoiser, remove the mask before"
+                )
+            new_run = True
+        self._stream = self._stream + 1 if row == self._row and not new_run else 0
+        self._timesteps, self._row = timesteps, row
+        return Position(row, self._stream, new_run)
+
+    def _row_of(self, scheduler: Any, timestep: Any, new_run: bool) -> int:
+        step_index = getattr(scheduler, "step_index", None)
+        if step_index is not None:
+            return int(step_index)
+        begin_index = getattr(scheduler, "begin_index", None)
+        if begin_index is not None:
+            return int(begin_index)
+        counter = getattr(scheduler, "counter", None)  # PNDM
+        if counter is not None:
+            if new_run or counter == 0:
+                self._first_row = match_row(scheduler, timestep) - int(counter)
+            return self._first_row + int(counter)
+        return match_row(scheduler, timestep)
+
+
+def match_row(scheduler: Any, timestep: Any) -> int:
+    """The row at which a timestep stands: where it lies in ``scheduler.timesteps``, else the only equal value.
+
+    Raises:
+        PositionError: No row or several rows have this value.
+    """
+    timesteps: Tensor = scheduler.timesteps
+    if isinstance(timestep, Tensor):
+        row = _row_in_storage(timesteps, timestep)
+        if row is not None:
+            return row
+        timestep = timestep.reshape(-1)[0].item()
+    rows = torch.nonzero(timesteps.to("cpu", torch.float64) == float(timestep)).flatten().tolist()
+    if len(rows) == 1:
+        return rows[0]
+    found = "no row" if not rows else f"{len(rows)} rows"
+    raise PositionError(
+        f"{found} of the {type(scheduler).__name__}'s run has timestep {float(timestep):g}, so the mask cannot tell "
+        "where the run stands: does another pipeline or scheduler use the same denoiser? Remove the mask before that"
+    )
+
+
+def _row_in_storage(timesteps: Tensor, timestep: Tensor) -> int | None:
+    """Row of an element or expanded view of `timesteps`, found without reading its value (no device sync)."""
+    same = timestep.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr()
+    one_value = all(stride == 0 or size == 1 for stride, size in zip(timestep.stride(), timestep.shape, strict=True))
+    if not same or timestep.dtype != timesteps.dtype or not one_value:
+        return None
+    return (timestep.storage_offset() - timesteps.storage_offset()) // (timesteps.stride(0) or 1)

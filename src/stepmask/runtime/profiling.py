@@ -1,0 +1,99 @@
+"""Measures costs: MACs on the meta device, latency by timing every site in place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from stepmask.architectures import architecture_of, denoiser_of, describe
+from stepmask.architectures._skeleton import meta_skeleton
+from stepmask.cost import CostTable
+from stepmask.graph import BlockGraph
+from stepmask.runtime.gate import Gates
+from stepmask.runtime.sampling import forwards_per_image
+
+
+def measure_cost(
+    model: Any,
+    *,
+    scheduler: Any | None = None,
+    call_kwargs: Mapping[str, Any] | None = None,
+    latency: bool = False,
+    batch_size: int = 16,
+) -> CostTable:
+    """Cost of every site of a pipeline's denoiser.
+
+    MACs are counted by torch's FlopCounterMode on the meta device (on the CPU it counts fused attention as zero), for
+    the configured sample size, attention products included, per image: a guided image runs the denoiser on two inputs.
+
+    Args:
+        model: A pipeline or a denoiser.
+        scheduler: Accepted beside a bare denoiser; costs do not depend on it.
+        call_kwargs: What the pipeline will be called with; a ``guidance_scale`` of at most 1 halves the cost.
+        latency: Also time the sites on the model's device, for one batch.
+        batch_size: Images in that batch.
+    """
+    denoiser = denoiser_of(model)
+    graph = describe(denoiser)
+    forwards = forwards_per_image(model, call_kwargs)
+    macs, always = _count_macs(denoiser, graph)
+    times = always_time = None
+    if latency:
+        times, always_time = _time_sites(denoiser, graph, batch_size * forwards)
+    return CostTable(graph.names, macs * forwards, always * forwards, forwards, times, always_time)
+
+
+def _count_macs(denoiser: nn.Module, graph: BlockGraph) -> tuple[np.ndarray, float]:
+    twin = meta_skeleton(denoiser)
+    inputs = architecture_of(denoiser).example_inputs(twin)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        twin(**inputs)
+    by_module = counter.get_flop_counts()
+    prefix = type(twin).__name__
+    macs = np.array([sum(by_module[f"{prefix}.{name}"].values()) / 2 for name in graph.names])
+    return macs, counter.get_total_flops() / 2 - macs.sum()
+
+
+@torch.no_grad()
+def _time_sites(denoiser: nn.Module, graph: BlockGraph, batch_size: int, rounds: int = 5) -> tuple[np.ndarray, float]:
+    """Median milliseconds of each site, and of the rest of a forward pass."""
+    inputs = architecture_of(denoiser).example_inputs(denoiser, batch_size)
+    device = next(denoiser.parameters()).device
+    spent = np.zeros((rounds, len(graph) + 1))
+    current = 0
+
+    def now() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return 1000 * time.perf_counter()
+
+    def timer(column: int) -> Callable[[Callable[[], Any], tuple, dict], Any]:
+        def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
+            start = now()
+            value = compute()
+            spent[current, column] += now() - start
+            return value
+
+        return control
+
+    modules = dict(denoiser.named_modules())
+    training = denoiser.training
+    denoiser.eval()
+    denoiser(**inputs)
+    gates = Gates([(name, modules[name], timer(i)) for i, name in enumerate(graph.names)])
+    try:
+        for current in range(rounds):
+            start = now()
+            denoiser(**inputs)
+            spent[current, -1] = now() - start - spent[current, :-1].sum()
+    finally:
+        gates.remove()
+        denoiser.train(training)
+    median = np.median(spent, axis=0)
+    return median[:-1], float(max(median[-1], 0.0))

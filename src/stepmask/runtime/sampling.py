@@ -1,0 +1,188 @@
+"""Uniform ways to call what samples: any diffusers pipeline, or a bare denoiser with a scheduler.
+
+Knows what a pipeline's call wants (labels, batch size, guidance) from its signature; knows no masks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stepmask.architectures import architecture_of, denoiser_of
+from stepmask.errors import StepMaskError
+from stepmask.runtime.gate import Gates
+
+
+class SamplerLoop:
+    """The plain sampling loop over a bare denoiser, with the call of a pipeline.
+
+    Args:
+        denoiser: The model.
+        scheduler: Any diffusers scheduler whose ``step`` takes output, timestep and sample.
+    """
+
+    def __init__(self, denoiser: nn.Module, scheduler: Any) -> None:
+        self.denoiser, self.scheduler = denoiser, scheduler
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        num_inference_steps: int = 50,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        **condition: Any,
+    ) -> SimpleNamespace:
+        """Sample from noise; ``images`` of the result are the final samples, as the model makes them.
+
+        Args:
+            batch_size: Number of images.
+            num_inference_steps: For ``scheduler.set_timesteps``.
+            generator: Source of the noise, one for all or one per image.
+            condition: Passed on to the denoiser (``class_labels=...``).
+        """
+        from diffusers.utils.torch_utils import randn_tensor
+
+        parameter = next(self.denoiser.parameters())
+        config = self.denoiser.config
+        size = config.sample_size if not isinstance(config.sample_size, int) else (config.sample_size,) * 2
+        shape = (batch_size, config.in_channels, *size)
+        self.scheduler.set_timesteps(num_inference_steps)
+        sample = randn_tensor(shape, generator=_list(generator), device=parameter.device, dtype=parameter.dtype)
+        sample = sample * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        family = architecture_of(self.denoiser)
+        for timestep in self.scheduler.timesteps:
+            scaled = sample
+            if hasattr(self.scheduler, "scale_model_input"):
+                scaled = self.scheduler.scale_model_input(sample, timestep)
+            steps = timestep.expand(batch_size).to(parameter.device)
+            output = self.denoiser(scaled.to(parameter.dtype), timestep=steps, return_dict=False, **condition)[0]
+            output = family.used_output(self.denoiser, output)
+            sample = self.scheduler.step(output, timestep, sample, return_dict=False)[0]
+        return SimpleNamespace(images=sample)
+
+
+def _list(generator: Any) -> Any:
+    return list(generator) if isinstance(generator, Sequence) else generator
+
+
+def as_pipeline(model: Any, scheduler: Any | None = None) -> Any:
+    """A pipeline as it is, or a bare denoiser with its scheduler as a `SamplerLoop`.
+
+    Raises:
+        StepMaskError: A bare denoiser without a scheduler, or a pipeline and another scheduler.
+    """
+    denoiser_of(model)
+    if isinstance(model, nn.Module):
+        if scheduler is None:
+            raise StepMaskError("a bare denoiser needs its scheduler too: give scheduler=..., or a whole pipeline")
+        return SamplerLoop(model, scheduler)
+    if scheduler is not None and scheduler is not model.scheduler:
+        raise StepMaskError("a pipeline brings its scheduler: set pipe.scheduler instead of giving scheduler=...")
+    return model
+
+
+def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """Parameters of a pipeline's call."""
+    return inspect.signature(type(pipe).__call__).parameters
+
+
+def num_classes(pipe: Any) -> int | None:
+    """Number of classes of a class-conditional pipeline or denoiser; None where there are none."""
+    labels = getattr(getattr(pipe, "config", None), "id2label", None)
+    if labels:
+        return len(labels)
+    config = denoiser_of(pipe).config
+    return getattr(config, "num_embeds_ada_norm", None) or getattr(config, "num_class_embeds", None)
+
+
+def random_conditions(pipe: Any, batch_size: int, generator: torch.Generator) -> dict[str, Any]:
+    """Call arguments that make `batch_size` images under random conditions: labels for class-conditional pipelines.
+
+    Raises:
+        StepMaskError: The pipeline wants something else, a prompt for example.
+    """
+    parameters = parameters_of(pipe)
+    loop = isinstance(pipe, SamplerLoop)
+    classes = num_classes(pipe) if loop or "class_labels" in parameters else None
+    arguments: dict[str, Any] = {"batch_size": batch_size} if "batch_size" in parameters else {}
+    if classes:
+        labels = torch.randint(0, classes, (batch_size,), generator=generator)
+        arguments["class_labels"] = labels.to(next(denoiser_of(pipe).parameters()).device) if loop else labels.tolist()
+    required = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name not in ("self", *arguments)
+    ]
+    if required or not arguments:
+        raise StepMaskError(
+            f"{type(pipe).__name__} needs conditions that stepmask cannot invent ({', '.join(required) or 'a prompt'}): "
+            "give call_kwargs=dict(...) with everything its call needs"
+        )
+    return arguments
+
+
+def forwards_per_image(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> int:
+    """Denoiser inputs per image and step: 2 with classifier-free guidance, else 1."""
+    if isinstance(pipe, nn.Module | SamplerLoop):
+        return 1
+    parameter = parameters_of(pipe).get("guidance_scale")
+    if parameter is None:
+        return 1
+    scale = (call_kwargs or {}).get("guidance_scale", parameter.default)
+    return 2 if scale is not None and scale > 1 else 1
+
+
+def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per image, so that an image does not depend on the batch it is made in."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@contextlib.contextmanager
+def quiet(pipe: Any) -> Iterator[None]:
+    """Hide a pipeline's own progress bar for a while."""
+    before = getattr(pipe, "_progress_bar_config", None)
+    if not hasattr(pipe, "set_progress_bar_config"):
+        yield
+        return
+    pipe.set_progress_bar_config(**{**(before or {}), "disable": True})
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipe._progress_bar_config
+        else:
+            pipe._progress_bar_config = before
+
+
+@contextlib.contextmanager
+def without_decoder(pipe: Any) -> Iterator[None]:
+    """Let the decoder return the latents as they are: pipelines decode even where nobody needs the picture."""
+    vae = getattr(pipe, "vae", None)
+    if vae is None:
+        yield
+        return
+    gates = Gates([("vae.decoder", vae.decoder, lambda compute, args, kwargs: args[0] if args else kwargs["sample"])])
+    try:
+        yield
+    finally:
+        gates.remove()
+
+
+def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_inference_steps: int) -> Tensor:
+    """Run a pipeline once, quietly, with one seed per image.
+
+    Returns:
+        Images (N, C, H, W) float32 on the CPU, in [0, 1] for pipelines.
+    """
+    arguments = dict(call_kwargs)
+    if "output_type" in parameters_of(pipe):
+        arguments["output_type"] = "pt"
+    with quiet(pipe):
+        images = pipe(generator=seeded(seeds), num_inference_steps=num_inference_steps, **arguments).images
+    return images.float().cpu()

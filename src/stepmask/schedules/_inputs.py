@@ -1,0 +1,59 @@
+"""What every schedule starts from: a graph and timesteps, however the user gave them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from stepmask.errors import StepMaskError
+from stepmask.graph import BlockGraph
+from stepmask.mask import StepMask, scheduler_identity
+
+
+class Inputs:
+    """Graph, timesteps and identity that a schedule's mask is for.
+
+    Args:
+        model: A `BlockGraph`, or anything with ``scheduler`` whose graph `describe` finds (a diffusers pipeline).
+        timesteps: With a graph the T timesteps; with a pipeline the number of inference steps.
+    """
+
+    def __init__(self, model: Any, timesteps: int | Iterable[float]) -> None:
+        self.scheduler: dict[str, Any] | None = None
+        self.provenance: dict[str, Any] = {}
+        if isinstance(model, BlockGraph):
+            if isinstance(timesteps, int):
+                raise StepMaskError("with a graph give the timesteps themselves: scheduler.timesteps.tolist()")
+            self.graph = model
+        else:
+            if not isinstance(timesteps, int):
+                raise StepMaskError("with a pipeline give the number of inference steps, not timesteps")
+            from stepmask.architectures import describe  # a floor above, for this convenience alone
+
+            self.graph = describe(model)
+            scheduler = copy.deepcopy(model.scheduler)
+            scheduler.set_timesteps(timesteps)
+            self.scheduler = scheduler_identity(scheduler)
+            self.provenance["num_inference_steps"] = timesteps
+            timesteps = scheduler.timesteps
+        self.timesteps = [float(t) for t in timesteps]
+
+    def mask(self, compute: np.ndarray, **provenance: Any) -> StepMask:
+        """A mask over all sites of the graph."""
+        return StepMask(
+            compute=compute,
+            sites=self.graph.names,
+            timesteps=self.timesteps,
+            scheduler=self.scheduler,
+            graph=self.graph.fingerprint,
+            provenance={**self.provenance, **provenance},
+        )
+
+
+def check_interval(interval: int) -> None:
+    """Raise unless `interval` is a whole number of steps, at least 1."""
+    if not isinstance(interval, int) or interval < 1:
+        raise StepMaskError(f"interval must be a whole number of steps, at least 1, got {interval!r}")

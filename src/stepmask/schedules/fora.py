@@ -1,0 +1,27 @@
+"""FORA: every block computes at each k-th step and reuses between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from stepmask.mask import StepMask
+from stepmask.schedules._inputs import Inputs, check_interval
+
+
+def fora(graph_or_pipe: Any, timesteps: int | Iterable[float], interval: int = 2) -> StepMask:
+    """All blocks compute at steps 0, k, 2k, ... and hold between (Selvaraju et al. 2024, arXiv 2407.01425).
+
+    Args:
+        graph_or_pipe: A `BlockGraph` or a pipeline.
+        timesteps: The timesteps of the run; with a pipeline the number of inference steps.
+        interval: k, in steps.
+    """
+    check_interval(interval)
+    inputs = Inputs(graph_or_pipe, timesteps)
+    compute = np.ones((len(inputs.timesteps), len(inputs.graph)), dtype=bool)
+    between = np.arange(len(compute)) % interval != 0
+    compute[np.ix_(between, inputs.graph.blocks)] = False
+    return inputs.mask(compute, method="fora", interval=interval)
