@@ -30,4 +30,6 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         reason = f"{type(error).__name__}: {error.strerror or error}"
-        raise StepMaskError(f"cannot write {path} ({reason}): choose a file in a folder that you may write to") from error
+        raise StepMaskError(
+            f"cannot write {path} ({reason}): choose a file in a folder that you may write to"
+        ) from error

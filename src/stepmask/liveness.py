@@ -103,9 +103,7 @@ class Elimination:
         for site in reversed(range(self.count)):
             readers = graph.readers(site)
             self._backward.append((1 << site, sum(1 << r for r in readers if r != OUT), OUT in readers))
-        self._forward = [
-            (site, graph.writers(site)) for site in range(self.count) if not graph.depends_on_step(site)
-        ]
+        self._forward = [(site, graph.writers(site)) for site in range(self.count) if not graph.depends_on_step(site)]
 
     def apply(self, rows: Sequence[int], skip_unchanged: bool = True) -> LiveRows:
         """Eliminate in a mask given as one integer per row."""
@@ -178,9 +176,7 @@ def full_table(mask: StepMask, graph: BlockGraph) -> np.ndarray:
     return table
 
 
-def make_plan(
-    mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *, skip_unchanged: bool = True
-) -> Plan:
+def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *, skip_unchanged: bool = True) -> Plan:
     """Decide for every cell whether it computes, reuses its cache, or is dead.
 
     Args:

@@ -140,7 +140,9 @@ class StepMask:
         except OSError as error:
             raise MaskFileError(f"cannot read mask {path}: {error.strerror}") from error
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise MaskFileError(f"mask {path} is not valid JSON ({error}): it may be cut short; save it anew") from error
+            raise MaskFileError(
+                f"mask {path} is not valid JSON ({error}): it may be cut short; save it anew"
+            ) from error
         if not isinstance(content, dict) or content.get("format") != "stepmask":
             raise MaskFileError(f'{path} is not a mask file: expected a JSON object with "format": "stepmask"')
         version = content.get("format_version")

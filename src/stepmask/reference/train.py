@@ -144,7 +144,10 @@ def train(
             mean = sum(recent) / len(recent)
             recent = []
             progress.curve.append((progress.images, round(mean, 5)))
-            print(f"{folder.name}: {progress.images:,} images, {progress.seconds / 60:.1f} min, loss {mean:.4f}", flush=True)
+            print(
+                f"{folder.name}: {progress.images:,} images, {progress.seconds / 60:.1f} min, loss {mean:.4f}",
+                flush=True,
+            )
         if budget.done(progress) >= 1:
             break
         if now - saved > 60 * checkpoint_minutes:
@@ -194,7 +197,11 @@ def encode_all(vae: AutoencoderKL, images: Tensor, batch_size: int = 250) -> Ten
 
 def write_record(path: Path, name: str, progress: Progress, budget: Budget, **more) -> None:
     """Write ``training.json``: what was trained, on what machine, for how long, with which loss curve."""
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+    machine = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+    )
     record = {
         "model": name,
         "data": "CIFAR-10, train split",
@@ -245,7 +252,9 @@ def main(
         write_record(output / "pipeline/training.json", model, progress, budget, batch_size=batch_size)
     elif model == "dit-cifar10":
         if autoencoder is None:
-            raise StepMaskError("dit-cifar10 is trained on latents: train autoencoder-cifar10 first, then give --autoencoder")
+            raise StepMaskError(
+                "dit-cifar10 is trained on latents: train autoencoder-cifar10 first, then give --autoencoder"
+            )
         pipe = configurations.dit_cifar10()
         vae = AutoencoderKL.from_pretrained(autoencoder / "vae", torch_dtype=torch.float32)
         latents = encode_all(vae, pixels) * vae.config.scaling_factor

@@ -109,9 +109,7 @@ class Handle:
         self.remove()
 
 
-def apply(
-    pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eliminate_dead: bool = True
-) -> Handle:
+def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eliminate_dead: bool = True) -> Handle:
     """Let a pipeline sample under a mask, from now until ``handle.remove()`` or the end of a ``with`` block.
 
     The pipeline is called as ever: any batch size, dtype, guidance and start; one instance's submodules are gated,
