@@ -1,0 +1,438 @@
+"""StepMask: values, files, checks."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepmask import BlockGraph, MaskFileError, MaskMismatchError, Site, StepMask, StepMaskError
+from stepmask.mask import MAX_CELLS, scheduler_identity
+
+STORED = Path(__file__).parent / "data" / "mask_format_1.json"
+SITES = tuple(Site(f"blocks.{i}", "resnet", i) for i in range(3))
+GRAPH = BlockGraph.chain(SITES)
+
+
+def small(**changes) -> StepMask:
+    values = {
+        "compute": [[1, 1, 1], [1, 0, 1], [0, 1, 0]],
+        "sites": GRAPH.names,
+        "timesteps": [900, 500, 100.5],
+        "graph": GRAPH.fingerprint,
+        "scores": np.float32([[1, 1, 1], [0.9, 0.1, 1 / 3], [0.2, 0.7, 0.0]]),
+        "provenance": {"method": "test", "num_inference_steps": 3},
+    }
+    return StepMask(**{**values, **changes})
+
+
+def scheduler(rows: int, class_=DDIMScheduler, **config):
+    made = class_(**config)
+    made.set_timesteps(rows)
+    return made
+
+
+def for_run(run) -> StepMask:
+    rows = len(run.timesteps)
+    return StepMask(
+        compute=np.ones((rows, 3), bool),
+        sites=GRAPH.names,
+        timesteps=run.timesteps,
+        scheduler=scheduler_identity(run),
+        graph=GRAPH.fingerprint,
+        provenance={"num_inference_steps": rows},
+    )
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def masks(draw) -> StepMask:
+    rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    cells = st.lists(st.booleans(), min_size=columns, max_size=columns)
+    compute = [[True] * columns, *draw(st.lists(cells, min_size=rows - 1, max_size=rows - 1))]
+    score = st.lists(st.floats(0, 1, width=32), min_size=columns, max_size=columns)
+    names = st.lists(st.text(min_size=1), min_size=columns, max_size=columns, unique=True)
+    number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 1000)
+    return StepMask(
+        compute=compute,
+        sites=draw(names),
+        timesteps=draw(st.lists(number, min_size=rows, max_size=rows)),
+        scheduler=draw(st.none() | st.fixed_dictionaries({"class": st.text(), "config": st.just({"a": [1, "x"]})})),
+        graph=draw(st.none() | st.text()),
+        scores=draw(st.none() | st.lists(score, min_size=rows, max_size=rows)),
+        provenance=draw(st.dictionaries(st.text(), json_values, max_size=3)),
+    )
+
+
+# --- values
+
+
+def test_compute_and_scores_are_read_only_copies():
+    cells = np.ones((2, 3), bool)
+    mask = small(compute=cells, timesteps=[2, 1], scores=np.ones((2, 3)))
+    cells[1] = False
+    assert mask.compute.all()
+    for array in (mask.compute, mask.scores):
+        with pytest.raises(ValueError, match="read-only"):
+            array[1, 1] = 0
+    with pytest.raises(AttributeError):
+        mask.compute = cells
+
+
+def test_sites_may_be_given_as_sites_or_names():
+    assert small(sites=SITES) == small()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"compute": [[1, 1, 1], [1, 1, 1], [0, 1, 0]]},
+        {"sites": ["blocks.0", "blocks.1", "other"]},
+        {"timesteps": [900, 500, 100]},
+        {"scheduler": {"class": "A", "config": {}}},
+        {"graph": None},
+        {"scores": None},
+        {"scores": np.full((3, 3), 0.5)},
+        {"provenance": {}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_equality_sees_every_field(change):
+    assert small() == small()
+    assert small() != small(**change)
+    assert small(**change) != small()
+
+
+def test_a_mask_equals_no_other_thing_and_is_not_hashable():
+    assert small() != "mask"
+    with pytest.raises(TypeError):
+        hash(small())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"compute": [1, 1, 1]}, "steps x sites"),
+        ({"compute": np.ones((0, 3))}, "steps x sites"),
+        ({"compute": [[1, 1, 1], [1, 0.5, 1], [0, 1, 0]]}, "round scores first"),
+        ({"compute": [[1, 1, 1], [1, np.nan, 1], [0, 1, 0]]}, "round scores first"),
+        ({"compute": [[1, 0, 1], [1, 0, 1], [0, 1, 0]]}, "row 0"),
+        ({"sites": ["a", "b"]}, "3 columns needs 3 site names, got 2"),
+        ({"sites": ["a", "b", 3]}, "site names"),
+        ({"sites": ["a", "b", "a"]}, "given twice: a"),
+        ({"timesteps": [2, 1]}, "3 rows needs 3 timesteps, got 2"),
+        ({"timesteps": [3, float("nan"), 1]}, "finite"),
+        ({"timesteps": [float("inf"), 2, 1]}, "finite"),
+        ({"scores": np.ones((2, 3))}, "shape"),
+        ({"scores": np.full((3, 3), 1.01)}, r"\[0, 1\]"),
+        ({"scores": np.full((3, 3), -0.01)}, r"\[0, 1\]"),
+        ({"scores": np.full((3, 3), np.nan)}, r"\[0, 1\]"),
+    ],
+)
+def test_impossible_masks_are_refused(change, message):
+    with pytest.raises(StepMaskError, match=message):
+        small(**change)
+
+
+# --- files
+
+
+@given(mask=masks())
+def test_round_trip(tmp_path_factory, mask):
+    path = tmp_path_factory.getbasetemp() / "round-trip.json"
+    mask.save(path)
+    assert StepMask.load(path) == mask
+
+
+def test_a_stored_file_of_format_1_loads_for_ever():
+    mask = StepMask.load(STORED)
+    assert mask.compute.astype(int).tolist() == [[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0]]
+    assert mask.sites == ("down_blocks.0.resnets.0", "down_blocks.0.downsamplers.0", "mid_block.attentions.0")
+    assert mask.timesteps == (751, 501, 250.5, 1)
+    assert mask.scheduler == {
+        "class": "DPMSolverMultistepScheduler",
+        "config": {
+            "num_train_timesteps": 1000,
+            "beta_start": 0.0001,
+            "lambda_min_clipped": "-inf",
+            "trained_betas": None,
+        },
+    }
+    assert mask.graph == "0123456789abcdef"
+    assert mask.scores is not None and mask.scores.dtype == np.float32
+    assert mask.scores[1].tolist() == np.float32([0.75, 0.1, 1]).tolist()
+    assert mask.provenance == {"method": "learned", "num_inference_steps": 4, "target_macs": 0.6}
+
+
+def test_saving_the_stored_file_again_changes_no_byte(tmp_path):
+    StepMask.load(STORED).save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == STORED.read_text()
+
+
+def test_rows_are_strings_one_a_line(tmp_path):
+    small().save(tmp_path / "mask.json")
+    lines = (tmp_path / "mask.json").read_text().splitlines()
+    assert ['    "111",', '    "101",', '    "010"'] == [line for line in lines if set(line) <= set(' ",01')]
+
+
+@pytest.mark.parametrize(
+    "class_", [DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler]
+)
+def test_identity_of_a_scheduler_survives_the_file(tmp_path, class_):
+    run = scheduler(5, class_)
+    for_run(run).save(tmp_path / "mask.json")
+    loaded = StepMask.load(tmp_path / "mask.json")
+    assert loaded.scheduler["class"] == class_.__name__ and loaded.scheduler["config"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded.check(scheduler=run, graph=GRAPH)
+
+
+def edited(tmp_path, **changes) -> Path:
+    path = tmp_path / "mask.json"
+    content = json.loads(STORED.read_text())
+    for key, value in changes.items():
+        if value is ...:
+            del content[key]
+        else:
+            content[key] = value
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format version 2.*version 1.*update stepmask"),
+        ({"format_version": "1"}, "format version '1'"),
+        ({"format_version": ...}, "format version None"),
+        ({"format": "other"}, "not a mask file"),
+        ({"format": ...}, "not a mask file"),
+        ({"rows": ...}, "'rows' is missing"),
+        ({"sites": ...}, "'sites' is missing"),
+        ({"timesteps": ...}, "'timesteps' is missing"),
+        ({"scheduler": ...}, "'scheduler' is missing"),
+        ({"graph": ...}, "'graph' is missing"),
+        ({"scores": ...}, "'scores' is missing"),
+        ({"provenance": ...}, "'provenance' is missing"),
+        ({"rows": ["111", "10", "010", "110"]}, "row 1 has 2 cells, row 0 has 3"),
+        ({"rows": ["111", "1O1", "010", "110"]}, "row 1 holds 'O'"),
+        ({"rows": ["111", "121", "010", "110"]}, "row 1 holds '2'"),
+        ({"rows": ["011", "101", "010", "110"]}, "row 0 must compute"),
+        ({"rows": ["111", "101", "010"]}, "3 rows needs 4|3 rows needs 3 timesteps, got 4"),
+        ({"rows": []}, "list of strings"),
+        ({"rows": [""]}, "steps x sites"),
+        ({"rows": "111"}, "list of strings"),
+        ({"rows": [[1, 1, 1]]}, "list of strings"),
+        ({"sites": "abc"}, '"sites" must be a list'),
+        ({"sites": ["a", "a", "b"]}, "given twice: a"),
+        ({"sites": ["a", 1, "b"]}, "site names"),
+        ({"timesteps": 4}, '"timesteps" must be a list'),
+        ({"timesteps": [4, 3, 2]}, "4 rows needs 4 timesteps, got 3"),
+        ({"timesteps": [4, 3, 2, float("nan")]}, "finite"),
+        ({"timesteps": [4, 3, 2, float("inf")]}, "finite"),
+        ({"timesteps": [4, 3, 2, None]}, "cannot be used"),
+        ({"timesteps": [10**400, 3, 2, 1]}, "cannot be used"),
+        ({"scores": [[1, 1, 1]]}, "shape"),
+        ({"scores": [[1, 1, 1], [1, 1], [1, 1, 1], [1, 1, 1]]}, "cannot be used"),
+        ({"scores": [[1, 1, 1], [2, 1, 1], [1, 1, 1], [1, 1, 1]]}, r"\[0, 1\]"),
+        ({"scores": [[1, 1, 1], [float("nan"), 1, 1], [1, 1, 1], [1, 1, 1]]}, r"\[0, 1\]"),
+        ({"scores": [["x"] * 3] * 4}, "cannot be used"),
+        ({"scheduler": "DDIM"}, '"scheduler" must hold'),
+        ({"scheduler": {"class": "DDIMScheduler"}}, '"scheduler" must hold'),
+        ({"graph": 7}, '"graph" must be'),
+        ({"provenance": []}, '"provenance" must be'),
+    ],
+)
+def test_edited_files_are_refused_in_words(tmp_path, changes, message):
+    path = edited(tmp_path, **changes)
+    with pytest.raises(MaskFileError, match=message) as error:
+        StepMask.load(path)
+    assert path.name in str(error.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_truncated_files_are_refused(tmp_path, share):
+    path = tmp_path / "mask.json"
+    text = STORED.read_text().rstrip()
+    path.write_text(text[: int(len(text) * share)])
+    with pytest.raises(MaskFileError, match="not valid JSON.*cut short"):
+        StepMask.load(path)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"PK\x03\x04", b"[" * 100_000, b"1" * 5000], ids=range(4))
+def test_other_files_are_refused(tmp_path, data):
+    path = tmp_path / "mask.json"
+    path.write_bytes(data)
+    with pytest.raises(MaskFileError, match="mask.json"):
+        StepMask.load(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"stepmask"'])
+def test_json_of_another_kind_is_refused(tmp_path, text):
+    path = tmp_path / "mask.json"
+    path.write_text(text)
+    with pytest.raises(MaskFileError, match="not a mask file"):
+        StepMask.load(path)
+
+
+def test_huge_files_are_refused_before_they_take_memory(tmp_path):
+    width = 100_000
+    path = edited(tmp_path, rows=["1" * width] * (MAX_CELLS // width + 1))
+    with pytest.raises(MaskFileError, match="10,000,000 cells"):
+        StepMask.load(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(MaskFileError, match="cannot read mask"):
+            StepMask.load(path)
+
+
+def test_saving_to_nowhere_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "missing" / "mask.json", tmp_path / "file" / "mask.json", tmp_path / "folder"):
+        with pytest.raises(StepMaskError, match="cannot write .*folder that you may write to"):
+            small().save(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_leaves_the_old_file(tmp_path):
+    path = tmp_path / "mask.json"
+    small().save(path)
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(StepMaskError, match="PermissionError"):
+            small(scores=None).save(path)
+    finally:
+        tmp_path.chmod(0o700)
+    assert StepMask.load(path) == small()
+
+
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "mask.json"
+    small().save(path)
+
+    def fail(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(StepMaskError, match="No space left"):
+        small(scores=None).save(path)
+    assert StepMask.load(path) == small()
+    assert [path] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()], ids=["nan", "set", "object"])
+def test_provenance_that_json_cannot_hold_is_refused_and_the_old_file_stays(tmp_path, value):
+    path = tmp_path / "mask.json"
+    small().save(path)
+    with pytest.raises(StepMaskError, match="provenance"):
+        small(provenance={"value": value}).save(path)
+    assert StepMask.load(path) == small()
+
+
+# --- checks
+
+
+def test_check_accepts_its_own_model_and_run():
+    run = scheduler(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for_run(run).check(graph=GRAPH, scheduler=run)
+        for_run(run).check()
+
+
+def test_check_refuses_a_model_without_its_sites():
+    other = BlockGraph.chain([Site("stranger", "resnet"), *SITES[1:]])
+    with pytest.raises(MaskMismatchError, match=r"1 of 3 sites that the model lacks, 'blocks.0'.*learn a mask"):
+        small().check(graph=other)
+
+
+def test_check_refuses_another_structure_with_the_same_names():
+    with pytest.raises(MaskMismatchError, match=r"another structure.*learn a mask"):
+        small().check(graph=BlockGraph.branches(SITES))
+    small(graph=None).check(graph=BlockGraph.branches(SITES))  # a mask by hand fits by names
+
+
+def test_check_refuses_another_scheduler():
+    with pytest.raises(MaskMismatchError, match="made for DDIMScheduler, the run uses DDPMScheduler.*set that"):
+        for_run(scheduler(10)).check(scheduler=scheduler(10, DDPMScheduler))
+
+
+def test_check_refuses_another_configuration_and_names_it():
+    other = scheduler(10, timestep_spacing="trailing")
+    with pytest.raises(MaskMismatchError, match=r"timestep_spacing = 'leading' \(here 'trailing'\).*configure"):
+        for_run(scheduler(10)).check(scheduler=other)
+
+
+def test_check_refuses_another_number_of_rows():
+    with pytest.raises(MaskMismatchError, match=r"10 rows.*has 20.*num_inference_steps=10.*resample\(20\)"):
+        for_run(scheduler(10)).check(scheduler=scheduler(20))
+    with pytest.raises(MaskMismatchError, match="a number of steps that makes 3 rows"):
+        small(provenance={}).check(scheduler=scheduler(20))
+
+
+def test_a_mask_without_identity_fits_any_scheduler_of_its_length():
+    run = scheduler(3, DDPMScheduler)
+    small(timesteps=run.timesteps).check(scheduler=run)
+
+
+def test_shifted_timesteps_are_a_warning():
+    run = scheduler(10, FlowMatchEulerDiscreteScheduler)
+    mask = for_run(run)
+    run.set_timesteps(sigmas=(np.linspace(1, 0.2, 10)).tolist())
+    with pytest.warns(UserWarning, match="timesteps differ.*row by row"):
+        mask.check(scheduler=run)
+
+
+# --- resample
+
+
+def test_resample_to_timesteps_takes_the_nearest():
+    mask = small().resample([900, 690, 710, 90])
+    assert mask.compute.astype(int).tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1], [0, 1, 0]]
+    assert mask.timesteps == (900, 690, 710, 90)
+    assert mask.scores is None
+    assert mask.provenance == {"method": "test", "resampled_from_rows": 3}
+    assert (mask.graph, mask.scheduler, mask.sites) == (small().graph, None, small().sites)
+
+
+def test_resample_to_a_number_spreads_rows_evenly():
+    mask = small(compute=[[1, 1, 1], [0, 0, 1], [0, 1, 0]]).resample(6)
+    rows = ["".join(map(str, row)) for row in mask.compute.astype(int)]
+    assert rows[0] == "111" and rows[2] == "001" and rows[4:] == ["010", "010"]
+    assert len(mask.timesteps) == 6 and list(mask.timesteps) == sorted(mask.timesteps, reverse=True)
+
+
+def test_resample_to_the_same_rows_keeps_the_decision():
+    assert np.array_equal(small().resample(3).compute, small().compute)
+    assert np.array_equal(small().resample(small().timesteps).compute, small().compute)
+
+
+@given(mask=masks(), rows=st.integers(1, 12))
+def test_resampled_masks_are_whole_masks(mask, rows):
+    assert mask.resample(rows).compute.shape == (rows, len(mask.sites))
+    assert mask.resample(rows).compute[0].all()
+
+
+def test_resample_to_nothing_is_refused():
+    with pytest.raises(StepMaskError, match="at least one row"):
+        small().resample(0)
+    with pytest.raises(StepMaskError):
+        small().resample([])
