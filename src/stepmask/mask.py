@@ -32,11 +32,13 @@ def scheduler_identity(scheduler: Any) -> dict[str, Any]:
 
 def _json_value(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
+        return _json_value(value.tolist())
     if isinstance(value, Mapping):
         return {str(k): _json_value(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_json_value(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON knows no infinity; DPM-Solver++ has one in its configuration
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
@@ -111,7 +113,7 @@ class StepMask:
         """Write the mask as JSON, whole or not at all.
 
         Raises:
-            StepMaskError: The file cannot be written.
+            StepMaskError: The file cannot be written, or provenance holds what JSON cannot.
         """
         rows = ["".join("1" if cell else "0" for cell in row) for row in self.compute]
         content = {
@@ -125,7 +127,14 @@ class StepMask:
             "rows": rows,
             "scores": None if self.scores is None else [[float(s) for s in row] for row in self.scores],
         }
-        write_atomically(path, _readable_json(content) + "\n")
+        try:
+            text = _readable_json(content) + "\n"
+        except (TypeError, ValueError) as error:
+            raise StepMaskError(
+                f"cannot write {path}: provenance or scheduler holds what JSON cannot ({error}); use plain numbers, "
+                "strings, lists and dictionaries"
+            ) from error
+        write_atomically(path, text)
 
     @classmethod
     def load(cls, path: str | Path) -> StepMask:
@@ -139,7 +148,7 @@ class StepMask:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise MaskFileError(f"cannot read mask {path}: {error.strerror}") from error
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise MaskFileError(
                 f"mask {path} is not valid JSON ({error}): it may be cut short; save it anew"
             ) from error
@@ -153,7 +162,7 @@ class StepMask:
             )
         try:
             return _from_content(content)
-        except (StepMaskError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise MaskFileError(f"mask {path} cannot be used: {reason}") from error
 
@@ -246,6 +255,8 @@ class StepMask:
             source = np.minimum(np.rint(position).astype(int), self.num_rows - 1)
         else:
             new = np.asarray([float(t) for t in rows])
+            if not len(new):
+                raise StepMaskError("a mask needs at least one row, got no timesteps")
             source = np.abs(old[None, :] - new[:, None]).argmin(axis=1)
         compute = self.compute[source].copy()
         compute[0] = True
