@@ -1,0 +1,141 @@
+"""evaluate: what a mask costs in fidelity and what it saves, measured against the full run from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from stepmask.architectures import denoiser_of, describe
+from stepmask.errors import StepMaskError
+from stepmask.evaluation._conditions import Conditions
+from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
+from stepmask.evaluation.result import Evaluation, circumstances
+from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
+from stepmask.evaluation.speed import Speed
+from stepmask.liveness import Plan, State, make_plan
+from stepmask.mask import StepMask
+from stepmask.runtime.profiling import measure_cost
+from stepmask.runtime.sampling import as_pipeline
+
+__all__ = ["Evaluation", "Spread", "evaluate", "evaluation_seeds", "psnr_per_image", "sampler_for", "ssim_per_image"]
+
+FIRST_SEED = 10_000
+
+
+def evaluate(
+    pipe: Any,
+    mask_or_plan: StepMask | Plan,
+    *,
+    seeds: int | Iterable[int] = 16,
+    num_inference_steps: int | None = None,
+    call_kwargs: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    scheduler: Any | None = None,
+    speed: bool = True,
+    speed_pairs: int = 3,
+    reference: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Sample with and without a mask from the same noise, and compare pictures, MACs and times.
+
+    Every image has a seed of its own, so it does not depend on the batch that it is made in; class-conditional
+    pipelines get labels from a fixed generator.
+
+    Args:
+        pipe: A diffusers pipeline; or a denoiser, with its `scheduler`.
+        mask_or_plan: What to run.
+        seeds: One per image, which learning must not have seen; or how many, counted from 10000.
+        num_inference_steps: By default what the mask was made for.
+        call_kwargs: Whatever else the pipeline's call needs; lists as long as the seeds hold one value per image.
+        batch_size: Images per call, also when measuring speed.
+        scheduler: For a bare denoiser, the scheduler that drives it.
+        speed: Whether to measure the speed-up. Full and masked runs are made in turns, after a warm-up.
+        speed_pairs: Smallest number of such pairs.
+        reference: (N, C, H, W) images of the full run from an earlier evaluation with the same seeds
+            (``evaluation.full``), so that several masks share one full run.
+        progress: Called after every run with the number of runs done and to do.
+
+    Raises:
+        StepMaskError: Seeds that learning has seen, a reference of another size, or conditions that are missing.
+        MaskMismatchError: The mask belongs to another model, scheduler or number of steps.
+    """
+    if batch_size < 1 or speed_pairs < 1:
+        raise StepMaskError(f"batch_size and speed_pairs must be at least 1, got {batch_size} and {speed_pairs}")
+    pipe = as_pipeline(pipe, scheduler)
+    sampler, seeds = sampler_for(pipe, mask_or_plan, seeds, num_inference_steps, call_kwargs)
+    if reference is not None and len(reference) != len(seeds):
+        raise StepMaskError(f"reference has {len(reference)} images for {len(seeds)} seeds: give one image per seed")
+    pairs = sample_pairs(
+        sampler,
+        seeds,
+        batch_size,
+        reference=reference,
+        timed_pairs=speed_pairs if speed else 0,
+        progress=progress,
+    )
+    plan = sampler.plan
+    cost = measure_cost(pipe, call_kwargs=call_kwargs)
+    psnr, ssim = psnr_per_image(pairs.masked, pairs.full), ssim_per_image(pairs.masked, pairs.full)
+    return Evaluation(
+        **circumstances(pipe, call_kwargs),
+        num_inference_steps=sampler.num_inference_steps,
+        rows=plan.num_rows,
+        seeds=tuple(seeds),
+        macs_fraction=cost.fraction(plan),
+        macs_per_image=cost.total_macs(plan),
+        full_macs_per_image=cost.step_macs * plan.num_rows,
+        cells={state.name: int((plan.states == state).sum()) for state in reversed(State)},
+        peak_cache_bytes=sampler.peak_cache_bytes,
+        psnr=Spread.of(psnr),
+        ssim=None if ssim is None else Spread.of(ssim),
+        speed=Speed.of(pairs.times, batch_size) if speed else None,
+        full=pairs.full,
+        masked=pairs.masked,
+    )
+
+
+def sampler_for(
+    pipe: Any,
+    mask_or_plan: StepMask | Plan,
+    seeds: int | Iterable[int] = 16,
+    num_inference_steps: int | None = None,
+    call_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[Sampler, list[int]]:
+    """What samples with and without a mask, and the seeds to give it; see `evaluate` for the arguments."""
+    if isinstance(mask_or_plan, Plan):
+        plan = mask_or_plan
+        plan.mask.check(graph=describe(denoiser_of(pipe)))
+    elif isinstance(mask_or_plan, StepMask):
+        plan = make_plan(mask_or_plan, describe(denoiser_of(pipe)))
+    else:
+        raise StepMaskError(f"expected a StepMask or a Plan, got {type(mask_or_plan).__name__}")
+    seeds = evaluation_seeds(seeds, plan.mask)
+    steps = num_inference_steps or plan.mask.provenance.get("num_inference_steps") or plan.num_rows
+    return Sampler(pipe, plan, steps, Conditions(pipe, call_kwargs, len(seeds))), seeds
+
+
+def evaluation_seeds(seeds: int | Iterable[int], mask: StepMask) -> list[int]:
+    """The seeds as a list.
+
+    Args:
+        seeds: The seeds, or how many, counted from 10000.
+        mask: Its provenance says under ``noise_seeds`` the first and last seed that it was learned on.
+
+    Raises:
+        StepMaskError: There are none, or learning has seen one of them.
+    """
+    seeds = list(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not seeds:
+        raise StepMaskError("evaluation needs at least one seed")
+    known = mask.provenance.get("noise_seeds")
+    if known:
+        first, last = known
+        seen = [seed for seed in seeds if first <= seed <= last]
+        if seen:
+            raise StepMaskError(
+                f"{len(seen)} of {len(seeds)} seeds, {seen[0]} first, were used to learn this mask (seeds {first} to "
+                f"{last}): evaluate on seeds that it has not seen"
+            )
+    return seeds

@@ -1,0 +1,59 @@
+"""What each image of an evaluation is conditioned on: drawn once, the same for every run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepmask.errors import StepMaskError
+from stepmask.runtime.sampling import parameters_of, random_conditions
+
+CONDITION_SEED = 20_260_101
+"""Seed of the generator that draws the conditions of all evaluations."""
+
+
+class Conditions:
+    """Call arguments for any slice of N images.
+
+    Args:
+        pipe: The pipeline; class-conditional ones get random labels, the same in every evaluation.
+        call_kwargs: The user's arguments, which win. Lists, tuples and tensors of length N are taken to hold one
+            value per image.
+        num_images: N.
+
+    Raises:
+        StepMaskError: The pipeline needs conditions that neither the user nor stepmask gave.
+    """
+
+    def __init__(self, pipe: Any, call_kwargs: Mapping[str, Any] | None, num_images: int) -> None:
+        given = dict(call_kwargs or {})
+        for name in ("generator", "num_inference_steps", "output_type", "return_dict"):
+            if name in given:
+                raise StepMaskError(f"call_kwargs must not contain {name}: evaluation sets it itself")
+        try:
+            drawn = random_conditions(pipe, num_images, torch.Generator().manual_seed(CONDITION_SEED))
+        except StepMaskError:
+            if not given:
+                raise
+            drawn = {}
+        self._arguments = {**drawn, **given}
+        self._takes_batch_size = "batch_size" in parameters_of(pipe)
+        self._num_images = num_images
+
+    def slice(self, start: int, stop: int) -> dict[str, Any]:
+        """Arguments for the images from `start` to before `stop`; indices wrap around after N."""
+        order = [index % self._num_images for index in range(start, stop)]
+        arguments = {name: self._pick(value, order) for name, value in self._arguments.items()}
+        if self._takes_batch_size:
+            arguments["batch_size"] = len(order)
+        return arguments
+
+    def _pick(self, value: Any, order: Sequence[int]) -> Any:
+        if isinstance(value, Tensor) and value.dim() and len(value) == self._num_images:
+            return value[order]
+        if isinstance(value, list | tuple) and len(value) == self._num_images:
+            return [value[index] for index in order]
+        return value

@@ -1,0 +1,88 @@
+"""How close images are to the full run's: PSNR and SSIM, image by image.
+
+Knows neither models nor masks: two batches of pictures go in. The same noise under both runs is what makes the
+comparison mean something; `stepmask.evaluation` sees to that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from stepmask.errors import StepMaskError
+
+PSNR_CAP = 100.0
+"""dB. Identical images have infinite PSNR; every value above the cap is set to it, so that means stay finite."""
+
+SSIM_WINDOW = 11
+"""Pixels. Smaller images have no SSIM."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A value per image, in brief."""
+
+    mean: float
+    min: float
+    standard_error: float
+    """Of the mean: sample standard deviation over the root of the number of images; 0 for one image."""
+
+    @classmethod
+    def of(cls, values: Sequence[float] | Tensor) -> Spread:
+        """Summarise one value per image."""
+        values = torch.as_tensor(values, dtype=torch.float64)
+        error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        return cls(values.mean().item(), values.min().item(), error)
+
+    def to_dict(self) -> dict[str, float]:
+        """The fields as a dictionary."""
+        return asdict(self)
+
+
+def psnr_per_image(images: Tensor, reference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image in dB, at most `PSNR_CAP`.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        reference: The same shape; what the images should have been.
+
+    Returns:
+        (N,) float32.
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    _check(images, reference)
+    values = peak_signal_noise_ratio(images, reference, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return values.reshape(-1).clamp(max=PSNR_CAP)
+
+
+def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
+    """Structural similarity of each image (Wang et al. 2004, Gaussian window of 11 pixels, sigma 1.5).
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        reference: The same shape.
+
+    Returns:
+        (N,) float32 in [-1, 1], or None where the images are smaller than the window.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    _check(images, reference)
+    if min(images.shape[-2:]) < SSIM_WINDOW:
+        return None
+    return structural_similarity_index_measure(images, reference, data_range=1.0, reduction="none").reshape(-1)
+
+
+def _check(images: Tensor, reference: Tensor) -> None:
+    if images.shape != reference.shape or images.dim() != 4:
+        raise StepMaskError(
+            f"images to compare must both have the shape (N, C, H, W), got {tuple(images.shape)} and "
+            f"{tuple(reference.shape)}: make both with the same seeds and pipeline"
+        )
+    if not (images.isfinite().all() and reference.isfinite().all()):
+        raise StepMaskError("there are images with NaN or infinite pixels: was the run made in float16? Try bfloat16")

@@ -1,0 +1,183 @@
+"""Evaluation: the numbers of one comparison with everything that they depend on, as JSON and as a table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import stepmask
+from stepmask.architectures import denoiser_of
+from stepmask.evaluation.fidelity import Spread
+from stepmask.evaluation.speed import Ratio, Speed
+from stepmask.runtime.sampling import SamplerLoop, parameters_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """A masked run against the full run from the same noise.
+
+    Attributes:
+        pipeline: Class of the pipeline.
+        denoiser: Class of its denoiser.
+        scheduler: Class of its scheduler.
+        num_inference_steps: As the pipeline was called.
+        rows: T, the steps of the scheduler's run.
+        seeds: One per image.
+        guidance_scale: None where the pipeline has none.
+        dtype: Of the weights.
+        device: Name of the accelerator, or of the processor with the number of threads.
+        versions: Of Python, torch, diffusers and stepmask.
+        macs_fraction: Share of the full run's MACs that the plan keeps.
+        macs_per_image: Multiply-accumulates per image under the plan, attention products and guidance included.
+        full_macs_per_image: The same of the full run.
+        cells: Number of cells by state.
+        peak_cache_bytes: Most bytes held in caches at once, for one batch.
+        psnr: dB against the full run, over images.
+        ssim: Against the full run, over images; None for images under 11 pixels.
+        speed: Measured speed-up, or None.
+        full: (N, C, H, W) float32, the images of the full run.
+        masked: The images of the masked run.
+    """
+
+    pipeline: str
+    denoiser: str
+    scheduler: str
+    num_inference_steps: int
+    rows: int
+    seeds: tuple[int, ...]
+    guidance_scale: float | None
+    dtype: str
+    device: str
+    versions: Mapping[str, str]
+    macs_fraction: float
+    macs_per_image: float
+    full_macs_per_image: float
+    cells: Mapping[str, int]
+    peak_cache_bytes: int
+    psnr: Spread
+    ssim: Spread | None
+    speed: Speed | None
+    full: Tensor = field(repr=False)
+    masked: Tensor = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the images, as JSON values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("full", "masked")}
+        brief = {name: values[name] and values[name].to_dict() for name in ("psnr", "ssim", "speed")}
+        return {
+            **values,
+            **brief,
+            "seeds": list(self.seeds),
+            "versions": dict(self.versions),
+            "cells": dict(self.cells),
+            "one_over_macs_fraction": 1 / self.macs_fraction,
+            "macs_convention": "attention products counted, guidance included, decoder not",
+        }
+
+    def __rich__(self) -> Table:
+        """The table that the command line prints."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.denoiser}, {self.scheduler}, {self.rows} steps", title_justify="left")
+        table.add_column("against the full run", no_wrap=True)
+        table.add_column("value", justify="right", style="bold")
+        table.add_column("spread", style="dim")
+        for row in self._rows():
+            table.add_row(*row)
+        table.caption = f"{len(self.seeds)} images, seeds {_span(self.seeds)}; {self.dtype} on {self.device}"
+        table.caption_justify = "left"
+        return table
+
+    def __str__(self) -> str:
+        """The table as plain text."""
+        from rich.console import Console
+
+        console = Console(width=100, color_system=None)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        rows = [
+            (
+                "MACs of the plan",
+                f"{self.macs_fraction:.1%}",
+                f"{_giga(self.macs_per_image)} of {_giga(self.full_macs_per_image)} per image",
+            ),
+            ("PSNR", f"{self.psnr.mean:.2f} dB", f"± {self.psnr.standard_error:.2f}, worst {self.psnr.min:.2f}"),
+        ]
+        if self.ssim is not None:
+            rows.append(
+                ("SSIM", f"{self.ssim.mean:.4f}", f"± {self.ssim.standard_error:.4f}, worst {self.ssim.min:.4f}")
+            )
+        rows.append(("1 / MACs", f"{1 / self.macs_fraction:.2f}x", "what the speed-up can be"))
+        if self.speed is not None:
+            note = f"{self.speed.pairs} pairs at batch {self.speed.batch_size}"
+            rows.append(("speed-up, denoiser", *_ratio(self.speed.denoiser, note)))
+            times = f"{self.speed.full_s.call:.2f} s to {self.speed.masked_s.call:.2f} s"
+            rows.append(("speed-up, whole call", *_ratio(self.speed.call, times)))
+        rows.append(("peak cache", _size(self.peak_cache_bytes), "for one batch"))
+        return rows
+
+
+def circumstances(pipe: Any, call_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields of an `Evaluation` that say under what conditions it was made."""
+    import diffusers
+
+    parameter = next(denoiser_of(pipe).parameters())
+    guidance = None if isinstance(pipe, SamplerLoop) else parameters_of(pipe).get("guidance_scale")
+    return {
+        "pipeline": type(pipe).__name__,
+        "denoiser": type(denoiser_of(pipe)).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
+        "guidance_scale": None if guidance is None else (call_kwargs or {}).get("guidance_scale", guidance.default),
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": device_name(parameter.device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "stepmask": stepmask.__version__,
+        },
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Name of an accelerator, or of the processor with its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text(errors="replace").splitlines() if line.startswith("model name")]
+        name = lines[0].partition(":")[2].strip() if lines else name
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _giga(macs: float) -> str:
+    return f"{macs / 1e9:.4g} G" if macs >= 1e9 else f"{macs / 1e6:.4g} M"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.1f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:.1f} KiB"
+
+
+def _ratio(ratio: Ratio, note: str) -> tuple[str, str]:
+    return f"{ratio.median:.2f}x", f"{ratio.min:.2f} to {ratio.max:.2f}; {note}"
+
+
+def _span(seeds: tuple[int, ...]) -> str:
+    if seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds[:4])) + (", ..." if len(seeds) > 4 else "")

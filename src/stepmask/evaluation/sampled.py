@@ -1,0 +1,140 @@
+"""Pairs of runs, full and masked, from the same noise: what `evaluate` judges and `stepmask sample` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepmask.errors import StepMaskError
+from stepmask.evaluation._conditions import Conditions
+from stepmask.evaluation.speed import Times, timed
+from stepmask.liveness import Plan
+from stepmask.runtime.apply import apply
+from stepmask.runtime.sampling import SamplerLoop, sample
+
+Progress = Callable[[int, int], None]
+"""Called after every run with the number of runs done and the number to do."""
+
+
+@dataclass
+class Sampler:
+    """Runs a pipeline with one seed per image, fully or under a plan.
+
+    Attributes:
+        pipe: The pipeline.
+        plan: What the masked run executes.
+        num_inference_steps: For the pipeline's call.
+        conditions: Call arguments of every image.
+        peak_cache_bytes: Largest cache of all masked runs so far.
+    """
+
+    pipe: Any
+    plan: Plan
+    num_inference_steps: int
+    conditions: Conditions
+    peak_cache_bytes: int = 0
+
+    def full(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
+        """Images (N, C, H, W) in [0, 1] of the plain pipeline, and the times of the run.
+
+        Args:
+            start: Index of the first image, which picks the conditions.
+            seeds: One per image.
+        """
+        arguments = self.conditions.slice(start, start + len(seeds))
+        images, times = timed(self.pipe, lambda: sample(self.pipe, arguments, seeds, self.num_inference_steps))
+        return _in_unit_range(self.pipe, images), times
+
+    def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
+        """The same under the plan."""
+        with apply(self.pipe, self.plan) as handle:
+            result = self.full(start, seeds)
+            self.peak_cache_bytes = max(self.peak_cache_bytes, handle.summary().peak_cache_bytes)
+        return result
+
+    def warm_up(self, seeds: Sequence[int]) -> None:
+        """Two steps of the plain pipeline at this batch size, thrown away."""
+        sample(self.pipe, self.conditions.slice(0, len(seeds)), seeds, 2)
+
+
+@dataclass
+class Pairs:
+    """Images of both runs, and the times of the batches in which both were made.
+
+    Attributes:
+        full: (N, C, H, W) float32 in [0, 1].
+        masked: The same images under the plan.
+        times: Full and masked times of each pair of whole batches.
+    """
+
+    full: Tensor
+    masked: Tensor
+    times: list[tuple[Times, Times]] = field(default_factory=list)
+
+
+def sample_pairs(
+    sampler: Sampler,
+    seeds: Sequence[int],
+    batch_size: int,
+    *,
+    reference: Tensor | None = None,
+    timed_pairs: int = 0,
+    progress: Progress | None = None,
+) -> Pairs:
+    """Make every image twice, batch by batch in turns.
+
+    Args:
+        sampler: Runs the pipeline.
+        seeds: One per image.
+        batch_size: Images per call.
+        reference: Full images that were made before with the same seeds; then only the masked runs are made.
+        timed_pairs: Make at least this many pairs of whole batches, after a warm-up, for measuring speed; pairs
+            beyond the images that are asked for are made from their seeds again and thrown away.
+        progress: Told after every run.
+    """
+    starts = list(range(0, len(seeds), batch_size))
+    extra = max(0, timed_pairs - (0 if reference is not None else len(seeds) // batch_size))
+    todo, done = len(starts) * (1 if reference is not None else 2) + 2 * extra, 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, todo)
+
+    def pair(start: int, batch: Sequence[int], with_full: bool = True) -> tuple[Any, Any]:
+        full = sampler.full(start, batch) if with_full else None
+        tell() if with_full else None
+        masked = sampler.masked(start, batch)
+        tell()
+        return full, masked
+
+    whole = [seeds[i % len(seeds)] for i in range(batch_size)]
+    if timed_pairs:
+        sampler.warm_up(whole)
+    full_images, masked_images, times = [], [], []
+    for start in starts:
+        batch = seeds[start : start + batch_size]
+        full, masked = pair(start, batch, with_full=reference is None)
+        masked_images.append(masked[0])
+        if full is not None:
+            full_images.append(full[0])
+            if len(batch) == batch_size:
+                times.append((full[1], masked[1]))
+    for _ in range(extra):
+        full, masked = pair(0, whole)
+        times.append((full[1], masked[1]))
+    return Pairs(torch.cat(full_images) if reference is None else reference, torch.cat(masked_images), times)
+
+
+def _in_unit_range(pipe: Any, images: Tensor) -> Tensor:
+    """A bare loop returns samples as the model makes them, around [-1, 1]; pipelines return pictures."""
+    if isinstance(pipe, SamplerLoop):
+        images = (images / 2 + 0.5).clamp(0, 1)
+    if images.dim() != 4:
+        raise StepMaskError(f"expected images of the shape (N, C, H, W), the pipeline made {tuple(images.shape)}")
+    return images

@@ -1,0 +1,123 @@
+"""Measured speed-up: the full and the masked run in turns, so that both meet the same machine.
+
+Two clocks: the time inside the denoiser's calls, which a mask can shorten, and the whole pipeline call, which also
+holds the scheduler, the guidance and the decoder. Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from stepmask.architectures import denoiser_of
+
+
+class Times(NamedTuple):
+    """Seconds of one run."""
+
+    denoiser: float
+    """Sum over all calls of the denoiser."""
+    call: float
+    """The whole pipeline call."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Full time over masked time, from runs made in turns."""
+
+    median: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, full: Sequence[float], masked: Sequence[float]) -> Ratio:
+        """Summarise the ratios of paired times."""
+        ratios = np.asarray(full) / np.maximum(np.asarray(masked), 1e-9)
+        return cls(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Speed-up of a masked run over the full run."""
+
+    denoiser: Ratio
+    """Of the time inside the denoiser's calls."""
+    call: Ratio
+    """Of the whole pipeline call."""
+    full_s: Times
+    """Median seconds of the full run for one batch."""
+    masked_s: Times
+    """Median seconds of the masked run for one batch."""
+    pairs: int
+    """Number of full runs, each with a masked run right after it."""
+    batch_size: int
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Times, Times]], batch_size: int) -> Speed:
+        """Summarise pairs of a full and a masked run."""
+        full, masked = np.asarray([pair[0] for pair in pairs]), np.asarray([pair[1] for pair in pairs])
+        return cls(
+            denoiser=Ratio.of(full[:, 0], masked[:, 0]),
+            call=Ratio.of(full[:, 1], masked[:, 1]),
+            full_s=Times(*np.median(full, axis=0).tolist()),
+            masked_s=Times(*np.median(masked, axis=0).tolist()),
+            pairs=len(pairs),
+            batch_size=batch_size,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {**asdict(self), "full_s": self.full_s._asdict(), "masked_s": self.masked_s._asdict()}
+
+
+class Stopwatch:
+    """Adds up the time inside a denoiser's calls; accelerators are waited for before the clock is read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = 0.0
+        self._device = device
+        self._began = 0.0
+
+    def now(self) -> float:
+        """Seconds, after the device has done what it was given."""
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+        return time.perf_counter()
+
+    def start(self, *_: Any) -> None:
+        """A call begins; usable as a forward hook."""
+        self._began = self.now()
+
+    def stop(self, *_: Any) -> None:
+        """The call is over."""
+        self.seconds += self.now() - self._began
+
+
+@contextmanager
+def timed_denoiser(denoiser: nn.Module) -> Iterator[Stopwatch]:
+    """Time every call of a denoiser for a while, what an applied mask does before and after its forward included."""
+    watch = Stopwatch(next(denoiser.parameters()).device)
+    hooks = [
+        denoiser.register_forward_pre_hook(watch.start, prepend=True),
+        denoiser.register_forward_hook(watch.stop, always_call=True),
+    ]
+    try:
+        yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def timed(pipe: Any, run: Callable[[], Any]) -> tuple[Any, Times]:
+    """Result and times of `run`, which calls the pipeline once."""
+    with timed_denoiser(denoiser_of(pipe)) as watch:
+        began = watch.now()
+        result = run()
+        return result, Times(watch.seconds, watch.now() - began)
