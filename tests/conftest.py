@@ -12,8 +12,16 @@ settings.load_profile("stepmask")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _quiet_diffusers():
+def _quiet_and_single_threaded():
+    import torch
     from diffusers.utils import logging
 
+    torch.set_num_threads(1)  # tiny models: threads only wait for each other
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def pytest_configure(config):
+    # diffusers hands torch tensors to numpy in a way that numpy 2 announces to drop
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:.torch.jit:DeprecationWarning")

@@ -269,7 +269,7 @@ def test_truncated_files_are_refused(tmp_path, share):
     path = tmp_path / "mask.json"
     text = STORED.read_text().rstrip()
     path.write_text(text[: int(len(text) * share)])
-    with pytest.raises(MaskFileError, match="not valid JSON.*cut short"):
+    with pytest.raises(MaskFileError, match=r"not valid JSON.*cut short"):
         StepMask.load(path)
 
 
@@ -277,7 +277,7 @@ def test_truncated_files_are_refused(tmp_path, share):
 def test_other_files_are_refused(tmp_path, data):
     path = tmp_path / "mask.json"
     path.write_bytes(data)
-    with pytest.raises(MaskFileError, match="mask.json"):
+    with pytest.raises(MaskFileError, match=r"mask.json"):
         StepMask.load(path)
 
 
@@ -306,7 +306,7 @@ def test_saving_to_nowhere_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "missing" / "mask.json", tmp_path / "file" / "mask.json", tmp_path / "folder"):
-        with pytest.raises(StepMaskError, match="cannot write .*folder that you may write to"):
+        with pytest.raises(StepMaskError, match=r"cannot write .*folder that you may write to"):
             small().save(path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
@@ -371,7 +371,7 @@ def test_check_refuses_another_structure_with_the_same_names():
 
 
 def test_check_refuses_another_scheduler():
-    with pytest.raises(MaskMismatchError, match="made for DDIMScheduler, the run uses DDPMScheduler.*set that"):
+    with pytest.raises(MaskMismatchError, match=r"made for DDIMScheduler, the run uses DDPMScheduler.*set that"):
         for_run(scheduler(10)).check(scheduler=scheduler(10, DDPMScheduler))
 
 

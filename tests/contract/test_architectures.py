@@ -1,0 +1,326 @@
+"""What every registered family promises, on its tiny model. Registering a family tests it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+import stepmask
+from stepmask import StepMask, UnsupportedModelError, describe, make_plan, measure_cost
+from stepmask.architectures import architecture_of, registered_architectures
+from stepmask.architectures._probe import probe
+from stepmask.graph import OUT
+from stepmask.liveness import State
+from stepmask.runtime.apply import is_applied
+from stepmask.runtime.sampling import SamplerLoop
+from tiny import conditions, count_computes, generator, random_mask, reference, tiny_model
+
+FAMILIES = sorted(registered_architectures())
+STEPS = 5
+
+pytestmark = pytest.mark.parametrize("family", FAMILIES)
+
+
+class Case:
+    """A tiny model, its graph, and the plain loop around it."""
+
+    def __init__(self, family: str) -> None:
+        self.model = tiny_model(family)
+        self.graph = describe(self.model)
+        self.scheduler = DDIMScheduler(clip_sample=False)
+        self.loop = SamplerLoop(self.model, self.scheduler)
+        self.conditions = conditions(self.model, 2)
+
+    def sample(self) -> torch.Tensor:
+        return self.loop(2, STEPS, generator(), **self.conditions).images
+
+    def masked(self, mask, **options) -> torch.Tensor:
+        with stepmask.apply(self.model, mask, scheduler=self.scheduler, **options):
+            return self.sample()
+
+    def by_reference(self, mask: StepMask) -> torch.Tensor:
+        with reference(self.model, mask) as running:
+            calls = iter(range(STEPS))
+            hook = self.model.register_forward_pre_hook(lambda *_: setattr(running, "row", next(calls)))
+            try:
+                return self.sample()
+            finally:
+                hook.remove()
+
+    def mask(self, seed: int, **options) -> StepMask:
+        return random_mask(self.model, self.scheduler, STEPS, seed, **options)
+
+    def all_ones(self) -> StepMask:
+        return self.mask(0, share=1.1)
+
+
+@pytest.fixture
+def case(family) -> Case:
+    return Case(family)
+
+
+def changed_modules(model) -> dict[str, list[str]]:
+    """Modules with something on them that a plain model does not have."""
+    found = {}
+    for name, module in model.named_modules():
+        hooks = [
+            key for key, value in vars(module).items() if key.endswith("_hooks") and isinstance(value, dict) and value
+        ]
+        own = hooks + [key for key in ("forward", "_hf_hook", "_old_forward") if key in vars(module)]
+        if own:
+            found[name] = own
+    return found
+
+
+# --- the graph
+
+
+def test_sites_are_modules_in_the_order_in_which_they_run(case):
+    ran = []
+    modules = dict(case.model.named_modules())
+    for name in case.graph.names:
+        modules[name].register_forward_hook(lambda *_, name=name: ran.append(name))
+    with torch.no_grad():
+        case.model(**architecture_of(case.model).example_inputs(case.model, 2))
+    assert ran == list(case.graph.names)
+
+
+def test_declared_graph_is_the_probed_graph(case):
+    probed = probe(case.model, case.graph.sites)
+    assert probed.sites == case.graph.sites
+    assert probed.all_readers == case.graph.all_readers
+    assert probed.reads_step == case.graph.reads_step
+    assert probed.fingerprint == case.graph.fingerprint
+
+
+def test_probing_leaves_the_model_alone(case):
+    before = {name: (p.device, p.requires_grad) for name, p in case.model.named_parameters()}
+    probe(case.model.train(), case.graph.sites)
+    measure_cost(case.model)
+    assert case.model.training and not changed_modules(case.model)
+    assert before == {name: (p.device, p.requires_grad) for name, p in case.model.named_parameters()}
+
+
+@torch.no_grad()
+def nan_readers(case: Case, poisoned: int | None, inputs: dict, clean: dict[int, torch.Tensor]) -> set[int]:
+    """Sites (and OUT) that would return NaN where one site returns NaN and all others are held clean."""
+    modules = dict(case.model.named_modules())
+    found: set[int] = set()
+    hooks = []
+    for site, name in enumerate(case.graph.names):
+
+        def after(module, args, output, site=site):
+            if output.isnan().any():
+                found.add(site)
+            return torch.full_like(output, torch.nan) if site == poisoned else clean.setdefault(site, output)
+
+        hooks.append(modules[name].register_forward_hook(after))
+    family = architecture_of(case.model)
+    output = family.used_output(case.model, case.model(**inputs, return_dict=False)[0])
+    for hook in hooks:
+        hook.remove()
+    return found | ({OUT} if output.isnan().any() else set())
+
+
+def test_nan_finds_the_same_readers(case):
+    """Cross-check of declaration and probe with real numbers."""
+    family = architecture_of(case.model)
+    inputs = family.example_inputs(case.model, 2)
+    clean: dict[int, torch.Tensor] = {}
+    assert nan_readers(case, None, inputs, clean) == set()
+    for site in range(len(case.graph)):
+        assert nan_readers(case, site, inputs, clean) == set(case.graph.readers(site)), case.graph.names[site]
+    fresh = {name: torch.full_like(inputs[name], torch.nan, dtype=torch.float32) for name in family.step_inputs}
+    reached = nan_readers(case, None, {**inputs, **fresh}, clean) - {OUT}
+    assert reached == {site for site in range(len(case.graph)) if case.graph.depends_on_step(site)}
+
+
+def test_graph_does_not_depend_on_weights_dtype_or_mode(case, family):
+    other = tiny_model(family, seed=7).train().to(torch.bfloat16)
+    assert describe(other).fingerprint == case.graph.fingerprint
+
+
+def test_costs_add_up(case):
+    cost = measure_cost(case.model)
+    assert cost.sites == case.graph.names
+    assert (cost.macs > 0).all() and cost.always_macs > 0
+    assert cost.fraction(make_plan(case.all_ones(), case.graph)) == pytest.approx(1)
+
+
+# --- running
+
+
+def test_all_ones_is_the_plain_model(case):
+    plain = case.sample()
+    assert torch.equal(case.masked(case.all_ones()), plain)
+    assert torch.equal(case.masked(case.all_ones(), eliminate_dead=False), plain)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_masked_runs_are_the_reference_with_and_without_elimination(case, seed):
+    mask = case.mask(seed, share=(0.5, 0.2, 0.8)[seed % 3], only_blocks=seed % 4 == 3)
+    wanted = case.by_reference(mask)
+    assert not torch.equal(wanted, case.sample()), "the mask must matter"
+    assert torch.equal(case.masked(mask), wanted)
+    assert torch.equal(case.masked(mask, eliminate_dead=False), wanted)
+    assert torch.equal(case.masked(make_plan(mask, case.graph, skip_unchanged=False)), wanted)
+
+
+def test_the_plan_is_what_runs(case):
+    for seed in range(3):
+        mask = case.mask(seed)
+        plan = make_plan(mask, case.graph)
+        with count_computes(case.model, case.graph.names) as log:
+            case.masked(plan)
+        wanted = [(row, case.graph.names[site]) for row, site in np.argwhere(plan.compute).tolist()]
+        assert log == wanted
+
+
+def test_dead_values_never_reach_the_output(case):
+    """Dead sites return NaN; held blocks make them where the graph has any."""
+    dead = 0
+    for seed in range(6):
+        mask = case.mask(seed, share=0.3)
+        dead += int((make_plan(mask, case.graph).states == State.dead).sum())
+        assert case.masked(mask).isfinite().all()
+    always_read = all(OUT in case.graph.readers(site) for site in range(len(case.graph)))
+    assert (dead == 0) == always_read
+
+
+def test_every_surviving_compute_matters(case):
+    plan = make_plan(case.mask(1, share=0.4), case.graph)
+    cells = np.argwhere(plan.compute)
+    chosen = np.random.default_rng(0).permutation(cells)[:40]
+    for row, site in chosen.tolist():
+        with count_computes(case.model, case.graph.names, poison=(row, case.graph.names[site])):
+            assert case.masked(plan).isnan().any(), f"row {row}, {case.graph.names[site]}"
+
+
+def test_sites_may_be_named_in_part(case):
+    some = case.graph.names[1::2]
+    compute = np.ones((STEPS, len(some)), bool)
+    compute[1::2] = False
+    case.scheduler.set_timesteps(STEPS)
+    mask = StepMask(compute=compute, sites=some, timesteps=case.scheduler.timesteps)
+    assert torch.equal(case.masked(mask), case.by_reference(mask))
+
+
+# --- leaving
+
+
+def test_leaving_restores_every_module(case):
+    plain = case.sample()
+    with stepmask.apply(case.model, case.mask(0), scheduler=case.scheduler):
+        assert "" in changed_modules(case.model) and len(changed_modules(case.model)) == len(case.graph) + 1
+        case.sample()
+    assert not changed_modules(case.model)
+    assert torch.equal(case.sample(), plain)
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_leaving_by_an_exception_restores_every_module(case, row):
+    plain = case.sample()
+    last = dict(case.model.named_modules())[case.graph.names[-1]]
+    rows = iter(range(STEPS))
+
+    def fail(*_):
+        if next(rows) == row:
+            raise RuntimeError("in the middle of a forward pass")
+
+    hook = last.register_forward_pre_hook(fail)
+    with (
+        pytest.raises(RuntimeError, match="middle"),
+        stepmask.apply(case.model, case.all_ones(), scheduler=case.scheduler),
+    ):
+        case.sample()
+    hook.remove()
+    assert not changed_modules(case.model)
+    assert torch.equal(case.sample(), plain)
+
+
+def test_a_run_after_an_exception_is_right(case):
+    mask = case.mask(0)
+    wanted = case.by_reference(mask)
+    last = dict(case.model.named_modules())[case.graph.names[-1]]
+    with stepmask.apply(case.model, case.all_ones(), scheduler=case.scheduler) as run:
+        hook = last.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            case.sample()
+        hook.remove()
+        case.sample()
+    with stepmask.apply(case.model, mask, scheduler=case.scheduler) as run:
+        assert torch.equal(case.sample(), wanted)
+        assert torch.equal(case.sample(), wanted)
+    run.remove()  # once more does nothing
+    assert not changed_modules(case.model)
+
+
+def test_applying_again_replaces(case):
+    first, second = case.mask(0), case.mask(1)
+    wanted = case.by_reference(second)
+    old = stepmask.apply(case.model, first, scheduler=case.scheduler)
+    new = stepmask.apply(case.model, second, scheduler=case.scheduler)
+    assert torch.equal(case.sample(), wanted)
+    old.remove()
+    assert torch.equal(case.sample(), wanted), "the old handle must not remove the new mask"
+    new.remove()
+    assert not changed_modules(case.model)
+
+
+def test_a_foreign_wrapper_is_reported_and_kept(case):
+    handle = stepmask.apply(case.model, case.mask(0), scheduler=case.scheduler)
+    module = dict(case.model.named_modules())[case.graph.names[1]]
+    gate = module.forward
+    module.forward = wrapper = lambda *args, **kwargs: gate(*args, **kwargs)
+    with pytest.raises(UnsupportedModelError, match=r"wrapped by something else.*enable offload first"):
+        handle.remove()
+    assert module.forward is wrapper
+    assert is_applied(case.model)
+    module.forward = gate
+    handle.remove()
+    assert not changed_modules(case.model)
+
+
+def test_a_compiled_model_is_refused(case):
+    mask = case.mask(0)
+    compiled = torch.compile(case.model)
+    with pytest.raises(UnsupportedModelError, match=r"compiled as a whole.*before torch\.compile"):
+        stepmask.apply(compiled, mask, scheduler=case.scheduler)
+    case.model.compile()
+    with pytest.raises(UnsupportedModelError, match="compiled as a whole"):
+        describe(case.model)
+    assert not changed_modules(case.model)
+
+
+def test_another_instance_is_untouched(case, family):
+    other = tiny_model(family)
+    with stepmask.apply(case.model, case.mask(0), scheduler=case.scheduler):
+        assert not changed_modules(other)
+
+
+def test_a_submodule_called_on_its_own_just_runs(case):
+    """Gates decide within the denoiser's forward only."""
+    name = case.graph.names[0]
+    module = dict(case.model.named_modules())[name]
+    seen = {}
+
+    def keep(module, args, kwargs, output):
+        seen.update(args=args, kwargs=kwargs, output=output)
+
+    hook = module.register_forward_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        case.model(**architecture_of(case.model).example_inputs(case.model, 2))
+        hook.remove()
+        with stepmask.apply(case.model, case.mask(0), scheduler=case.scheduler):
+            case.sample()
+            assert torch.equal(module(*seen["args"], **seen["kwargs"]), seen["output"])
+
+
+def test_a_mask_for_other_sites_is_refused(case):
+    names = [f"{name}.x" for name in case.graph.names]
+    strange = StepMask(compute=np.ones((STEPS, len(names))), sites=names, timesteps=range(STEPS))
+    with pytest.raises(stepmask.MaskMismatchError, match="sites that the model lacks"):
+        stepmask.apply(case.model, strange, scheduler=case.scheduler)
+    assert not changed_modules(case.model)

@@ -1,0 +1,121 @@
+"""Gates, and the cache behind them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from stepmask.errors import UnsupportedModelError
+from stepmask.runtime.cache import Cache, Meter, num_bytes, poison_like
+from stepmask.runtime.gate import Gate, Gates
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+
+def doubled(compute, args, kwargs):
+    return 2 * compute()
+
+
+def test_a_gate_decides_what_a_module_returns():
+    net, x = model(), torch.ones(1, 2)
+    plain = net[0](x)
+    gate = Gate("0", net[0], doubled)
+    assert torch.equal(net[0](x), 2 * plain)
+    gate.remove()
+    assert torch.equal(net[0](x), plain) and "forward" not in vars(net[0])
+
+
+def test_a_gate_sees_the_arguments_and_need_not_compute():
+    net, seen = model(), []
+    gate = Gate("0", net[0], lambda compute, args, kwargs: seen.append((args, kwargs)))
+    x = torch.ones(1, 2)
+    assert net[0](input=x) is None and net[0](x) is None
+    assert [(len(args), list(kwargs)) for args, kwargs in seen] == [(0, ["input"]), (1, [])]
+    gate.remove()
+
+
+def test_only_the_instance_is_gated():
+    one, other = model(), model()
+    gate = Gate("0", one[0], doubled)
+    x = torch.ones(1, 2)
+    assert torch.equal(one[1](other[0](x)), one[1](model()[0](x)))
+    assert nn.Linear.forward is type(other[0]).forward
+    gate.remove()
+
+
+def test_a_wrapper_from_before_comes_back():
+    net = model()
+    original = net[0].forward
+    net[0].forward = before = lambda x: original(x) + 1
+    x = torch.ones(1, 2)
+    gate = Gate("0", net[0], doubled)
+    assert torch.equal(net[0](x), 2 * (original(x) + 1))
+    gate.remove()
+    assert net[0].forward is before
+
+
+def test_a_wrapper_from_after_is_left_and_reported():
+    net = model()
+    gates = Gates([("first", net[0], doubled), ("second", net[1], doubled)])
+    inner = net[1].forward
+    net[1].forward = wrapper = lambda x: inner(x)
+    with pytest.raises(UnsupportedModelError, match=r"second was wrapped .* enable offload first"):
+        gates.remove()
+    assert net[1].forward is wrapper
+    assert "forward" not in vars(net[0]), "the others are restored all the same"
+    net[1].forward = inner
+    gates.remove()
+    assert "forward" not in vars(net[1])
+    gates.remove()
+
+
+def test_gates_that_cannot_all_be_installed_leave_none():
+    net = model()
+
+    class Stubborn(nn.Linear):
+        def __setattr__(self, name, value):
+            if name == "forward":
+                raise RuntimeError("no")
+            super().__setattr__(name, value)
+
+    with pytest.raises(RuntimeError):
+        Gates([("0", net[0], doubled), ("stubborn", Stubborn(2, 2), doubled)])
+    assert "forward" not in vars(net[0])
+
+
+def test_nested_gates_come_off_in_reverse():
+    net, x = model(), torch.ones(1, 2)
+    plain = net[0](x)
+    gates = Gates([("0", net[0], doubled), ("0 again", net[0], doubled)])
+    assert torch.equal(net[0](x), 4 * plain)
+    gates.remove()
+    assert "forward" not in vars(net[0])
+
+
+def test_meter_knows_the_bytes_of_all_streams():
+    meter = Meter()
+    one, two = Cache(meter), Cache(meter)
+    one.put(0, torch.zeros(4))
+    two.put(0, (torch.zeros(2, dtype=torch.bfloat16), torch.zeros(1)))
+    assert meter.held == meter.peak == 16 + 4 + 4
+    one.put(0, torch.zeros(2))  # takes the place of the old value
+    assert (meter.held, meter.peak) == (16, 24)
+    two.clear()
+    one.drop(0)
+    one.drop(0)
+    assert (meter.held, meter.peak) == (0, 24)
+    with pytest.raises(KeyError):
+        one.get(0)
+
+
+def test_poison_is_nan_of_the_same_shape_without_memory():
+    feature = (torch.zeros(3, 5), torch.zeros(2, dtype=torch.bfloat16))
+    poison = poison_like(feature)
+    for value, twin in zip(feature, poison, strict=True):
+        assert twin.shape == value.shape and twin.dtype == value.dtype and twin.isnan().all()
+        assert twin.untyped_storage().nbytes() == value.element_size()
+    assert num_bytes(feature) == 64

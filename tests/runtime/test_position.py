@@ -1,0 +1,280 @@
+"""Rows and streams under real schedulers. The expected rows come from the loop's own enumerate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+
+from stepmask.errors import PositionError
+from stepmask.runtime.position import PositionTracker, match_row
+
+SCHEDULERS = {
+    "ddim": (DDIMScheduler, {}, 20),
+    "ddpm": (DDPMScheduler, {}, 20),
+    "dpm++ karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True, "algorithm_type": "dpmsolver++"}, 100),
+    "heun": (HeunDiscreteScheduler, {}, 20),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}, 50),
+    "pndm with runge-kutta": (PNDMScheduler, {}, 20),
+    "euler": (EulerDiscreteScheduler, {}, 20),
+    "euler ancestral": (EulerAncestralDiscreteScheduler, {}, 20),
+    "lcm": (LCMScheduler, {}, 4),
+    "unipc": (UniPCMultistepScheduler, {}, 20),
+    "flow-match euler": (FlowMatchEulerDiscreteScheduler, {}, 20),
+    "flow-match euler, shifted": (FlowMatchEulerDiscreteScheduler, {"shift": 3.0}, 20),
+    "flow-match heun": (FlowMatchHeunDiscreteScheduler, {}, 20),
+}
+NO_INDEX = ["ddim", "ddpm"]
+INDEXED = ["dpm++ karras", "heun", "euler", "unipc", "flow-match euler"]
+
+
+class FakeDenoiser:
+    """Predicts nothing and logs where it was called."""
+
+    def __init__(self, scheduler) -> None:
+        self.scheduler, self.tracker, self.log = scheduler, PositionTracker(), []
+
+    def __call__(self, sample, timestep):
+        self.log.append(tuple(self.tracker.locate(self.scheduler, timestep)))
+        return torch.zeros_like(sample)
+
+
+class Abort(Exception):
+    pass
+
+
+def make(name: str):
+    class_, config, steps = SCHEDULERS[name]
+    return class_(**config), steps
+
+
+def loop(denoiser, scheduler, *, start=0, stop=None, streams=1, form=lambda t: t, abort_after_step=False):
+    """The plain sampling loop; returns the (row, stream, new_run) that the denoiser should have logged."""
+    sample = torch.zeros(2, 1, 4, 4)
+    if start and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start)
+    expected = []
+    for row, timestep in enumerate(scheduler.timesteps):
+        if row < start:
+            continue
+        scaled = scheduler.scale_model_input(sample, timestep) if hasattr(scheduler, "scale_model_input") else sample
+        for stream in range(streams):
+            output = denoiser(scaled, form(timestep))
+            expected.append((row, stream, row == start and stream == 0))
+        if row == stop and not abort_after_step:
+            return expected
+        sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
+        if row == stop:
+            return expected
+    return expected
+
+
+FORMS = {
+    "scalar tensor": lambda t: t,
+    "expanded": lambda t: t.expand(4),
+    "expanded from one": lambda t: t[None].expand(4),
+    "copied batch": lambda t: t * torch.ones(4, dtype=t.dtype),
+    "number": lambda t: t.item(),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("streams", [1, 2])
+def test_every_row_and_stream(name, streams):
+    scheduler, steps = make(name)
+    denoiser = FakeDenoiser(scheduler)
+    scheduler.set_timesteps(steps)
+    expected = loop(denoiser, scheduler, streams=streams)
+    assert denoiser.log == expected
+    assert len(expected) == streams * len(scheduler.timesteps)
+
+
+def test_these_schedulers_are_the_hard_cases():
+    """What makes rows differ from steps, and values from rows; if diffusers changes it, look at the tests again."""
+    rows = {}
+    for name in SCHEDULERS:
+        scheduler, steps = make(name)
+        scheduler.set_timesteps(steps)
+        rows[name] = len(scheduler.timesteps), len(set(scheduler.timesteps.tolist())), steps
+    assert rows["heun"] == (39, 20, 20)
+    assert rows["pndm"] == (51, 50, 50)
+    assert rows["dpm++ karras"] == (100, 99, 100)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["ddim", "pndm", "dpm++ karras", "flow-match euler"])
+def test_every_form_of_the_argument(name, form):
+    scheduler, steps = make(name)
+    denoiser = FakeDenoiser(scheduler)
+    scheduler.set_timesteps(steps)
+    assert loop(denoiser, scheduler, form=FORMS[form]) == denoiser.log
+
+
+@pytest.mark.parametrize("scale", [lambda t: t / 1000, lambda t: 1 - t / 1000], ids=["t / 1000", "1 - t / 1000"])
+def test_rescaled_arguments_where_the_pipeline_sets_the_begin_index(scale):
+    """Flux and Lumina pass something else than the timestep; they call set_begin_index(0)."""
+    scheduler, steps = make("flow-match euler")
+    denoiser = FakeDenoiser(scheduler)
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(0)
+    assert loop(denoiser, scheduler, form=scale) == denoiser.log
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("start", [1, 6])
+def test_late_start(name, start):
+    scheduler, steps = make(name)
+    if start >= steps or "runge-kutta" in name:
+        pytest.skip("this run cannot start so late")
+    if "heun" in name:
+        start *= scheduler.order
+    denoiser = FakeDenoiser(scheduler)
+    scheduler.set_timesteps(steps)
+    assert loop(denoiser, scheduler, start=start) == denoiser.log
+
+
+@pytest.mark.parametrize("after_step", [False, True], ids=["in the denoiser", "in a callback"])
+@pytest.mark.parametrize("stop", [0, 3])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_aborted_run_followed_by_a_new_one(name, stop, after_step):
+    scheduler, steps = make(name)
+    denoiser = FakeDenoiser(scheduler)
+    scheduler.set_timesteps(steps)
+    expected = loop(denoiser, scheduler, stop=stop, abort_after_step=after_step)
+    scheduler.set_timesteps(steps)
+    expected += loop(denoiser, scheduler)
+    assert denoiser.log == expected
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_three_runs_of_different_lengths(name):
+    scheduler, steps = make(name)
+    denoiser = FakeDenoiser(scheduler)
+    expected = []
+    for count in (steps, steps, max(4, steps // 2)):
+        scheduler.set_timesteps(count)
+        expected += loop(denoiser, scheduler)
+    assert denoiser.log == expected
+
+
+@pytest.mark.parametrize("stop", [None, 7])
+@pytest.mark.parametrize("name", NO_INDEX)
+def test_a_second_run_without_set_timesteps(name, stop):
+    scheduler, steps = make(name)
+    denoiser = FakeDenoiser(scheduler)
+    scheduler.set_timesteps(steps)
+    expected = loop(denoiser, scheduler, stop=stop)
+    expected += loop(denoiser, scheduler)
+    assert denoiser.log == expected
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_a_second_run_without_set_timesteps_is_refused_where_the_scheduler_cannot_either(name):
+    scheduler, steps = make(name)
+    denoiser = FakeDenoiser(scheduler)
+    scheduler.set_timesteps(steps)
+    loop(denoiser, scheduler)
+    with pytest.raises(PositionError, match=r"after the end of the run.*set_timesteps"):
+        denoiser(torch.zeros(2, 1, 4, 4), scheduler.timesteps[0])
+
+
+def test_a_scheduler_without_a_run_is_refused():
+    for name in SCHEDULERS:
+        scheduler, _ = make(name)
+        denoiser = FakeDenoiser(scheduler)
+        with pytest.raises(PositionError, match=r"set_timesteps|another pipeline"):
+            denoiser(torch.zeros(2, 1, 4, 4), torch.tensor(0.3))
+
+
+# --- a second pipeline that shares the denoiser: the mask follows `mine`, the run is `other`'s
+
+
+def share(mine, other, **options):
+    """Run `other` through a denoiser that follows `mine`."""
+    denoiser = FakeDenoiser(mine)
+    return denoiser, lambda: loop(denoiser, other, **options)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_another_pipeline_before_any_run(name):
+    mine, steps = make(name)
+    other, _ = make("ddim")
+    other.set_timesteps(min(steps, 20))
+    _, run = share(mine, other)
+    with pytest.raises(PositionError):
+        run()
+
+
+@pytest.mark.parametrize("stop", [None, 0, 7])
+@pytest.mark.parametrize("after_step", [False, True], ids=["in the denoiser", "in a callback"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_another_pipeline_after_a_run(name, after_step, stop):
+    """Wherever the first run ended, what the other pipeline asks for is refused before it can be wrong."""
+    steps = make(name)[1]
+    if stop is not None and stop >= steps - 1:
+        pytest.skip("the run is over by then")
+    for other_name in ("ddim", "ddpm", "euler", "flow-match euler", "dpm++ karras"):
+        for other_steps in (20, 10, 25):
+            mine, _ = make(name)
+            other, _ = make(other_name)
+            denoiser = FakeDenoiser(mine)
+            mine.set_timesteps(steps)
+            count = len(loop(denoiser, mine, stop=stop, abort_after_step=after_step))
+            other.set_timesteps(other_steps)
+            with pytest.raises(PositionError, match="another pipeline"):
+                loop(denoiser, other)
+            assert len(denoiser.log) == count, "not even the first call may pass"
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++ karras", "euler", "flow-match euler", "heun"])
+def test_another_pipeline_with_the_same_timesteps_while_mine_has_not_begun(name):
+    """Both have set their timesteps; the first call may look right, a later one cannot."""
+    mine, steps = make(name)
+    other, _ = make(name)
+    mine.set_timesteps(steps)
+    other.set_timesteps(steps)
+    denoiser = FakeDenoiser(mine)
+    if name == "ddim":  # keeps no state at all: the rows are right, whoever asks
+        assert loop(denoiser, other) == denoiser.log
+        return
+    with pytest.raises(PositionError, match="another pipeline"):
+        loop(denoiser, other)
+    assert denoiser.log == [(0, 0, True)]
+
+
+# --- matching by value
+
+
+def test_match_row_needs_exactly_one_row():
+    scheduler, _ = make("ddim")
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps.tolist() == [750, 500, 250, 0]
+    assert match_row(scheduler, torch.tensor([250, 250])) == 2
+    assert match_row(scheduler, 0) == 3
+    with pytest.raises(PositionError, match="no row of the DDIMScheduler's run has timestep 600"):
+        match_row(scheduler, torch.tensor(600))
+    scheduler.timesteps = torch.tensor([750, 500, 500, 0])
+    with pytest.raises(PositionError, match="2 rows of the DDIMScheduler's run"):
+        match_row(scheduler, torch.tensor(500))
+
+
+def test_match_row_of_a_view_needs_no_value():
+    scheduler, _ = make("ddim")
+    scheduler.timesteps = torch.tensor([750, 500, 500, 0])
+    assert [match_row(scheduler, t) for t in scheduler.timesteps] == [0, 1, 2, 3]
+    assert match_row(scheduler, scheduler.timesteps[2].expand(8)) == 2
+    assert match_row(scheduler, scheduler.timesteps[2:3]) == 2
+    scheduler.timesteps = scheduler.timesteps[1:]
+    assert match_row(scheduler, scheduler.timesteps[1]) == 1

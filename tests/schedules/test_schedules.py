@@ -1,0 +1,111 @@
+"""FORA and DeepCache: rows, inputs, errors."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from stepmask import BlockGraph, Site, StepMaskError, describe, make_plan, schedules
+from stepmask.graph import OUT
+from stepmask.mask import scheduler_identity
+from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
+
+# level 0 encoder, sampler down, level 1, sampler up, level 0 decoder
+UNET = BlockGraph(
+    (
+        Site("down.0", "resnet", 0),
+        Site("down.sampler", "sampler", 0),
+        Site("mid.attention", "attention", 1),
+        Site("up.sampler", "sampler", 1),
+        Site("up.0", "resnet", 0),
+    ),
+    ((1, 4), (2,), (3,), (4,), (OUT,)),
+    (True, False, False, False, True),
+)
+TRANSFORMER = BlockGraph.branches([Site("0.attn1", "attention"), Site("0.ff", "mlp")])
+SCHEDULES = [schedules.fora, schedules.deepcache]
+
+
+def words(mask) -> list[str]:
+    return ["".join(map(str, row)) for row in mask.compute.astype(int)]
+
+
+def test_fora_computes_blocks_at_every_kth_step_and_never_holds_samplers():
+    assert words(schedules.fora(TRANSFORMER, range(5), interval=2)) == ["11", "00", "11", "00", "11"]
+    assert words(schedules.fora(UNET, range(4), interval=3)) == ["11111", "01010", "01010", "11111"]
+    assert words(schedules.fora(UNET, range(3), interval=1)) == ["11111"] * 3
+    assert words(schedules.fora(UNET, range(3), interval=9)) == ["11111", "01010", "01010"]
+
+
+def test_deepcache_always_runs_the_shallow_levels():
+    mask = schedules.deepcache(UNET, range(4), interval=3)
+    assert words(mask) == ["11111", "11011", "11011", "11111"]
+    assert make_plan(mask, UNET).compute[1].tolist() == [1, 0, 0, 0, 1]
+
+
+def test_depth_moves_the_border():
+    deep = BlockGraph.chain([Site(f"{i}", "resnet", level) for i, level in enumerate((0, 1, 2, 1, 0))])
+    assert words(schedules.deepcache(deep, range(2), interval=2, depth=1))[1] == "10001"
+    assert words(schedules.deepcache(deep, range(2), interval=2, depth=2))[1] == "11011"
+
+
+def test_the_real_u_net_holds_all_that_is_deep():
+    graph = describe(ddim_pipeline())
+    mask = schedules.deepcache(graph, range(4), interval=2)
+    held = {graph.sites[i] for i in np.flatnonzero(~mask.compute[1])}
+    assert held == {site for site in graph.sites if site.depth >= 1 and site.kind != "sampler"}
+    plan = make_plan(mask, graph)
+    runs = {graph.names[i] for i in np.flatnonzero(plan.compute[1])}
+    assert {name.split(".")[0] + name.split(".")[1] for name in runs} == {"down_blocks0", "up_blocks2"}
+    assert not any("downsamplers" in name for name in runs)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_pipeline_and_a_count_mean_its_graph_and_timesteps(schedule):
+    pipe = ddpm_pipeline()
+    run = copy.deepcopy(pipe.scheduler)
+    run.set_timesteps(6)
+    before = copy.deepcopy(vars(pipe.scheduler))
+    short = schedule(pipe, 6, interval=2)
+    long = schedule(describe(pipe), run.timesteps, interval=2)
+    assert np.array_equal(short.compute, long.compute)
+    assert (short.sites, short.timesteps, short.graph) == (long.sites, long.timesteps, long.graph)
+    assert short.scheduler == scheduler_identity(run) and long.scheduler is None
+    assert short.provenance == {**long.provenance, "num_inference_steps": 6}
+    assert pipe.scheduler.num_inference_steps == before["num_inference_steps"], "the pipeline's scheduler is left alone"
+    short.check(graph=describe(pipe), scheduler=run)
+
+
+def test_provenance_names_the_schedule():
+    assert schedules.fora(UNET, range(3), interval=3).provenance == {"method": "fora", "interval": 3}
+    provenance = schedules.deepcache(UNET, range(3), interval=2).provenance
+    assert provenance == {"method": "deepcache", "interval": 2, "depth": 1}
+
+
+def test_deepcache_needs_a_u_net():
+    for model, timesteps in ((TRANSFORMER, range(3)), (dit_pipeline(), 3)):
+        with pytest.raises(StepMaskError, match=r"needs a U-Net.*schedules\.fora"):
+            schedules.deepcache(model, timesteps)
+
+
+@pytest.mark.parametrize("depth", [0, 2, -1])
+def test_depth_must_leave_a_level_below(depth):
+    with pytest.raises(StepMaskError, match=f"depth must lie between 1 and 1 .* got {depth}"):
+        schedules.deepcache(UNET, range(3), depth=depth)
+
+
+@pytest.mark.parametrize("interval", [0, -2, 1.5, "2", None])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_bad_intervals(schedule, interval):
+    with pytest.raises(StepMaskError, match=r"whole number of steps, at least 1, got"):
+        schedule(UNET, range(3), interval=interval)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_mixed_up_inputs(schedule):
+    with pytest.raises(StepMaskError, match=r"with a graph give the timesteps"):
+        schedule(UNET, 10)
+    with pytest.raises(StepMaskError, match=r"with a pipeline give the number"):
+        schedule(ddim_pipeline(), [3, 2, 1])

@@ -1,0 +1,58 @@
+"""CostTable: fractions and units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stepmask import BlockGraph, CostTable, Site, StepMask, StepMaskError, make_plan
+
+SITES = ("a", "b", "c")
+TABLE = CostTable(
+    SITES,
+    macs=np.array([1.0, 2.0, 5.0]),
+    always_macs=2.0,
+    latency_ms=np.array([4.0, 1.0, 1.0]),
+    always_latency_ms=2.0,
+)
+
+
+def mask(*rows: str, sites=SITES) -> StepMask:
+    return StepMask(compute=[[int(c) for c in row] for row in rows], sites=sites, timesteps=range(len(rows)))
+
+
+def test_shares_add_up_to_one():
+    assert (TABLE.step_macs, TABLE.coverage) == (10, 0.8)
+    for unit in ("macs", "latency"):
+        sites, always = TABLE.shares(unit)
+        assert sites.sum() + always == pytest.approx(1)
+    assert TABLE.shares("latency")[0].tolist() == [0.5, 0.125, 0.125]
+
+
+def test_fraction_weighs_cells_by_cost():
+    assert TABLE.fraction(mask("111", "111")) == 1
+    assert TABLE.fraction(mask("111", "000")) == pytest.approx(0.5 * 0.8 + 0.2)
+    assert TABLE.fraction(mask("111", "001", "010", "000")) == pytest.approx((1 / 4 + 2 * 2 / 4 + 5 * 2 / 4 + 2) / 10)
+    assert TABLE.fraction(mask("111", "100"), "latency") == pytest.approx((4 + 0.5 + 0.5 + 2) / 8)
+
+
+def test_columns_are_matched_by_name_and_unnamed_sites_always_run():
+    assert TABLE.fraction(mask("11", "01", sites=("c", "a"))) == pytest.approx((1 + 2 + 2.5 + 2) / 10)
+
+
+def test_a_plan_costs_what_it_computes_and_a_mask_what_it_says():
+    graph = BlockGraph.chain([Site(name, "resnet") for name in SITES])
+    held = mask("111", "110", "110")
+    assert TABLE.fraction(held) == pytest.approx((1 + 2 + 5 / 3 + 2) / 10)
+    assert TABLE.fraction(make_plan(held, graph)) == pytest.approx((1 / 3 + 2 / 3 + 5 / 3 + 2) / 10)
+    assert TABLE.total_macs(make_plan(held, graph)) == pytest.approx(1 + 2 + 5 + 6)
+
+
+def test_another_model_is_refused():
+    with pytest.raises(StepMaskError, match=r"no site 'x'.*same model"):
+        TABLE.fraction(mask("11", sites=("x", "a")))
+
+
+def test_latency_must_have_been_measured():
+    with pytest.raises(StepMaskError, match="latency=True"):
+        CostTable(SITES, TABLE.macs, 2.0).fraction(mask("111"), "latency")

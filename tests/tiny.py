@@ -1,0 +1,151 @@
+"""Tiny models and pipelines with random weights, random masks, and a reference that runs masks without stepmask."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
+from torch import nn
+
+from stepmask import StepMask, describe
+from stepmask.architectures import registered_architectures
+from stepmask.mask import scheduler_identity
+
+OUTSIDE = ("sample", "hidden_states", "timestep")
+"""What a sampling loop passes by itself."""
+
+
+def tiny_model(class_name: str, seed: int = 0) -> nn.Module:
+    """A fresh instance of a registered family, in eval mode."""
+    torch.manual_seed(seed)
+    return registered_architectures()[class_name].tiny().eval()
+
+
+def conditions(model: nn.Module, batch_size: int) -> dict:
+    """Forward arguments that a sampling loop does not pass by itself, one value per image."""
+    family = registered_architectures()[type(model).__name__]
+    return {name: value for name, value in family.example_inputs(model, batch_size).items() if name not in OUTSIDE}
+
+
+def ddim_pipeline(seed: int = 0) -> DDIMPipeline:
+    return quiet(DDIMPipeline(unet=tiny_model("UNet2DModel", seed), scheduler=DDIMScheduler()))
+
+
+def ddpm_pipeline(scheduler=None, seed: int = 0) -> DDPMPipeline:
+    return quiet(DDPMPipeline(unet=tiny_model("UNet2DModel", seed), scheduler=scheduler or DDPMScheduler()))
+
+
+def dit_pipeline(seed: int = 0) -> DiTPipeline:
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, sample_size=8).eval()
+    transformer = tiny_model("DiTTransformer2DModel", seed)
+    return quiet(DiTPipeline(transformer=transformer, vae=vae, scheduler=DDIMScheduler(clip_sample=False)))
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_mask(model, scheduler, steps: int, seed: int = 0, share: float = 0.5, only_blocks: bool = False) -> StepMask:
+    """Each cell computes with probability `share`; samplers take part unless `only_blocks`."""
+    graph = describe(model)
+    scheduler.set_timesteps(steps)
+    compute = np.random.default_rng(seed).random((len(scheduler.timesteps), len(graph))) < share
+    compute[0] = True
+    if only_blocks:
+        compute[:, [site.kind == "sampler" for site in graph.sites]] = True
+    return mask_of(compute, graph, scheduler)
+
+
+def mask_of(compute: np.ndarray, graph, scheduler) -> StepMask:
+    return StepMask(
+        compute=compute,
+        sites=graph.names,
+        timesteps=scheduler.timesteps,
+        scheduler=scheduler_identity(scheduler),
+        graph=graph.fingerprint,
+    )
+
+
+class Reference:
+    """Runs a mask in the most obvious way: every site computes always, a hook swaps in the value of its last 1.
+
+    The loop that uses it sets `row`; a `stream` of its own has values of its own.
+    """
+
+    def __init__(self, model: nn.Module, mask: StepMask) -> None:
+        self.row, self.stream = 0, 0
+        self._compute, self._held = mask.compute, {}
+        modules = dict(model.named_modules())
+        self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(mask.sites)]
+
+    def _hook(self, site: int) -> Callable:
+        def swap(module, args, output):
+            if self._compute[self.row, site]:
+                self._held[self.stream, site] = output
+            return self._held[self.stream, site]
+
+        return swap
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def reference(model: nn.Module, mask: StepMask) -> Iterator[Reference]:
+    running = Reference(model, mask)
+    try:
+        yield running
+    finally:
+        running.remove()
+
+
+def suffix(mask: StepMask, start: int) -> StepMask:
+    """The mask as a run that starts late sees it: rows before are all ones and never run."""
+    compute = mask.compute.copy()
+    compute[: start + 1] = True
+    return StepMask(compute=compute, sites=mask.sites, timesteps=mask.timesteps)
+
+
+@contextlib.contextmanager
+def count_computes(model: nn.Module, names: Sequence[str], poison: tuple[int, str] | None = None) -> Iterator[list]:
+    """Log (call, name) of every site that really runs; `poison` turns the value of one of them into NaN.
+
+    Wraps forwards, so enter it before a mask is applied and leave it after.
+    """
+    log: list[tuple[int, str]] = []
+    call = -1
+
+    def next_call(module, args, kwargs):
+        nonlocal call
+        call += 1
+
+    def wrap(module: nn.Module, name: str) -> None:
+        original = module.forward
+
+        def forward(*args, **kwargs):
+            log.append((call, name))
+            value = original(*args, **kwargs)
+            return torch.full_like(value, torch.nan) if poison == (call, name) else value
+
+        module.forward = forward
+
+    modules = dict(model.named_modules())
+    hook = model.register_forward_pre_hook(next_call, with_kwargs=True)
+    for name in names:
+        wrap(modules[name], name)
+    try:
+        yield log
+    finally:
+        hook.remove()
+        for name in names:
+            del modules[name].forward
