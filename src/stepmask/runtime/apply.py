@@ -70,14 +70,18 @@ class Handle:
         self._last = (plan, 0)
 
     def remove(self) -> None:
-        """Restore every module and drop the caches; a second call does nothing."""
+        """Restore every module and drop the caches; a second call does nothing.
+
+        Raises:
+            UnsupportedModelError: Something else has wrapped a gated module; undo that, then call again.
+        """
         if self._executor is None:
             return
         self._last = self._state()
+        self._executor.remove()
+        self._executor = None
         if _applied.get(self._denoiser) is self:
             del _applied[self._denoiser]
-        executor, self._executor = self._executor, None
-        executor.remove()
 
     def summary(self) -> Summary:
         """Cells by state, MACs and cache of the latest run."""

@@ -34,6 +34,7 @@ class PositionTracker:
         self._row = -1
         self._stream = 0
         self._first_row = 0
+        self._how: str | None = None  # how the run's first call named its row
 
     def locate(self, scheduler: Any, timestep: Any) -> Position:
         """The position of a call.
@@ -65,9 +66,14 @@ class PositionTracker:
                     "before a new run; if another pipeline uses the same denoiser, remove the mask before"
                 )
             new_run = True
-        self._stream = self._stream + 1 if row == self._row and not new_run else 0
-        self._timesteps, self._row = timesteps, row
-        return Position(row, self._stream, new_run)
+        stream = self._stream + 1 if row == self._row and not new_run else 0
+        how = _how_named(timesteps, timestep, row)
+        if timesteps is not self._timesteps:
+            self._how = how
+        elif self._how not in (None, how):
+            raise _stranger(scheduler, f"a timestep that is not the one at row {row}")
+        self._timesteps, self._row, self._stream = timesteps, row, stream
+        return Position(row, stream, new_run)
 
     def _row_of(self, scheduler: Any, timestep: Any, new_run: bool) -> int:
         step_index = getattr(scheduler, "step_index", None)
@@ -81,7 +87,33 @@ class PositionTracker:
             if new_run or counter == 0:
                 self._first_row = match_row(scheduler, timestep) - int(counter)
             return self._first_row + int(counter)
-        return match_row(scheduler, timestep)
+        row = match_row(scheduler, timestep)
+        if hasattr(scheduler, "step_index") and not new_run and row != self._row:
+            raise _stranger(scheduler, f"the timestep of row {row}, but its step has never been called")
+        return row
+
+
+def _stranger(scheduler: Any, what: str) -> PositionError:
+    return PositionError(
+        f"the mask follows a run of {type(scheduler).__name__}, and the denoiser was called with {what}: does another "
+        "pipeline use the same denoiser? Remove the mask before that"
+    )
+
+
+def _how_named(timesteps: Tensor, timestep: Any, row: int) -> str | None:
+    """How a denoiser call names its row: by a view of ``timesteps``, by an equal value, or neither.
+
+    Neither is nothing bad (a rescaled argument, or one on an accelerator, whose value is not read here); but a
+    pipeline does it in the same way at every step, so a change tells that another one calls.
+    """
+    if isinstance(timestep, Tensor):
+        found = _row_in_storage(timesteps, timestep)
+        if found is not None:
+            return "view" if found == row else None
+        if "cpu" != timestep.device.type or "cpu" != timesteps.device.type:
+            return None
+        return "value" if timestep.reshape(-1)[0] == timesteps[row].to(timestep.dtype) else None
+    return "value" if timestep is not None and float(timestep) == float(timesteps[row]) else None
 
 
 def match_row(scheduler: Any, timestep: Any) -> int:
