@@ -92,7 +92,11 @@ class Executor:
         if position.new_run:
             self._streams = {}
             self.meter = Meter()
-            self._on_run(scheduler)
+            try:
+                self._on_run(scheduler)
+            except BaseException:
+                self._tracker = PositionTracker()  # whatever the loop calls next is asked again
+                raise
         self.position = position
         self._current = self._stream_at(position, _shape(args, kwargs))
 
