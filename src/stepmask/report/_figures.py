@@ -1,0 +1,77 @@
+"""What all figures share: size, type, the frame of a site-by-step table, and writing PNG files whole or not at all.
+
+Figures are matplotlib Figure objects without pyplot, so nothing global is touched and no window opens.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stepmask._files import write_atomically
+from stepmask.liveness import Plan
+from stepmask.mask import StepMask
+from stepmask.report._labels import group_starts, short_name
+
+BLUE, LIGHT, PALE = "#0b4f8a", "#f2b45c", "#e9e9e9"
+"""Compute, reuse, dead: apart in hue for every kind of colour vision, and in brightness when printed grey."""
+
+ROW_INCHES = 0.19
+PNG_DPI = 150
+
+
+def site_table(sites: Sequence[str], columns: int, column_inches: float) -> tuple[Figure, Axes]:
+    """A figure whose axes hold one row per site and `columns` columns, with the sites' names at the left."""
+    longest = max(len(short_name(site)) for site in sites)
+    left, right, top, bottom = 0.35 + 0.075 * longest, 0.3, 0.75, 0.95
+    width, height = max(columns * column_inches, 4.2), ROW_INCHES * len(sites)
+    total = (left + width + right, top + height + bottom)
+    figure = Figure(figsize=total)
+    axes = figure.add_axes((left / total[0], bottom / total[1], width / total[0], height / total[1]))
+    axes.set_yticks(range(len(sites)), [short_name(site) for site in sites], fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure, axes
+
+
+def separate_groups(axes: Axes, sites: Sequence[str]) -> None:
+    """A white line wherever a new block of the model begins."""
+    for start in group_starts(sites):
+        axes.axhline(start - 0.5, color="white", linewidth=2.5)
+
+
+def title(axes: Axes, text: str, below: str = "") -> None:
+    """A title at the left, with a smaller line under it."""
+    axes.annotate(text, (0, 1), (0, 22), "axes fraction", "offset points", fontsize=12, fontweight="bold")
+    axes.annotate(below, (0, 1), (0, 8), "axes fraction", "offset points", fontsize=9, color="#444444")
+
+
+def decisions(mask_or_plan: StepMask | Plan) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(T, B) bool of the cells that compute, and the names of the B sites."""
+    return np.asarray(mask_or_plan.compute), tuple(mask_or_plan.sites)
+
+
+def png(picture: Any) -> bytes:
+    """A matplotlib figure or a PIL image as PNG."""
+    buffer = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(buffer, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+    else:
+        picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_png(picture: Any, path: str | Path) -> Path:
+    """Write a matplotlib figure or a PIL image as PNG, whole or not at all.
+
+    Raises:
+        StepMaskError: The file cannot be written.
+    """
+    write_atomically(path, png(picture))
+    return Path(path)

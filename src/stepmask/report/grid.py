@@ -1,0 +1,61 @@
+"""The whole decision, cell by cell: compute, reuse, dead; or compute and hold where no graph is known."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from stepmask.liveness import Plan, State
+from stepmask.mask import StepMask
+from stepmask.report._figures import BLUE, LIGHT, PALE, separate_groups, site_table, title
+
+_COLOURS = {State.dead: PALE, State.reuse: LIGHT, State.compute: BLUE}
+
+
+def grid(mask_or_plan: StepMask | Plan, macs_fraction: float | None = None) -> Figure:
+    """Sites from input (top) to output, steps from noise (left) to image.
+
+    Args:
+        mask_or_plan: A plan; or a mask, of which only compute and hold can be drawn.
+        macs_fraction: Share of the full run's MACs, for the title.
+    """
+    planned = isinstance(mask_or_plan, Plan)
+    states = mask_or_plan.states if planned else np.where(mask_or_plan.compute, State.compute, State.reuse)
+    rows, sites = len(states), mask_or_plan.sites
+    figure, axes = site_table(sites, rows, column_inches=max(0.06, min(0.16, 12 / rows)))
+    axes.pcolormesh(
+        np.arange(rows + 1) - 0.5,
+        np.arange(len(sites) + 1) - 0.5,
+        states.T,
+        cmap=ListedColormap([_COLOURS[state] for state in State]),
+        vmin=0,
+        vmax=max(State),
+        edgecolors="white",
+        linewidth=0.4 if rows <= 120 else 0,
+    )
+    axes.invert_yaxis()
+    separate_groups(axes, sites)
+    ticks = np.arange(0, rows, max(1, -(-rows // 10)))
+    timesteps = [f"{step}\n{_timestep(mask_or_plan, step)}" for step in ticks]
+    axes.set_xticks(ticks, timesteps, fontsize=8)
+    axes.set_xlabel("step, with its timestep below")
+    names = {State.compute: "compute", State.reuse: "reuse" if planned else "hold", State.dead: "dead"}
+    patches = [
+        Patch(color=_COLOURS[state], label=f"{name} {np.mean(states == state):.0%}")
+        for state, name in names.items()
+        if planned or state != State.dead
+    ]
+    axes.legend(
+        handles=patches, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=9,
+        borderaxespad=0.2, handlelength=1, handleheight=1, columnspacing=1,
+    )  # fmt: skip
+    share = "" if macs_fraction is None else f"{macs_fraction:.1%} of the full run's MACs"
+    title(axes, "What runs at every step" if planned else "What the mask decides", share)
+    return figure
+
+
+def _timestep(mask_or_plan: StepMask | Plan, step: int) -> str:
+    mask = mask_or_plan.mask if isinstance(mask_or_plan, Plan) else mask_or_plan
+    return f"{mask.timesteps[step]:.0f}" if abs(mask.timesteps[step]) >= 10 else f"{mask.timesteps[step]:.3g}"

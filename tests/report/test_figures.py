@@ -1,0 +1,166 @@
+"""Figures: right counts, right colours, labels that fit, files whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from stepmask import BlockGraph, Site, StepMask, StepMaskError, describe, make_plan, report, schedules
+from stepmask.report._figures import BLUE, LIGHT, PALE
+from stepmask.report._labels import group_of, group_starts, short_name
+from stepmask.report.heatmap import count_computes
+from tiny import ddim_pipeline
+
+
+@pytest.fixture(scope="module")
+def mask():
+    return schedules.deepcache(ddim_pipeline(), 12, 3)
+
+
+@pytest.fixture(scope="module")
+def plan(mask):
+    return make_plan(mask, describe(ddim_pipeline()))
+
+
+def texts_overlap(figure) -> list[str]:
+    """Pairs of tick labels, titles and axis labels that cover each other, and what leaves the figure."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    found = []
+    for axes in figure.axes:
+        parts = [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label, axes.title]
+        parts = [
+            part
+            for part in [*parts, *(text for text in axes.texts if len(text.get_text()) > 1)]
+            if part.get_text().strip() and part.get_visible()
+        ]
+        boxes = [(part.get_text(), part.get_window_extent(renderer)) for part in parts]
+        for i, (text, box) in enumerate(boxes):
+            if box.x0 < -1 or box.y0 < -1 or box.x1 > figure.bbox.x1 + 1 or box.y1 > figure.bbox.y1 + 1:
+                found.append(f"{text!r} leaves the figure")
+            found += [f"{text!r} on {other!r}" for other, b in boxes[i + 1 :] if box.padded(-2).overlaps(b.padded(-2))]
+    return found
+
+
+def shape_of(figure) -> tuple[int, int]:
+    return Image.open(io.BytesIO(report.png(figure))).size
+
+
+def test_heatmap_counts_computes_in_windows():
+    compute = np.ones((7, 2), dtype=bool)
+    compute[[2, 5, 6], 1] = False
+    assert count_computes(compute, 5).tolist() == [[5, 4], [2, 0]]
+
+
+def test_heatmap_of_a_plan_shows_what_runs(plan, mask):
+    figure = report.heatmap(plan)
+    shown = figure.axes[0].images[0].get_array()
+    assert (shown == count_computes(plan.compute).T).all() and shown.shape == (len(plan.sites), 3)
+    assert report.heatmap(mask).axes[0].images[0].get_array().sum() == mask.compute.sum()
+    assert not texts_overlap(figure)
+
+
+def test_grid_has_three_colours_and_their_shares(plan):
+    figure = report.grid(plan, macs_fraction=0.5)
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text().split()[0] for text in legend.get_texts()] == ["compute", "reuse", "dead"]
+    assert [to_hex(patch.get_facecolor()) for patch in legend.get_patches()] == [BLUE, LIGHT, PALE]
+    assert any("50.0% of the full run's MACs" in text.get_text() for text in figure.axes[0].texts)
+    assert not texts_overlap(figure)
+
+
+def test_grid_of_a_mask_shows_compute_and_hold(mask):
+    texts = report.grid(mask).axes[0].get_legend().get_texts()
+    assert [text.get_text().split()[0] for text in texts] == ["compute", "hold"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 50, 250])
+def test_tables_stay_legible_for_56_sites(rows):
+    sites = [Site(f"transformer_blocks.{i // 2}.{('attn1', 'ff')[i % 2]}", "mlp") for i in range(56)]
+    big = schedules.fora(BlockGraph.branches(sites), np.linspace(999, 0, rows), 2)
+    for figure in (report.grid(big), report.heatmap(big)):
+        assert not texts_overlap(figure)
+        assert max(shape_of(figure)) < 3000
+
+
+def test_scores_are_counted_without_the_first_row(mask):
+    scores = np.zeros(mask.compute.shape)
+    scores[1:, 0] = 1.0
+    scores[0] = 1.0
+    figure = report.scores(replace(mask, scores=scores))
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert sum(heights) == pytest.approx(1) and heights[-1] == pytest.approx(1 / mask.compute.shape[1])
+    assert not texts_overlap(figure)
+
+
+def test_a_mask_without_scores_says_so(mask):
+    with pytest.raises(StepMaskError, match="no scores"):
+        report.scores(mask)
+    one_row = StepMask(compute=[[True]], sites=["a"], timesteps=[1], scores=[[1.0]])
+    with pytest.raises(StepMaskError, match="single row"):
+        report.scores(one_row)
+
+
+def points(methods=("learned", "fora")):
+    return [
+        {"model": model, "steps": steps, "method": method, "setting": f"{macs:.0%}", "macs": macs}
+        | {"psnr_mean": 20 + 20 * macs + place, "psnr_min": 15, "psnr_sem": 0.2}
+        for model in ("one", "two")
+        for steps in (20, 50)
+        for place, method in enumerate(methods)
+        for macs in (0.4, 0.5, 0.6)
+    ]
+
+
+def test_curve_has_a_panel_per_model_and_steps():
+    figure = report.curve(points())
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        f"{m}, {s} steps" for m in ("one", "two") for s in (50, 20)
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["learned", "fora"]
+    shape_of(figure)
+
+
+def test_curve_hides_a_panel_without_points():
+    rows = [row for row in points() if (row["model"], row["steps"]) != ("two", 20)]
+    assert [axes.get_visible() for axes in report.curve(rows).axes] == [True, True, True, False]
+
+
+def test_curve_names_what_is_missing():
+    with pytest.raises(StepMaskError, match="psnr_sem"):
+        report.curve([{k: v for k, v in points()[0].items() if k != "psnr_sem"}])
+    with pytest.raises(StepMaskError, match="all rows"):
+        report.curve([])
+
+
+def test_save_png_is_whole_or_not_at_all(tmp_path, plan):
+    path = report.save_png(report.heatmap(plan), tmp_path / "heat.png")
+    assert Image.open(path).format == "PNG" and [p.name for p in tmp_path.iterdir()] == ["heat.png"]
+    with pytest.raises(StepMaskError, match="cannot write"):
+        report.save_png(report.heatmap(plan), tmp_path / "no" / "heat.png")
+
+
+def test_no_global_figures(plan):
+    import sys
+
+    report.grid(plan)
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_short_names_and_groups():
+    names = [
+        "down_blocks.1.attentions.0",
+        "down_blocks.1.downsamplers.0",
+        "mid_block.resnets.1",
+        "transformer_blocks.3.ff",
+    ]
+    assert [short_name(n) for n in names] == ["down 1 attn 0", "down 1 sampler", "mid res 1", "block 3 ff"]
+    assert [group_of(n) for n in names] == ["down 1", "down 1", "mid", "block 3"]
+    assert group_starts(names) == [2, 3] and group_starts(["a", "b", "c"]) == []
