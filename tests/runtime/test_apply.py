@@ -357,6 +357,49 @@ def test_the_batch_may_change_in_mid_run():
             assert torch.equal(outputs[running.row], twin(sample[:2], t).sample)
 
 
+def test_a_late_run_after_one_that_was_aborted_just_before():
+    """Rows 0 to 2 of one run, then rows from 3 of the next: what the first cached must not serve the second."""
+    model, twin, scheduler = tiny_model("UNet2DModel"), tiny_model("UNet2DModel"), DDIMScheduler()
+    mask = random_mask(model, scheduler, STEPS, share=0.3)
+    with stepmask.apply(model, mask, scheduler=scheduler):
+        scheduler.set_timesteps(STEPS)
+        bare_loop(model, scheduler, seed=4, stop=2)
+        scheduler.set_timesteps(STEPS)
+        found = bare_loop(model, scheduler, start=3)
+    with reference(twin, suffix(mask, 3)) as running:
+        assert torch.equal(found, bare_loop(twin, scheduler, running, start=3))
+
+
+def test_a_skipped_row_begins_anew():
+    model, twin, scheduler = tiny_model("UNet2DModel"), tiny_model("UNet2DModel"), DDIMScheduler()
+    mask = random_mask(model, scheduler, STEPS, share=0.3)
+    sample, _ = noise(model, 2, 0)
+    with torch.no_grad(), stepmask.apply(model, mask, scheduler=scheduler):
+        scheduler.set_timesteps(STEPS)
+        outputs = [model(sample, scheduler.timesteps[row]).sample for row in (0, 1, 3, 4)]
+    with torch.no_grad(), reference(twin, suffix(mask, 3)) as running:
+        for running.row in (3, 4):
+            assert torch.equal(outputs[running.row - 1], twin(sample, scheduler.timesteps[running.row]).sample)
+
+
+@torch.no_grad()
+def test_a_submodule_called_on_its_own_after_an_exception_just_runs():
+    model, scheduler = tiny_model("UNet2DModel"), DDIMScheduler()
+    mask = random_mask(model, scheduler, STEPS, share=0.0)
+    sample, _ = noise(model, 2, 0)
+    sampler = model.down_blocks[0].downsamplers[0]
+    value = torch.randn(2, 8, 16, 16)
+    wanted = sampler(value)
+    with stepmask.apply(model, mask, scheduler=scheduler, eliminate_dead=False):
+        scheduler.set_timesteps(STEPS)
+        model(sample, scheduler.timesteps[0])
+        hook = model.conv_out.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(sample, scheduler.timesteps[1])
+        hook.remove()
+        assert torch.equal(sampler(value), wanted)
+
+
 # --- what is refused
 
 
