@@ -17,7 +17,7 @@ from stepmask.evaluation.speed import Speed
 from stepmask.liveness import Plan, State, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.sampling import as_pipeline
+from stepmask.runtime.sampling import as_pipeline, parameters_of
 
 __all__ = ["Evaluation", "Spread", "evaluate", "evaluation_seeds", "psnr_per_image", "sampler_for", "ssim_per_image"]
 
@@ -49,6 +49,7 @@ def evaluate(
         seeds: One per image, which learning must not have seen; or how many, counted from 10000.
         num_inference_steps: By default what the mask was made for.
         call_kwargs: Whatever else the pipeline's call needs; lists as long as the seeds hold one value per image.
+            Guidance is what the mask was learned with, unless it is given here.
         batch_size: Images per call, also when measuring speed.
         scheduler: For a bare denoiser, the scheduler that drives it.
         speed: Whether to measure the speed-up. Full and masked runs are made in turns, after a warm-up.
@@ -76,10 +77,10 @@ def evaluate(
         progress=progress,
     )
     plan = sampler.plan
-    cost = measure_cost(pipe, call_kwargs=call_kwargs)
+    cost = measure_cost(pipe, call_kwargs=sampler.call_kwargs)
     psnr, ssim = psnr_per_image(pairs.masked, pairs.full), ssim_per_image(pairs.masked, pairs.full)
     return Evaluation(
-        **circumstances(pipe, call_kwargs),
+        **circumstances(pipe, sampler.call_kwargs),
         num_inference_steps=sampler.num_inference_steps,
         rows=plan.num_rows,
         seeds=tuple(seeds),
@@ -112,8 +113,12 @@ def sampler_for(
     else:
         raise StepMaskError(f"expected a StepMask or a Plan, got {type(mask_or_plan).__name__}")
     seeds = evaluation_seeds(seeds, plan.mask)
-    steps = num_inference_steps or plan.mask.provenance.get("num_inference_steps") or plan.num_rows
-    return Sampler(pipe, plan, steps, Conditions(pipe, call_kwargs, len(seeds))), seeds
+    record = plan.mask.provenance
+    steps = num_inference_steps or record.get("num_inference_steps") or plan.num_rows
+    arguments = dict(call_kwargs or {})
+    if record.get("guidance_scale") is not None and "guidance_scale" in parameters_of(pipe):
+        arguments.setdefault("guidance_scale", record["guidance_scale"])
+    return Sampler(pipe, plan, steps, Conditions(pipe, arguments, len(seeds)), arguments), seeds
 
 
 def evaluation_seeds(seeds: int | Iterable[int], mask: StepMask) -> list[int]:

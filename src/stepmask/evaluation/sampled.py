@@ -29,6 +29,7 @@ class Sampler:
         plan: What the masked run executes.
         num_inference_steps: For the pipeline's call.
         conditions: Call arguments of every image.
+        call_kwargs: What the user and the mask's record add to every call, guidance for example.
         peak_cache_bytes: Largest cache of all masked runs so far.
     """
 
@@ -36,6 +37,7 @@ class Sampler:
     plan: Plan
     num_inference_steps: int
     conditions: Conditions
+    call_kwargs: dict[str, Any]
     peak_cache_bytes: int = 0
 
     def full(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
@@ -129,6 +131,17 @@ def sample_pairs(
         full, masked = pair(0, whole)
         times.append((full[1], masked[1]))
     return Pairs(torch.cat(full_images) if reference is None else reference, torch.cat(masked_images), times)
+
+
+def sample_masked(sampler: Sampler, seeds: Sequence[int], batch_size: int, progress: Progress | None = None) -> Tensor:
+    """Make every image under the plan alone; (N, C, H, W) float32 in [0, 1]."""
+    starts = range(0, len(seeds), batch_size)
+    images = []
+    for done, start in enumerate(starts, start=1):
+        images.append(sampler.masked(start, seeds[start : start + batch_size])[0])
+        if progress is not None:
+            progress(done, len(starts))
+    return torch.cat(images)
 
 
 def _in_unit_range(pipe: Any, images: Tensor) -> Tensor:

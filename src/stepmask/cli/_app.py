@@ -1,0 +1,67 @@
+"""The typer application: how errors look. Knows no verbs; `stepmask.cli` adds them.
+
+What a user can mend is one sentence and exit code 2; an interrupt is exit code 130; anything else is a bug and keeps
+its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from stepmask.errors import StepMaskError
+
+ORDER = ("demo", "describe", "learn", "sample", "evaluate", "show", "bench")
+"""Verbs in the order in which one needs them."""
+
+
+class Verbs(TyperGroup):
+    """Runs a verb and turns what it raises into an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Verbs in the order in which help lists them."""
+        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that the command line names."""
+        try:
+            return super().invoke(ctx)
+        except StepMaskError as error:
+            stderr().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            stderr().print("interrupted")
+            raise typer.Exit(130) from None
+
+
+def stdout() -> Console:
+    """Where results go: pipe it and only they are in the pipe."""
+    return Console(file=sys.stdout, highlight=False)
+
+
+def stderr() -> Console:
+    """Where progress and errors go."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Pretrained diffusion models sample faster: a mask says which block computes at which step, "
+    "and the weights stay untouched.",
+    epilog="MODEL is a model on the Hugging Face hub (google/ddpm-cifar10-32), a folder with a diffusers pipeline, "
+    "or reference:ddpm-cifar10, which comes with stepmask. Begin with: stepmask demo",
+)
+
+
+@app.callback()
+def _main() -> None:
+    """A callback makes verbs of the commands even if there is only one."""

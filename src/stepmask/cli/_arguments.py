@@ -1,0 +1,62 @@
+"""Arguments and options that several verbs share, so that they read and mean the same everywhere."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Id on the Hugging Face hub, folder of a diffusers pipeline, or reference:NAME."
+    ),
+]
+MaskFile = Annotated[Path, typer.Option("--mask", "-m", metavar="FILE", help="Mask file, as `learn` writes it.")]
+Folder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write to; made if need be.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps, ... By default an accelerator if any.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Strength of classifier-free guidance. By default what the mask was learned with, or the "
+                 "pipeline's own."),
+]  # fmt: skip
+NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Number of images, each with its own seed.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first image; the others follow.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per call of the pipeline.")]
+
+
+class DType(str, Enum):
+    """Precision of the weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Precision = Annotated[DType | None, typer.Option("--dtype", help="Precision; by default that of the stored weights.")]
+
+
+class Scheduler(str, Enum):
+    """Names of schedulers; `stepmask.cli._models` says which class each is."""
+
+    keep = "keep"
+    ddim = "ddim"
+    ddpm = "ddpm"
+    dpm = "dpm++"
+    heun = "heun"
+    euler = "euler"
+    pndm = "pndm"
+
+
+SchedulerChoice = Annotated[
+    Scheduler,
+    typer.Option(
+        "--scheduler",
+        help="Sampler to use. [b]keep[/b] is the pipeline's own; DDPM pipelines of the hub sample ancestrally, "
+        "for few steps choose ddim or dpm++.",
+    ),
+]

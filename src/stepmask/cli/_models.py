@@ -1,0 +1,145 @@
+"""From what the user typed to a pipeline that is ready to sample: loading, device, scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+from stepmask.cli._app import stderr
+from stepmask.cli._arguments import DType, Scheduler
+from stepmask.errors import MaskMismatchError, StepMaskError
+from stepmask.mask import StepMask, scheduler_identity
+
+CLASSES = {
+    Scheduler.ddim: "DDIMScheduler",
+    Scheduler.ddpm: "DDPMScheduler",
+    Scheduler.dpm: "DPMSolverMultistepScheduler",
+    Scheduler.heun: "HeunDiscreteScheduler",
+    Scheduler.euler: "EulerDiscreteScheduler",
+    Scheduler.pndm: "PNDMScheduler",
+}
+DDPM_PIPELINE_RUNS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler")
+"""Schedulers that DDPMPipeline calls rightly; the others go without a pipeline."""
+
+
+def load(
+    model: str,
+    *,
+    scheduler: Scheduler = Scheduler.keep,
+    mask: StepMask | None = None,
+    device: str | None = None,
+    dtype: DType | None = None,
+) -> Any:
+    """A pipeline, or a bare sampling loop where a pipeline cannot run the scheduler.
+
+    Args:
+        model: Hub id, local folder, or ``reference:NAME``.
+        scheduler: By name; not together with `mask`.
+        mask: Take the scheduler that the mask was made for.
+        device: By default an accelerator if there is one.
+        dtype: By default that of the stored weights, float32 for reference models.
+
+    Raises:
+        StepMaskError: The model cannot be loaded, or not run with this scheduler.
+    """
+    console = stderr()
+    with console.status(f"loading {model}") if console.is_terminal else contextlib.nullcontext():
+        pipe = _load(model, dtype)
+        pipe = _to(pipe, device)
+    if mask is not None:
+        return _with_scheduler_of(pipe, mask)
+    if scheduler == Scheduler.keep:
+        return pipe
+    return with_scheduler(pipe, _scheduler(CLASSES[scheduler], pipe.scheduler.config))
+
+
+def _load(model: str, dtype: DType | None) -> Any:
+    import torch
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
+    from stepmask import reference
+
+    logging.disable_progress_bar()
+    options = {} if dtype is None else {"torch_dtype": getattr(torch, dtype.value)}
+    if model.startswith(reference.PREFIX):
+        return reference.load(model.removeprefix(reference.PREFIX), options.get("torch_dtype"))
+    if Path(model).is_dir() and not (Path(model) / "model_index.json").exists():
+        raise StepMaskError(f"folder {model} has no model_index.json: give a folder that pipe.save_pretrained wrote")
+    try:
+        return DiffusionPipeline.from_pretrained(model, **options)
+    except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError, TypeError) as error:
+        where = "" if Path(model).is_dir() else " (no such folder here; taken for a model on the hub)"
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise StepMaskError(f"cannot load {model}{where}: {reason}") from error
+
+
+def _to(pipe: Any, device: str | None) -> Any:
+    import torch
+
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = str(accelerator or "cpu")
+    try:
+        return pipe.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise StepMaskError(f"cannot use device {device!r}: {reason}") from error
+
+
+def with_scheduler(pipe: Any, scheduler: Any) -> Any:
+    """The pipeline with another scheduler, or what takes its place.
+
+    DDIMPipeline converts every scheduler to DDIM and breaks when another is swapped in; DDPMPipeline runs those that
+    need no scaling of the noise. Where neither works, the plain loop over the denoiser does.
+
+    Raises:
+        StepMaskError: The pipeline would silently make wrong images.
+    """
+    from diffusers import DDPMPipeline
+
+    from stepmask.runtime.sampling import SamplerLoop
+
+    pipeline, name = type(pipe).__name__, type(scheduler).__name__
+    if pipeline in ("DDIMPipeline", "DDPMPipeline") and name not in DDPM_PIPELINE_RUNS:
+        return SamplerLoop(pipe.unet, scheduler)
+    if pipeline == "DDIMPipeline" and name != "DDIMScheduler":
+        return DDPMPipeline(pipe.unet, scheduler)
+    if pipeline == "DiTPipeline":
+        trial = copy.deepcopy(scheduler)
+        trial.set_timesteps(10)
+        if abs(float(getattr(trial, "init_noise_sigma", 1.0)) - 1) > 1e-3:
+            raise StepMaskError(
+                f"DiTPipeline never scales its noise as {name} needs it, so its images would be wrong: "
+                "choose ddim, ddpm, dpm++ or pndm"
+            )
+    pipe.scheduler = scheduler
+    return pipe
+
+
+def _with_scheduler_of(pipe: Any, mask: StepMask) -> Any:
+    if mask.scheduler is None or mask.scheduler == scheduler_identity(pipe.scheduler):
+        return pipe
+    return with_scheduler(pipe, _scheduler(mask.scheduler["class"], mask.scheduler["config"]))
+
+
+def _scheduler(class_name: str, config: Any) -> Any:
+    """A diffusers scheduler by the name of its class; nothing else of diffusers can be named."""
+    import diffusers
+
+    class_ = getattr(diffusers, class_name, None)
+    if not (isinstance(class_, type) and issubclass(class_, diffusers.SchedulerMixin)):
+        raise MaskMismatchError(
+            f"diffusers {diffusers.__version__} has no scheduler {class_name!r}: update diffusers, or learn anew"
+        )
+    numbers = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}  # as mask files spell what JSON lacks
+    values = {k: numbers.get(v.lower(), v) if isinstance(v, str) else v for k, v in dict(config).items()}
+    return class_.from_config(values)
+
+
+def guidance_kwargs(guidance: float | None) -> dict[str, float]:
+    """Call arguments for a guidance scale that the user may have given."""
+    return {} if guidance is None else {"guidance_scale": guidance}

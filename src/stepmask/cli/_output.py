@@ -1,0 +1,45 @@
+"""Where results go. Checked before long work begins, so that no hour of it is lost to a missing folder."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from stepmask._files import write_atomically
+from stepmask.errors import StepMaskError
+
+
+def ready_folder(path: Path) -> Path:
+    """Make the folder if it is not there.
+
+    Raises:
+        StepMaskError: It cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise StepMaskError(
+            f"cannot write to folder {path} ({error.strerror or error}): choose one that you may write to"
+        ) from error
+    return path
+
+
+def ready_file(path: Path) -> Path:
+    """Check that a file can be written where `path` says; the file itself is left alone.
+
+    Raises:
+        StepMaskError: It is a folder, or its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise StepMaskError(f"{path} is a folder: give the name of a file in it, {path / 'mask.json'} for example")
+    ready_folder(path.parent)
+    return path
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON values, whole or not at all."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

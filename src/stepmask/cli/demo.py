@@ -1,0 +1,62 @@
+"""stepmask demo: learn, sample, evaluate and draw, on a model that comes with the package."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stepmask.cli._app import app, stdout
+from stepmask.cli._arguments import Folder
+from stepmask.cli._models import load
+from stepmask.cli._output import ready_folder, write_json
+from stepmask.cli._progress import runs_bar
+from stepmask.cli.sample import write_images
+from stepmask.cli.show import draw
+
+MODEL = "reference:ddpm-cifar10"
+
+
+@app.command()
+def demo(
+    output: Folder = Path("demo"),
+    model: Annotated[str, typer.Option(help="Any MODEL that samples without a prompt.")] = MODEL,
+    steps: Annotated[int, typer.Option(min=2, help="Sampling steps.")] = 50,
+    target_macs: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the MACs to keep.")] = 0.5,
+    trajectories: Annotated[int, typer.Option(min=1, help="Runs to learn from; more learns better.")] = 16,
+    num_images: Annotated[int, typer.Option(min=1, help="Images to compare.")] = 16,
+) -> None:
+    """Learn a mask for a small trained model, sample with it, and compare; a few minutes on two cores."""
+    import stepmask
+    from stepmask.report import save_png, side_by_side
+
+    began, out = time.monotonic(), stdout()
+    ready_folder(output)
+    pipe = load(model, device="cpu")
+    out.print(f"1. learning which block computes at which of {steps} steps, for {target_macs:.0%} of the MACs")
+    mask = stepmask.learn(pipe, num_inference_steps=steps, target_macs=target_macs, num_trajectories=trajectories)
+    mask.save(output / "mask.json")
+    out.print("2. sampling with and without the mask, from noise that learning has not seen")
+    with runs_bar("sampling") as tell:
+        result = stepmask.evaluate(pipe, mask, seeds=num_images, batch_size=num_images, progress=tell)
+    write_json(output / "evaluation.json", result.to_dict())
+    for kind, images in (("full", result.full), ("masked", result.masked)):
+        write_images(images, list(result.seeds), output / kind)
+    plan = stepmask.make_plan(mask, stepmask.describe(pipe))
+    pictures = [
+        save_png(side_by_side(result.full, result.masked, notes=_notes(result)), output / "side_by_side.png"),
+        *draw(mask, plan, result.macs_fraction, output),
+    ]
+    out.print(result)
+    out.print(f"in {(time.monotonic() - began) / 60:.1f} minutes; look at")
+    for path in (*pictures, output / "mask.json", output / "evaluation.json"):
+        out.print(f"  {path}")
+
+
+def _notes(result: Any) -> tuple[str, str]:
+    return (
+        f"{result.rows} steps, {result.full_macs_per_image / 1e9:.3g} G MACs per image",
+        f"{result.macs_fraction:.1%} of the MACs, PSNR {result.psnr.mean:.1f} dB",
+    )

@@ -1,0 +1,52 @@
+"""stepmask evaluate: fidelity, MACs and measured speed-up against the full run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stepmask.cli._app import app, stdout
+from stepmask.cli._arguments import BatchSize, Device, FirstSeed, Guidance, MaskFile, Model, NumImages, Precision
+from stepmask.cli._models import guidance_kwargs, load
+from stepmask.cli._output import ready_file, write_json
+from stepmask.cli._progress import runs_bar
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    mask: MaskFile,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write everything as JSON.")] = None,
+    num_images: NumImages = 16,
+    first_seed: FirstSeed = 10_000,
+    batch_size: BatchSize = 16,
+    speed: Annotated[bool, typer.Option(help="Measure the speed-up, full and masked runs in turns.")] = True,
+    pairs: Annotated[int, typer.Option(min=1, help="Smallest number of such pairs of runs.")] = 3,
+    guidance_scale: Guidance = None,
+    device: Device = None,
+    dtype: Precision = None,
+) -> None:
+    """Compare MODEL under a mask with the full run, on seeds that learning has not seen."""
+    import stepmask
+
+    decision = stepmask.StepMask.load(mask)
+    if json is not None:
+        ready_file(json)
+    pipe = load(model, mask=decision, device=device, dtype=dtype)
+    with runs_bar("evaluating") as tell:
+        result = stepmask.evaluate(
+            pipe,
+            decision,
+            seeds=range(first_seed, first_seed + num_images),
+            call_kwargs=guidance_kwargs(guidance_scale),
+            batch_size=batch_size,
+            speed=speed,
+            speed_pairs=pairs,
+            progress=tell,
+        )
+    stdout().print(result)
+    if json is not None:
+        write_json(json, result.to_dict())
+        stdout().print(str(json))

@@ -1,0 +1,58 @@
+"""stepmask show: a mask drawn, in the terminal and as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stepmask.cli._app import app, stdout
+from stepmask.cli._models import load
+from stepmask.cli._output import ready_folder
+
+
+@app.command()
+def show(
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask file.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Draw the pictures into this folder.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Its model, to show what elimination makes of the mask; else only compute and hold."),
+    ] = None,
+) -> None:
+    """Draw a mask: a map in the terminal, with -o also heatmap, full grid and learned scores."""
+    import stepmask
+    from stepmask.report import terminal_map
+
+    decision, fraction = stepmask.StepMask.load(mask), None
+    if output is not None:
+        ready_folder(output)
+    drawn: Any = decision
+    if model is not None:
+        pipe = load(model, device="cpu")
+        drawn = stepmask.make_plan(decision, stepmask.describe(pipe))
+        guidance = decision.provenance.get("guidance_scale")
+        fraction = stepmask.measure_cost(pipe, call_kwargs={"guidance_scale": guidance}).fraction(drawn)
+    out = stdout()
+    out.print(terminal_map(drawn, min(100, out.width)))
+    made = ", ".join(f"{k} {v}" for k, v in decision.provenance.items() if isinstance(v, str | int | float))
+    scheduler = decision.scheduler["class"] if decision.scheduler else "any scheduler"
+    out.print(f"{decision!r}, {scheduler}; {made or 'no provenance'}", soft_wrap=True)
+    if fraction is not None:
+        out.print(f"{fraction:.1%} of the full run's MACs after elimination")
+    if output is not None:
+        for path in draw(decision, drawn, fraction, output):
+            out.print(str(path))
+
+
+def draw(mask: Any, mask_or_plan: Any, fraction: float | None, folder: Path) -> list[Path]:
+    """Write heatmap and grid, and the scores if the mask has them; returns the files."""
+    from stepmask import report
+
+    pictures = {"heatmap.png": report.heatmap(mask_or_plan), "grid.png": report.grid(mask_or_plan, fraction)}
+    if mask.scores is not None and mask.num_rows > 1:
+        pictures["scores.png"] = report.scores(mask)
+    return [report.save_png(picture, folder / name) for name, picture in pictures.items()]
