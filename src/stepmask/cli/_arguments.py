@@ -37,7 +37,7 @@ class DType(str, Enum):
     float16 = "float16"
 
 
-Precision = Annotated[DType | None, typer.Option("--dtype", help="Precision; by default that of the stored weights.")]
+Precision = Annotated[DType | None, typer.Option("--dtype", help="Precision of the weights; float32 by default.")]
 
 
 class Scheduler(str, Enum):

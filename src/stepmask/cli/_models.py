@@ -40,7 +40,7 @@ def load(
         scheduler: By name; not together with `mask`.
         mask: Take the scheduler that the mask was made for.
         device: By default an accelerator if there is one.
-        dtype: By default that of the stored weights, float32 for reference models.
+        dtype: float32 by default.
 
     Raises:
         StepMaskError: The model cannot be loaded, or not run with this scheduler.
@@ -64,17 +64,18 @@ def _load(model: str, dtype: DType | None) -> Any:
     from stepmask import reference
 
     logging.disable_progress_bar()
-    options = {} if dtype is None else {"torch_dtype": getattr(torch, dtype.value)}
+    precision = None if dtype is None else getattr(torch, dtype.value)
     if model.startswith(reference.PREFIX):
-        return reference.load(model.removeprefix(reference.PREFIX), options.get("torch_dtype"))
+        return reference.load(model.removeprefix(reference.PREFIX), precision)
     if Path(model).is_dir() and not (Path(model) / "model_index.json").exists():
         raise StepMaskError(f"folder {model} has no model_index.json: give a folder that pipe.save_pretrained wrote")
     try:
-        return DiffusionPipeline.from_pretrained(model, **options)
+        pipe = DiffusionPipeline.from_pretrained(model)
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         where = "" if Path(model).is_dir() else " (no such folder here; taken for a model on the hub)"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise StepMaskError(f"cannot load {model}{where}: {reason}") from error
+    return pipe if precision is None else pipe.to(precision)
 
 
 def _to(pipe: Any, device: str | None) -> Any:

@@ -1,0 +1,101 @@
+"""Bad input: one sentence, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+import stepmask
+from stepmask import StepMask
+
+
+def words(result) -> str:
+    text = " ".join(result.stderr.split())
+    assert text.startswith("error: ") and "Traceback" not in text
+    return text
+
+
+def test_model_that_cannot_be_found(run, mask_file, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "model_index.json" in words(run("describe", tmp_path / "empty", code=2))
+    assert "ddpm-cifar10" in words(run("describe", "reference:nope", code=2))
+    assert "no such folder" in words(run("describe", tmp_path / "nope", code=2))
+
+
+def test_mask_files(run, folder, mask_file, tmp_path):
+    bad = tmp_path / "bad.json"
+    assert "No such file" in words(run("show", bad, code=2))
+    bad.write_text(mask_file.read_text()[:200])
+    assert "cut short" in words(run("show", bad, code=2))
+    bad.write_text(json.dumps({**json.loads(mask_file.read_text()), "format_version": 99}))
+    assert "format version 99" in words(run("evaluate", folder, "--mask", bad, code=2))
+
+
+def test_mask_of_another_model(run, dit_folder, mask_file):
+    assert "another model" in words(run("evaluate", dit_folder, "--mask", mask_file, code=2))
+
+
+def test_mask_that_names_something_else_as_scheduler(run, folder, mask_file, tmp_path):
+    content = json.loads(mask_file.read_text())
+    content["scheduler"]["class"] = "DDIMPipeline"
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    assert "no scheduler" in words(run("evaluate", folder, "--mask", tmp_path / "odd.json", code=2))
+
+
+def test_dit_pipeline_refuses_schedulers_that_it_runs_wrongly(run, dit_folder, tmp_path):
+    result = run("learn", dit_folder, "-o", tmp_path / "m.json", "--scheduler", "heun", "--steps", 4, code=2)
+    assert "never scales its noise" in words(result)
+
+
+def test_seeds_that_learning_saw(run, folder, mask_file, tmp_path):
+    content = json.loads(mask_file.read_text())
+    content["provenance"]["noise_seeds"] = [10_000, 10_003]
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    assert "used to learn" in words(run("evaluate", folder, "--mask", tmp_path / "m.json", code=2))
+
+
+def test_options_that_make_no_sense_fail_before_the_model_is_loaded(run, tmp_path):
+    result = run("learn", tmp_path / "nope", "-o", tmp_path / "m.json", "--sampling", "dice", code=2)
+    assert "sampling must be one of" in words(result)
+
+
+def test_output_that_is_a_folder_or_below_a_file(run, folder, mask_file, tmp_path):
+    assert "is a folder" in words(run("learn", folder, "-o", tmp_path, code=2))
+    assert "cannot write" in words(run("sample", folder, "--mask", mask_file, "-o", mask_file / "x", code=2))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_write_permission(run, folder, tmp_path):
+    tmp_path.chmod(0o500)
+    assert "cannot write" in words(run("learn", folder, "-o", tmp_path / "m.json", code=2))
+
+
+def test_unknown_device(run, folder, tmp_path):
+    result = run("learn", folder, "--device", "abacus", "-o", tmp_path / "m.json", code=2)
+    assert "abacus" in words(result)
+
+
+def test_interrupt_keeps_the_state_and_the_old_mask(run, folder, mask_file, tmp_path, monkeypatch):
+    def interrupted(pipe, *, resume, **options):
+        resume.write_bytes(b"state")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stepmask, "learn", interrupted, raising=False)
+    old = tmp_path / "mask.json"
+    old.write_text(mask_file.read_text())
+    result = run("learn", folder, "-o", old, "--resume", tmp_path / "state.safetensors", code=130)
+    assert "run the same command again" in " ".join(result.stderr.split()) and "interrupted" in result.stderr
+    assert StepMask.load(old) == StepMask.load(mask_file)
+
+
+def test_bench_hands_over_to_the_benchmark(run, tmp_path, monkeypatch):
+    import sys
+    from types import ModuleType
+
+    fake, calls = ModuleType("stepmask.benchmark"), []
+    fake.run_benchmark = calls.append
+    monkeypatch.setitem(sys.modules, "stepmask.benchmark", fake)
+    run("bench", "-o", tmp_path / "bench")
+    assert calls == [tmp_path / "bench"] and calls[0].is_dir()

@@ -1,0 +1,41 @@
+"""Which pipeline ends up running which scheduler."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepmask.cli._arguments import Scheduler
+from stepmask.cli._models import CLASSES, load
+
+
+def test_every_name_has_a_class():
+    assert set(CLASSES) == set(Scheduler) - {Scheduler.keep}
+
+
+@pytest.mark.parametrize(
+    ("name", "from_ddim", "from_ddpm"),
+    [
+        (Scheduler.keep, "DDIMPipeline", "DDPMPipeline"),
+        (Scheduler.ddim, "DDIMPipeline", "DDPMPipeline"),
+        (Scheduler.ddpm, "DDPMPipeline", "DDPMPipeline"),
+        (Scheduler.dpm, "DDPMPipeline", "DDPMPipeline"),
+        (Scheduler.heun, "SamplerLoop", "SamplerLoop"),
+        (Scheduler.euler, "SamplerLoop", "SamplerLoop"),
+        (Scheduler.pndm, "SamplerLoop", "SamplerLoop"),
+    ],
+)
+def test_pipeline_that_runs_a_scheduler_rightly(name, from_ddim, from_ddpm, folder, ddpm_folder):
+    for path, expected in ((folder, from_ddim), (ddpm_folder, from_ddpm)):
+        pipe = load(str(path), scheduler=name, device="cpu")
+        assert type(pipe).__name__ == expected
+        if name != Scheduler.keep:
+            assert type(pipe.scheduler).__name__ == CLASSES[name]
+            assert pipe.scheduler.config.beta_schedule == "linear"
+
+
+def test_dtype(folder):
+    import torch
+
+    from stepmask.cli._arguments import DType
+
+    assert load(str(folder), device="cpu", dtype=DType.bfloat16).unet.dtype == torch.bfloat16

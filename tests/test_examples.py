@@ -1,0 +1,33 @@
+"""The examples run, on a tiny model and with few steps."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+import stepmask
+from tiny import ddim_pipeline
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FEW = {
+    "learn_and_sample": {"steps": 4, "num_trajectories": 1},
+    "compare_schedules": {"steps": 4, "num_images": 2},
+    "bare_denoiser": {"steps": 3},
+}
+SAYS = {"learn_and_sample": "of the MACs", "compare_schedules": "speed-up, denoiser", "bare_denoiser": "5 rows"}
+
+
+def test_every_example_is_run():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(FEW)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_example(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stepmask.reference, "load", lambda name: ddim_pipeline())
+    runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**FEW[name])
+    assert SAYS[name] in capsys.readouterr().out
+    if name == "learn_and_sample":
+        assert stepmask.StepMask.load("mask.json").scores is not None and Path("image_3.png").exists()
