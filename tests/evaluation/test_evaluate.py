@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -127,5 +128,25 @@ def test_refusals(pipe, mask):
         evaluate(pipe, mask.compute, seeds=1)
     with pytest.raises(StepMaskError, match="batch_size"):
         evaluate(pipe, mask, batch_size=0)
+    with stepmask.apply(pipe, mask), pytest.raises(StepMaskError, match="remove it first"):
+        evaluate(pipe, mask, seeds=1)
     with pytest.raises(StepMaskError, match="generator"):
         evaluate(pipe, mask, seeds=1, call_kwargs={"generator": None})
+
+
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"])
+def test_speed_with_schedulers_that_count_rows_their_own_way(name):
+    unet, scheduler = tiny_model("UNet2DModel"), getattr(diffusers, name)()
+    mask = schedules.fora(SamplerLoop(unet, scheduler), 4, interval=2)
+    result = evaluate(unet, mask, scheduler=scheduler, seeds=1, batch_size=2, speed_pairs=1)
+    assert result.speed.pairs == 1
+
+
+def test_training_mode_is_left_while_sampling_and_put_back():
+    pipe = dit_pipeline()
+    pipe.register_to_config(id2label={i: str(i) for i in range(10)})
+    pipe.transformer.train()
+    pipe.transformer.transformer_blocks[0].eval()
+    result = evaluate(pipe, schedules.fora(pipe, 2, interval=1), seeds=2, speed=False)
+    assert torch.equal(result.full, result.masked)
+    assert pipe.transformer.training and not pipe.transformer.transformer_blocks[0].training

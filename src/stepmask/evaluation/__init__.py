@@ -16,6 +16,7 @@ from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
 from stepmask.evaluation.speed import Speed
 from stepmask.liveness import Plan, State, make_plan
 from stepmask.mask import StepMask
+from stepmask.runtime.apply import is_applied
 from stepmask.runtime.profiling import measure_cost
 from stepmask.runtime.sampling import as_pipeline, parameters_of
 
@@ -59,7 +60,8 @@ def evaluate(
         progress: Called after every run with the number of runs done and to do.
 
     Raises:
-        StepMaskError: Seeds that learning has seen, a reference of another size, or conditions that are missing.
+        StepMaskError: Seeds that learning has seen, a reference of another size, conditions that are missing, or a
+            mask that is applied already.
         MaskMismatchError: The mask belongs to another model, scheduler or number of steps.
     """
     if batch_size < 1 or speed_pairs < 1:
@@ -105,6 +107,8 @@ def sampler_for(
     call_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Sampler, list[int]]:
     """What samples with and without a mask, and the seeds to give it; see `evaluate` for the arguments."""
+    if is_applied(denoiser_of(pipe)):
+        raise StepMaskError("a mask is applied to this model, so there is no full run to compare with: remove it first")
     if isinstance(mask_or_plan, Plan):
         plan = mask_or_plan
         plan.mask.check(graph=describe(denoiser_of(pipe)))

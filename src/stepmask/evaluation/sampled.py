@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from stepmask.architectures import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.evaluation._conditions import Conditions
 from stepmask.evaluation.speed import Times, timed
@@ -48,7 +50,8 @@ class Sampler:
             seeds: One per image.
         """
         arguments = self.conditions.slice(start, start + len(seeds))
-        images, times = timed(self.pipe, lambda: sample(self.pipe, arguments, seeds, self.num_inference_steps))
+        with _evaluation_mode(denoiser_of(self.pipe)):
+            images, times = timed(self.pipe, lambda: sample(self.pipe, arguments, seeds, self.num_inference_steps))
         return _in_unit_range(self.pipe, images), times
 
     def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
@@ -59,8 +62,9 @@ class Sampler:
         return result
 
     def warm_up(self, seeds: Sequence[int]) -> None:
-        """Two steps of the plain pipeline at this batch size, thrown away."""
-        sample(self.pipe, self.conditions.slice(0, len(seeds)), seeds, 2)
+        """A few steps of the plain pipeline at this batch size, thrown away (PNDM runs no fewer than four)."""
+        with _evaluation_mode(denoiser_of(self.pipe)):
+            sample(self.pipe, self.conditions.slice(0, len(seeds)), seeds, min(5, self.num_inference_steps))
 
 
 @dataclass
@@ -142,6 +146,18 @@ def sample_masked(sampler: Sampler, seeds: Sequence[int], batch_size: int, progr
         if progress is not None:
             progress(done, len(starts))
     return torch.cat(images)
+
+
+@contextmanager
+def _evaluation_mode(denoiser: nn.Module) -> Iterator[None]:
+    """Models that were built, not loaded, are in training mode, where DiT drops labels at random."""
+    training = [module for module in denoiser.modules() if module.training]
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _in_unit_range(pipe: Any, images: Tensor) -> Tensor:
