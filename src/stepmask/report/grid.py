@@ -24,7 +24,7 @@ def grid(mask_or_plan: StepMask | Plan, macs_fraction: float | None = None) -> F
     planned = isinstance(mask_or_plan, Plan)
     states = mask_or_plan.states if planned else np.where(mask_or_plan.compute, State.compute, State.reuse)
     rows, sites = len(states), mask_or_plan.sites
-    figure, axes = site_table(sites, rows, column_inches=max(0.06, min(0.16, 12 / rows)))
+    figure, axes = site_table(sites, rows, column_inches=max(0.06, min(0.16, 12 / rows)), bottom=1.15)
     axes.pcolormesh(
         np.arange(rows + 1) - 0.5,
         np.arange(len(sites) + 1) - 0.5,
@@ -47,9 +47,10 @@ def grid(mask_or_plan: StepMask | Plan, macs_fraction: float | None = None) -> F
         for state, name in names.items()
         if planned or state != State.dead
     ]
+    below = -1.05 / (figure.get_figheight() * axes.get_position().height)  # in heights of the table
     axes.legend(
-        handles=patches, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=9,
-        borderaxespad=0.2, handlelength=1, handleheight=1, columnspacing=1,
+        handles=patches, loc="lower left", bbox_to_anchor=(0.0, below), ncols=3, frameon=False, fontsize=9,
+        borderaxespad=0, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2,
     )  # fmt: skip
     share = "" if macs_fraction is None else f"{macs_fraction:.1%} of the full run's MACs"
     title(axes, "What runs at every step" if planned else "What the mask decides", share)

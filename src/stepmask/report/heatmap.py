@@ -41,7 +41,7 @@ def heatmap(mask_or_plan: StepMask | Plan, window: int = 5) -> Figure:
     separate_groups(axes, sites)
     if len(counts) <= 30:
         for (column, row), count in np.ndenumerate(counts):
-            ink = "white" if count > window / 2 else "black"
+            ink = "white" if count > 0.7 * window else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=ink)
     ends = np.minimum(np.arange(len(counts)) * window + window, len(compute)) - 1
     spans = [f"{i * window}–{end}" for i, end in enumerate(ends)]

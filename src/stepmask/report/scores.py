@@ -9,10 +9,11 @@ from matplotlib.ticker import PercentFormatter
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
 from stepmask.report._figures import BLUE, LIGHT, title
+from stepmask.report._labels import short_name
 
 
 def scores(mask: StepMask, bins: int = 40) -> Figure:
-    """Histogram of the scores of all steps but the first, which is not learned.
+    """Histogram of the scores that are learned: of all steps but the first, of all sites but samplers.
 
     Args:
         mask: A learned mask.
@@ -23,7 +24,8 @@ def scores(mask: StepMask, bins: int = 40) -> Figure:
     """
     if mask.scores is None:
         raise StepMaskError("this mask has no scores: only learned masks have, and resampling drops them")
-    values = np.asarray(mask.scores)[1:].ravel()
+    learned = [not short_name(site).endswith("sampler") for site in mask.sites]
+    values = np.asarray(mask.scores)[1:, learned].ravel()
     if not values.size:
         raise StepMaskError("this mask has a single row, which is not learned: there are no scores to draw")
     share, edges = np.histogram(values, bins=bins, range=(0, 1))
@@ -35,7 +37,7 @@ def scores(mask: StepMask, bins: int = 40) -> Figure:
     axes.axvline(0.5, color="#444444", linewidth=1, linestyle=":")
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel("learned score; from 0.5 on the cell computes")
+    axes.set_xlabel("learned score; the cell computes above 0.5")
     axes.set_ylabel("share of cells")
     axes.spines[["top", "right"]].set_visible(False)
     decided = np.mean((values < 0.1) | (values > 0.9))
