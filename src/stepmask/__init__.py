@@ -36,7 +36,31 @@ _WHERE = {
 }
 _SUBMODULES = {"errors", "schedules", "reference"}
 
-__all__ = [*_WHERE, *sorted(_SUBMODULES)]
+__all__ = [
+    "BlockGraph",
+    "CostTable",
+    "MaskFileError",
+    "MaskMismatchError",
+    "Plan",
+    "PositionError",
+    "Site",
+    "State",
+    "StepMask",
+    "StepMaskError",
+    "TargetError",
+    "UnknownArchitectureError",
+    "UnsupportedModelError",
+    "apply",
+    "describe",
+    "errors",
+    "evaluate",
+    "learn",
+    "make_plan",
+    "measure_cost",
+    "rectify_paper",
+    "reference",
+    "schedules",
+]
 
 if TYPE_CHECKING:
     from stepmask import errors, reference, schedules

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -115,19 +116,24 @@ class Elimination:
             live = self._live(runs)
         return live
 
+    def row(self, mask: int, later: int) -> tuple[int, int]:
+        """Backward rule for one row: what runs and what is read now, given what is read later."""
+        run = now = 0
+        for bit, readers, read_by_output in self._backward:
+            if read_by_output or run & readers:
+                now |= bit
+            if mask & bit and (now | later) & bit:
+                run |= bit
+        return run, now
+
     def _live(self, rows: Sequence[int]) -> LiveRows:
         every = len(rows)
         runs, read_now, read_later = [0] * every, [0] * every, [0] * every
         later = 0
         for step in reversed(range(every)):
-            mask, now, run = rows[step], 0, 0
-            for bit, readers, read_by_output in self._backward:
-                if read_by_output or run & readers:
-                    now |= bit
-                if mask & bit and (now | later) & bit:
-                    run |= bit
-            runs[step], read_now[step], read_later[step] = run, now, later
-            later = ~mask & (now | later)
+            runs[step], read_now[step] = self.row(rows[step], later)
+            read_later[step] = later
+            later = ~rows[step] & (read_now[step] | later)
         return LiveRows(runs, read_now, read_later)
 
     def _without_unchanged(self, runs: Sequence[int]) -> list[int]:
@@ -224,7 +230,7 @@ def rectify_paper(mask: StepMask, graph: BlockGraph | None = None) -> StepMask:
         samplers = {site.name for site in graph.sites if site.kind == "sampler"}
         columns = [i for i in columns if mask.sites[i] not in samplers]
     for step in reversed(range(len(compute) - 1)):
-        for block, following in reversed(list(zip(columns, columns[1:], strict=False))):
+        for block, following in reversed(list(pairwise(columns))):
             if not compute[step, following] and compute[step + 1, block]:
                 compute[step, block] = False
     return replace(mask, compute=compute, provenance={**mask.provenance, "rectified": "paper, Eq. 12"})

@@ -31,7 +31,7 @@ class UNet2D(Architecture):
         skips = [hidden]
         for level, block in enumerate(model.down_blocks):
             name = f"down_blocks.{level}"
-            for layer, resnet, attention in _layers(block):
+            for layer, attention in _layers(block):
                 hidden = builder.site(f"{name}.resnets.{layer}", "resnet", hidden | FRESH, level)
                 if attention is not None:
                     hidden = builder.site(f"{name}.attentions.{layer}", "attention", hidden, level)
@@ -43,7 +43,7 @@ class UNet2D(Architecture):
             hidden = self._middle(builder, model.mid_block, hidden, deepest)
         for index, block in enumerate(model.up_blocks):
             name, level = f"up_blocks.{index}", deepest - index
-            for layer, resnet, attention in _layers(block):
+            for layer, attention in _layers(block):
                 hidden = builder.site(f"{name}.resnets.{layer}", "resnet", hidden | skips.pop() | FRESH, level)
                 if attention is not None:
                     hidden = builder.site(f"{name}.attentions.{layer}", "attention", hidden, level)
@@ -100,10 +100,9 @@ class UNet2D(Architecture):
         return hidden
 
 
-def _layers(block: nn.Module) -> Iterable[tuple[int, nn.Module, nn.Module | None]]:
+def _layers(block: nn.Module) -> Iterable[tuple[int, nn.Module | None]]:
     attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
-    for layer, (resnet, attention) in enumerate(zip(block.resnets, attentions, strict=True)):
-        yield layer, resnet, attention
+    yield from enumerate(attentions)
 
 
 def _sampler(builder: GraphBuilder, name: str, module: nn.Module, hidden: Value, level: int) -> Value:

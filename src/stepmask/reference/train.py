@@ -44,9 +44,11 @@ class Progress:
     curve: list[tuple[int, float]] = field(default_factory=list)
 
     def state_dict(self) -> dict:
+        """For the checkpoint."""
         return asdict(self)
 
     def load_state_dict(self, state: dict) -> None:
+        """From a checkpoint."""
         self.images, self.seconds, self.curve = state["images"], state["seconds"], list(state["curve"])
 
 
@@ -64,6 +66,7 @@ class Budget:
         return min(1.0, max(progress.seconds / (3600 * self.hours), progress.images / self.images))
 
     def rate(self, progress: Progress) -> float:
+        """Learning rate of the next step."""
         warmup = min(1.0, (progress.images + 1) / self.warmup_images)
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * self.done(progress)))
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
@@ -20,7 +20,8 @@ from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.profiling import measure_cost
 from stepmask.runtime.sampling import as_pipeline
 
-_applied: WeakKeyDictionary[nn.Module, Handle] = WeakKeyDictionary()
+# the gates of a denoiser keep its handle alive; this only finds it, and keeps no model from being collected
+_applied: WeakKeyDictionary[nn.Module, ref[Handle]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Handle:
             plan.graph,
             scheduler=lambda: pipe.scheduler,
             policy_from=self._policy_from,
-            on_run=lambda scheduler: plan.mask.check(scheduler=scheduler),
+            on_run=self._check,
         )
         self._cost: CostTable | None = None
         self._last = (plan, 0)
@@ -80,8 +81,11 @@ class Handle:
         self._last = self._state()
         self._executor.remove()
         self._executor = None
-        if _applied.get(self._denoiser) is self:
+        if _handle_of(self._denoiser) is self:
             del _applied[self._denoiser]
+
+    def _check(self, scheduler: Any) -> None:
+        self.mask.check(scheduler=scheduler)
 
     def summary(self) -> Summary:
         """Cells by state, MACs and cache of the latest run."""
@@ -140,13 +144,19 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
     else:
         raise StepMaskError(f"apply needs a StepMask or a Plan, got {type(mask).__name__}: StepMask.load reads a file")
     denoiser = denoiser_of(pipe)
-    if denoiser in _applied:
-        _applied[denoiser].remove()
+    before = _handle_of(denoiser)
+    if before is not None:
+        before.remove()
     handle = Handle(pipe, plan)
-    _applied[denoiser] = handle
+    _applied[denoiser] = ref(handle)
     return handle
 
 
 def is_applied(denoiser: nn.Module) -> bool:
     """Whether a mask is applied to this denoiser now."""
-    return denoiser in _applied
+    return _handle_of(denoiser) is not None
+
+
+def _handle_of(denoiser: nn.Module) -> Handle | None:
+    found = _applied.get(denoiser)
+    return None if found is None else found()

@@ -121,8 +121,8 @@ def random_conditions(pipe: Any, batch_size: int, generator: torch.Generator) ->
     ]
     if required or not arguments:
         raise StepMaskError(
-            f"{type(pipe).__name__} needs conditions that stepmask cannot invent ({', '.join(required) or 'a prompt'}): "
-            "give call_kwargs=dict(...) with everything its call needs"
+            f"{type(pipe).__name__} needs conditions that stepmask cannot invent ({', '.join(required) or 'a prompt'})"
+            ": give call_kwargs=dict(...) with everything its call needs"
         )
     return arguments
 

@@ -1,0 +1,188 @@
+"""Runs the comparison and keeps what it has: an interrupted benchmark goes on where it was.
+
+Writes ``MODEL.json`` for each reference model (raw results and circumstances), the masks, and ``curve.png``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from stepmask import reference
+from stepmask._files import write_atomically
+from stepmask.benchmark.memory import learning_peak_mib
+from stepmask.benchmark.methods import Entry, entries, is_unet, random_mask
+from stepmask.errors import StepMaskError
+from stepmask.evaluation import Evaluation, evaluate
+from stepmask.mask import StepMask
+from stepmask.report import curve, save_png
+from stepmask.runtime.sampling import parameters_of
+from stepmask.schedules import deepcache, fora
+
+STEPS = (50, 20)
+NUM_IMAGES = 64
+GUIDANCE_SCALE = 2.5
+SPEED_STEPS = 20
+
+
+def run_benchmark(
+    output: Path,
+    *,
+    models: Iterable[str] | None = None,
+    steps: Iterable[int] = STEPS,
+    num_images: int = NUM_IMAGES,
+    seed: int = 0,
+    speed: bool = True,
+    memory: bool = True,
+) -> list[dict[str, Any]]:
+    """Compare learned masks with FORA and DeepCache on the reference models.
+
+    Args:
+        output: Folder for results, masks and the curve; what is there already is not measured again.
+        models: Names of reference models; by default all.
+        steps: Numbers of inference steps.
+        num_images: Images per point, on seeds that learning has not seen.
+        seed: Of learning.
+        speed: Whether to measure the denoiser's speed-up at batch 16.
+        memory: Whether to measure the peak memory of learning at 20 and 100 steps.
+
+    Returns:
+        All rows: model, steps, method, setting, macs, psnr_mean, psnr_min, psnr_sem, ssim_mean.
+    """
+    if not reference.names():
+        raise StepMaskError("the package has no reference models; see stepmask.reference.train")
+    console = Console()
+    (output / "masks").mkdir(parents=True, exist_ok=True)
+    for name in list(models or reference.names()):
+        bench = _Bench(name, output, num_images, seed, console)
+        for count in steps:
+            bench.compare(count)
+        if speed:
+            bench.measure_speed()
+        if memory:
+            bench.measure_memory()
+    results = [json.loads(path.read_text()) for path in sorted(output.glob("*.json"))]
+    rows = [row for result in results for row in result["rows"]]
+    if rows:
+        save_png(curve(rows), output / "curve.png")
+        console.print(_table(rows))
+    return rows
+
+
+class _Bench:
+    """The results of one model, written after every measurement."""
+
+    def __init__(self, name: str, output: Path, num_images: int, seed: int, console: Console) -> None:
+        self.name, self.output, self.num_images, self.seed, self.console = name, output, num_images, seed, console
+        self.path = output / f"{name}.json"
+        self.pipe = reference.load(name)
+        guided = "guidance_scale" in parameters_of(self.pipe)
+        self.call_kwargs: dict[str, Any] = {"guidance_scale": GUIDANCE_SCALE} if guided else {}
+        self.results: dict[str, Any] = {"model": name, "rows": [], "speed": [], "learning_peak_mib": {}}
+        if self.path.exists():
+            self.results = json.loads(self.path.read_text())
+
+    def compare(self, steps: int) -> None:
+        """PSNR and MACs of every mask at one number of steps."""
+        full: Tensor | None = None
+        for entry in entries(self.pipe, steps, self.call_kwargs, self.seed):
+            key = (steps, entry.method, entry.setting)
+            if any((row["steps"], row["method"], row["setting"]) == key for row in self.results["rows"]):
+                continue
+            self.console.print(f"{self.name}, {steps} steps: {entry.method} {entry.setting}")
+            result = evaluate(
+                self.pipe,
+                self._mask(entry, steps),
+                seeds=self.num_images,
+                call_kwargs=self.call_kwargs,
+                speed=False,
+                reference=full,
+            )
+            full = result.full
+            self.results["rows"].append(self._row(entry, steps, result))
+            self._save(result)
+
+    def measure_speed(self) -> None:
+        """Speed-up of the denoiser and of the call at batch 16, beside 1 / MACs."""
+        masks = {"FORA 1:2": fora(self.pipe, SPEED_STEPS, 2), "random 0.5": random_mask(self.pipe, SPEED_STEPS)}
+        if is_unet(self.pipe):
+            masks["DeepCache 1:3"] = deepcache(self.pipe, SPEED_STEPS, 3)
+        learned = self._mask_path(SPEED_STEPS, "learned", "0.5")
+        if learned.exists():
+            masks["learned 0.5"] = StepMask.load(learned)
+        for label, mask in masks.items():
+            if any(row["mask"] == label for row in self.results["speed"]):
+                continue
+            self.console.print(f"{self.name}: speed of {label}")
+            result = evaluate(self.pipe, mask, seeds=16, call_kwargs=self.call_kwargs, batch_size=16, speed_pairs=5)
+            bound = 1 / result.macs_fraction
+            median = result.speed.denoiser.median
+            self.results["speed"].append(
+                {
+                    "mask": label,
+                    "steps": SPEED_STEPS,
+                    "macs": result.macs_fraction,
+                    "one_over_macs": bound,
+                    "denoiser_speedup": median,
+                    "share_of_bound": median / bound,
+                    **result.speed.to_dict(),
+                }
+            )
+            self._save(result)
+
+    def measure_memory(self) -> None:
+        """Peak memory of learning at 20 and 100 steps."""
+        for steps in (20, 100):
+            if str(steps) not in self.results["learning_peak_mib"]:
+                self.results["learning_peak_mib"][str(steps)] = round(learning_peak_mib(self.name, steps), 1)
+                self._save()
+
+    def _mask(self, entry: Entry, steps: int) -> StepMask:
+        path = self._mask_path(steps, entry.method, entry.setting)
+        if path.exists():
+            return StepMask.load(path)
+        mask = entry.make()
+        mask.save(path)
+        return mask
+
+    def _mask_path(self, steps: int, method: str, setting: str) -> Path:
+        label = f"{self.name}-{steps}-{method}-{setting}".replace(", ", "-").replace(":", "to").lower()
+        return self.output / "masks" / f"{label}.json"
+
+    def _row(self, entry: Entry, steps: int, result: Evaluation) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "steps": steps,
+            "method": entry.method,
+            "setting": entry.setting,
+            "macs": result.macs_fraction,
+            "psnr_mean": result.psnr.mean,
+            "psnr_min": result.psnr.min,
+            "psnr_sem": result.psnr.standard_error,
+            "ssim_mean": None if result.ssim is None else result.ssim.mean,
+            "peak_cache_bytes": result.peak_cache_bytes,
+        }
+
+    def _save(self, result: Evaluation | None = None) -> None:
+        if result is not None:
+            drop = ("psnr", "ssim", "speed", "cells", "macs_fraction", "macs_per_image", "peak_cache_bytes")
+            self.results["circumstances"] = {k: v for k, v in result.to_dict().items() if k not in drop}
+        write_atomically(self.path, json.dumps(self.results, indent=1) + "\n")
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="PSNR against the full run", title_justify="left")
+    for column in ("model", "steps", "method", "setting", "MACs", "PSNR mean", "worst", "SSIM"):
+        table.add_column(column, justify="left" if column in ("model", "method") else "right")
+    for row in sorted(rows, key=lambda row: (row["model"], -row["steps"], row["method"], -row["macs"])):
+        ssim = "-" if row["ssim_mean"] is None else f"{row['ssim_mean']:.3f}"
+        psnr = f"{row['psnr_mean']:.1f} ± {row['psnr_sem']:.1f}", f"{row['psnr_min']:.1f}"
+        macs = f"{row['macs']:.1%}"
+        table.add_row(row["model"], str(row["steps"]), row["method"], row["setting"], macs, *psnr, ssim)
+    return table

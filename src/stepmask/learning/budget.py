@@ -1,0 +1,232 @@
+"""Budgets of plans: what a cell costs once elimination is counted, and how to meet a target exactly.
+
+The cost of a plan is stepwise and not monotone in the mask, so every step here measures the plan.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+
+from stepmask.cost import CostTable, Unit
+from stepmask.errors import TargetError
+from stepmask.graph import BlockGraph
+from stepmask.liveness import Elimination, rows_of, table_of
+
+TOLERANCE = 0.01
+"""How far under its target a plan's cost may end, as a share of the full run, unless no single cell fits."""
+
+
+class Budget:
+    """Cost of masks over one graph, as a share of the full run after elimination."""
+
+    def __init__(self, graph: BlockGraph, cost: CostTable, unit: Unit = "macs") -> None:
+        self.graph = graph
+        self._elimination = Elimination(graph)
+        self.site_share, self.always_share = cost.shares(unit)
+
+    def cost(self, rows: Sequence[int]) -> float:
+        """Kept share of the full run's cost; rows as made by `rows_of`."""
+        runs = table_of(self._elimination.apply(rows).runs, len(self.graph))
+        return float(runs.mean(axis=0) @ self.site_share + self.always_share)
+
+    def floor(self, num_rows: int) -> float:
+        """Cost of computing the first step only: no plan is cheaper."""
+        return self.cost(rows_of(self._first_row_only(num_rows)))
+
+    def check_target(self, target: float, num_rows: int) -> None:
+        """Raise unless a plan can cost `target`.
+
+        Raises:
+            TargetError: It is not in (0, 1], or below the floor.
+        """
+        if not 0 < target <= 1:
+            raise TargetError(f"target_macs is a share of the full run in (0, 1], such as 0.6, got {target!r}")
+        floor = self.floor(num_rows)
+        if target < floor:
+            raise TargetError(
+                f"target_macs={target:g} cannot be reached: computing only the first of {num_rows} steps already "
+                f"costs {floor:.4f} of the full run; ask for {np.ceil(floor * 1000) / 1000:g} or more"
+            )
+
+    def marginal(self, compute: np.ndarray) -> np.ndarray:
+        """What each cell costs in its plan: cost with the cell computing minus cost with it holding.
+
+        Args:
+            compute: (T, B) bool over all sites.
+
+        Returns:
+            (T, B) in shares of the full run; 0 where nothing changes, and in row 0 and for samplers.
+        """
+        rows = rows_of(compute)
+        base = self.cost(rows)
+        result = np.zeros(compute.shape)
+        for step in range(1, len(rows)):
+            for site in self.graph.blocks:
+                flipped = self.cost(_flip(rows, step, site))
+                result[step, site] = base - flipped if compute[step, site] else flipped - base
+        return result
+
+    def meet(self, compute: np.ndarray, benefit: np.ndarray, target: float) -> np.ndarray:
+        """Flip the least harmful cells until the plan costs at most `target`, and no less than needed.
+
+        Args:
+            compute: (T, B) bool.
+            benefit: (T, B), how much computing a cell is worth; larger is better.
+            target: Share of the full run.
+
+        Returns:
+            (T, B) bool whose plan costs at most `target`; within `TOLERANCE` of it, or one cell.
+        """
+        if abs(self.cost(rows_of(compute)) - target) > 3 * TOLERANCE:
+            compute = self._threshold(benefit, target)
+        rows = rows_of(compute)
+        rows = self._shrink(rows, benefit, target)
+        rows = self._grow(rows, benefit, target)
+        return table_of(rows, len(self.graph))
+
+    def exchange(self, compute: np.ndarray, benefit: np.ndarray, target: float, slack: float = 0.02) -> np.ndarray:
+        """Shrink somewhat below the target, then grow back: cells that are worth more take the place of others."""
+        rows = self._shrink(rows_of(compute), benefit, max(target - slack, self.floor(len(compute))))
+        rows = self._grow(rows, benefit, target)
+        return table_of(rows, len(self.graph))
+
+    def _threshold(self, benefit: np.ndarray, target: float) -> np.ndarray:
+        """Compute the most beneficial cells, as many as the target allows (bisection: nearly monotone)."""
+        blocks = list(self.graph.blocks)
+        levels = np.sort(benefit[1:, blocks], axis=None)
+
+        def table(level: float) -> np.ndarray:
+            compute = np.ones(benefit.shape, dtype=bool)
+            compute[1:, blocks] = benefit[1:, blocks] >= level
+            return compute
+
+        low, high = 0, len(levels) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.cost(rows_of(table(levels[middle]))) > target:
+                low = middle + 1
+            else:
+                high = middle
+        return table(levels[high])
+
+    def _shrink(self, rows: list[int], benefit: np.ndarray, target: float) -> list[int]:
+        """Hold cells, least benefit per saved cost first, while the plan costs too much.
+
+        Lazy greedy: the saving of a cell is measured again when its turn comes, and it waits if others are better now.
+        """
+        live = _LivePlan(self._elimination, rows, self.site_share)
+        while self.cost(live.rows) > target:
+            queue = []
+            for step, site in self._cells(live.rows, computing=True):
+                saved = -live.change(step, site)
+                if saved > 1e-9:
+                    heapq.heappush(queue, (max(benefit[step, site], 0.0) / saved, -saved, step, site))
+            if not queue:  # no single cell saves anything: hold a whole step, the least beneficial
+                self._hold_a_step(live, benefit)
+                continue
+            patience = len(queue) // 4 + 1  # then all are measured anew: dead cells may have come alive
+            while queue and patience and self.cost(live.rows) > target:
+                _, _, step, site = heapq.heappop(queue)
+                saved = -live.change(step, site)
+                if saved <= 1e-9:
+                    continue
+                entry = (max(benefit[step, site], 0.0) / saved, -saved, step, site)
+                if queue and entry > queue[0]:
+                    heapq.heappush(queue, entry)
+                    continue
+                live.flip(step, site)
+                patience -= 1
+        return live.rows
+
+    def _hold_a_step(self, live: _LivePlan, benefit: np.ndarray) -> None:
+        blocks = sum(1 << site for site in self.graph.blocks)
+        computing = [step for step in range(1, len(live.rows)) if live.rows[step] & blocks]
+        worst = min(computing, key=lambda step: benefit[step].sum())
+        for site in self.graph.blocks:
+            if live.rows[worst] >> site & 1:
+                live.flip(worst, site)
+
+    def _grow(self, rows: list[int], benefit: np.ndarray, target: float) -> list[int]:
+        """Compute more cells, most benefit per own cost first, while the plan stays within the target."""
+        live = _LivePlan(self._elimination, rows, self.site_share)
+        cost = self.cost(rows)
+        rate = benefit / np.maximum(self.site_share, 1e-12)
+        for step, site in sorted(self._cells(rows, computing=False), key=lambda cell: -rate[cell]):
+            if cost >= target - TOLERANCE / 8:
+                break
+            if cost + 0.5 * live.change(step, site) > target:  # a guess; the exact cost decides below
+                continue
+            live.flip(step, site)
+            new_cost = self.cost(live.rows)
+            if new_cost > target:
+                live.flip(step, site)
+            else:
+                cost = new_cost
+        return live.rows
+
+    def _cells(self, rows: Sequence[int], computing: bool) -> list[tuple[int, int]]:
+        return [
+            (step, site)
+            for step in range(1, len(rows))
+            for site in self.graph.blocks
+            if bool(rows[step] >> site & 1) == computing
+        ]
+
+    def _first_row_only(self, num_rows: int) -> np.ndarray:
+        compute = np.ones((num_rows, len(self.graph)), dtype=bool)
+        compute[np.ix_(range(1, num_rows), self.graph.blocks)] = False
+        return compute
+
+
+def _flip(rows: Sequence[int], step: int, site: int) -> list[int]:
+    return [*rows[:step], rows[step] ^ (1 << site), *rows[step + 1 :]]
+
+
+class _LivePlan:
+    """Backward liveness of a mask that changes cell by cell; only rows that a change reaches are done again.
+
+    Leaves out the unchanged-inputs rule, so its costs serve to compare cells, not to meet a budget.
+    """
+
+    def __init__(self, elimination: Elimination, rows: Sequence[int], share: np.ndarray) -> None:
+        self._elimination = elimination
+        self._share = (share / len(rows)).tolist()
+        self.rows = list(rows)
+        live = elimination.apply(rows, skip_unchanged=False)
+        self._runs, self._later = live.runs, live.read_later
+
+    def change(self, step: int, site: int) -> float:
+        """By how much the cost changes if a cell flips."""
+        return sum(self._cost_of(self._runs[row], run) for row, run, _ in self._effects(step, site))
+
+    def flip(self, step: int, site: int) -> None:
+        """Flip a cell."""
+        for row, run, later in self._effects(step, site):
+            self._runs[row], self._later[row] = run, later
+        self.rows[step] ^= 1 << site
+
+    def _effects(self, step: int, site: int) -> list[tuple[int, int, int]]:
+        """Rows whose state changes: (row, what runs, what is read later)."""
+        effects = []
+        mask, later = self.rows[step] ^ (1 << site), self._later[step]
+        for row in range(step, -1, -1):
+            run, now = self._elimination.row(mask, later)
+            effects.append((row, run, later))
+            if row == 0:
+                break
+            later = ~mask & (now | later)
+            if later == self._later[row - 1]:
+                break
+            mask = self.rows[row - 1]
+        return effects
+
+    def _cost_of(self, old: int, new: int) -> float:
+        changed, total, share = old ^ new, 0.0, self._share
+        while changed:
+            bit = changed & -changed
+            total += share[bit.bit_length() - 1] * (1 if new & bit else -1)
+            changed ^= bit
+        return total

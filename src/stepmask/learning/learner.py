@@ -1,0 +1,334 @@
+"""learn: a mask for a frozen model, from Gaussian noise alone, inside the user's own pipeline.
+
+Implements Eqs. 4-11 of arXiv 2603.19939 (`LearnConfig.paper`) and what its per-step frame allows beyond (the
+defaults). At each denoiser call the original model gives the reference, the relaxed model runs on the same input with
+gradient, and the pipeline goes on with the detached output. Each row of scores is used once per trajectory, so its
+optimiser step is taken when the trajectory is over. What will be run is what is learned; there is no loop of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepmask.architectures import denoiser_of, describe
+from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.graph import BlockGraph
+from stepmask.learning import losses
+from stepmask.learning.budget import Budget
+from stepmask.learning.config import LearnConfig
+from stepmask.learning.importance import calibrate
+from stepmask.learning.progress import show_progress
+from stepmask.learning.relaxations import draw
+from stepmask.learning.relaxed import RelaxedPolicy
+from stepmask.learning.riding import detached, first_tensor, riding
+from stepmask.learning.state import LearnerState, adam_step
+from stepmask.liveness import rows_of
+from stepmask.mask import StepMask, scheduler_identity
+from stepmask.runtime.position import Position
+from stepmask.runtime.profiling import measure_cost
+from stepmask.runtime.sampling import as_pipeline, random_conditions, sample
+
+NOISE_SEEDS = 2**40
+"""Learning draws its noise from seeds at and above this one, far from those that people sample with."""
+
+BENEFIT_RATE = 0.2
+"""Weight of the newest run in the running mean of what computing a cell is worth."""
+
+
+@dataclass(frozen=True)
+class LearnProgress:
+    """What a callback gets after each trajectory."""
+
+    trajectory: int
+    num_trajectories: int
+    loss: float
+    """Mean relative error of the masked model's steps under random masks."""
+    macs: float
+    """Share of the full run's MACs that the plan of the rounded scores costs."""
+
+
+def learn(
+    pipe: Any,
+    num_inference_steps: int = 50,
+    target_macs: float | None = 0.6,
+    *,
+    scheduler: Any | None = None,
+    seed: int = 0,
+    call_kwargs: Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+    callback: Callable[[LearnProgress], None] | None = None,
+    progress: bool = True,
+    config: LearnConfig | None = None,
+    **options: Any,
+) -> StepMask:
+    """Learn which block computes at which step.
+
+    Args:
+        pipe: A diffusers pipeline, unconditional or class-conditional, or any other with `call_kwargs`; or a denoiser
+            with its `scheduler`.
+        num_inference_steps: Of the runs that the mask will be used for.
+        target_macs: Kept share of the full run's MACs after elimination, 0.6 for 60%. The plan ends at or under it.
+            None learns with a fixed ``lambda_sparse``.
+        scheduler: For a bare denoiser.
+        seed: Of noise, conditions and masks drawn. The same seed gives the same mask.
+        call_kwargs: Arguments for the pipeline's call (guidance_scale, prompts, ...); drawn at random where None.
+        resume: File to keep the state in. Where it exists, learning goes on from it, to the same mask.
+        callback: Called after each trajectory; an exception in it stops learning.
+        progress: Whether to show a progress bar.
+        config: All other knobs, see `LearnConfig`.
+        options: Single knobs of `LearnConfig`, in place of `config`.
+
+    Returns:
+        The mask, with scores and provenance.
+
+    Raises:
+        TargetError: No plan can cost so little.
+        UnsupportedModelError: The model is offloaded, compiled, or not differentiable.
+        StepMaskError: An option makes no sense, or `resume` belongs to another run.
+    """
+    if config is not None and options:
+        raise StepMaskError(f"give config or single options, not both ({', '.join(options)})")
+    strangers = set(options) - set(LearnConfig.names())
+    if strangers:
+        raise StepMaskError(f"learn has no option {min(strangers)!r}; there are {', '.join(LearnConfig.names())}")
+    pipe = as_pipeline(pipe, scheduler)
+    learner = _Learner(pipe, num_inference_steps, target_macs, seed, call_kwargs, config or LearnConfig(**options))
+    state = learner.begin(None if resume is None else Path(resume))
+    with show_progress(progress, learner.config.num_trajectories) as show:
+        while state.trajectory < learner.config.num_trajectories:
+            report = learner.run_trajectory(state)
+            show(report)
+            if resume is not None:
+                state.save(resume, learner.identity)
+            if callback is not None:
+                callback(report)
+    return learner.finish(state)
+
+
+class _Learner:
+    """One learning run; what changes between trajectories lives in `LearnerState`."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        num_inference_steps: int,
+        target: float | None,
+        seed: int,
+        call_kwargs: Mapping[str, Any] | None,
+        config: LearnConfig,
+    ) -> None:
+        self.pipe, self.target, self.seed, self.config = pipe, target, seed, config
+        self.num_inference_steps = num_inference_steps
+        self.denoiser = denoiser_of(pipe)
+        self.graph: BlockGraph = describe(self.denoiser)
+        self.call_kwargs = dict(call_kwargs or {})
+        self.scheduler = scheduler_identity(pipe.scheduler)
+        latency = config.sparse_weights == "latency"
+        table = measure_cost(pipe, call_kwargs=self.call_kwargs, latency=latency)
+        self.budget = Budget(self.graph, table)
+        self.cell_shares = table.shares("latency" if latency else "macs")[0]
+        pipe.scheduler.set_timesteps(num_inference_steps)
+        self.timesteps = [float(t) for t in pipe.scheduler.timesteps]
+        self.num_rows = len(self.timesteps)
+        if target is not None:
+            self.budget.check_target(target, self.num_rows)
+        self.learnable = torch.zeros(self.num_rows, len(self.graph), dtype=torch.bool)
+        self.learnable[1:, list(self.graph.blocks)] = True
+        self.policy = RelaxedPolicy(self.num_rows, len(self.graph), config.credit_steps)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a state to be continued."""
+        return {
+            "config": asdict(self.config),
+            "target_macs": self.target,
+            "seed": self.seed,
+            "num_inference_steps": self.num_inference_steps,
+            "scheduler": self.scheduler,
+            "graph": self.graph.fingerprint,
+            "call_kwargs": sorted(self.call_kwargs),
+        }
+
+    def begin(self, path: Path | None) -> LearnerState:
+        """The state to go on from, or a fresh one with its calibration."""
+        if path is not None and path.exists():
+            return LearnerState.load(path, self.identity)
+        state = LearnerState(lambda_sparse=self.config.lambda_sparse)
+        facts = calibrate(self.pipe, lambda: self._call(0), self.config.importance == "final")
+        weights = losses.step_weights(facts.delta) if self.config.scale_loss else torch.ones(self.num_rows)
+        scores = torch.full((self.num_rows, len(self.graph)), self.config.initial_score)
+        scores[~self.learnable] = 1.0
+        state.tensors |= {
+            "scores": scores,
+            "delta": facts.delta,
+            "importance": facts.importance,
+            "step_weights": weights,
+            "benefit": torch.zeros_like(scores),
+            "cell_cost": self._cell_cost(scores),
+        }
+        if path is not None:
+            state.save(path, self.identity)  # says early if the file cannot be written
+        return state
+
+    def run_trajectory(self, state: LearnerState) -> LearnProgress:
+        """One run of the pipeline and one optimiser step for each row."""
+        config, scores = self.config, state.tensors["scores"]
+        self.policy.reset()
+        rider = _Student(self, scores, state.tensors["importance"], state.trajectory)
+        with riding(self.pipe, self.policy, rider):
+            self._call(1 + state.trajectory)
+        gradient = self.policy.gradient / config.batch_size
+        rate = BENEFIT_RATE if state.trajectory else 1.0
+        state.tensors["benefit"].lerp_(-gradient, rate)
+        done = (state.trajectory + 1) / config.num_trajectories
+        project = config.sparsity == "projection" and self.target is not None
+        updated = self._project(state, done) if project else self._penalise(state, gradient, done)
+        updated = updated.clamp(config.exploration, 1 - config.exploration)
+        state.tensors["scores"] = torch.where(self.learnable, updated, 1.0)
+        macs = self.budget.cost(rows_of(self._rounded(state)))
+        state.trajectory += 1
+        state.history.append((rider.mean_loss, macs))
+        return LearnProgress(state.trajectory, config.num_trajectories, rider.mean_loss, macs)
+
+    def _project(self, state: LearnerState, done: float) -> Tensor:
+        """Scores moved towards the best mask on the budget of this moment."""
+        benefit = state.tensors["benefit"] / state.tensors["step_weights"][:, None]
+        chosen = self.budget.exchange(self._rounded(state), benefit.numpy(), self._wanted(done))
+        return state.tensors["scores"] + self.config.learning_rate * (2 * torch.from_numpy(chosen).float() - 1)
+
+    def _penalise(self, state: LearnerState, gradient: Tensor, done: float) -> Tensor:
+        """Scores after one optimiser step on Eq. 8; lambda_1 follows the plan's cost."""
+        config, scores = self.config, state.tensors["scores"]
+        if config.sparse_weights == "plan" and state.trajectory % 4 == 0:
+            state.tensors["cell_cost"] = self._cell_cost(scores)
+        cell_cost, weights = state.tensors["cell_cost"], state.tensors["step_weights"]
+        if self.target is not None:
+            if state.trajectory == 0:  # where a third of the cells is not worth its cost
+                worth = state.tensors["benefit"] / (cell_cost * weights[:, None]).clamp_min(1e-9)
+                state.lambda_sparse = max(worth[self.learnable].quantile(1 / 3).item(), 1e-9)
+            macs = self.budget.cost(rows_of(self._rounded(state)))
+            state.lambda_sparse *= float(np.exp(np.clip(4 * (macs - self._wanted(done)), -0.4, 0.4)))
+        lambda_2 = config.lambda_bimodal * done * state.lambda_sparse
+        penalty = losses.regulariser_gradient(scores, cell_cost, state.lambda_sparse, lambda_2, weights)
+        return adam_step(scores, gradient + penalty, state, config.learning_rate)
+
+    def _wanted(self, done: float) -> float:
+        """Cost on the way down from the full run to the target, where the last quarter stays."""
+        return max(self.target, 1 - (1 - self.target) * done / 0.75)
+
+    def finish(self, state: LearnerState) -> StepMask:
+        """Round the scores and meet the target exactly."""
+        scores = state.tensors["scores"]
+        compute = self._rounded(state)
+        if self.target is not None:
+            order = (scores + 1e-3 * torch.tanh(state.tensors["benefit"])).numpy()
+            compute = self.budget.meet(compute, order, self.target)
+        first = NOISE_SEEDS + self._first_seed(0)
+        last = NOISE_SEEDS + self._first_seed(1 + self.config.num_trajectories) - 1
+        return StepMask(
+            compute=compute,
+            sites=self.graph.names,
+            timesteps=self.timesteps,
+            scheduler=self.scheduler,
+            graph=self.graph.fingerprint,
+            scores=scores.numpy(),
+            provenance={
+                "method": "learned per step",
+                "num_inference_steps": self.num_inference_steps,
+                "target_macs": self.target,
+                "macs": round(self.budget.cost(rows_of(compute)), 6),
+                "seed": self.seed,
+                "noise_seeds": [first, last],
+                "guidance_scale": self.call_kwargs.get("guidance_scale"),
+                "model": type(self.denoiser).__name__,
+                "config": asdict(self.config),
+            },
+        )
+
+    def _call(self, trajectory: int) -> Tensor:
+        """Run the pipeline from the noise and conditions of a trajectory."""
+        generator = torch.Generator().manual_seed(NOISE_SEEDS + self._first_seed(trajectory))
+        size = self.config.batch_size
+        try:
+            arguments = random_conditions(self.pipe, size, generator)
+        except StepMaskError:
+            if not self.call_kwargs:
+                raise
+            arguments = {}
+        first = NOISE_SEEDS + self._first_seed(trajectory)
+        return sample(
+            self.pipe, {**arguments, **self.call_kwargs}, range(first, first + size), self.num_inference_steps
+        )
+
+    def _first_seed(self, trajectory: int) -> int:
+        return (self.seed * 10**6 + trajectory) * self.config.batch_size
+
+    def _rounded(self, state: LearnerState) -> np.ndarray:
+        return (state.tensors["scores"] > 0.5).numpy()
+
+    def _cell_cost(self, scores: Tensor) -> Tensor:
+        """(T, B) cost of a cell relative to the mean cell."""
+        if self.config.sparse_weights == "uniform":
+            return torch.ones_like(scores)
+        share = torch.tensor(self.cell_shares, dtype=torch.float32).expand_as(scores)
+        if self.config.sparse_weights == "plan":
+            marginal = torch.tensor(self.budget.marginal((scores > 0.5).numpy()), dtype=torch.float32)
+            # a dead cell costs nothing now, but would if it were read: half its own cost keeps it from drifting
+            share = torch.maximum(marginal * len(scores), 0.5 * share)
+        return share / share[:, list(self.graph.blocks)].mean()
+
+
+class _Student:
+    """Runs the original and the relaxed model at each denoiser call of one trajectory."""
+
+    def __init__(self, learner: _Learner, scores: Tensor, importance: Tensor, trajectory: int) -> None:
+        self._learner, self._scores, self._importance = learner, scores, importance
+        seed = (learner.seed * 10**6 + trajectory) * 2 + 1
+        self._generator = torch.Generator().manual_seed(seed)
+        self._losses: list[float] = []
+        self._row = -1
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean over the rows after the first."""
+        return sum(self._losses) / max(len(self._losses), 1)
+
+    def __call__(self, position: Position, forward: Callable[[], Any]) -> Any:
+        learner, policy = self._learner, self._learner.policy
+        config = learner.config
+        if position.row != self._row:
+            self._row = position.row
+            policy.draw = draw(
+                self._scores[position.row],
+                config.batch_size,
+                config.sampling,
+                config.temperature,
+                self._generator,
+                config.balanced,
+            )
+        policy.stream = position.stream
+        policy.teacher = True
+        original = forward()
+        policy.teacher = False
+        with torch.enable_grad():
+            masked = forward()
+            if position.row > 0:
+                loss = losses.feature_loss(
+                    first_tensor(learner.denoiser, masked), first_tensor(learner.denoiser, original)
+                )
+                if not loss.requires_grad:
+                    raise UnsupportedModelError(
+                        f"no gradient reaches the output of {type(learner.denoiser).__name__}: it is quantised or "
+                        "compiled in a way that cannot be differentiated; learn on the plain model"
+                    )
+                # the mean over the batch is a sum over images here: scores collect per image
+                (loss * config.batch_size * self._importance[position.row].item()).backward()
+                self._losses.append(loss.item())
+        return detached(masked if config.trajectory == "student" else original)

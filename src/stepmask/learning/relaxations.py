@@ -1,0 +1,93 @@
+"""From scores to what a site hands out while learning: draws, mixed values, and how they depend on the score.
+
+A draw is one weight per image and site: 0 hands out the cached value, 1 the fresh one. The derivative of a mixed value
+by its weight is ``fresh - cached`` for every relaxation, so no score needs to take part in autograd.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stepmask.learning.config import Sampling
+
+
+class Draw(NamedTuple):
+    """Weights of one row for N images and B sites."""
+
+    weight: Tensor
+    """(N, B) in [0, 1]; 0 or 1 under random sampling."""
+    slope: Tensor
+    """(N, B) derivative of the weight by the score; 1 is the straight-through estimate."""
+    refresh: Tensor
+    """(N, B) bool, whether the cache takes the fresh value."""
+
+
+def draw(
+    scores: Tensor,
+    num_images: int,
+    sampling: Sampling,
+    temperature: float,
+    generator: torch.Generator,
+    balanced: bool = False,
+) -> Draw:
+    """Draw the weights of one row.
+
+    Args:
+        scores: (B,) in [0, 1].
+        num_images: N.
+        sampling: See `LearnConfig`.
+        temperature: Of the Gumbel-Softmax.
+        generator: Source of randomness, on the CPU.
+        balanced: Whether the slope makes up for how likely each draw was: the mean of the derivatives at 0 and at 1.
+    """
+    scores = scores.expand(num_images, -1)
+    ones = torch.ones_like(scores)
+    if sampling == "interpolation":  # Eq. 4
+        return Draw(scores, ones, scores > 0.5)
+    uniform = torch.rand(scores.shape, generator=generator)
+    if sampling == "random":
+        weight = (uniform < scores).float()
+        if balanced:
+            chance = torch.where(weight.bool(), scores, 1 - scores)
+            return Draw(weight, 0.5 / chance.clamp_min(0.1), weight.bool())
+        return Draw(weight, ones, weight.bool())
+    clamped = scores.clamp(1e-4, 1 - 1e-4)
+    logits = (torch.logit(clamped) + torch.logit(uniform.clamp(1e-6, 1 - 1e-6))) / temperature
+    weight = torch.sigmoid(logits)
+    slope = weight * (1 - weight) / (temperature * clamped * (1 - clamped))
+    return Draw(weight, slope, weight > 0.5)
+
+
+def per_image(values: Tensor, feature: Tensor) -> Tensor:
+    """Spread one value per image over a feature.
+
+    With batched guidance a feature holds every image twice, [conditional, unconditional] or the other way round: both
+    halves belong to the images in the same order.
+
+    Args:
+        values: (N,).
+        feature: (k N, ...).
+
+    Returns:
+        (k N, 1, ...), on the feature's device.
+    """
+    copies = feature.shape[0] // len(values)
+    return values.to(feature.device).repeat(copies).view(-1, *[1] * (feature.dim() - 1))
+
+
+def mix(weight: Tensor, fresh: Tensor, cached: Tensor) -> Tensor:
+    """``weight * fresh + (1 - weight) * cached``, exact at 0 and 1 also for inf, NaN and -0.
+
+    Args:
+        weight: As made by `per_image`.
+        fresh: The computed value.
+        cached: The held value.
+    """
+    hard = torch.where(weight == 1, fresh, cached)
+    soft = (weight > 0) & (weight < 1)
+    if not soft.any():
+        return hard
+    return torch.where(soft, torch.lerp(cached, fresh, weight.to(fresh.dtype)), hard)

@@ -1,0 +1,110 @@
+"""The relaxed model: one policy that runs the original model, or the masked one and collects gradients by score.
+
+History is detached: gradients flow within one step only, so memory is that of one step whatever T is. What the paper's
+detached history loses, the worth of a fresh value to later steps, is brought back without keeping graphs: the
+derivative of a held value by an earlier score is ``fresh - cached`` of that step, kept for a few steps, and meets the
+gradient of the later step's loss in an inner product.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from stepmask.learning.relaxations import Draw, mix, per_image
+from stepmask.runtime.cache import Cache, Feature
+
+
+class RelaxedPolicy:
+    """Hands out fresh, held or mixed values by the draw of the current row.
+
+    Args:
+        num_rows: T.
+        num_sites: B.
+        credit_steps: For how many earlier rows a loss gives credit.
+    """
+
+    def __init__(self, num_rows: int, num_sites: int, credit_steps: int) -> None:
+        self.gradient = torch.zeros(num_rows, num_sites)
+        """(T, B) derivative of the summed losses by the scores."""
+        self.teacher = True
+        """Whether to run the original model."""
+        self.draw: Draw | None = None
+        self.stream = 0
+        self._credit_steps = credit_steps
+        self._traces: dict[tuple[int, int], deque] = {}
+
+    def reset(self) -> None:
+        """Forget gradients and history."""
+        self.gradient.zero_()
+        self._traces.clear()
+
+    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+        """The value of one cell; its cache is refreshed while the masked model runs."""
+        if self.teacher:
+            return compute()
+        fresh = compute()
+        if step == 0 or self.draw is None:
+            cache.put(site, _map(torch.Tensor.detach, fresh))
+            return fresh
+        cached = cache.get(site)
+        fresh_parts, layout = tree_flatten(fresh)
+        cached_parts = tree_flatten(cached)[0]
+        values, kept, changes = [], [], []
+        for new, old in zip(fresh_parts, cached_parts, strict=True):
+            weight = per_image(self.draw.weight[:, site], new)
+            refresh = per_image(self.draw.refresh[:, site], new)
+            value = mix(weight, new, old)
+            if not value.requires_grad:
+                value.requires_grad_()
+            values.append(value)
+            kept.append(torch.where(refresh, new, old).detach())
+            changes.append((new - old).detach())
+        self._collect(step, site, values, changes)
+        cache.put(site, tree_unflatten(kept, layout))
+        return tree_unflatten(values, layout)
+
+    def _collect(self, step: int, site: int, values: list[Tensor], changes: list[Tensor]) -> None:
+        """Prepare for the gradient of these values: the own score's share, and that of earlier rows."""
+        draw, gradient = self.draw, self.gradient
+        earlier = list(self._traces.get((site, self.stream), ()))
+
+        def hook_for(part: int) -> Callable[[Tensor], None]:
+            def hook(g: Tensor) -> None:
+                slope = draw.slope[:, site]
+                gradient[step, site] += (_inner(g, changes[part], len(slope)) * slope).sum()
+                held = 1 - draw.weight[:, site]
+                for row, old_changes, old_slope in earlier:
+                    gradient[row, site] += (_inner(g, old_changes[part], len(held)) * held * old_slope).sum()
+
+            return hook
+
+        for part, value in enumerate(values):
+            value.register_hook(hook_for(part))
+        if self._credit_steps:
+            self._extend_trace(step, site, changes)
+
+    def _extend_trace(self, step: int, site: int, changes: list[Tensor]) -> None:
+        """An image that computes now owes nothing to earlier rows any more."""
+        draw = self.draw
+        trace = self._traces.setdefault((site, self.stream), deque(maxlen=self._credit_steps))
+        refresh = draw.refresh[:, site]
+        for index, (row, old_changes, slope) in enumerate(trace):
+            still = [torch.where(per_image(refresh, old), torch.zeros_like(old), old) for old in old_changes]
+            trace[index] = (row, still, slope)
+        trace.append((step, changes, draw.slope[:, site]))
+
+
+def _inner(a: Tensor, b: Tensor, num_images: int) -> Tensor:
+    """(num_images,) inner products per image, over all copies of an image in the batch."""
+    products = (a.detach().float() * b.float()).flatten(1).sum(1)
+    return products.view(-1, num_images).sum(0).cpu()
+
+
+def _map(function: Callable[[Tensor], Tensor], feature: Feature) -> Feature:
+    parts, layout = tree_flatten(feature)
+    return tree_unflatten([function(part) for part in parts], layout)

@@ -1,0 +1,92 @@
+"""Rides the user's pipeline: the denoiser is gated and every call of it handed to the learner.
+
+The pipeline, its scheduler and its guidance run as they are. Weights are frozen, the model is in eval mode, the
+decoder is stubbed; all of it is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from stepmask.architectures import architecture_of, denoiser_of, describe
+from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.runtime.apply import is_applied
+from stepmask.runtime.executor import Executor
+from stepmask.runtime.gate import Gates
+from stepmask.runtime.policies import Policy
+from stepmask.runtime.position import Position
+from stepmask.runtime.sampling import without_decoder
+
+
+class Rider(Protocol):
+    """What rides along."""
+
+    def __call__(self, position: Position, forward: Callable[[], Any]) -> Any:
+        """Replaces one denoiser call; `forward` runs the gated model on the call's inputs, any number of times."""
+        ...
+
+
+def first_tensor(denoiser: nn.Module, output: Any) -> Tensor:
+    """The part of the denoiser's output that the sampler uses."""
+    return architecture_of(denoiser).used_output(denoiser, output[0])
+
+
+def detached(output: Any) -> Any:
+    """The same output without its autograd graph."""
+    return tree_map_only(Tensor, torch.Tensor.detach, output)
+
+
+def check_learnable(denoiser: nn.Module) -> None:
+    """Refuse models that cannot be ridden.
+
+    Raises:
+        StepMaskError: A mask is applied to the model.
+        UnsupportedModelError: It is offloaded.
+    """
+    if is_applied(denoiser):
+        raise StepMaskError("a mask is applied to this model: remove it before learning another")
+    if hasattr(denoiser, "_hf_hook") or any(hasattr(module, "_hf_hook") for module in denoiser.modules()):
+        raise UnsupportedModelError("the denoiser is offloaded: learn before enabling offload, the mask works after it")
+
+
+@contextlib.contextmanager
+def riding(pipe: Any, policy: Policy, rider: Rider) -> Iterator[None]:
+    """Gate the sites with `policy` and the denoiser with `rider` for a while."""
+    denoiser = denoiser_of(pipe)
+    check_learnable(denoiser)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(_frozen(denoiser))
+        stack.enter_context(without_decoder(pipe))
+        executor = Executor(denoiser, describe(denoiser), lambda: pipe.scheduler, lambda row: policy)
+        stack.callback(executor.remove)
+        name = type(denoiser).__name__
+        gates = Gates([(name, denoiser, lambda compute, args, kwargs: rider(executor.position, compute))])
+        stack.callback(gates.remove)
+        yield
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    wanted_gradient = [parameter.requires_grad for parameter in model.parameters()]
+    training = {module: module.training for module in model.modules()}
+    checkpointing = {m: m.gradient_checkpointing for m in model.modules() if hasattr(m, "gradient_checkpointing")}
+    try:
+        model.requires_grad_(False)
+        model.eval()
+        for module in checkpointing:
+            module.gradient_checkpointing = False
+        yield
+    finally:
+        for parameter, wanted in zip(model.parameters(), wanted_gradient, strict=True):
+            parameter.requires_grad_(wanted)
+        for module, was in training.items():
+            module.training = was
+        for module, was in checkpointing.items():
+            module.gradient_checkpointing = was
