@@ -88,14 +88,3 @@ def test_interrupt_keeps_the_state_and_the_old_mask(run, folder, mask_file, tmp_
     result = run("learn", folder, "-o", old, "--resume", tmp_path / "state.safetensors", code=130)
     assert "run the same command again" in " ".join(result.stderr.split()) and "interrupted" in result.stderr
     assert StepMask.load(old) == StepMask.load(mask_file)
-
-
-def test_bench_hands_over_to_the_benchmark(run, tmp_path, monkeypatch):
-    import sys
-    from types import ModuleType
-
-    fake, calls = ModuleType("stepmask.benchmark"), []
-    fake.run_benchmark = calls.append
-    monkeypatch.setitem(sys.modules, "stepmask.benchmark", fake)
-    run("bench", "-o", tmp_path / "bench")
-    assert calls == [tmp_path / "bench"] and calls[0].is_dir()

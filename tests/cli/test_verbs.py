@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -78,3 +80,15 @@ def test_masks_of_every_scheduler_are_learned_and_run(scheduler, run, folder, tm
     run("learn", folder, "-o", file, "--scheduler", scheduler, "--steps", 4, "--target-macs", 0.9, *learning)
     run("sample", folder, "--mask", file, "-o", tmp_path / "images", "-n", 1)
     assert names(tmp_path / "images" / "masked") == ["010000.png"]
+
+
+def test_bench_hands_over_to_the_benchmark(run, tmp_path, monkeypatch):
+    fake, calls = ModuleType("stepmask.benchmark"), []
+    fake.run_benchmark = lambda output, **options: calls.append((output, options))
+    monkeypatch.setitem(sys.modules, "stepmask.benchmark", fake)
+    run("bench", "-o", tmp_path / "bench")
+    run("bench", "-o", tmp_path / "bench", "--model", "one", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed")
+    assert (tmp_path / "bench").is_dir()
+    assert calls[0] == (tmp_path / "bench", {"speed": True, "memory": True})
+    chosen = {"models": ["one"], "steps": [20, 50], "num_images": 4}
+    assert calls[1] == (tmp_path / "bench", {"speed": False, "memory": True, **chosen})

@@ -64,6 +64,7 @@ def _load(model: str, dtype: DType | None) -> Any:
     from stepmask import reference
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     precision = None if dtype is None else getattr(torch, dtype.value)
     if model.startswith(reference.PREFIX):
         return reference.load(model.removeprefix(reference.PREFIX), precision)
