@@ -1,6 +1,6 @@
 """Runs the comparison and keeps what it has: an interrupted benchmark goes on where it was.
 
-Writes ``MODEL.json`` for each reference model (raw results and circumstances), the masks, and ``curve.png``.
+Writes ``MODEL.json`` for each reference model (raw results and circumstances) and the masks. It draws nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from stepmask import reference
@@ -21,7 +20,6 @@ from stepmask.benchmark.methods import Entry, entries, is_unet, random_mask
 from stepmask.errors import StepMaskError
 from stepmask.evaluation import Evaluation, evaluate
 from stepmask.mask import StepMask
-from stepmask.report import curve, save_png
 from stepmask.runtime.sampling import parameters_of
 from stepmask.schedules import deepcache, fora
 
@@ -57,7 +55,7 @@ def run_benchmark(
     """
     if not reference.names():
         raise StepMaskError("the package has no reference models; see stepmask.reference.train")
-    console = Console()
+    console = Console(stderr=True)
     (output / "masks").mkdir(parents=True, exist_ok=True)
     for name in list(models or reference.names()):
         bench = _Bench(name, output, num_images, seed, console)
@@ -69,9 +67,6 @@ def run_benchmark(
             bench.measure_memory()
     results = [json.loads(path.read_text()) for path in sorted(output.glob("*.json"))]
     rows = [row for result in results for row in result["rows"]]
-    if rows:
-        save_png(curve(rows), output / "curve.png")
-        console.print(_table(rows))
     return rows
 
 
@@ -174,15 +169,3 @@ class _Bench:
             drop = ("psnr", "ssim", "speed", "cells", "macs_fraction", "macs_per_image", "peak_cache_bytes")
             self.results["circumstances"] = {k: v for k, v in result.to_dict().items() if k not in drop}
         write_atomically(self.path, json.dumps(self.results, indent=1) + "\n")
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="PSNR against the full run", title_justify="left")
-    for column in ("model", "steps", "method", "setting", "MACs", "PSNR mean", "worst", "SSIM"):
-        table.add_column(column, justify="left" if column in ("model", "method") else "right")
-    for row in sorted(rows, key=lambda row: (row["model"], -row["steps"], row["method"], -row["macs"])):
-        ssim = "-" if row["ssim_mean"] is None else f"{row['ssim_mean']:.3f}"
-        psnr = f"{row['psnr_mean']:.1f} ± {row['psnr_sem']:.1f}", f"{row['psnr_min']:.1f}"
-        macs = f"{row['macs']:.1%}"
-        table.add_row(row["model"], str(row["steps"]), row["method"], row["setting"], macs, *psnr, ssim)
-    return table

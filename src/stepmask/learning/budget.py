@@ -84,13 +84,13 @@ class Budget:
             compute = self._threshold(benefit, target)
         rows = rows_of(compute)
         rows = self._shrink(rows, benefit, target)
-        rows = self._grow(rows, benefit, target)
+        rows = self._fill(self._grow(rows, benefit, target), benefit, target)
         return table_of(rows, len(self.graph))
 
     def exchange(self, compute: np.ndarray, benefit: np.ndarray, target: float, slack: float = 0.02) -> np.ndarray:
         """Shrink somewhat below the target, then grow back: cells that are worth more take the place of others."""
         rows = self._shrink(rows_of(compute), benefit, max(target - slack, self.floor(len(compute))))
-        rows = self._grow(rows, benefit, target)
+        rows = self._fill(self._grow(rows, benefit, target), benefit, target)
         return table_of(rows, len(self.graph))
 
     def _threshold(self, benefit: np.ndarray, target: float) -> np.ndarray:
@@ -166,6 +166,22 @@ class Budget:
             else:
                 cost = new_cost
         return live.rows
+
+    def _fill(self, rows: list[int], benefit: np.ndarray, target: float, attempts: int = 8) -> list[int]:
+        """Use what single cells cannot: let one compute that costs too much, and hold others until it fits."""
+        cost = self.cost(rows)
+        held = sorted(self._cells(rows, computing=False), key=lambda cell: -benefit[cell])
+        for cell in held[:attempts]:
+            if cost >= target - TOLERANCE / 2:
+                break
+            locked = benefit.copy()
+            locked[cell] = np.inf
+            other = self._shrink(_flip(rows, *cell), locked, target)
+            lost = sum(benefit[step, site] for step, site in self._cells(rows, True) if not other[step] >> site & 1)
+            new_cost = self.cost(other)
+            if new_cost > cost and other[cell[0]] >> cell[1] & 1 and lost < benefit[cell]:
+                rows, cost = other, new_cost
+        return rows
 
     def _cells(self, rows: Sequence[int], computing: bool) -> list[tuple[int, int]]:
         return [

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -19,7 +20,7 @@ def show_progress(visible: bool, total: int) -> Iterator[Callable[[Any], None]]:
         TextColumn("loss {task.fields[loss]}  MACs {task.fields[macs]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not visible) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not visible) as bar:
         task = bar.add_task("learning", total=total, loss="-", macs="-")
 
         def show(report: Any) -> None:
