@@ -40,8 +40,7 @@ def test_every_verb_is_listed_in_order(run):
 def test_every_option_says_what_it_does(verb, run):
     assert "Usage" in run(verb, "--help").output
     silent = [p.name for p in VERBS[verb].params if not getattr(p, "help", None)]
-    known = {"balanced", "margin", "benefit_rate"} if verb == "learn" else set()
-    assert set(silent) - known - {"help"} == set()
+    assert set(silent) - {"help"} == set()
 
 
 def test_one_file_per_verb():

@@ -84,7 +84,7 @@ def test_masks_of_every_scheduler_are_learned_and_run(scheduler, run, folder, tm
 
 def test_bench_hands_over_to_the_benchmark(run, tmp_path, monkeypatch):
     fake, calls = ModuleType("stepmask.benchmark"), []
-    fake.run_benchmark = lambda output, **options: calls.append((output, options))
+    fake.run_benchmark = lambda output, **options: calls.append((output, options)) or []
     monkeypatch.setitem(sys.modules, "stepmask.benchmark", fake)
     run("bench", "-o", tmp_path / "bench")
     run("bench", "-o", tmp_path / "bench", "--model", "one", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed")

@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 @app.command()
 def bench(
     output: Folder = Path("bench"),
-    model: Annotated[list[str] | None, typer.Option(help="A reference model; by default all. May be repeated.")] = None,
-    steps: Annotated[list[int] | None, typer.Option(help="Sampling steps; by default 50 and 20.")] = None,
-    num_images: Annotated[int, typer.Option(min=2, help="Images per point.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of learning.")] = 0,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Reference model, may be repeated; by default all.")
+    ] = None,
+    steps: Annotated[
+        list[int] | None, typer.Option(min=2, help="Sampling steps, may be repeated; by default the README's.")
+    ] = None,
+    num_images: Annotated[
+        int | None, typer.Option("--num-images", "-n", min=1, help="Images per point; by default the README's.")
+    ] = None,
+    speed: Annotated[bool, typer.Option(help="Measure speed-ups too.")] = True,
+    memory: Annotated[bool, typer.Option(help="Measure the peak memory of learning too.")] = True,
 ) -> None:
     """Compare learned masks with FORA and DeepCache on the reference models; about an hour on two cores.
 
@@ -31,11 +38,12 @@ def bench(
     from stepmask.benchmark import run_benchmark
     from stepmask.report import curve, save_png
 
-    chosen = {"steps": tuple(steps)} if steps else {}
-    rows = run_benchmark(output, models=model, num_images=num_images, seed=seed, **chosen)
-    stdout().print(_table(rows))
-    path = save_png(curve(rows), output / "curve.png")
-    stdout().print(f"look at {path}; the raw results are the JSON files beside it")
+    chosen = {"models": model or None, "steps": steps or None, "num_images": num_images}
+    rows = run_benchmark(output, speed=speed, memory=memory, **{k: v for k, v in chosen.items() if v is not None})
+    if rows:
+        stdout().print(_table(rows))
+        save_png(curve(rows), output / "curve.png")
+        stdout().print(f"look at {output / 'curve.png'}; the raw results are the JSON files beside it")
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
