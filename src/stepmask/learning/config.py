@@ -32,6 +32,7 @@ _RANGES = {
     "lambda_bimodal": (0.0, 1e3),
     "credit_steps": (0, 10**4),
 }
+_WHOLE = ("num_trajectories", "batch_size", "credit_steps")
 _PENALTY_ONLY = ("lambda_sparse", "lambda_bimodal", "sparse_weights")
 
 
@@ -96,6 +97,8 @@ class LearnConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise StepMaskError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
+            if name in _WHOLE and not isinstance(value, int):
+                raise StepMaskError(f"{name} must be a whole number, got {value!r}")
         if self.sparsity == "projection":
             defaults = {field.name: field.default for field in fields(self)}
             ignored = [name for name in _PENALTY_ONLY if getattr(self, name) != defaults[name]]

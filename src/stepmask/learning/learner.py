@@ -54,6 +54,7 @@ class LearnProgress:
     """Share of the full run's MACs that the plan of the rounded scores costs."""
 
 
+@torch.inference_mode(False)  # what is made under a caller's inference mode could not be updated
 def learn(
     pipe: Any,
     num_inference_steps: int = 50,
@@ -98,6 +99,8 @@ def learn(
     strangers = set(options) - set(LearnConfig.names())
     if strangers:
         raise StepMaskError(f"learn has no option {min(strangers)!r}; there are {', '.join(LearnConfig.names())}")
+    if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+        raise StepMaskError(f"num_inference_steps must be a whole number of at least 1, got {num_inference_steps!r}")
     pipe = as_pipeline(pipe, scheduler)
     learner = _Learner(pipe, num_inference_steps, target_macs, seed, call_kwargs, config or LearnConfig(**options))
     state = learner.begin(None if resume is None else Path(resume))
@@ -313,13 +316,13 @@ class _Student:
                 self._generator,
                 config.balanced,
             )
-        policy.stream = position.stream
+        policy.row, policy.stream, policy.mixed = position.row, position.stream, False
         policy.teacher = True
         original = forward()
         policy.teacher = False
         with torch.enable_grad():
             masked = forward()
-            if position.row > 0:
+            if policy.mixed:
                 loss = losses.feature_loss(
                     first_tensor(learner.denoiser, masked), first_tensor(learner.denoiser, original)
                 )

@@ -34,7 +34,7 @@ def step_weights(delta: Tensor) -> Tensor:
     Args:
         delta: (T,) relative changes; ``delta[0]`` is undefined and ignored.
     """
-    share = delta / delta[1:].max().clamp_min(1e-12)
+    share = delta / delta.clone().index_fill_(0, torch.tensor(0), 0.0).max().clamp_min(1e-12)
     weights = torch.where(share < 0.1, 2.0, torch.where(share < 0.5, 1.5, 1.0))
     weights[0] = 1.0
     return weights

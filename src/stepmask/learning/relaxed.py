@@ -34,7 +34,11 @@ class RelaxedPolicy:
         self.teacher = True
         """Whether to run the original model."""
         self.draw: Draw | None = None
+        self.row = 0
+        """Row of the scheduler's run."""
         self.stream = 0
+        self.mixed = False
+        """Whether a value of the latest call depends on scores; not where a stream begins."""
         self._credit_steps = credit_steps
         self._traces: dict[tuple[int, int], deque] = {}
 
@@ -50,6 +54,7 @@ class RelaxedPolicy:
         fresh = compute()
         if step == 0 or self.draw is None:
             cache.put(site, _map(torch.Tensor.detach, fresh))
+            self._traces.pop((site, self.stream), None)
             return fresh
         cached = cache.get(site)
         fresh_parts, layout = tree_flatten(fresh)
@@ -64,11 +69,12 @@ class RelaxedPolicy:
             values.append(value)
             kept.append(torch.where(refresh, new, old).detach())
             changes.append((new - old).detach())
-        self._collect(step, site, values, changes)
+        self.mixed = True
+        self._collect(self.row, site, values, changes)
         cache.put(site, tree_unflatten(kept, layout))
         return tree_unflatten(values, layout)
 
-    def _collect(self, step: int, site: int, values: list[Tensor], changes: list[Tensor]) -> None:
+    def _collect(self, row: int, site: int, values: list[Tensor], changes: list[Tensor]) -> None:
         """Prepare for the gradient of these values: the own score's share, and that of earlier rows."""
         draw, gradient = self.draw, self.gradient
         earlier = list(self._traces.get((site, self.stream), ()))
@@ -76,27 +82,27 @@ class RelaxedPolicy:
         def hook_for(part: int) -> Callable[[Tensor], None]:
             def hook(g: Tensor) -> None:
                 slope = draw.slope[:, site]
-                gradient[step, site] += (_inner(g, changes[part], len(slope)) * slope).sum()
+                gradient[row, site] += (_inner(g, changes[part], len(slope)) * slope).sum()
                 held = 1 - draw.weight[:, site]
-                for row, old_changes, old_slope in earlier:
-                    gradient[row, site] += (_inner(g, old_changes[part], len(held)) * held * old_slope).sum()
+                for old_row, old_changes, old_slope in earlier:
+                    gradient[old_row, site] += (_inner(g, old_changes[part], len(held)) * held * old_slope).sum()
 
             return hook
 
         for part, value in enumerate(values):
             value.register_hook(hook_for(part))
         if self._credit_steps:
-            self._extend_trace(step, site, changes)
+            self._extend_trace(row, site, changes)
 
-    def _extend_trace(self, step: int, site: int, changes: list[Tensor]) -> None:
+    def _extend_trace(self, row: int, site: int, changes: list[Tensor]) -> None:
         """An image that computes now owes nothing to earlier rows any more."""
         draw = self.draw
         trace = self._traces.setdefault((site, self.stream), deque(maxlen=self._credit_steps))
         refresh = draw.refresh[:, site]
-        for index, (row, old_changes, slope) in enumerate(trace):
+        for index, (old_row, old_changes, slope) in enumerate(trace):
             still = [torch.where(per_image(refresh, old), torch.zeros_like(old), old) for old in old_changes]
-            trace[index] = (row, still, slope)
-        trace.append((step, changes, draw.slope[:, site]))
+            trace[index] = (old_row, still, slope)
+        trace.append((row, changes, draw.slope[:, site]))
 
 
 def _inner(a: Tensor, b: Tensor, num_images: int) -> Tensor:
