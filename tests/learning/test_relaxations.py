@@ -81,9 +81,7 @@ def test_interpolation_hands_out_the_score_itself():
 @pytest.mark.parametrize("temperature", [0.3, 0.5, 2.0])
 def test_slope_of_gumbel_is_the_derivative(temperature):
     scores, eps = torch.linspace(0.05, 0.95, 19, dtype=torch.float64), 1e-6
-    low, middle, high = (
-        draw(scores + shift, 8, "gumbel", temperature, generator(1)) for shift in (-eps, 0.0, eps)
-    )
+    low, middle, high = (draw(scores + shift, 8, "gumbel", temperature, generator(1)) for shift in (-eps, 0.0, eps))
     numerical = (high.weight - low.weight) / (2 * eps)
     assert torch.allclose(middle.slope, numerical, rtol=1e-4, atol=1e-8)
     assert (middle.slope > 0).all()

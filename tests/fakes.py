@@ -1,0 +1,95 @@
+"""Pipelines that no one ships, and a written-out differentiable mixture to hold the learner to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+from stepmask import describe
+
+
+class TwoCalls:
+    """A class-conditional sampling loop whose guidance is a second denoiser call, from row `begin` on."""
+
+    def __init__(self, transformer: nn.Module, scheduler, begin: int = 0) -> None:
+        self.transformer, self.scheduler, self.begin = transformer, scheduler, begin
+
+    @torch.no_grad()
+    def __call__(self, class_labels, num_inference_steps=50, generator=None, guidance_scale=3.0):
+        model, count = self.transformer, len(class_labels)
+        size = model.config.sample_size
+        self.scheduler.set_timesteps(num_inference_steps)
+        sample = randn_tensor((count, model.config.in_channels, size, size), generator=generator, dtype=model.dtype)
+        for row, t in enumerate(self.scheduler.timesteps):
+            output = self._predict(sample, t, torch.tensor(class_labels))
+            if row >= self.begin:
+                null = self._predict(sample, t, torch.full((count,), 1000))
+                output = null + guidance_scale * (output - null)
+            sample = self.scheduler.step(output, t, sample).prev_sample
+        return SimpleNamespace(images=sample)
+
+    def _predict(self, sample: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        output = self.transformer(sample, timestep=t.expand(len(sample)), class_labels=labels).sample
+        return output[:, : sample.shape[1]]
+
+
+class Mixture:
+    """Hooks on a model whose sites hand out ``w * fresh + (1 - w) * held``, differentiable by every row's weights.
+
+    Held values keep their dependence on the weights of earlier rows, ``held' = w * fresh + (1 - w) * held``, but fresh
+    values of earlier rows are constants: what `RelaxedPolicy` promises to compute without keeping any graph.
+    """
+
+    def __init__(self, model: nn.Module, weights: Tensor) -> None:
+        """`weights` is (T, N, B) and may require grad."""
+        self.row, self._weights = 0, weights
+        self._held: dict[int, Tensor] = {}
+        modules, names = dict(model.named_modules()), describe(model).names
+        self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(names)]
+
+    def _hook(self, site: int):
+        def swap(module, args, fresh):
+            if self.row == 0:
+                self._held[site] = fresh.detach()
+                return fresh
+            weight = self._weights[self.row, :, site]
+            weight = weight.repeat(len(fresh) // len(weight)).view(-1, *[1] * (fresh.dim() - 1))
+            held = self._held[site]
+            self._held[site] = weight * fresh.detach() + (1 - weight) * held
+            return weight * fresh + (1 - weight) * held
+
+        return swap
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    return model.requires_grad_(False).eval()
+
+
+def forwards(model: nn.Module) -> Iterator[tuple[str, bool, object]]:
+    """What a learner must leave as it found it, module by module."""
+    for name, module in model.named_modules():
+        yield name, module.training, module.__dict__.get("forward")
+
+
+def snapshot(model: nn.Module) -> tuple:
+    """Weights, flags and forwards of a model, to compare before and after."""
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()]
+    checkpointing = [getattr(m, "gradient_checkpointing", None) for m in model.modules()]
+    flags = [(name, p.requires_grad, p.grad is None) for name, p in model.named_parameters()]
+    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return list(forwards(model)), hooks, checkpointing, flags, weights
+
+
+def assert_unchanged(model: nn.Module, before: tuple) -> None:
+    after = snapshot(model)
+    assert after[:-1] == before[:-1]
+    for name, value in before[-1].items():
+        assert torch.equal(value, after[-1][name]), name

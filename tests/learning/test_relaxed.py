@@ -1,0 +1,335 @@
+"""The relaxed model: the hard mask at scores 0 and 1, and gradients equal to autograd's through a written-out mixture.
+
+`fakes.Mixture` keeps the whole graph that the learner does not keep.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, HeunDiscreteScheduler
+
+import stepmask
+from fakes import Mixture, TwoCalls, frozen
+from stepmask import describe
+from stepmask.architectures import denoiser_of
+from stepmask.learning import LearnConfig
+from stepmask.learning.learner import _Learner, _Student
+from stepmask.learning.losses import feature_loss
+from stepmask.learning.relaxations import Draw, draw
+from stepmask.learning.relaxed import RelaxedPolicy
+from stepmask.learning.riding import first_tensor, riding
+from stepmask.runtime.cache import Cache, Meter
+from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, without_decoder
+from tiny import conditions, ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model
+
+FAMILIES = ("UNet2DModel", "DiTTransformer2DModel")
+IMAGES = 2
+PIPELINES = {
+    "DDIMPipeline": ddim_pipeline,
+    "DDPMPipeline": ddpm_pipeline,
+    "DiTPipeline": dit_pipeline,
+    "U-Net, Heun": lambda: SamplerLoop(tiny_model("UNet2DModel"), HeunDiscreteScheduler()),
+    "DiT, DDIM": lambda: SamplerLoop(tiny_model("DiTTransformer2DModel"), DDIMScheduler()),
+    "two calls": lambda: TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler()),
+    "two calls, the second late": lambda: TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler(), begin=2),
+}
+
+
+# --- scores of 0 and 1
+
+
+@pytest.mark.parametrize("sampling", ["random", "interpolation"])
+@pytest.mark.parametrize("name", PIPELINES)
+def test_scores_of_0_and_1_run_the_hard_mask(name, sampling):
+    pipe = PIPELINES[name]()
+    learner = learner_for(pipe, steps=5, sampling=sampling)
+    mask = random_mask(denoiser_of(pipe), pipe.scheduler, 5)
+    student = _Student(learner, torch.tensor(mask.compute).float(), torch.ones(mask.num_rows), 0)
+    with torch.inference_mode(False), riding(pipe, learner.policy, student):
+        relaxed = learner._call(1)
+    with stepmask.apply(pipe, mask, eliminate_dead=False), without_decoder(pipe):
+        hard = learner._call(1)
+    with without_decoder(pipe):
+        plain = learner._call(1)
+    assert torch.equal(relaxed, hard) and not torch.equal(hard, plain)
+    assert student.mean_loss > 0
+
+
+def learner_for(pipe, steps: int, **options) -> _Learner:
+    conditional = {"class_labels": [3, 7]} if isinstance(pipe, TwoCalls) else {}
+    config = LearnConfig(batch_size=IMAGES, **options)
+    return _Learner(pipe, steps, None, 0, conditional, config)
+
+
+# --- gradients
+
+
+def ride(model, weights: list[Draw | None], credit_steps: int):
+    """Run the relaxed model with given draws; returns the gradient, and each row's input, timestep and original."""
+    calls = []
+    policy = RelaxedPolicy(len(weights), len(describe(model)), credit_steps)
+
+    def rider(position, forward):
+        policy.row, policy.stream, policy.draw = position.row, position.stream, weights[position.row]
+        policy.teacher = True
+        original = forward()
+        policy.teacher = False
+        with torch.enable_grad():
+            masked = forward()
+            if position.row > 0:
+                feature_loss(first_tensor(model, masked), first_tensor(model, original)).backward()
+        calls.append(first_tensor(model, original))
+        return (masked[0].detach(),)
+
+    loop = SamplerLoop(model, DDIMScheduler())
+    inputs = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: inputs.append((args[0].clone(), kwargs["timestep"])), with_kwargs=True
+    )
+    with riding(loop, policy, rider):
+        loop(IMAGES, len(weights), generator(5), **conditions(model, IMAGES))
+    hook.remove()
+    return policy, inputs, calls
+
+
+def losses_of(model, weights: torch.Tensor, inputs, originals, loss=feature_loss) -> list[torch.Tensor]:
+    """Loss of every row after the first, differentiable by all weights (T, N, B)."""
+    mixture = Mixture(model, weights)
+    losses = []
+    for mixture.row, ((x, t), original) in enumerate(zip(inputs, originals, strict=True)):
+        output = model(x, timestep=t, return_dict=False, **conditions(model, IMAGES))
+        if mixture.row > 0:
+            losses.append(loss(first_tensor(model, output), original))
+    mixture.remove()
+    return losses
+
+
+def expected_gradient(losses, scores: torch.Tensor, credit_steps: int) -> torch.Tensor:
+    """Sum over losses of their derivative by the scores, but for rows further back than `credit_steps`."""
+    total = torch.zeros_like(scores)
+    for row, loss in enumerate(losses, 1):
+        (gradient,) = torch.autograd.grad(loss, scores, retain_graph=True)
+        gradient[: max(row - credit_steps, 0)] = 0
+        total += gradient
+    return total
+
+
+@pytest.mark.parametrize("credit_steps", [0, 1, 3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradient_and_credit_of_hard_draws_equal_autograd(name, credit_steps):
+    """Four rows; images draw for themselves, with the straight-through gradient."""
+    model = frozen(tiny_model(name))
+    count = len(describe(model))
+    scores = 0.2 + 0.6 * torch.rand(4, count, generator=generator(1))
+    draws = [draw(row, IMAGES, "random", 0.5, generator(10 + i)) for i, row in enumerate(scores)]
+    policy, inputs, originals = ride(model, draws, credit_steps)
+
+    leaf = scores.clone().requires_grad_()
+    hard = torch.stack([one.weight for one in draws])
+    weights = hard + (leaf - leaf.detach())[:, None]
+    losses = losses_of(copy.deepcopy(model), weights, inputs, originals)
+    expected = expected_gradient(losses, leaf, credit_steps)
+    assert (expected[1:] != 0).any(1).all()
+    assert torch.allclose(policy.gradient, expected, rtol=2e-3, atol=1e-6 * expected.abs().max().item() + 1e-7)
+
+
+def test_credit_changes_the_gradient_of_earlier_rows_only():
+    model = frozen(tiny_model("DiTTransformer2DModel"))
+    draws = [draw(torch.full((6,), 0.5), IMAGES, "random", 0.5, generator(10 + i)) for i in range(3)]
+    plain, credited = (ride(model, draws, credit)[0].gradient for credit in (0, 2))
+    assert torch.equal(plain[2], credited[2]) and not torch.equal(plain[1], credited[1])
+
+
+@pytest.mark.parametrize("sampling", ["interpolation", "gumbel"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradient_of_soft_draws_equals_autograd(name, sampling):
+    model = frozen(tiny_model(name))
+    scores = 0.2 + 0.6 * torch.rand(2, len(describe(model)), generator=generator(1))
+    drawn = draw(scores[1], IMAGES, sampling, 0.5, generator(3))
+    policy, inputs, originals = ride(model, [None, drawn], credit_steps=0)
+
+    leaf = scores.clone().requires_grad_()
+    if sampling == "interpolation":
+        weights = leaf[:, None].expand(-1, IMAGES, -1)
+    else:
+        uniform = torch.rand(IMAGES, scores.shape[1], generator=generator(3))
+        weights = torch.sigmoid((torch.logit(leaf)[:, None] + torch.logit(uniform)) / 0.5)
+    expected = expected_gradient(losses_of(copy.deepcopy(model), weights, inputs, originals), leaf, 0)
+    scale = expected.abs().max().item()
+    assert torch.allclose(policy.gradient, expected, rtol=2e-3, atol=1e-5 * scale)
+    assert (policy.gradient[1] != 0).all() and (policy.gradient[0] == 0).all()
+
+
+def test_gradient_of_interpolation_equals_finite_differences():
+    """No autograd in the check: the loss is evaluated at shifted scores, in double precision."""
+    model = frozen(tiny_model("DiTTransformer2DModel").double())
+    scores, eps = torch.full((6,), 0.4), 1e-5
+    policy, inputs, originals = ride(model, [None, draw(scores, IMAGES, "interpolation", 0.5, generator())], 0)
+    twin = copy.deepcopy(model)
+
+    def loss(masked, original):  # Eq. 5, without the detour over float32
+        return ((masked - original).flatten(1).norm(dim=1) / original.flatten(1).norm(dim=1)).mean()
+
+    for site in range(6):
+        values = []
+        for shift in (-eps, eps):
+            weights = scores.double().expand(2, IMAGES, -1).clone()
+            weights[:, :, site] += shift
+            with torch.no_grad():
+                values.append(losses_of(twin, weights, inputs, originals, loss)[0].item())
+        numerical = (values[1] - values[0]) / (2 * eps)
+        assert policy.gradient[1, site].item() == pytest.approx(numerical, rel=1e-4)
+
+
+# --- guidance
+
+
+class Site:
+    """One site on its own: hands the policy a feature per row."""
+
+    def __init__(self, policy: RelaxedPolicy) -> None:
+        self.policy = policy
+        self.caches = {0: Cache(Meter()), 1: Cache(Meter())}
+
+    def __call__(self, row, feature, stream=0):
+        self.policy.row, self.policy.stream, self.policy.teacher = row, stream, False
+        return self.policy(row, 0, lambda: feature, self.caches[stream])
+
+
+def hard(*weights: float) -> Draw:
+    weight = torch.tensor(weights)[:, None]
+    return Draw(weight, torch.ones_like(weight), weight > 0.5)
+
+
+def test_both_halves_of_batched_guidance_share_an_images_draw():
+    policy = RelaxedPolicy(2, 1, 0)
+    site = Site(policy)
+    old, new = torch.zeros(4, 3), torch.arange(1.0, 13.0).view(4, 3)
+    site(0, old)
+    policy.draw = hard(1, 0)
+    value = site(1, new)
+    assert torch.equal(value.detach(), torch.stack([new[0], old[1], new[2], old[3]]))
+    g = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None].expand(4, 3)
+    value.backward(g)
+    assert policy.gradient[1, 0].item() == (g * new).sum().item()
+    assert torch.equal(site.caches[0].get(0), value.detach())
+
+
+def test_two_streams_have_caches_and_credit_of_their_own():
+    policy = RelaxedPolicy(3, 1, 2)
+    site = Site(policy)
+    for stream in (0, 1):
+        site(0, torch.full((1, 1), 100.0 * stream), stream)
+    policy.draw = hard(1)
+    for stream in (0, 1):
+        site(1, torch.full((1, 1), 100.0 * stream + 1 + stream), stream)  # changes by 1 and by 2
+    policy.draw = hard(0)
+    values = [site(2, torch.full((1, 1), 100.0 * stream + 7), stream) for stream in (0, 1)]
+    assert [value.item() for value in values] == [1, 102]
+    values[0].backward(torch.tensor([[10.0]]))
+    assert policy.gradient[:, 0].tolist() == [0, 10 * 1, 10 * (7 - 1)]
+    values[1].backward(torch.tensor([[10.0]]))
+    assert policy.gradient[:, 0].tolist() == [0, 10 * 1 + 10 * 2, 60 + 10 * (107 - 102)]
+
+
+def test_tuples_of_tensors_are_mixed_part_by_part():
+    policy = RelaxedPolicy(2, 1, 0)
+    site = Site(policy)
+    site(0, (torch.zeros(2, 1), torch.zeros(2, 1, 1)))
+    policy.draw = hard(0, 1)
+    first, second = site(1, (torch.ones(2, 1), 2 * torch.ones(2, 1, 1)))
+    assert first.flatten().tolist() == [0, 1] and second.flatten().tolist() == [0, 2]
+    (first.sum() + 3 * second.sum()).backward()
+    assert policy.gradient[1, 0].item() == 2 * 1 + 2 * 3 * 2, "every part and image, held ones too"
+
+
+def test_gradients_of_a_stream_that_begins_late_land_in_their_rows():
+    pipe = PIPELINES["two calls, the second late"]()
+    learner = learner_for(pipe, steps=4, trajectory="teacher", credit_steps=0)
+    gradients = {}
+    for begin in (9, 2):
+        pipe.begin = begin
+        learner.policy.reset()
+        student = _Student(learner, torch.full((4, 6), 0.5), torch.ones(4), 0)
+        with riding(pipe, learner.policy, student):
+            learner._call(1)
+        gradients[begin] = learner.policy.gradient.clone()
+        assert len(student._losses) == (3 if begin == 9 else 4), "no loss where a stream begins"
+    assert torch.equal(gradients[9][:3], gradients[2][:3]), "the second stream begins at row 2 and mixes from row 3"
+    assert not torch.equal(gradients[9][3], gradients[2][3])
+
+
+# --- memory
+
+
+def live_tensors() -> int:
+    gc.collect()
+    return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+
+def run_and_watch(steps: int, watch) -> None:
+    pipe = dit_pipeline()
+    learner = learner_for(pipe, steps, credit_steps=3, importance="uniform")
+    student = _Student(learner, torch.full((steps, 6), 0.7), torch.ones(steps), 0)
+
+    def rider(position, forward):
+        output = student(position, forward)
+        watch(position.row, learner.policy, output)
+        return output
+
+    with riding(pipe, learner.policy, rider):
+        sample(pipe, random_conditions(pipe, IMAGES, generator()), range(IMAGES), steps)
+
+
+def tensors_in(thing, seen=None):
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, torch.Tensor):
+        yield thing
+    elif isinstance(thing, dict):
+        for value in thing.values():
+            yield from tensors_in(value, seen)
+    elif hasattr(thing, "__iter__") and not isinstance(thing, str):
+        for value in thing:
+            yield from tensors_in(value, seen)
+
+
+def test_nothing_keeps_the_graph_of_a_step():
+    caches = {}
+
+    class Spy(Cache):
+        def put(self, site, feature):
+            super().put(site, feature)
+            caches[id(self)] = self
+
+    def watch(row, policy, output):
+        kept = SimpleNamespace(features=[cache._features for cache in caches.values()], traces=policy._traces)
+        found = [*tensors_in(kept.features), *tensors_in(kept.traces), policy.gradient, *tensors_in(output)]
+        assert len(list(tensors_in(kept.features))) == 6
+        assert len(list(tensors_in(kept.traces))) >= 6 * min(row, 3)
+        assert not any(tensor.requires_grad for tensor in found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stepmask.runtime.executor.Cache", Spy)
+        run_and_watch(5, watch)
+    assert len(caches) == 1
+
+
+def test_what_is_kept_does_not_grow_with_the_number_of_steps():
+    counts: dict[int, dict[int, int]] = {6: {}, 24: {}}
+    for steps, seen in counts.items():
+
+        def watch(row, policy, output, seen=seen, last=steps - 1):
+            if row in (0, 5, last):
+                seen[row] = live_tensors()
+
+        run_and_watch(steps, watch)
+    assert counts[24][5] == counts[24][23], "from row 3 on everything is there that ever will be"
+    assert counts[24][23] - counts[24][0] == counts[6][5] - counts[6][0] > 0
