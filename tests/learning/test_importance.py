@@ -8,8 +8,8 @@ import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 from fakes import TwoCalls, assert_unchanged, snapshot
-from stepmask.architectures import denoiser_of
-from stepmask.learning.importance import _Recorder, calibrate
+from stepmask.architectures import denoiser_of, describe
+from stepmask.learning.importance import _Prober, calibrate
 from stepmask.learning.losses import relative_norm
 from stepmask.learning.riding import riding
 from stepmask.runtime.sampling import SamplerLoop, sample, without_decoder
@@ -38,48 +38,60 @@ def caller(pipe, arguments, steps=STEPS):
 def test_what_was_recorded_plays_back_to_the_same_image(name):
     make, arguments = PIPELINES[name]
     pipe = make()
-    call, recorder, computed = caller(pipe, arguments), _Recorder(denoiser_of(pipe)), []
+    call, prober, computed = caller(pipe, arguments), _Prober(denoiser_of(pipe)), []
 
-    def compute(step, site, compute, cache):
-        computed.append(step)
-        return compute()
+    def policy(step, site, compute, cache):
+        return prober.policy(step, site, lambda: computed.append(step) or compute(), cache)
 
-    with riding(pipe, compute, recorder):
+    with riding(pipe, policy, prober):
         final = call()
         assert computed
         computed.clear()
-        recorder.spoiled_row = 10**6
+        prober.held_row = 10**6
         assert torch.equal(call(), final) and not computed, "nothing is computed, everything is played back"
-        recorder.spoiled_row, recorder.spoiled_by = 3, 0.0
-        assert not torch.equal(call(), final) and computed and recorder.spoiled_by > 0
 
 
 @torch.no_grad()
-def brute_force(pipe, call, row: int) -> tuple[float, float]:
-    """Error of the final image, and of the output of one row, if that row hands out the output of the row before."""
+def brute_force(pipe, call, row: int) -> tuple[float, float, float]:
+    """What it does to the final image, and to the output of one row, if every site holds its value there.
+
+    Also the change of the output since the row before.
+    """
     denoiser = denoiser_of(pipe)
-    outputs, position = [], 0
+    modules, sites = dict(denoiser.named_modules()), describe(denoiser).names
+    outputs, values, position, recording = [], {}, 0, True
 
-    def swap(module, args, output):
+    def end_of_row(module, args, output):
         nonlocal position
-        sample = output[0].clone()
-        if recording:
-            outputs.append(sample)
-        elif position == row:
-            sample = outputs[row - 1]
+        outputs.append(output[0][:, : denoiser.config.in_channels].clone())
         position += 1
-        return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
 
-    hook = denoiser.register_forward_hook(swap)
+    def swap_for(name):
+        def swap(module, args, output):
+            if recording:
+                values[position, name] = output.clone()
+            return values[row - 1, name] if position == row else None
+
+        return swap
+
+    hooks = [modules[name].register_forward_hook(swap_for(name)) for name in sites]
+    hooks.append(denoiser.register_forward_hook(end_of_row))
+    images = []
+    if hasattr(pipe, "vae"):  # the picture would be clipped
+        hooks.append(pipe.vae.decoder.register_forward_pre_hook(lambda module, args: images.append(args[0])))
     with without_decoder(pipe):
-        recording = True
-        final = call()
-        recording, position = False, 0
-        spoiled = call()
-    hook.remove()
-    channels = denoiser.config.in_channels
-    before, now = outputs[row - 1][:, :channels], outputs[row][:, :channels]
-    return relative_norm(spoiled - final, final).mean().item(), relative_norm(before - now, now).mean().item()
+        row, wanted = -1, row
+        images.insert(0, call())
+        row, recording, position = wanted, False, 0
+        images.insert(1, call())
+    final, spoiled = images[-2:]
+    for hook in hooks:
+        hook.remove()
+    true, held = outputs[row], outputs[len(outputs) // 2 + row]
+    return tuple(
+        relative_norm(value - base, base).mean().item()
+        for value, base in ((spoiled, final), (held, true), (outputs[row - 1], true))
+    )
 
 
 @pytest.mark.parametrize("name", ["DDIMPipeline", "DDPMPipeline", "DiTPipeline", "Heun"])
@@ -91,9 +103,9 @@ def test_importance_equals_a_recomputation(name):
     rows = len(pipe.scheduler.timesteps)
     assert facts.delta.shape == facts.importance.shape == (rows,) and facts.delta[0] == 0
     numbers = [brute_force(pipe, call, row) for row in range(1, rows)]
-    moved, spoiled = map(torch.tensor, zip(*numbers, strict=True))
-    expected = moved / spoiled
-    assert torch.allclose(facts.delta[1:], spoiled, rtol=1e-4)
+    moved, error, change = map(torch.tensor, zip(*numbers, strict=True))
+    expected = moved / error
+    assert torch.allclose(facts.delta[1:], change, rtol=1e-4)
     assert torch.allclose(facts.importance[1:], expected / expected.mean(), rtol=1e-3)
 
 
@@ -107,6 +119,14 @@ def test_rows_between_probes_are_interpolated_on_a_log_scale():
     assert torch.allclose(offset, offset[:1].expand(3), atol=1e-4), "the same but for the common scale"
     between = torch.from_numpy(np.interp(np.arange(1, 7), probed, some[probed].numpy())).float()
     assert torch.allclose(some[1:], between, atol=1e-4)
+
+
+def test_a_stream_that_begins_late_is_not_probed():
+    make, arguments = PIPELINES["two calls, the second late"]
+    pipe, calls = make(), []
+    call = caller(pipe, arguments)
+    facts = calibrate(pipe, lambda: calls.append(1) or call(), measure_importance=True)
+    assert len(calls) == 1 and (facts.importance == 1).all()
 
 
 def test_uniform_importance_takes_one_run():
