@@ -156,7 +156,7 @@ class _Learner:
             "num_inference_steps": self.num_inference_steps,
             "scheduler": self.scheduler,
             "graph": self.graph.fingerprint,
-            "call_kwargs": sorted(self.call_kwargs),
+            "call_kwargs": {name: _comparable(value) for name, value in sorted(self.call_kwargs.items())},
         }
 
     def begin(self, path: Path | None) -> LearnerState:
@@ -286,6 +286,13 @@ class _Learner:
             # a dead cell costs nothing now, but would if it were read: half its own cost keeps it from drifting
             share = torch.maximum(marginal * len(scores), 0.5 * share)
         return share / share[:, list(self.graph.blocks)].mean()
+
+
+def _comparable(value: Any) -> Any:
+    """A call argument as JSON; of anything but plain values only the type, its text may hold an address."""
+    if isinstance(value, list | tuple):
+        return [_comparable(one) for one in value]
+    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
 
 
 class _Student:
