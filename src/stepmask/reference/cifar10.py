@@ -24,11 +24,14 @@ def _files(source: Path, split: str) -> Iterator[tuple[str, bytes]]:
         for path in sorted((source / split).glob("*/*.*")):
             yield path.parent.name, path.read_bytes()
         return
-    with tarfile.open(source) as archive:
-        for member in archive:
-            parts = Path(member.name).parts
-            if member.isfile() and len(parts) >= 3 and parts[-3] == split:
-                yield parts[-2], archive.extractfile(member).read()
+    try:
+        with tarfile.open(source) as archive:
+            for member in archive:
+                parts = Path(member.name).parts
+                if member.isfile() and len(parts) >= 3 and parts[-3] == split:
+                    yield parts[-2], archive.extractfile(member).read()
+    except tarfile.TarError as error:
+        raise StepMaskError(f"{source} is no tar archive, or cut short ({type(error).__name__})") from error
 
 
 def load_cifar10(source: str | Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:

@@ -73,11 +73,14 @@ class Budget:
 
 def batches(images: Tensor, labels: Tensor, batch_size: int, start: int, seed: int = 0):
     """Yield endless shuffled batches, `start` images have been drawn before; pixels (uint8) are flipped at random."""
-    epoch, offset = divmod(start, len(images))
+    per_epoch = len(images) - len(images) % batch_size
+    if not per_epoch:
+        raise StepMaskError(f"{len(images)} images make no batch of {batch_size}: give a smaller --batch-size")
+    epoch, offset = divmod(start, per_epoch)
     while True:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(len(images), generator=generator)
-        for begin in range(offset, len(images) - batch_size + 1, batch_size):
+        for begin in range(offset, per_epoch, batch_size):
             rows = order[begin : begin + batch_size]
             batch = images[rows]
             if batch.dtype == torch.uint8:

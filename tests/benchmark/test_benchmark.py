@@ -1,0 +1,124 @@
+"""The comparison on tiny stand-ins: what is measured, what is written, and that it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stepmask import StepMask, StepMaskError, describe, make_plan, measure_cost, reference
+from stepmask.benchmark import memory, methods, run, run_benchmark
+from stepmask.report import curve, save_png
+from tiny import ddim_pipeline, dit_pipeline
+
+STEPS = 4
+MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
+QUICK = {"steps": (STEPS,), "num_images": 2, "speed": False, "memory": False}
+FIELDS = {
+    "model", "steps", "method", "setting", "macs", "psnr_mean", "psnr_min", "psnr_sem", "ssim_mean", "peak_cache_bytes"
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch):
+    monkeypatch.setattr(reference, "names", lambda: sorted(MODELS))
+    monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
+    monkeypatch.setattr(methods, "TRAJECTORIES", 2)
+    monkeypatch.setattr(methods, "TARGETS", (0.7, 0.5))
+
+
+def forbid(monkeypatch, *names):
+    for name in names:
+        monkeypatch.setattr(run, name, lambda *args, name=name, **kwargs: pytest.fail(f"{name} was called again"))
+
+
+def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "new" / "bench"
+    rows = run_benchmark(output, **QUICK)
+    capsys.readouterr()
+    assert all(set(row) == FIELDS and row["steps"] == STEPS for row in rows)
+    settings = {name: [(r["method"], r["setting"]) for r in rows if r["model"] == name] for name in MODELS}
+    fora = [("FORA", "1:2"), ("FORA", "1:3"), ("FORA", "1:4")]
+    learned = [("learned", "0.7"), ("learned", "0.5"), ("learned, paper", "0.5")]
+    assert settings["a-dit"] == fora + learned, "DeepCache needs levels"
+    assert settings["a-unet"] == fora + [("DeepCache", f"1:{k}") for k in (2, 3, 4, 5)] + learned
+
+    for row in rows:
+        assert 0 < row["macs"] < 1 and row["psnr_min"] <= row["psnr_mean"] <= 100
+        if row["method"].startswith("learned"):
+            assert row["macs"] <= float(row["setting"])
+    for name, make in MODELS.items():
+        result = json.loads((output / f"{name}.json").read_text())
+        assert result["model"] == name and result["rows"] == [row for row in rows if row["model"] == name]
+        assert result["circumstances"]["seeds"] == [10_000, 10_001] and "versions" in result["circumstances"]
+        pipe = make()
+        mask = StepMask.load(output / "masks" / f"{name}-{STEPS}-learned-0.5.json")
+        (row,) = (r for r in result["rows"] if (r["method"], r["setting"]) == ("learned", "0.5"))
+        guided = {"guidance_scale": run.GUIDANCE_SCALE} if name == "a-dit" else {}
+        assert mask.provenance["guidance_scale"] == guided.get("guidance_scale")
+        fraction = measure_cost(pipe, call_kwargs=guided).fraction(make_plan(mask, describe(pipe)))
+        assert row["macs"] == pytest.approx(fraction)
+    assert len(list((output / "masks").iterdir())) == len(rows)
+    save_png(curve(rows), tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+    forbid(monkeypatch, "evaluate")
+    monkeypatch.setattr(methods, "learn", lambda *args, **kwargs: pytest.fail("learned again"))
+    assert run_benchmark(output, **QUICK) == rows
+
+
+def test_an_interrupted_benchmark_keeps_what_it_has(tmp_path, monkeypatch):
+    evaluate, calls = run.evaluate, []
+
+    def failing(*args, **kwargs):
+        calls.append(kwargs["reference"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(run, "evaluate", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(tmp_path, models=["a-dit"], **QUICK)
+    assert len(json.loads((tmp_path / "a-dit.json").read_text())["rows"]) == 2
+    assert calls[0] is None and calls[1] is not None, "the full run is made once"
+    rows = run_benchmark(tmp_path, models=["a-dit"], **QUICK)
+    assert len(rows) == 6 and len(calls) == 3 + 4
+    assert len({(row["method"], row["setting"]) for row in rows}) == 6
+
+
+def test_speed_and_memory_are_recorded_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SPEED_STEPS", STEPS)
+    monkeypatch.setattr(run, "learning_peak_mib", lambda name, steps: 100.0 + steps / 1000)
+    options = {"models": ["a-unet"], "steps": (), "num_images": 2}
+    assert run_benchmark(tmp_path, **options) == []
+    result = json.loads((tmp_path / "a-unet.json").read_text())
+    assert [row["mask"] for row in result["speed"]] == ["FORA 1:2", "random 0.5", "DeepCache 1:3"]
+    for row in result["speed"]:
+        assert row["one_over_macs"] == pytest.approx(1 / row["macs"])
+        assert row["share_of_bound"] == pytest.approx(row["denoiser_speedup"] * row["macs"])
+    assert result["learning_peak_mib"] == {"20": 100.0, "100": 100.1}
+    forbid(monkeypatch, "evaluate", "learning_peak_mib")
+    run_benchmark(tmp_path, **options)
+    assert json.loads((tmp_path / "a-unet.json").read_text()) == result
+
+
+def test_random_masks_compute_about_their_share():
+    pipe = ddim_pipeline()
+    mask = methods.random_mask(pipe, 40, share=0.3, seed=1)
+    blocks = list(describe(pipe).blocks)
+    assert mask.compute[0].all() and 0.2 < mask.compute[1:, blocks].mean() < 0.4
+    assert mask.compute[:, [i for i in range(len(mask.sites)) if i not in blocks]].all()
+    assert methods.random_mask(pipe, 40, share=0.3, seed=1) == mask
+
+
+def test_no_reference_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "names", lambda: [])
+    with pytest.raises(StepMaskError, match="no reference models"):
+        run_benchmark(tmp_path / "bench", **QUICK)
+    assert not (tmp_path / "bench").exists()
+
+
+def test_peak_memory_is_printed(capsys):
+    memory.main("a-dit", 3)
+    mebibytes = float(capsys.readouterr().out.split()[-1])
+    assert 50 < mebibytes < 10**6
