@@ -25,16 +25,31 @@ class TwoCalls:
         self.scheduler.set_timesteps(num_inference_steps)
         sample = randn_tensor((count, model.config.in_channels, size, size), generator=generator, dtype=model.dtype)
         for row, t in enumerate(self.scheduler.timesteps):
-            output = self._predict(sample, t, torch.tensor(class_labels))
-            if row >= self.begin:
-                null = self._predict(sample, t, torch.full((count,), 1000))
-                output = null + guidance_scale * (output - null)
+            output = self._step_output(row, sample, t, torch.tensor(class_labels), guidance_scale)
             sample = self.scheduler.step(output, t, sample).prev_sample
         return SimpleNamespace(images=sample)
+
+    def _step_output(self, row: int, sample: Tensor, t: Tensor, labels: Tensor, scale: float) -> Tensor:
+        output = self._predict(sample, t, labels)
+        if row < self.begin:
+            return output
+        null = self._predict(sample, t, torch.full_like(labels, 1000))
+        return null + scale * (output - null)
 
     def _predict(self, sample: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         output = self.transformer(sample, timestep=t.expand(len(sample)), class_labels=labels).sample
         return output[:, : sample.shape[1]]
+
+
+class GrowingBatch(TwoCalls):
+    """Guidance as one call of twice the batch, from row `begin` on."""
+
+    def _step_output(self, row: int, sample: Tensor, t: Tensor, labels: Tensor, scale: float) -> Tensor:
+        if row < self.begin:
+            return self._predict(sample, t, labels)
+        both = torch.cat([labels, torch.full_like(labels, 1000)])
+        output, null = self._predict(torch.cat([sample] * 2), t, both).chunk(2)
+        return null + scale * (output - null)
 
 
 class Mixture:

@@ -14,7 +14,7 @@ import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 import stepmask
-from fakes import Mixture, TwoCalls, frozen
+from fakes import GrowingBatch, Mixture, TwoCalls, frozen
 from stepmask import describe
 from stepmask.architectures import denoiser_of
 from stepmask.learning import LearnConfig
@@ -37,6 +37,7 @@ PIPELINES = {
     "DiT, DDIM": lambda: SamplerLoop(tiny_model("DiTTransformer2DModel"), DDIMScheduler()),
     "two calls": lambda: TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler()),
     "two calls, the second late": lambda: TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler(), begin=2),
+    "the batch grows": lambda: GrowingBatch(tiny_model("DiTTransformer2DModel"), DDIMScheduler(), begin=2),
 }
 
 
