@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Budget:
     def cost(self, rows: Sequence[int]) -> float:
         """Kept share of the full run's cost; rows as made by `rows_of`."""
         runs = table_of(self._elimination.apply(rows).runs, len(self.graph))
-        return float(runs.mean(axis=0) @ self.site_share + self.always_share)
+        return min(1.0, float(runs.mean(axis=0) @ self.site_share + self.always_share))
 
     def floor(self, num_rows: int) -> float:
         """Cost of computing the first step only: no plan is cheaper."""
@@ -42,13 +43,13 @@ class Budget:
         Raises:
             TargetError: It is not in (0, 1], or below the floor.
         """
-        if not 0 < target <= 1:
+        if isinstance(target, bool) or not isinstance(target, Real) or not 0 < target <= 1:
             raise TargetError(f"target_macs is a share of the full run in (0, 1], such as 0.6, got {target!r}")
         floor = self.floor(num_rows)
         if target < floor:
             raise TargetError(
                 f"target_macs={target:g} cannot be reached: computing only the first of {num_rows} steps already "
-                f"costs {floor:.4f} of the full run; ask for {np.ceil(floor * 1000) / 1000:g} or more"
+                f"costs {floor:.4f} of the full run; ask for {min(1.0, np.ceil(floor * 1000) / 1000):g} or more"
             )
 
     def marginal(self, compute: np.ndarray) -> np.ndarray:
@@ -85,6 +86,10 @@ class Budget:
         rows = rows_of(compute)
         rows = self._shrink(rows, benefit, target)
         rows = self._fill(self._grow(rows, benefit, target), benefit, target)
+        before = None
+        while rows != before:  # a cell that computes can make room for another
+            before = rows
+            rows = self._grow(rows, benefit, target, thorough=True)
         return table_of(rows, len(self.graph))
 
     def exchange(self, compute: np.ndarray, benefit: np.ndarray, target: float, slack: float = 0.02) -> np.ndarray:
@@ -149,7 +154,7 @@ class Budget:
             if live.rows[worst] >> site & 1:
                 live.flip(worst, site)
 
-    def _grow(self, rows: list[int], benefit: np.ndarray, target: float) -> list[int]:
+    def _grow(self, rows: list[int], benefit: np.ndarray, target: float, thorough: bool = False) -> list[int]:
         """Compute more cells, most benefit per own cost first, while the plan stays within the target."""
         live = _LivePlan(self._elimination, rows, self.site_share)
         cost = self.cost(rows)
@@ -157,7 +162,7 @@ class Budget:
         for step, site in sorted(self._cells(rows, computing=False), key=lambda cell: -rate[cell]):
             if cost >= target - TOLERANCE / 8:
                 break
-            if cost + 0.5 * live.change(step, site) > target:  # a guess; the exact cost decides below
+            if not thorough and cost + 0.5 * live.change(step, site) > target:  # a guess: the exact cost decides
                 continue
             live.flip(step, site)
             new_cost = self.cost(live.rows)

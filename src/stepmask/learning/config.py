@@ -33,7 +33,7 @@ _RANGES = {
     "credit_steps": (0, 10**4),
 }
 _WHOLE = ("num_trajectories", "batch_size", "credit_steps")
-_PENALTY_ONLY = ("lambda_sparse", "lambda_bimodal", "sparse_weights")
+_PENALTY_ONLY = ("lambda_bimodal", "sparse_weights")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,8 +35,8 @@ from stepmask.runtime.position import Position
 from stepmask.runtime.profiling import measure_cost
 from stepmask.runtime.sampling import as_pipeline, random_conditions, sample
 
-NOISE_SEEDS = 2**40
-"""Learning draws its noise from seeds at and above this one, far from those that people sample with."""
+NOISE_SEEDS = 2**31
+"""Learning draws its noise from the upper half of the 32-bit seeds (torch uses no more), far from what people use."""
 
 BENEFIT_RATE = 0.2
 """Weight of the newest run in the running mean of what computing a cell is worth."""
@@ -234,7 +234,7 @@ class _Learner:
             order = (scores + 1e-3 * torch.tanh(state.tensors["benefit"])).numpy()
             compute = self.budget.meet(compute, order, self.target)
         first = NOISE_SEEDS + self._first_seed(0)
-        last = NOISE_SEEDS + self._first_seed(1 + self.config.num_trajectories) - 1
+        last = first + (1 + self.config.num_trajectories) * self.config.batch_size - 1
         return StepMask(
             compute=compute,
             sites=self.graph.names,
@@ -271,7 +271,7 @@ class _Learner:
         )
 
     def _first_seed(self, trajectory: int) -> int:
-        return (self.seed * 10**6 + trajectory) * self.config.batch_size
+        return ((self.seed * 10**6 + trajectory) * self.config.batch_size) % (NOISE_SEEDS - 10**7)
 
     def _rounded(self, state: LearnerState) -> np.ndarray:
         return (state.tensors["scores"] > 0.5).numpy()

@@ -52,7 +52,7 @@ def draw(
         weight = (uniform < scores).float()
         if balanced:
             chance = torch.where(weight.bool(), scores, 1 - scores)
-            return Draw(weight, 0.5 / chance.clamp_min(0.1), weight.bool())
+            return Draw(weight, 0.5 / chance.clamp_min(0.05), weight.bool())
         return Draw(weight, ones, weight.bool())
     clamped = scores.clamp(1e-4, 1 - 1e-4)
     logits = (torch.logit(clamped) + torch.logit(uniform.clamp(1e-6, 1 - 1e-6))) / temperature

@@ -55,21 +55,32 @@ def check_learnable(denoiser: nn.Module) -> None:
         raise UnsupportedModelError("the denoiser is offloaded: learn before enabling offload, the mask works after it")
 
 
+class Ride:
+    """What `riding` yields."""
+
+    def __init__(self, decoder_inputs: list[Tensor]) -> None:
+        self._decoder_inputs = decoder_inputs
+
+    def latents(self, images: Tensor) -> Tensor:
+        """What a call of the pipeline made: the input of its stubbed decoder, or `images` where it has none."""
+        return self._decoder_inputs[0].float().cpu() if self._decoder_inputs else images
+
+
 @contextlib.contextmanager
-def riding(pipe: Any, policy: Policy, rider: Rider) -> Iterator[None]:
+def riding(pipe: Any, policy: Policy, rider: Rider) -> Iterator[Ride]:
     """Gate the sites with `policy` and the denoiser with `rider` for a while."""
     denoiser = denoiser_of(pipe)
     check_learnable(denoiser)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(_frozen(denoiser))
-        stack.enter_context(without_decoder(pipe))
+        ride = Ride(stack.enter_context(without_decoder(pipe)))
         executor = Executor(denoiser, describe(denoiser), lambda: pipe.scheduler, lambda row: policy)
         stack.callback(executor.remove)
         name = type(denoiser).__name__
         gates = Gates([(name, denoiser, lambda compute, args, kwargs: rider(executor.position, compute))])
         stack.callback(gates.remove)
-        yield
+        yield ride
 
 
 @contextlib.contextmanager

@@ -38,11 +38,13 @@ def load(name: str, dtype: Any = None) -> Any:
     from diffusers.utils import logging
 
     path = folder(name)
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it finds fault with JSON's string keys in id2label
     try:
         pipe = DiffusionPipeline.from_pretrained(path, local_files_only=True)
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
     return pipe if dtype is None else pipe.to(dtype)

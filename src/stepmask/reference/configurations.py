@@ -67,12 +67,14 @@ def dit_cifar10() -> DiTPipeline:
         activation_fn="gelu-approximate",
         attention_bias=True,
     )
-    return DiTPipeline(
+    pipe = DiTPipeline(
         transformer=transformer,
         vae=autoencoder_cifar10(),
         scheduler=_linear_schedule(clip_sample=False),
         id2label=dict(enumerate(CLASSES)),
     )
+    pipe.register_to_config(id2label={str(number): name for number, name in enumerate(CLASSES)})
+    return pipe
 
 
 def _linear_schedule(clip_sample: bool) -> DDIMScheduler:

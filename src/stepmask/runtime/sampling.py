@@ -94,9 +94,9 @@ def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
 
 def num_classes(pipe: Any) -> int | None:
     """Number of classes of a class-conditional pipeline or denoiser; None where there are none."""
-    labels = getattr(getattr(pipe, "config", None), "id2label", None)
+    labels = getattr(pipe, "labels", None)  # of a DiTPipeline: numbers by name, several names for some
     if labels:
-        return len(labels)
+        return 1 + max(labels.values())
     config = denoiser_of(pipe).config
     return getattr(config, "num_embeds_ada_norm", None) or getattr(config, "num_class_embeds", None)
 
@@ -161,15 +161,24 @@ def quiet(pipe: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_decoder(pipe: Any) -> Iterator[None]:
-    """Let the decoder return the latents as they are: pipelines decode even where nobody needs the picture."""
+def without_decoder(pipe: Any) -> Iterator[list[Tensor]]:
+    """Let the decoder return its input: pipelines decode even where nobody needs the picture.
+
+    Yields a list that holds the input of the latest call; empty for pipelines without a decoder.
+    """
+    latents: list[Tensor] = []
     vae = getattr(pipe, "vae", None)
     if vae is None:
-        yield
+        yield latents
         return
-    gates = Gates([("vae.decoder", vae.decoder, lambda compute, args, kwargs: args[0] if args else kwargs["sample"])])
+
+    def keep(compute: Any, args: tuple, kwargs: dict) -> Tensor:
+        latents[:] = [args[0] if args else kwargs["sample"]]
+        return latents[0]
+
+    gates = Gates([("vae.decoder", vae.decoder, keep)])
     try:
-        yield
+        yield latents
     finally:
         gates.remove()
 
