@@ -224,7 +224,7 @@ class StepMask:
             wanted = f"num_inference_steps={steps}" if steps else f"a number of steps that makes {self.num_rows} rows"
             raise MaskMismatchError(
                 f"the mask has {self.num_rows} rows, the scheduler's run has {rows}: call with {wanted}, or use "
-                f"mask.resample({rows})"
+                "mask.resample(scheduler.timesteps)"
             )
         here = np.asarray([float(t) for t in scheduler.timesteps])
         there = np.asarray(self.timesteps, dtype=float)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stepmask.cli._app import app, stderr, stdout
-from stepmask.cli._arguments import Device, Guidance, Model, Precision, Scheduler, SchedulerChoice
+from stepmask.cli._arguments import Device, Model, Precision, Scheduler, SchedulerChoice
 from stepmask.cli._learn_options import with_learn_options
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_file
@@ -27,7 +27,9 @@ def learn(
     ] = 0.6,
     seed: Annotated[int, typer.Option(min=0, help="Seed of noise, conditions and drawn masks.")] = 0,
     scheduler: SchedulerChoice = Scheduler.keep,
-    guidance_scale: Guidance = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Strength of classifier-free guidance; by default the pipeline's own.")
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keep the state here; after an interrupt the same command goes on from it."),

@@ -36,7 +36,7 @@ class Summary:
     macs_fraction: float
     """Kept share of the full run's MACs."""
     macs_per_image: float
-    """Multiply-accumulates of the run per image, guidance and attention products included."""
+    """Multiply-accumulates of the run per image, attention products and the pipeline's default guidance included."""
     peak_cache_bytes: int
     """Largest sum of all cached values in the latest run; 0 before the first."""
 
