@@ -288,8 +288,8 @@ def test_options_that_make_no_sense(options, message):
 
 
 def test_an_option_that_is_ignored_warns():
-    with pytest.warns(UserWarning, match='lambda_sparse is used only with sparsity="penalty"'):
-        LearnConfig(lambda_sparse=0.1)
+    with pytest.warns(UserWarning, match='lambda_bimodal is used only with sparsity="penalty"'):
+        LearnConfig(lambda_bimodal=0.2)
 
 
 # --- callback, progress, interruption
