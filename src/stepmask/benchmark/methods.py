@@ -15,7 +15,7 @@ from stepmask.schedules import deepcache, fora
 
 TARGETS = (0.7, 0.6, 0.5, 0.4)
 INTERVALS = (2, 3, 4)
-TRAJECTORIES = 20
+TRAJECTORIES = 8
 PAPER_STEPS = 20
 """The paper's learner is compared up to so many steps: it costs as much as ours."""
 

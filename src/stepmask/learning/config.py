@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from stepmask.errors import StepMaskError
 
-Sparsity = Literal["projection", "penalty"]
+Sparsity = Literal["search", "projection", "penalty"]
 Sampling = Literal["random", "gumbel", "interpolation"]
 Trajectory = Literal["student", "teacher"]
 SparseWeights = Literal["plan", "macs", "latency", "uniform"]
@@ -46,10 +46,12 @@ class LearnConfig:
     Attributes:
         num_trajectories: Runs of the pipeline to learn from, each with fresh noise.
         batch_size: Images per run; under random sampling each draws its own mask.
-        sparsity: ``"projection"`` keeps the rounded scores on a budget that falls from the full run to the target:
-            after each run the cells whose computation is worth least for what it costs in the plan are pushed down,
-            all others up. ``"penalty"`` is Eq. 8: lambda_1 times the L1 norm of the scores, lambda_1 steered towards
-            the target.
+        sparsity: ``"search"`` starts from the best regular schedule within the budget and exchanges cells whose
+            computation is worth little for what it costs in the plan against others worth more, where that brings
+            the final image of held-back noise closer to the full run's. ``"projection"`` starts from the full run
+            and keeps the rounded scores on a budget that falls to the target: after each run the cells worth least
+            are pushed down, all others up. ``"penalty"`` is Eq. 8: lambda_1 times the L1 norm of the scores, lambda_1
+            steered towards the target.
         learning_rate: How far a score moves per run at most.
         initial_score: Where all scores begin.
         exploration: Scores are kept this far from 0 and 1, so that every cell is tried both ways.
@@ -72,7 +74,7 @@ class LearnConfig:
 
     num_trajectories: int = 32
     batch_size: int = 4
-    sparsity: Sparsity = "projection"
+    sparsity: Sparsity = "search"
     learning_rate: float = 0.5
     initial_score: float = 0.92
     exploration: float = 0.08
@@ -99,7 +101,7 @@ class LearnConfig:
                 raise StepMaskError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
             if name in _WHOLE and not isinstance(value, int):
                 raise StepMaskError(f"{name} must be a whole number, got {value!r}")
-        if self.sparsity == "projection":
+        if self.sparsity != "penalty":
             defaults = {field.name: field.default for field in fields(self)}
             ignored = [name for name in _PENALTY_ONLY if getattr(self, name) != defaults[name]]
             if ignored:

@@ -28,6 +28,7 @@ from stepmask.learning.progress import show_progress
 from stepmask.learning.relaxations import draw
 from stepmask.learning.relaxed import RelaxedPolicy
 from stepmask.learning.riding import detached, first_tensor, riding
+from stepmask.learning.search import Search
 from stepmask.learning.state import LearnerState, adam_step
 from stepmask.liveness import rows_of
 from stepmask.mask import StepMask, scheduler_identity
@@ -144,6 +145,8 @@ class _Learner:
             self.budget.check_target(target, self.num_rows)
         self.learnable = torch.zeros(self.num_rows, len(self.graph), dtype=torch.bool)
         self.learnable[1:, list(self.graph.blocks)] = True
+        searches = config.sparsity == "search" and target is not None
+        self.search = Search(pipe, self.graph, self.budget, target, self.timesteps, self._judge) if searches else None
         self.policy = RelaxedPolicy(self.num_rows, len(self.graph), config.credit_steps)
 
     @property
@@ -176,6 +179,9 @@ class _Learner:
             "benefit": torch.zeros_like(scores),
             "cell_cost": self._cell_cost(scores),
         }
+        if self.search is not None:
+            self.search.start(state)
+            state.tensors["scores"] = self._around(state.tensors["best"])
         if path is not None:
             state.save(path, self.identity)  # says early if the file cannot be written
         return state
@@ -191,8 +197,13 @@ class _Learner:
         rate = BENEFIT_RATE if state.trajectory else 1.0
         state.tensors["benefit"].lerp_(-gradient, rate)
         done = (state.trajectory + 1) / config.num_trajectories
-        project = config.sparsity == "projection" and self.target is not None
-        updated = self._project(state, done) if project else self._penalise(state, gradient, done)
+        if self.search is not None:
+            benefit = state.tensors["benefit"] / state.tensors["step_weights"][:, None]
+            updated = self._around(torch.from_numpy(self.search.improve(state, benefit.numpy())))
+        elif config.sparsity != "penalty" and self.target is not None:
+            updated = self._project(state, done)
+        else:
+            updated = self._penalise(state, gradient, done)
         updated = updated.clamp(config.exploration, 1 - config.exploration)
         state.tensors["scores"] = torch.where(self.learnable, updated, 1.0)
         macs = self.budget.cost(rows_of(self._rounded(state)))
@@ -222,6 +233,11 @@ class _Learner:
         penalty = losses.regulariser_gradient(scores, cell_cost, state.lambda_sparse, lambda_2, weights)
         return adam_step(scores, gradient + penalty, state, config.learning_rate)
 
+    def _around(self, table: Tensor) -> Tensor:
+        """Scores of a table, as far from 0 and 1 as exploration asks; (T, B)."""
+        scores = table.float().clamp(self.config.exploration, 1 - self.config.exploration)
+        return torch.where(self.learnable, scores, 1.0)
+
     def _wanted(self, done: float) -> float:
         """Cost on the way down from the full run to the target, where the last quarter stays."""
         return max(self.target, 1 - (1 - self.target) * done / 0.75)
@@ -234,7 +250,7 @@ class _Learner:
             order = (scores + 1e-3 * torch.tanh(state.tensors["benefit"])).numpy()
             compute = self.budget.meet(compute, order, self.target)
         first = NOISE_SEEDS + self._first_seed(0)
-        last = first + (1 + self.config.num_trajectories) * self.config.batch_size - 1
+        last = first + (3 + self.config.num_trajectories) * self.config.batch_size - 1
         return StepMask(
             compute=compute,
             sites=self.graph.names,
@@ -269,6 +285,10 @@ class _Learner:
         return sample(
             self.pipe, {**arguments, **self.call_kwargs}, range(first, first + size), self.num_inference_steps
         )
+
+    def _judge(self) -> Tensor:
+        """Images from noise that no trajectory uses."""
+        return torch.cat([self._call(1 + self.config.num_trajectories + i) for i in range(2)])
 
     def _first_seed(self, trajectory: int) -> int:
         return ((self.seed * 10**6 + trajectory) * self.config.batch_size) % (NOISE_SEEDS - 10**7)

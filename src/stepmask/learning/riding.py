@@ -73,7 +73,7 @@ def riding(pipe: Any, policy: Policy, rider: Rider) -> Iterator[Ride]:
     check_learnable(denoiser)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(_frozen(denoiser))
+        stack.enter_context(frozen(denoiser))
         ride = Ride(stack.enter_context(without_decoder(pipe)))
         executor = Executor(denoiser, describe(denoiser), lambda: pipe.scheduler, lambda row: policy)
         stack.callback(executor.remove)
@@ -84,7 +84,8 @@ def riding(pipe: Any, policy: Policy, rider: Rider) -> Iterator[Ride]:
 
 
 @contextlib.contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients for the weights, eval mode, no gradient checkpointing; all of it is put back."""
     wanted_gradient = [parameter.requires_grad for parameter in model.parameters()]
     training = {module: module.training for module in model.modules()}
     checkpointing = {m: m.gradient_checkpointing for m in model.modules() if hasattr(m, "gradient_checkpointing")}
