@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -54,7 +55,7 @@ class Family(Architecture):
 
 
 @pytest.mark.parametrize("sampling", ["random", "gumbel", "interpolation"])
-@pytest.mark.parametrize("make", [LearnConfig, LearnConfig.paper])
+@pytest.mark.parametrize("make", [partial(LearnConfig, sparsity="projection"), LearnConfig.paper])
 def test_what_moves_is_computed_and_what_does_not_is_held(monkeypatch, make, sampling):
     monkeypatch.setitem(_registry._architectures, "TwoBranches", Family())
     config = make(num_trajectories=12, sampling=sampling)

@@ -48,7 +48,7 @@ def test_an_interrupted_run_goes_on_to_the_same_mask(tmp_path, variant, done):
 
 
 def test_interrupted_twice_in_mid_run_on_a_unet(tmp_path, monkeypatch):
-    expected = learn(ddim_pipeline(), STEPS, 0.6, **QUICK)
+    expected = learn(ddim_pipeline(), STEPS, 0.6, sparsity="projection", **QUICK)
     path = tmp_path / "state.safetensors"
     for calls_until in (14, 30):  # calls of the denoiser, in the middle of a trajectory
         pipe, calls = ddim_pipeline(), []
@@ -60,10 +60,10 @@ def test_interrupted_twice_in_mid_run_on_a_unet(tmp_path, monkeypatch):
 
         pipe.unet.conv_in.register_forward_pre_hook(count)
         with pytest.raises(Stop):
-            learn(pipe, STEPS, 0.6, resume=path, **QUICK)
+            learn(pipe, STEPS, 0.6, resume=path, sparsity="projection", **QUICK)
     state = LearnerState.load(path, {})
     assert 0 < state.trajectory < 5
-    assert learn(ddim_pipeline(), STEPS, 0.6, resume=path, **QUICK) == expected
+    assert learn(ddim_pipeline(), STEPS, 0.6, resume=path, sparsity="projection", **QUICK) == expected
 
 
 def test_a_finished_run_gives_its_mask_again(tmp_path):

@@ -31,7 +31,7 @@ class Budget:
     def cost(self, rows: Sequence[int]) -> float:
         """Kept share of the full run's cost; rows as made by `rows_of`."""
         runs = table_of(self._elimination.apply(rows).runs, len(self.graph))
-        return min(1.0, float(runs.mean(axis=0) @ self.site_share + self.always_share))
+        return round(float(runs.mean(axis=0) @ self.site_share + self.always_share), 12)  # sums of shares, not noise
 
     def floor(self, num_rows: int) -> float:
         """Cost of computing the first step only: no plan is cheaper."""
