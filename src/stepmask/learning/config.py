@@ -72,7 +72,7 @@ class LearnConfig:
             same for all (``"uniform"``, the paper), or what it costs in the ``"plan"``, elimination included.
     """
 
-    num_trajectories: int = 32
+    num_trajectories: int = 16
     batch_size: int = 4
     sparsity: Sparsity = "search"
     learning_rate: float = 0.5
@@ -111,6 +111,7 @@ class LearnConfig:
     def paper(cls, **changes: Any) -> LearnConfig:
         """The paper's learner: an L1 penalty, every step of equal weight, no credit for later steps."""
         values = {
+            "num_trajectories": 32,
             "sparsity": "penalty",
             "learning_rate": 0.08,
             "initial_score": 0.7,
