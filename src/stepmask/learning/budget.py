@@ -6,6 +6,7 @@ The cost of a plan is stepwise and not monotone in the mask, so every step here 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from numbers import Real
 
@@ -31,7 +32,8 @@ class Budget:
     def cost(self, rows: Sequence[int]) -> float:
         """Kept share of the full run's cost; rows as made by `rows_of`."""
         runs = table_of(self._elimination.apply(rows).runs, len(self.graph))
-        return round(float(runs.mean(axis=0) @ self.site_share + self.always_share), 12)  # sums of shares, not noise
+        share = float(runs.mean(axis=0) @ self.site_share + self.always_share)
+        return math.floor(share * 1e12) / 1e12  # down, so that the noise of a sum never passes a target
 
     def floor(self, num_rows: int) -> float:
         """Cost of computing the first step only: no plan is cheaper."""
