@@ -467,4 +467,5 @@ def test_no_model_or_no_scheduler():
 
 
 def test_provenance_is_json():
-    json.dumps(learn(dit_pipeline(), 2, 0.8, call_kwargs={"guidance_scale": 1.5}, **QUICK).provenance)
+    record = learn(dit_pipeline(), 2, 0.8, call_kwargs={"guidance_scale": 1.5}, **QUICK).provenance
+    assert json.loads(json.dumps(record)) == record
