@@ -11,7 +11,7 @@ import stepmask
 from stepmask import StepMask, UnsupportedModelError, describe, make_plan, measure_cost
 from stepmask.architectures import architecture_of, registered_architectures
 from stepmask.architectures._probe import probe
-from stepmask.graph import OUT
+from stepmask.graph import OUT, Site
 from stepmask.liveness import State
 from stepmask.runtime.apply import is_applied
 from stepmask.runtime.sampling import SamplerLoop
@@ -93,6 +93,37 @@ def test_declared_graph_is_the_probed_graph(case):
     assert probed.all_readers == case.graph.all_readers
     assert probed.reads_step == case.graph.reads_step
     assert probed.fingerprint == case.graph.fingerprint
+
+
+def test_feeders_feed_their_site_alone(case):
+    feeders = architecture_of(case.model).feeders(case.model)
+    names = [feeder for site in feeders.values() for feeder in site]
+    assert set(feeders) <= set(case.graph.names) and len(set(names)) == len(names)
+    probed = probe(case.model, [*case.graph.sites, *(Site(name, "mlp") for name in names)])
+    index = {name: i for i, name in enumerate(probed.names)}
+    for site, feeding in feeders.items():
+        for feeder in feeding:
+            assert probed.readers(index[feeder]) == (index[site],)
+
+
+def test_feeders_rest_where_their_site_does(case):
+    feeders = architecture_of(case.model).feeders(case.model)
+    modules = dict(case.model.named_modules())
+    mask = case.mask(3)
+    runs = dict(zip(mask.sites, make_plan(mask, case.graph).compute.sum(0), strict=True))
+    count = dict.fromkeys(feeders, 0)
+    for site, feeding in feeders.items():
+        for feeder in feeding:
+            child = modules[feeder]
+            original = child.forward
+
+            def counting(*args, site=site, original=original):
+                count[site] += 1
+                return original(*args)
+
+            child.forward = counting
+    case.masked(mask)
+    assert count == {site: runs[site] for site in feeders}
 
 
 def test_probing_leaves_the_model_alone(case):
@@ -212,8 +243,10 @@ def test_sites_may_be_named_in_part(case):
 
 def test_leaving_restores_every_module(case):
     plain = case.sample()
+    feeders = architecture_of(case.model).feeders(case.model).values()
+    gated = {"", *case.graph.names, *(name for names in feeders for name in names)}
     with stepmask.apply(case.model, case.mask(0), scheduler=case.scheduler):
-        assert "" in changed_modules(case.model) and len(changed_modules(case.model)) == len(case.graph) + 1
+        assert set(changed_modules(case.model)) == gated
         case.sample()
     assert not changed_modules(case.model)
     assert torch.equal(case.sample(), plain)

@@ -35,6 +35,14 @@ class Architecture(ABC):
     def tiny(self) -> nn.Module:
         """A small instance with random weights, for the contract tests."""
 
+    def feeders(self, model: nn.Module) -> dict[str, tuple[str, ...]]:
+        """Per site the submodules that feed it alone, so that they need not run where the site does not.
+
+        Only modules of one tensor (N, L, D) with a result of the same shape, on whose way to the site nothing mixes
+        or counts the L tokens: a normalisation followed by scale and shift. By default none.
+        """
+        return {}
+
     def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
         """The channels of the model's output that a sampler uses; by default all."""
         return output

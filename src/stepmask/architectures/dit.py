@@ -25,6 +25,14 @@ class DiT(Architecture):
             sites.append(Site(f"transformer_blocks.{index}.ff", "mlp"))
         return BlockGraph.branches(sites)
 
+    def feeders(self, model: nn.Module) -> dict[str, tuple[str, ...]]:
+        """The layer norms; what modulates them also makes the gates, which are needed at every step."""
+        feeders = {}
+        for index in range(len(model.transformer_blocks)):
+            name = f"transformer_blocks.{index}"
+            feeders |= {f"{name}.attn1": (f"{name}.norm1.norm",), f"{name}.ff": (f"{name}.norm3",)}
+        return feeders
+
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
         """Latents of the configured size, timesteps and labels."""
         parameter = next(model.parameters())

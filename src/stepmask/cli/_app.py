@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from stepmask.cli._allocator import keep_freed_memory
 from stepmask.errors import StepMaskError
 
 ORDER = ("demo", "describe", "learn", "sample", "evaluate", "show", "bench")
@@ -65,3 +66,4 @@ app = typer.Typer(
 @app.callback()
 def _main() -> None:
     """A callback makes verbs of the commands even if there is only one."""
+    keep_freed_memory()

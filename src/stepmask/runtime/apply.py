@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
-from stepmask.architectures import denoiser_of, describe
+from stepmask.architectures import architecture_of, denoiser_of, describe
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.liveness import Plan, State, make_plan
@@ -66,6 +66,7 @@ class Handle:
             scheduler=lambda: pipe.scheduler,
             policy_from=self._policy_from,
             on_run=self._check,
+            feeders=architecture_of(self._denoiser).feeders(self._denoiser),
         )
         self._cost: CostTable | None = None
         self._last = (plan, 0)

@@ -7,14 +7,14 @@ the row at which it begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from stepmask.graph import BlockGraph
-from stepmask.runtime.cache import Cache, Feature, Meter
+from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
 from stepmask.runtime.gate import Gates
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position, PositionTracker
@@ -40,6 +40,7 @@ class Executor:
         scheduler: Returns the scheduler that drives the run now.
         policy_from: Makes the policy of a stream that begins at a row.
         on_run: Called with the scheduler when a new run begins, before anything else; may raise.
+        feeders: Per name of a site, submodules that need not run where the policy (a `RunPlan`) does not run the site.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Executor:
         scheduler: Callable[[], Any],
         policy_from: Callable[[int], Policy],
         on_run: Callable[[Any], None] = lambda scheduler: None,
+        feeders: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._scheduler, self._policy_from, self._on_run = scheduler, policy_from, on_run
         self._tracker = PositionTracker()
@@ -59,6 +61,9 @@ class Executor:
         """Position of the latest denoiser call."""
         modules = dict(denoiser.named_modules())
         gates = [(site.name, modules[site.name], self._controller(i)) for i, site in enumerate(graph.sites)]
+        for i, site in enumerate(graph.sites):
+            for name in (feeders or {}).get(site.name, ()):
+                gates.append((name, modules[name], self._feeder_controller(i)))
         self._hooks = []
         self._gates = Gates(gates)
         self._hooks.append(denoiser.register_forward_pre_hook(self._before, with_kwargs=True))
@@ -82,6 +87,15 @@ class Executor:
             if stream is None:  # a submodule called on its own, outside of the denoiser
                 return compute()
             return stream.policy(stream.row - stream.start, site, compute, stream.cache)
+
+        return control
+
+    def _feeder_controller(self, site: int) -> Callable[[Callable[[], Tensor], tuple, dict], Tensor]:
+        def control(compute: Callable[[], Tensor], args: tuple, kwargs: dict) -> Tensor:
+            stream = self._current
+            if stream is None or stream.policy.runs(stream.row - stream.start, site):
+                return compute()
+            return poison_like(args[0][:, :1])  # one token is enough for what nobody reads
 
         return control
 

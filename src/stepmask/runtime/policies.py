@@ -26,6 +26,10 @@ class RunPlan:
         self._store = plan.store.tolist()
         self._free = plan.free.tolist()
 
+    def runs(self, step: int, site: int) -> bool:
+        """Whether a site computes: at its first step also where it is dead, to learn the shape of its value."""
+        return step == 0 or self._states[step][site] == State.compute
+
     def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
         """Compute, reuse, or stand in for a dead value."""
         state = self._states[step][site]
