@@ -1,6 +1,7 @@
 """A slow, obvious model of what a run computes: values are symbols, so equal outputs mean equal computations.
 
-A value is a tuple (site, step or None, values of what it reads). Nothing of stepmask's own logic is used.
+A value is a tuple (site, step or None, values of what it reads), or step and two values with theirs for a forecast.
+Nothing of stepmask's own logic is used.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 
 from stepmask.graph import OUT, BlockGraph
 from stepmask.liveness import Plan, State
+from stepmask.mask import Action
 
 POISON = "poison"
 
@@ -32,52 +34,64 @@ class Symbols:
         read = tuple(now[writer] for writer in writers_of(self.graph, site))
         return self._intern((site, step if self.graph.depends_on_step(site) else None, read))
 
+    def line(self, step: int, newest: tuple[int, object], second: tuple[int, object]) -> int:
+        """The line through two values, each with its step. No two are the same, were all their values."""
+        return self._intern(("line", step, newest, second))
+
     def output(self, step: int, now: dict[int, object]) -> int:
         read = tuple(now[site] for site in range(len(self.graph)) if OUT in self.graph.readers(site))
         return self._intern(("output", step, read))
 
 
-def run_table(symbols: Symbols, table: np.ndarray, poisoned: tuple[int, int] | None = None) -> list[int]:
-    """Outputs of a run that computes exactly where the table says, and caches everything for ever."""
-    cache, outputs = {}, []
-    for step, row in enumerate(table):
-        for site in range(len(symbols.graph)):
-            if row[site]:
-                cache[site] = symbols.value(site, step, cache)
-            if poisoned == (step, site):
-                cache[site] = POISON
-        outputs.append(symbols.output(step, cache))
+def run_table(symbols: Symbols, actions: np.ndarray) -> list[int]:
+    """Outputs of a run that acts exactly as the table says, and remembers every value for ever."""
+    computed: list[list[tuple[int, object]]] = [[] for _ in range(len(symbols.graph))]
+    outputs = []
+    for step, row in enumerate(np.asarray(actions)):
+        now: dict[int, object] = {}
+        for site, action in enumerate(row.tolist()):
+            values = computed[site]
+            if action == Action.compute:
+                values.append((step, symbols.value(site, step, now)))
+            if not values:
+                now[site] = POISON
+            elif action == Action.linear and len(values) > 1:
+                now[site] = symbols.line(step, values[-1], values[-2])
+            else:
+                now[site] = values[-1][1]
+        outputs.append(symbols.output(step, now))
     return outputs
 
 
 def run_plan(symbols: Symbols, plan: Plan, poisoned: Iterable[tuple[int, int]] = ()) -> list[int]:
-    """Outputs of a run that follows a plan to the letter, with a cache that holds what the plan stores, no longer.
+    """Outputs of a run that follows a plan to the letter, with a cache that holds what the plan keeps, no longer.
 
-    Dead values are poison. Fails where the plan stores what nobody reads, reads what is not there, or leaves a rest.
+    Dead values are poison. Fails where the plan reads what is not there, keeps a value that is never read again, or
+    counts more values than there are.
     """
     poisoned = set(poisoned)
-    cache: dict[int, object] = {}
-    unread: set[int] = set()
+    cache: dict[int, list[tuple[int, object]]] = {site: [] for site in range(len(symbols.graph))}
     outputs = []
     for step in range(plan.num_rows):
         now: dict[int, object] = {}
-        for site in range(len(symbols.graph)):
-            state = plan.states[step, site]
+        for site, values in cache.items():
+            state, read = plan.states[step, site], 0
             if state == State.compute:
                 now[site] = POISON if (step, site) in poisoned else symbols.value(site, step, now)
-                if plan.store[step, site]:
-                    assert site not in cache, f"row {step}: the old value of site {site} was kept past its last read"
-                    cache[site] = now[site]
-                    unread.add(site)
+                values.insert(0, (step, now[site]))
+                read = 1
             elif state == State.reuse:
-                now[site] = cache[site]
-                unread.discard(site)
-                if plan.free[step, site]:
-                    del cache[site]
+                now[site], read = values[0][1], 1
+            elif state == State.forecast:
+                now[site], read = symbols.line(step, values[0], values[1]), 2
             else:
                 now[site] = POISON
-            assert not (plan.store[step, site] and state != State.compute)
-            assert not (plan.free[step, site] and state != State.reuse)
+            keep = int(plan.keep[step, site])
+            assert keep <= len(values), f"row {step}, site {site}: the plan keeps {keep} of {len(values)} values"
+            while len(values) > keep:
+                assert len(values) <= read, f"row {step}, site {site}: a value was kept past its last read"
+                values.pop()
         outputs.append(symbols.output(step, now))
-    assert not cache and not unread, f"values of sites {sorted(cache)} are left over, {sorted(unread)} were never read"
+    left = [site for site, values in cache.items() if values]
+    assert not left, f"values of sites {left} are left over"
     return outputs

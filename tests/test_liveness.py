@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator import POISON, Symbols, run_plan, run_table
+from simulator import Symbols, run_plan, run_table
 from stepmask import BlockGraph, Site, State, StepMask, StepMaskError, make_plan, rectify_paper
 from stepmask.errors import MaskMismatchError
 from stepmask.graph import OUT
-from stepmask.liveness import Elimination, full_table, rows_of, table_of
+from stepmask.liveness import Elimination, full_actions, rows_of, table_of
+from stepmask.mask import Action
 
 
 def sites(count: int, kind: str = "resnet") -> list[Site]:
@@ -19,13 +20,26 @@ def sites(count: int, kind: str = "resnet") -> list[Site]:
 
 
 def mask_of(*rows: str, names: tuple[str, ...] | None = None) -> StepMask:
-    table = [[int(cell) for cell in row] for row in rows]
-    names = names or tuple(f"b{i}" for i in range(len(rows[0])))
-    return StepMask(compute=table, sites=names, timesteps=range(len(rows), 0, -1))
+    return mask_from([["01l".index(cell) for cell in row] for row in rows], names)
+
+
+def mask_from(actions, names: tuple[str, ...] | None = None) -> StepMask:
+    actions = np.asarray(actions)
+    return StepMask(
+        compute=actions == Action.compute,
+        forecast=actions == Action.linear,
+        sites=names or tuple(f"b{i}" for i in range(actions.shape[1])),
+        timesteps=range(len(actions), 0, -1),
+    )
 
 
 def words(table: np.ndarray) -> list[str]:
     return ["".join(str(int(cell)) for cell in row) for row in table]
+
+
+def letters(plan) -> list[str]:
+    """As in docs/liveness.md."""
+    return ["".join(".rCf"[state] for state in row) for row in plan.states]
 
 
 CHAIN, BRANCHES = BlockGraph.chain(sites(2)), BlockGraph.branches(sites(2))
@@ -49,7 +63,7 @@ def test_worked_examples_of_exact_elimination(name):
     plan = make_plan(mask_of(*rows), graph)
     assert words(plan.compute) == exact
     symbols = Symbols(graph)
-    assert run_plan(symbols, plan) == run_table(symbols, mask_of(*rows).compute)
+    assert run_plan(symbols, plan) == run_table(symbols, mask_of(*rows).actions)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -62,7 +76,7 @@ def test_worked_examples_of_equation_12(name):
     else:
         assert words(rectified.compute) == paper
     symbols = Symbols(graph)
-    assert (run_table(symbols, rectified.compute) == run_table(symbols, mask.compute)) == keeps_output
+    assert (run_table(symbols, rectified.actions) == run_table(symbols, mask.actions)) == keeps_output
     assert words(mask.compute) == list(rows), "the given mask must stay as it is"
     assert rectified.provenance["rectified"] == "paper, Eq. 12"
 
@@ -98,8 +112,7 @@ def test_a_sampler_above_held_blocks_is_not_run_again():
     assert words(make_plan(mask, graph, skip_unchanged=False).compute) == ["111", "011", "011", "111"]
     plan = make_plan(mask, graph)
     # the sampler's value is what has to be kept, not the one below it
-    assert words(plan.store) == ["010", "000", "000", "000"]
-    assert words(plan.free) == ["000", "000", "010", "000"]
+    assert words(plan.keep) == ["010", "010", "000", "000"]
     assert plan.states[1].tolist() == [State.dead, State.reuse, State.compute]
 
 
@@ -112,23 +125,78 @@ def test_without_elimination_the_plan_is_the_mask():
 
 def test_sites_that_the_mask_does_not_name_compute():
     mask = StepMask(compute=[[1], [0]], sites=["b1"], timesteps=[2, 1])
-    assert words(full_table(mask, CHAIN)) == ["11", "10"]
+    assert words(full_actions(mask, CHAIN)) == ["11", "10"]
     assert words(make_plan(mask, CHAIN, eliminate_dead=False).compute) == ["11", "10"]
     assert words(make_plan(mask, CHAIN).compute) == ["11", "00"]
 
 
 def test_columns_are_matched_by_name_not_by_place():
     mask = StepMask(compute=[[1, 1], [1, 0]], sites=["b1", "b0"], timesteps=[2, 1])
-    assert words(full_table(mask, CHAIN)) == ["11", "01"]
+    assert words(full_actions(mask, CHAIN)) == ["11", "01"]
 
 
 def test_a_plan_is_read_only_and_says_what_it_is():
     plan = make_plan(mask_of("11", "10", "11"), CHAIN)
-    for array in (plan.states, plan.store, plan.free):
+    for array in (plan.states, plan.keep):
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0] = 0
     assert repr(plan) == "Plan(3 steps x 2 sites: {'compute': 4, 'reuse': 1, 'dead': 1})"
     assert (plan.num_rows, plan.sites) == (3, ("b0", "b1"))
+    plan = make_plan(mask_of("11", "11", "l0"), BRANCHES)
+    assert repr(plan) == "Plan(3 steps x 2 sites: {'compute': 4, 'forecast': 1, 'reuse': 1, 'dead': 0})"
+
+
+# mask, graph, plan, values kept after each step
+FORECASTS = {
+    # the second newest value is kept until the forecast, and no longer
+    "a line": (("1", "1", "l", "0"), BlockGraph.chain(sites(1)), ["C", "C", "f", "r"], ["1", "2", "1", "0"]),
+    # a forecast at the end keeps a value alive that a hold would leave dead
+    "two values": (("1", "1", "1", "l"), BlockGraph.chain(sites(1)), ["C", "C", "C", "f"], ["0", "1", "2", "0"]),
+    # with one value yet, a forecast is a hold
+    "too early": (("1", "l", "1", "l"), BlockGraph.chain(sites(1)), ["C", "r", "C", "f"], ["1", "1", "2", "0"]),
+    # nobody reads the forecast of b0, so nobody needs its two values
+    "dead": (("11", "11", "l0", "11"), CHAIN, ["CC", "CC", ".r", "CC"], ["00", "01", "00", "00"]),
+    # b0 is read through b1 alone, and by b1's forecast at row 3 not at all
+    "chain": (("11", "01", "11", "ll"), CHAIN, ["CC", "rC", "CC", ".f"], ["10", "01", "02", "00"]),
+    "branches": (("11", "11", "ll", "ll"), BRANCHES, ["CC", "CC", "ff", "ff"], ["11", "22", "22", "00"]),
+}
+
+
+@pytest.mark.parametrize("name", FORECASTS)
+def test_worked_examples_of_forecasts(name):
+    rows, graph, states, keep = FORECASTS[name]
+    mask, symbols = mask_of(*rows), Symbols(graph)
+    plan = make_plan(mask, graph)
+    assert (letters(plan), words(plan.keep)) == (states, keep)
+    assert run_plan(symbols, plan) == run_table(symbols, mask.actions)
+
+
+# b0 reads the step, b1 only b0
+INDEPENDENT = BlockGraph(tuple(sites(2)), ((1,), (OUT,)), (True, False))
+
+
+def test_an_unchanged_value_that_a_forecast_reads_is_computed_again():
+    """Without the second value the line at the last row would be another one."""
+    mask = mask_of("11", "11", "01", "0l")
+    assert letters(make_plan(mask, INDEPENDENT)) == ["CC", "CC", "rC", ".f"]
+    assert letters(make_plan(mask_of("11", "11", "01", "00"), INDEPENDENT)) == ["CC", "CC", ".r", ".r"]
+
+
+def test_a_forecast_is_a_new_value_at_every_step():
+    graph = BlockGraph(tuple(sites(2)), ((1,), (OUT,)), (True, False))
+    mask = mask_of("11", "11", "l1", "l1", "01", "01")
+    assert letters(make_plan(mask, graph)) == ["CC", "CC", "fC", "fC", "rC", ".r"]
+
+
+def test_a_forecast_with_one_value_yet_is_no_new_value():
+    assert letters(make_plan(mask_of("11", "l1", "01"), INDEPENDENT)) == ["CC", ".r", ".r"]
+
+
+def test_what_is_computed_again_for_a_forecast_is_still_the_same_value():
+    """b1 computes again at row 1, for the line at row 3; b2 need not."""
+    graph = BlockGraph(tuple(sites(3)), ((1,), (2, OUT), (OUT,)), (True, False, False))
+    mask = mask_of("111", "011", "111", "0l0")
+    assert letters(make_plan(mask, graph)) == ["CCC", "rCr", "CCC", ".fr"]
 
 
 def test_a_late_start_computes_its_first_row():
@@ -136,6 +204,8 @@ def test_a_late_start_computes_its_first_row():
     assert plan.from_row(0) is plan
     late = plan.from_row(2)
     assert words(late.compute) == ["11", "11"] and late.mask.timesteps == (2, 1)
+    late = make_plan(mask_of("11", "1l", "ll", "1l", "ll"), BRANCHES).from_row(2)
+    assert letters(late) == ["CC", "Cr", "fr"], "what came before is not there"
 
 
 def test_bad_input_is_refused():
@@ -181,19 +251,21 @@ def graphs(draw) -> BlockGraph:
 
 
 @st.composite
-def cases(draw) -> tuple[BlockGraph, StepMask]:
+def cases(draw, actions=(Action.hold, Action.compute, Action.linear)) -> tuple[BlockGraph, StepMask]:
     graph = draw(graphs())
-    rows = draw(st.integers(1, 6))
-    row = st.integers(0, 2 ** len(graph) - 1)
-    table = table_of([2 ** len(graph) - 1, *draw(st.lists(row, min_size=rows - 1, max_size=rows - 1))], len(graph))
-    return graph, StepMask(compute=table, sites=graph.names, timesteps=range(rows))
+    row = st.lists(st.sampled_from(actions), min_size=len(graph), max_size=len(graph))
+    table = [[Action.compute] * len(graph), *draw(st.lists(row, max_size=7))]
+    return graph, mask_from(table, graph.names)
+
+
+BINARY = (Action.hold, Action.compute)
 
 
 @given(case=cases())
 def test_elimination_never_changes_the_output(case):
     graph, mask = case
     symbols = Symbols(graph)
-    wanted = run_table(symbols, mask.compute)
+    wanted = run_table(symbols, mask.actions)
     for options in ({}, {"skip_unchanged": False}, {"eliminate_dead": False}):
         assert run_plan(symbols, make_plan(mask, graph, **options)) == wanted
 
@@ -216,49 +288,55 @@ def test_every_surviving_compute_is_needed(case):
 
 
 @given(case=cases())
-def test_no_surviving_compute_makes_the_value_it_made_before(case):
+def test_no_surviving_compute_could_be_held_instead(case):
+    """Else it would make the value that it made before, and no forecast would miss it."""
     graph, mask = case
     symbols = Symbols(graph)
     plan = make_plan(mask, graph)
-    latest: dict[int, int] = {}
-    cache: dict[int, object] = {}
-    for step in range(plan.num_rows):
-        for site in range(len(graph)):
-            if plan.compute[step, site]:
-                value = symbols.value(site, step, cache)
-                assert latest.get(site) != value, f"cell ({step}, {site}) computes what it had"
-                cache[site] = latest[site] = value
-            else:
-                cache.setdefault(site, POISON)  # never computed yet, so nobody may read it
+    actions = np.zeros_like(plan.states)
+    actions[plan.compute] = Action.compute
+    actions[plan.states == State.forecast] = Action.linear
+    wanted = run_table(symbols, mask.actions)
+    assert run_table(symbols, actions) == wanted
+    for step, site in np.argwhere(plan.compute).tolist():
+        held = actions.copy()
+        held[step, site] = Action.hold
+        assert run_table(symbols, held) != wanted, f"cell ({step}, {site}) need not run"
 
 
 @given(case=cases())
 def test_backward_rule_is_the_one_written_down(case):
-    """The pseudo-code of the method, transcribed cell by cell."""
+    """The pseudo-code of docs/liveness.md, transcribed cell by cell."""
     graph, mask = case
     rows, count = mask.compute.shape
     m = mask.compute
-    read_now, read_later, runs = (np.zeros((rows, count), bool) for _ in range(3))
+    f = mask.forecast & (m.cumsum(axis=0) >= 2)
+    read_now, newest_later, second_later, runs = (np.zeros((rows, count), bool) for _ in range(4))
     states = np.zeros((rows, count), int)
     for k in reversed(range(rows)):
         for b in reversed(range(count)):
             readers = graph.readers(b)
             read_now[k, b] = OUT in readers or any(runs[k, c] for c in readers if c != OUT)
-            read_later[k, b] = k < rows - 1 and not m[k + 1, b] and (read_now[k + 1, b] or read_later[k + 1, b])
-            runs[k, b] = m[k, b] and (read_now[k, b] or read_later[k, b])
-            reuse = not m[k, b] and read_now[k, b]
-            states[k, b] = State.compute if runs[k, b] else State.reuse if reuse else State.dead
+            if k < rows - 1 and m[k + 1, b]:
+                newest_later[k, b] = second_later[k + 1, b]
+            elif k < rows - 1:
+                newest_later[k, b] = read_now[k + 1, b] or newest_later[k + 1, b]
+                second_later[k, b] = (f[k + 1, b] and read_now[k + 1, b]) or second_later[k + 1, b]
+            runs[k, b] = m[k, b] and (read_now[k, b] or newest_later[k, b])
+            instead = State.forecast if f[k, b] else State.reuse
+            idle = instead if not m[k, b] and read_now[k, b] else State.dead
+            states[k, b] = State.compute if runs[k, b] else idle
     plan = make_plan(mask, graph, skip_unchanged=False)
     assert np.array_equal(plan.states, states)
-    assert np.array_equal(plan.store, runs & read_later)
+    assert np.array_equal(plan.keep, newest_later.astype(int) + second_later)
 
 
 @given(case=cases(), data=st.data())
 def test_a_late_start_is_a_run_of_the_suffix(case, data):
     graph, mask = case
     start = data.draw(st.integers(0, mask.num_rows - 1))
-    suffix = mask.compute[start:].copy()
-    suffix[0] = True
+    suffix = mask.actions[start:]
+    suffix[0] = Action.compute
     symbols = Symbols(graph)
     assert run_plan(symbols, make_plan(mask, graph).from_row(start)) == run_table(symbols, suffix)
 
@@ -267,17 +345,25 @@ def test_a_late_start_is_a_run_of_the_suffix(case, data):
 def test_elimination_of_a_plan_finds_nothing_more(case):
     graph, mask = case
     plan = make_plan(mask, graph)
-    rows = rows_of(plan.compute)
-    assert list(Elimination(graph).apply(rows).runs) == rows
+    rows, forecasts = rows_of(plan.compute), rows_of(plan.states == State.forecast)
+    assert list(Elimination(graph).apply(rows, forecasts).runs) == rows
 
 
 @given(case=cases())
+def test_a_learner_may_ask_with_forecasts_that_find_one_value(case):
+    """It changes tables cell by cell, so it does not know which they are."""
+    graph, mask = case
+    live = Elimination(graph).apply(rows_of(mask.compute), rows_of(mask.forecast))
+    assert np.array_equal(table_of(live.runs, len(graph)), make_plan(mask, graph).compute)
+
+
+@given(case=cases(BINARY))
 def test_on_a_chain_equation_12_keeps_the_output_and_never_beats_the_exact_rule(case):
     mask = case[1]
     chain = BlockGraph.chain(sites(len(mask.sites)))
     symbols = Symbols(chain)
     rectified = rectify_paper(mask)
-    assert run_table(symbols, rectified.compute) == run_table(symbols, mask.compute)
+    assert run_table(symbols, rectified.actions) == run_table(symbols, mask.actions)
     assert make_plan(mask, chain).compute.sum() <= rectified.compute.sum() <= mask.compute.sum()
 
 

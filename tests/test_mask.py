@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepmask import BlockGraph, MaskFileError, MaskMismatchError, Site, StepMask, StepMaskError
-from stepmask.mask import MAX_CELLS, scheduler_identity
+from stepmask.mask import MAX_CELLS, Action, scheduler_identity
 
 STORED = Path(__file__).parent / "data" / "mask_format_1.json"
+STORED_2 = STORED.with_name("mask_format_2.json")
 SITES = tuple(Site(f"blocks.{i}", "resnet", i) for i in range(3))
 GRAPH = BlockGraph.chain(SITES)
 
@@ -61,13 +62,15 @@ json_values = st.recursive(
 @st.composite
 def masks(draw) -> StepMask:
     rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 5))
-    cells = st.lists(st.booleans(), min_size=columns, max_size=columns)
-    compute = [[True] * columns, *draw(st.lists(cells, min_size=rows - 1, max_size=rows - 1))]
+    known = draw(st.sampled_from([(Action.hold, Action.compute), tuple(Action)]))
+    row = st.lists(st.sampled_from(known), min_size=columns, max_size=columns)
+    actions = np.array([[Action.compute] * columns, *draw(st.lists(row, min_size=rows - 1, max_size=rows - 1))])
     score = st.lists(st.floats(0, 1, width=32), min_size=columns, max_size=columns)
     names = st.lists(st.text(min_size=1), min_size=columns, max_size=columns, unique=True)
     number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 1000)
     return StepMask(
-        compute=compute,
+        compute=actions == Action.compute,
+        forecast=actions == Action.linear,
         sites=draw(names),
         timesteps=draw(st.lists(number, min_size=rows, max_size=rows)),
         scheduler=draw(st.none() | st.fixed_dictionaries({"class": st.text(), "config": st.just({"a": [1, "x"]})})),
@@ -80,12 +83,14 @@ def masks(draw) -> StepMask:
 # --- values
 
 
-def test_compute_and_scores_are_read_only_copies():
-    cells = np.ones((2, 3), bool)
-    mask = small(compute=cells, timesteps=[2, 1], scores=np.ones((2, 3)))
+def test_tables_are_read_only_copies():
+    cells, forecast = np.ones((2, 3), bool), np.zeros((2, 3), bool)
+    cells[1, 1] = False
+    mask = small(compute=cells, forecast=forecast, timesteps=[2, 1], scores=np.ones((2, 3)))
     cells[1] = False
-    assert mask.compute.all()
-    for array in (mask.compute, mask.scores):
+    forecast[1] = True
+    assert mask.compute.sum() == 5 and not mask.forecast.any()
+    for array in (mask.compute, mask.forecast, mask.scores):
         with pytest.raises(ValueError, match="read-only"):
             array[1, 1] = 0
     with pytest.raises(AttributeError):
@@ -100,6 +105,7 @@ def test_sites_may_be_given_as_sites_or_names():
     "change",
     [
         {"compute": [[1, 1, 1], [1, 1, 1], [0, 1, 0]]},
+        {"forecast": [[0, 0, 0], [0, 1, 0], [0, 0, 0]]},
         {"sites": ["blocks.0", "blocks.1", "other"]},
         {"timesteps": [900, 500, 100]},
         {"scheduler": {"class": "A", "config": {}}},
@@ -130,6 +136,10 @@ def test_a_mask_equals_no_other_thing_and_is_not_hashable():
         ({"compute": [[1, 1, 1], [1, 0.5, 1], [0, 1, 0]]}, "round scores first"),
         ({"compute": [[1, 1, 1], [1, np.nan, 1], [0, 1, 0]]}, "round scores first"),
         ({"compute": [[1, 0, 1], [1, 0, 1], [0, 1, 0]]}, "row 0"),
+        ({"forecast": [[0, 0, 0], [1, 0, 0], [0, 0, 0]]}, "computes or forecasts, not both"),
+        ({"forecast": [[1, 0, 0], [0, 0, 0], [0, 0, 0]]}, "computes or forecasts, not both"),
+        ({"forecast": np.zeros((2, 3))}, r"forecast must have the mask's shape \(3, 3\), got \(2, 3\)"),
+        ({"forecast": [[0, 0, 0], [0, 2, 0], [0, 0, 0]]}, "a forecast table's cells are 1 .* or 0"),
         ({"sites": ["a", "b"]}, "3 columns needs 3 site names, got 2"),
         ({"sites": ["a", "b", 3]}, "site names"),
         ({"sites": ["a", "b", "a"]}, "given twice: a"),
@@ -145,6 +155,16 @@ def test_a_mask_equals_no_other_thing_and_is_not_hashable():
 def test_impossible_masks_are_refused(change, message):
     with pytest.raises(StepMaskError, match=message):
         small(**change)
+
+
+def test_actions_say_compute_hold_and_forecast():
+    mask = small(forecast=[[0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert mask.actions.tolist() == [[1, 1, 1], [1, 2, 1], [0, 1, 2]] and not mask.is_binary
+    assert repr(mask) == "StepMask(3 steps x 3 sites, 66.7% of cells compute, 22.2% forecast)"
+    assert repr(small()) == "StepMask(3 steps x 3 sites, 66.7% of cells compute)"
+    assert small().is_binary and small().actions.tolist() == small().compute.astype(int).tolist()
+    assert small(scores=None).with_actions(mask.actions) == small(forecast=mask.forecast, scores=None)
+    assert mask.with_actions(small().actions) == small(scores=None), "scores were those of another table"
 
 
 # --- files
@@ -177,9 +197,27 @@ def test_a_stored_file_of_format_1_loads_for_ever():
     assert mask.provenance == {"method": "learned", "num_inference_steps": 4, "target_macs": 0.6}
 
 
-def test_saving_the_stored_file_again_changes_no_byte(tmp_path):
-    StepMask.load(STORED).save(tmp_path / "again.json")
-    assert (tmp_path / "again.json").read_text() == STORED.read_text()
+def test_a_stored_file_of_format_2_loads_for_ever():
+    mask = StepMask.load(STORED_2)
+    assert mask.actions.tolist() == [[1, 1], [1, 0], [2, 1], [2, 2]]
+    assert np.array_equal(mask.compute, mask.actions == 1) and np.array_equal(mask.forecast, mask.actions == 2)
+    assert mask.sites == ("transformer_blocks.0.attn1", "transformer_blocks.0.ff")
+    assert mask.timesteps == (750, 500, 250, 0) and mask.graph == "fedcba9876543210"
+    assert mask.scheduler == {"class": "DDIMScheduler", "config": {"num_train_timesteps": 1000}}
+    assert mask.scores is None and mask.provenance == {"method": "fora", "forecast": "linear"}
+
+
+@pytest.mark.parametrize("stored", [STORED, STORED_2], ids=lambda path: path.stem)
+def test_saving_the_stored_file_again_changes_no_byte(tmp_path, stored):
+    StepMask.load(stored).save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == stored.read_text()
+
+
+def test_only_forecasts_need_format_2(tmp_path):
+    for mask, version in ((small(), 1), (small(forecast=[[0, 0, 0], [0, 1, 0], [0, 0, 0]]), 2)):
+        mask.save(tmp_path / "mask.json")
+        content = json.loads((tmp_path / "mask.json").read_text())
+        assert content["format_version"] == version and content["rows"][1] == ("101" if version == 1 else "1l1")
 
 
 def test_rows_are_strings_one_a_line(tmp_path):
@@ -201,9 +239,9 @@ def test_identity_of_a_scheduler_survives_the_file(tmp_path, class_):
         loaded.check(scheduler=run, graph=GRAPH)
 
 
-def edited(tmp_path, **changes) -> Path:
+def edited(tmp_path, stored=STORED, **changes) -> Path:
     path = tmp_path / "mask.json"
-    content = json.loads(STORED.read_text())
+    content = json.loads(stored.read_text())
     for key, value in changes.items():
         if value is ...:
             del content[key]
@@ -216,7 +254,9 @@ def edited(tmp_path, **changes) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format version 2.*version 1.*update stepmask"),
+        ({"format_version": 3}, "format version 3.*versions 1 and 2.*update stepmask"),
+        ({"format_version": True}, "format version True"),
+        ({"format_version": [1]}, r"format version \[1\]"),
         ({"format_version": "1"}, "format version '1'"),
         ({"format_version": ...}, "format version None"),
         ({"format": "other"}, "not a mask file"),
@@ -231,6 +271,9 @@ def edited(tmp_path, **changes) -> Path:
         ({"rows": ["111", "10", "010", "110"]}, "row 1 has 2 cells, row 0 has 3"),
         ({"rows": ["111", "1O1", "010", "110"]}, "row 1 holds 'O'"),
         ({"rows": ["111", "121", "010", "110"]}, "row 1 holds '2'"),
+        ({"rows": ["111", "1l1", "010", "110"]}, r"row 1 holds 'l'; format 1 knows 1 .*; format 2 also l \(linear"),
+        ({"rows": ["111", "1x1", "010", "110"], "format_version": 2}, "row 1 holds 'x'; format 2 knows .*and l "),
+        ({"rows": ["1l1", "101", "010", "110"], "format_version": 2}, "row 0 must compute"),
         ({"rows": ["011", "101", "010", "110"]}, "row 0 must compute"),
         ({"rows": ["111", "101", "010"]}, "3 rows needs 4|3 rows needs 3 timesteps, got 4"),
         ({"rows": []}, "list of strings"),
@@ -413,6 +456,12 @@ def test_resample_to_timesteps_takes_the_nearest():
     assert (mask.graph, mask.scheduler, mask.sites) == (small().graph, None, small().sites)
 
 
+def test_resample_keeps_forecasts():
+    mask = small(forecast=[[0, 0, 0], [0, 1, 0], [1, 0, 1]]).resample([490, 510, 90])
+    assert mask.actions.tolist() == [[1, 1, 1], [1, 2, 1], [2, 1, 2]], "and computes its first row"
+    assert small(forecast=[[0, 0, 0], [0, 1, 0], [1, 0, 1]]).resample(1).is_binary
+
+
 def test_resample_to_a_number_spreads_rows_evenly():
     mask = small(compute=[[1, 1, 1], [0, 0, 1], [0, 1, 0]]).resample(6)
     rows = ["".join(map(str, row)) for row in mask.compute.astype(int)]
@@ -421,8 +470,9 @@ def test_resample_to_a_number_spreads_rows_evenly():
 
 
 def test_resample_to_the_same_rows_keeps_the_decision():
-    assert np.array_equal(small().resample(3).compute, small().compute)
-    assert np.array_equal(small().resample(small().timesteps).compute, small().compute)
+    mask = small(forecast=[[0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert np.array_equal(mask.resample(3).actions, mask.actions)
+    assert np.array_equal(mask.resample(mask.timesteps).actions, mask.actions)
 
 
 @given(mask=masks(), rows=st.integers(1, 12))

@@ -12,7 +12,7 @@ from torch import nn
 
 from stepmask import StepMask, describe
 from stepmask.architectures import registered_architectures
-from stepmask.mask import scheduler_identity
+from stepmask.mask import Action, scheduler_identity
 
 OUTSIDE = ("sample", "hidden_states", "timestep")
 """What a sampling loop passes by itself."""
@@ -54,20 +54,27 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_mask(model, scheduler, steps: int, seed: int = 0, share: float = 0.5, only_blocks: bool = False) -> StepMask:
-    """Each cell computes with probability `share`; samplers take part unless `only_blocks`."""
+def random_mask(
+    model, scheduler, steps: int, seed: int = 0, share: float = 0.5, only_blocks: bool = False, forecasts: float = 0.0
+) -> StepMask:
+    """Each cell computes with probability `share`; samplers take part unless `only_blocks`.
+
+    Of the others, a share of `forecasts` extrapolates.
+    """
     graph = describe(model)
     scheduler.set_timesteps(steps)
-    compute = np.random.default_rng(seed).random((len(scheduler.timesteps), len(graph))) < share
+    random = np.random.default_rng(seed)
+    compute = random.random((len(scheduler.timesteps), len(graph))) < share
     compute[0] = True
     if only_blocks:
         compute[:, [site.kind == "sampler" for site in graph.sites]] = True
-    return mask_of(compute, graph, scheduler)
+    return mask_of(compute, graph, scheduler, ~compute & (random.random(compute.shape) < forecasts))
 
 
-def mask_of(compute: np.ndarray, graph, scheduler) -> StepMask:
+def mask_of(compute: np.ndarray, graph, scheduler, forecast: np.ndarray | None = None) -> StepMask:
     return StepMask(
         compute=compute,
+        forecast=forecast,
         sites=graph.names,
         timesteps=scheduler.timesteps,
         scheduler=scheduler_identity(scheduler),
@@ -78,20 +85,26 @@ def mask_of(compute: np.ndarray, graph, scheduler) -> StepMask:
 class Reference:
     """Runs a mask in the most obvious way: every site computes always, a hook swaps in the value of its last 1.
 
-    The loop that uses it sets `row`; a `stream` of its own has values of its own.
+    Where the mask forecasts, it swaps in the line through the values of its last two. The loop that uses it sets
+    `row`; a `stream` of its own has values of its own.
     """
 
     def __init__(self, model: nn.Module, mask: StepMask) -> None:
         self.row, self.stream = 0, 0
-        self._compute, self._held = mask.compute, {}
+        self._mask, self._computed = mask, {}
         modules = dict(model.named_modules())
         self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(mask.sites)]
 
     def _hook(self, site: int) -> Callable:
         def swap(module, args, output):
-            if self._compute[self.row, site]:
-                self._held[self.stream, site] = output
-            return self._held[self.stream, site]
+            values = self._computed.setdefault((self.stream, site), [])
+            if self._mask.compute[self.row, site]:
+                values.append((self.row, output))
+            row_1, newest = values[-1]
+            if self._mask.forecast[self.row, site] and len(values) > 1:
+                row_2, second = values[-2]
+                return torch.lerp(second, newest, 1 + (self.row - row_1) / (row_1 - row_2))
+            return newest
 
         return swap
 
@@ -111,9 +124,9 @@ def reference(model: nn.Module, mask: StepMask) -> Iterator[Reference]:
 
 def suffix(mask: StepMask, start: int) -> StepMask:
     """The mask as a run that starts late sees it: rows before are all ones and never run."""
-    compute = mask.compute.copy()
-    compute[: start + 1] = True
-    return StepMask(compute=compute, sites=mask.sites, timesteps=mask.timesteps)
+    actions = mask.actions
+    actions[: start + 1] = Action.compute
+    return mask.with_actions(actions)
 
 
 @contextlib.contextmanager

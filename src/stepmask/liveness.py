@@ -2,9 +2,10 @@
 
 Two rules, both without effect on the output:
 
-* backward liveness: a computation whose value nobody reads, now or from the cache later, is dead;
-* unchanged inputs: a site that would compute the same value again, since everything it reads was itself reused,
-  reuses.
+* backward liveness: a computation whose value nobody reads, now or from the cache later, is dead. A forecast reads two
+  values, so liveness follows the newest and the second newest of each site;
+* unchanged inputs: a site that would compute the same value again, since nothing that it reads has changed, reuses,
+  unless a forecast needs the value at this step.
 
 `rectify_paper` is Eq. 12 of arXiv 2603.19939 as printed, kept for comparison: it changes the output on anything but a
 plain chain. Rows are kept as integers, one bit per site, so that a learner can ask for the cost of thousands of masks.
@@ -22,7 +23,7 @@ import numpy as np
 
 from stepmask.errors import StepMaskError
 from stepmask.graph import OUT, BlockGraph
-from stepmask.mask import StepMask
+from stepmask.mask import Action, StepMask
 
 
 class State(IntEnum):
@@ -31,9 +32,11 @@ class State(IntEnum):
     dead = 0
     """Nothing: nobody reads the value."""
     reuse = 1
-    """Hand out the cached value."""
+    """Hand out the newest cached value."""
     compute = 2
     """Run the site."""
+    forecast = 3
+    """Extrapolate the two cached values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,17 +45,15 @@ class Plan:
 
     Attributes:
         states: (T, B) uint8 of `State`, read-only.
-        store: (T, B) bool, where a computed value is read again at a later step and must be kept.
-        free: (T, B) bool, where the cached value is read for the last time.
-        sites: B names in execution order.
+        keep: (T, B) uint8, how many of a site's values, newest first, are read at later steps: what stays in the
+            cache after the step. 2 where a forecast will read two.
         mask: The mask that the plan was made from.
         graph: The graph that the plan was made with.
         eliminate_dead: Whether dead computations were removed.
     """
 
     states: np.ndarray
-    store: np.ndarray
-    free: np.ndarray
+    keep: np.ndarray
     mask: StepMask
     graph: BlockGraph
     eliminate_dead: bool = True
@@ -72,27 +73,44 @@ class Plan:
         """T, the number of rows."""
         return len(self.states)
 
+    @property
+    def cells(self) -> dict[str, int]:
+        """Number of cells by the name of their state."""
+        states = (State.compute, State.forecast, State.reuse, State.dead)
+        return {state.name: int((self.states == state).sum()) for state in states}
+
     def __repr__(self) -> str:
         """Size and number of cells by state."""
-        count = {state.name: int((self.states == state).sum()) for state in reversed(State)}
+        count = {name: cells for name, cells in self.cells.items() if cells or name != "forecast"}
         return f"Plan({self.num_rows} steps x {len(self.sites)} sites: {count})"
 
     def from_row(self, start: int) -> Plan:
         """The plan of a run that starts late, at row `start`, where everything is computed."""
         if start == 0:
             return self
-        compute = self.mask.compute[start:].copy()
-        compute[0] = True
-        suffix = replace(self.mask, compute=compute, timesteps=self.mask.timesteps[start:], scores=None)
+        actions = self.mask.actions[start:]
+        actions[0] = Action.compute
+        suffix = self.mask.with_actions(actions, timesteps=self.mask.timesteps[start:])
         return make_plan(suffix, self.graph, eliminate_dead=self.eliminate_dead)
 
 
+class Reads(NamedTuple):
+    """What later rows read, one bit per site: after a row, of the values known then."""
+
+    newest: int = 0
+    """Sites whose newest value is read."""
+    second: int = 0
+    """Sites whose second newest value is read too; always within `newest`."""
+    points: int = 0
+    """Sites whose newest value is read by a forecast."""
+
+
 class LiveRows(NamedTuple):
-    """Result of `Elimination`: per row one integer, bit b for site b."""
+    """Result of `Elimination`: per row one integer, bit b for site b, and what is read later."""
 
     runs: list[int]
     read_now: list[int]
-    read_later: list[int]
+    later: list[Reads]
 
 
 class Elimination:
@@ -106,18 +124,28 @@ class Elimination:
             self._backward.append((1 << site, sum(1 << r for r in readers if r != OUT), OUT in readers))
         self._forward = [(site, graph.writers(site)) for site in range(self.count) if not graph.depends_on_step(site)]
 
-    def apply(self, rows: Sequence[int], skip_unchanged: bool = True) -> LiveRows:
-        """Eliminate in a mask given as one integer per row."""
-        live = self._live(rows)
+    def apply(
+        self, rows: Sequence[int], forecasts: Sequence[int] | None = None, skip_unchanged: bool = True
+    ) -> LiveRows:
+        """Eliminate in a mask given as one integer per row.
+
+        Args:
+            rows: Which sites compute.
+            forecasts: Which sites extrapolate, among those that do not compute; None for none.
+            skip_unchanged: Whether to apply the second rule too.
+        """
+        forecasts = forecasts or [0] * len(rows)
+        live = self._live(rows, forecasts)
+        lines = extrapolating(rows, forecasts)
         while skip_unchanged and self._forward:
-            runs = self._without_unchanged(live.runs)
+            runs = self._without_unchanged(live, lines)
             if runs == live.runs:
                 break
-            live = self._live(runs)
+            live = self._live(runs, forecasts)
         return live
 
     def row(self, mask: int, later: int) -> tuple[int, int]:
-        """Backward rule for one row: what runs and what is read now, given what is read later."""
+        """Backward rule for one row: what runs and what is read now, given whose newest value is read later."""
         run = now = 0
         for bit, readers, read_by_output in self._backward:
             if read_by_output or run & readers:
@@ -126,41 +154,62 @@ class Elimination:
                 run |= bit
         return run, now
 
-    def _live(self, rows: Sequence[int]) -> LiveRows:
+    @staticmethod
+    def before(mask: int, forecast: int, now: int, later: Reads) -> Reads:
+        """What is read of the values known before a row, given what the row reads and what is read after it.
+
+        Where the row computes, the newest value becomes the second newest.
+        """
+        kept, reads = ~mask, now & forecast & ~mask
+        return Reads(
+            (kept & (now | later.newest)) | (mask & later.second),
+            reads | (kept & later.second),
+            reads | (kept & later.points) | (mask & later.second),
+        )
+
+    def _live(self, rows: Sequence[int], forecasts: Sequence[int]) -> LiveRows:
         every = len(rows)
-        runs, read_now, read_later = [0] * every, [0] * every, [0] * every
-        later = 0
+        runs, read_now, read_later = [0] * every, [0] * every, [Reads()] * every
+        later = Reads()
         for step in reversed(range(every)):
-            runs[step], read_now[step] = self.row(rows[step], later)
+            runs[step], read_now[step] = self.row(rows[step], later.newest)
             read_later[step] = later
-            later = ~rows[step] & (read_now[step] | later)
+            later = self.before(rows[step], forecasts[step], read_now[step], later)
         return LiveRows(runs, read_now, read_later)
 
-    def _without_unchanged(self, runs: Sequence[int]) -> list[int]:
-        """Drop computations whose inputs are all those that the site's last computation read."""
-        version = [-1] * self.count
-        inputs: dict[int, tuple[int, ...]] = {}
+    def _without_unchanged(self, live: LiveRows, forecasts: Sequence[int]) -> list[int]:
+        """Drop computations of the value that the site computed last.
+
+        Values are numbered by the step at which a site first made them; the same inputs make the same value. A value
+        that a forecast reads stays: the forecast would read an older one in its place.
+        """
+        computed = [-1] * self.count
+        now = [-1] * self.count
+        known: dict[tuple[int, tuple[int, ...]], int] = {}
         result = []
         independent = {site: writers for site, writers in self._forward}
-        for step, run in enumerate(runs):
+        for step, run in enumerate(live.runs):
             kept = run
             for site in range(self.count):
-                if not run >> site & 1:
+                bit = 1 << site
+                if forecasts[step] & bit:
+                    now[site] = -2 - step  # a value of its own at every step
                     continue
-                if site in independent:
-                    current = tuple(version[writer] for writer in independent[site])
-                    if inputs.get(site) == current:
-                        kept &= ~(1 << site)
-                        continue
-                    inputs[site] = current
-                version[site] = step
+                if run & bit:
+                    value = step
+                    if site in independent:
+                        value = known.setdefault((site, tuple(now[writer] for writer in independent[site])), step)
+                    if value == computed[site] and not live.later[step].points & bit:
+                        kept &= ~bit
+                    computed[site] = value
+                now[site] = computed[site]
             result.append(kept)
         return result
 
 
-def rows_of(compute: np.ndarray) -> list[int]:
+def rows_of(table: np.ndarray) -> list[int]:
     """Rows of a boolean table as integers, bit b for column b."""
-    packed = np.packbits(compute, axis=1, bitorder="little")
+    packed = np.packbits(table, axis=1, bitorder="little")
     return [int.from_bytes(row.tobytes(), "little") for row in packed]
 
 
@@ -171,19 +220,28 @@ def table_of(rows: Sequence[int], count: int) -> np.ndarray:
     return np.unpackbits(packed.reshape(len(rows), width), axis=1, count=count, bitorder="little").astype(bool)
 
 
-def full_table(mask: StepMask, graph: BlockGraph) -> np.ndarray:
-    """The mask's decision for every site of the graph, (T, B) bool: sites that the mask does not name compute."""
+def extrapolating(rows: Sequence[int], forecasts: Sequence[int]) -> list[int]:
+    """The forecasts that find two values; with one yet, a forecast is a hold."""
+    result, once, twice = [], 0, 0
+    for row, forecast in zip(rows, forecasts, strict=True):
+        result.append(forecast & twice)
+        once, twice = once | row, twice | (once & row)
+    return result
+
+
+def full_actions(mask: StepMask, graph: BlockGraph) -> np.ndarray:
+    """The mask's action for every site of the graph, (T, B) of `Action`: sites that it does not name compute."""
     mask.check(graph=graph)
     column = {name: i for i, name in enumerate(mask.sites)}
-    table = np.ones((mask.num_rows, len(graph)), dtype=bool)
+    given, actions = mask.actions, np.full((mask.num_rows, len(graph)), Action.compute, dtype=np.uint8)
     for site, name in enumerate(graph.names):
         if name in column:
-            table[:, site] = mask.compute[:, column[name]]
-    return table
+            actions[:, site] = given[:, column[name]]
+    return actions
 
 
 def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *, skip_unchanged: bool = True) -> Plan:
-    """Decide for every cell whether it computes, reuses its cache, or is dead.
+    """Decide for every cell whether it computes, reuses or extrapolates its cache, or is dead.
 
     Args:
         mask: The decision.
@@ -196,20 +254,30 @@ def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *,
     """
     if not isinstance(graph, BlockGraph):
         raise StepMaskError(f"make_plan needs a BlockGraph, got {type(graph).__name__}: use stepmask.describe(pipe)")
-    table = full_table(mask, graph)
-    count = len(graph)
+    actions = full_actions(mask, graph)
+    rows = rows_of(actions == Action.compute)
+    forecasts = extrapolating(rows, rows_of(actions == Action.linear))
     if eliminate_dead:
-        live = Elimination(graph).apply(rows_of(table), skip_unchanged)
-        runs, now, later = (table_of(rows, count) for rows in live)
+        live = Elimination(graph).apply(rows, forecasts, skip_unchanged)
     else:
-        runs, now = table, np.ones_like(table)
-        later = np.vstack([~table[1:], np.zeros((1, count), dtype=bool)])
-    reuses = ~runs & now
-    states = np.where(runs, State.compute, np.where(reuses, State.reuse, State.dead)).astype(np.uint8)
-    arrays = states, runs & later, reuses & ~later
-    for array in arrays:
-        array.flags.writeable = False
-    return Plan(*arrays, mask=mask, graph=graph, eliminate_dead=eliminate_dead)
+        live = _everything_read(rows, forecasts, len(graph))
+    count = len(graph)
+    runs, now = table_of(live.runs, count), table_of(live.read_now, count)
+    instead = np.where(table_of(forecasts, count), State.forecast, State.reuse)
+    states = np.where(runs, State.compute, np.where(now, instead, State.dead)).astype(np.uint8)
+    keep = sum(table_of([getattr(later, age) for later in live.later], count) for age in ("newest", "second"))
+    keep = np.asarray(keep, dtype=np.uint8)
+    states.flags.writeable = keep.flags.writeable = False
+    return Plan(states, keep, mask=mask, graph=graph, eliminate_dead=eliminate_dead)
+
+
+def _everything_read(rows: list[int], forecasts: list[int], count: int) -> LiveRows:
+    """What runs and is kept where nothing is eliminated."""
+    every, later, read_later = (1 << count) - 1, Reads(), [Reads()] * len(rows)
+    for step in reversed(range(len(rows))):
+        read_later[step] = later
+        later = Elimination.before(rows[step], forecasts[step], every, later)
+    return LiveRows(rows, [every] * len(rows), read_later)
 
 
 def rectify_paper(mask: StepMask, graph: BlockGraph | None = None) -> StepMask:

@@ -1,4 +1,4 @@
-"""StepMask: the decision of every site at every step, with the identity of what it was made for.
+"""StepMask: the action of every site at every step, with the identity of what it was made for.
 
 Pure values and files: no torch, no model, no graph. What a mask costs and which of its cells are dead is said by
 `stepmask.liveness`; who runs it is `stepmask.runtime`.
@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from stepmask._files import write_atomically
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
 
 FORMAT_VERSION = 1
+"""Of binary masks."""
+FORECAST_VERSION = 2
+"""Of masks with forecasts, so that a stepmask that knows none refuses them in words."""
 MAX_CELLS = 10_000_000
 """More cells than this in a file are refused: no sampler of diffusers comes near."""
 
@@ -42,12 +46,28 @@ def _json_value(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+class Action(IntEnum):
+    """What a mask asks of a site at a step."""
+
+    hold = 0
+    """Hand out the value computed last; ``0`` in a file."""
+    compute = 1
+    """Run the site; ``1`` in a file."""
+    linear = 2
+    """Extrapolate the two values computed last over the step index; with only one yet, hold. ``l`` in a file."""
+
+
+SYMBOLS = {Action.hold: "0", Action.compute: "1", Action.linear: "l"}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepMask:
-    """A (T, B) table: at each step each site computes (True) or holds its cached value (False).
+    """A (T, B) table: at each step each site computes, holds its cached value, or forecasts it.
 
     Attributes:
         compute: (T, B) bool, read-only. Row 0 is the first, noisiest step and computes everywhere.
+        forecast: (T, B) bool, read-only: where a site that does not compute extrapolates instead of holding. Given as
+            None, nowhere: a binary mask.
         sites: B names of submodules, in execution order.
         timesteps: T values of the scheduler's run. T is ``len(scheduler.timesteps)``, not always
             ``num_inference_steps`` (Heun makes 2T - 1 rows).
@@ -60,6 +80,7 @@ class StepMask:
     compute: np.ndarray
     sites: Sequence[str]
     timesteps: Sequence[float]
+    forecast: np.ndarray | None = None
     scheduler: Mapping[str, Any] | None = None
     graph: str | None = None
     scores: np.ndarray | None = None
@@ -81,6 +102,7 @@ class StepMask:
             raise StepMaskError(f"a mask with {rows} rows needs {rows} timesteps, got {len(self.timesteps)}")
         if not self.compute[0].all():
             raise StepMaskError("row 0 must compute every site: there is nothing to reuse at the first step")
+        set_(self, "forecast", _forecast_table(self.forecast, self.compute))
         if self.scores is not None:
             set_(self, "scores", _score_table(self.scores, self.compute.shape))
 
@@ -95,19 +117,36 @@ class StepMask:
         )
         names = ("sites", "timesteps", "scheduler", "graph", "provenance")
         same_rest = all(getattr(self, name) == getattr(other, name) for name in names)
-        return same_scores and same_rest and np.array_equal(self.compute, other.compute)
+        return same_scores and same_rest and np.array_equal(self.actions, other.actions)
 
     __hash__ = None
 
     def __repr__(self) -> str:
         """Size and share of computing cells, not the table."""
         rows, columns = self.compute.shape
-        return f"StepMask({rows} steps x {columns} sites, {self.compute.mean():.1%} of cells compute)"
+        forecast = "" if self.is_binary else f", {self.forecast.mean():.1%} forecast"
+        return f"StepMask({rows} steps x {columns} sites, {self.compute.mean():.1%} of cells compute{forecast})"
 
     @property
     def num_rows(self) -> int:
         """T, the number of rows."""
         return len(self.compute)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether no cell forecasts."""
+        return not self.forecast.any()
+
+    @property
+    def actions(self) -> np.ndarray:
+        """(T, B) uint8 of `Action`."""
+        return np.where(self.forecast, Action.linear, self.compute).astype(np.uint8)
+
+    def with_actions(self, actions: np.ndarray, **changes: Any) -> StepMask:
+        """This mask with another (T, B) table of `Action`, and without the scores of the old one."""
+        actions = np.asarray(actions)
+        compute, forecast = actions == Action.compute, actions == Action.linear
+        return replace(self, compute=compute, forecast=forecast, **{"scores": None, **changes})
 
     def save(self, path: str | Path) -> None:
         """Write the mask as JSON, whole or not at all.
@@ -115,16 +154,15 @@ class StepMask:
         Raises:
             StepMaskError: The file cannot be written, or provenance holds what JSON cannot.
         """
-        rows = ["".join("1" if cell else "0" for cell in row) for row in self.compute]
         content = {
             "format": "stepmask",
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.is_binary else FORECAST_VERSION,
             "scheduler": self.scheduler,
             "graph": self.graph,
             "provenance": self.provenance,
             "sites": list(self.sites),
             "timesteps": list(self.timesteps),
-            "rows": rows,
+            "rows": ["".join(SYMBOLS[Action(cell)] for cell in row) for row in self.actions.tolist()],
             "scores": None if self.scores is None else [[float(s) for s in row] for row in self.scores],
         }
         try:
@@ -155,10 +193,10 @@ class StepMask:
         if not isinstance(content, dict) or content.get("format") != "stepmask":
             raise MaskFileError(f'{path} is not a mask file: expected a JSON object with "format": "stepmask"')
         version = content.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, FORECAST_VERSION) or isinstance(version, bool):
             raise MaskFileError(
-                f"mask {path} has format version {version!r}, this stepmask reads version {FORMAT_VERSION}: "
-                "update stepmask, or save the mask anew"
+                f"mask {path} has format version {version!r}, this stepmask reads versions {FORMAT_VERSION} and "
+                f"{FORECAST_VERSION}: update stepmask, or save the mask anew"
             )
         try:
             return _from_content(content)
@@ -258,13 +296,11 @@ class StepMask:
             if not len(new):
                 raise StepMaskError("a mask needs at least one row, got no timesteps")
             source = np.abs(old[None, :] - new[:, None]).argmin(axis=1)
-        compute = self.compute[source].copy()
-        compute[0] = True
-        return replace(
-            self,
-            compute=compute,
+        actions = self.actions[source]
+        actions[0] = Action.compute
+        return self.with_actions(
+            actions,
             timesteps=new.tolist(),
-            scores=None,
             provenance={
                 **{k: v for k, v in self.provenance.items() if k != "num_inference_steps"},
                 "resampled_from_rows": self.num_rows,
@@ -281,10 +317,13 @@ def _from_content(content: dict[str, Any]) -> StepMask:
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise StepMaskError(f"row {number} has {len(row)} cells, row 0 has {len(rows[0])}")
-        strange = set(row) - {"0", "1"}
+        binary = content["format_version"] == FORMAT_VERSION
+        strange = set(row) - set("01" if binary else "01l")
         if strange:
+            known = "1 (compute) and 0 (hold); format 2 also " if binary else "1 (compute), 0 (hold) and "
             raise StepMaskError(
-                f"row {number} holds {min(strange)!r}; format {FORMAT_VERSION} knows 1 (compute) and 0 (hold)"
+                f"row {number} holds {min(strange)!r}; format {content['format_version']} knows {known}"
+                "l (linear forecast)"
             )
     for key, kind in (("sites", list), ("timesteps", list), ("provenance", dict)):
         if not isinstance(content[key], kind):
@@ -300,6 +339,7 @@ def _from_content(content: dict[str, Any]) -> StepMask:
         raise StepMaskError('"graph" must be a fingerprint or null')
     return StepMask(
         compute=np.array([[cell == "1" for cell in row] for row in rows]),
+        forecast=np.array([[cell == "l" for cell in row] for row in rows]),
         sites=content["sites"],
         timesteps=content["timesteps"],
         scheduler=scheduler,
@@ -309,16 +349,29 @@ def _from_content(content: dict[str, Any]) -> StepMask:
     )
 
 
-def _boolean_table(values: Any) -> np.ndarray:
+def _boolean_table(
+    values: Any, expected: str = "a mask's cells are 1 (compute) or 0 (hold); round scores first"
+) -> np.ndarray:
     table = np.asarray(values)
     if table.ndim != 2 or 0 in table.shape:
         raise StepMaskError(f"a mask is a table of steps x sites, got shape {table.shape}")
     if table.dtype != bool:
         if not np.isin(table, (0, 1)).all():
-            raise StepMaskError("a mask's cells are 1 (compute) or 0 (hold); round scores first")
+            raise StepMaskError(expected)
         table = table.astype(bool)
     table = table.copy()
     table.flags.writeable = False
+    return table
+
+
+def _forecast_table(values: Any, compute: np.ndarray) -> np.ndarray:
+    if values is None:
+        values = np.zeros(compute.shape, dtype=bool)
+    table = _boolean_table(values, "a forecast table's cells are 1 (extrapolate) or 0")
+    if table.shape != compute.shape:
+        raise StepMaskError(f"forecast must have the mask's shape {compute.shape}, got {table.shape}")
+    if (table & compute).any():
+        raise StepMaskError("a cell computes or forecasts, not both")
     return table
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -26,8 +28,8 @@ pytestmark = pytest.mark.parametrize("family", FAMILIES)
 class Case:
     """A tiny model, its graph, and the plain loop around it."""
 
-    def __init__(self, family: str) -> None:
-        self.model = tiny_model(family)
+    def __init__(self, family: str, dtype: torch.dtype = torch.float32) -> None:
+        self.model = tiny_model(family).to(dtype)
         self.graph = describe(self.model)
         self.scheduler = DDIMScheduler(clip_sample=False)
         self.loop = SamplerLoop(self.model, self.scheduler)
@@ -199,9 +201,24 @@ def test_masked_runs_are_the_reference_with_and_without_elimination(case, seed):
     assert torch.equal(case.masked(make_plan(mask, case.graph, skip_unchanged=False)), wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_forecasts_are_the_reference_with_and_without_elimination(family, seed, dtype):
+    case = Case(family, dtype)
+    mask = case.mask(seed, share=(0.5, 0.3, 0.7)[seed], forecasts=(0.5, 1.0, 0.8)[seed], only_blocks=seed == 2)
+    wanted = case.by_reference(mask)
+    assert wanted.dtype == dtype and wanted.isfinite().all()
+    assert not torch.equal(wanted, case.by_reference(replace(mask, forecast=None))), "the forecasts must matter"
+    with stepmask.apply(case.model, mask, scheduler=case.scheduler):
+        assert torch.equal(case.sample(), wanted)
+        assert torch.equal(case.sample(), wanted), "a second call"
+    assert torch.equal(case.masked(mask, eliminate_dead=False), wanted)
+    assert torch.equal(case.masked(make_plan(mask, case.graph, skip_unchanged=False)), wanted)
+
+
 def test_the_plan_is_what_runs(case):
-    for seed in range(3):
-        mask = case.mask(seed)
+    for seed in range(4):
+        mask = case.mask(seed, forecasts=0.7 * (seed % 2))
         plan = make_plan(mask, case.graph)
         with count_computes(case.model, case.graph.names) as log:
             case.masked(plan)
@@ -213,7 +230,7 @@ def test_dead_values_never_reach_the_output(case):
     """Dead sites return NaN; held blocks make them where the graph has any."""
     dead = 0
     for seed in range(6):
-        mask = case.mask(seed, share=0.3)
+        mask = case.mask(seed, share=0.3, forecasts=0.5 * (seed % 2))
         dead += int((make_plan(mask, case.graph).states == State.dead).sum())
         assert case.masked(mask).isfinite().all()
     always_read = all(OUT in case.graph.readers(site) for site in range(len(case.graph)))
@@ -221,7 +238,7 @@ def test_dead_values_never_reach_the_output(case):
 
 
 def test_every_surviving_compute_matters(case):
-    plan = make_plan(case.mask(1, share=0.4), case.graph)
+    plan = make_plan(case.mask(1, share=0.4, forecasts=0.4), case.graph)
     cells = np.argwhere(plan.compute)
     chosen = np.random.default_rng(0).permutation(cells)[:40]
     for row, site in chosen.tolist():

@@ -101,7 +101,7 @@ def bare_loop(model, scheduler, running=None, *, batch=2, seed=0, start=0, stop=
 
 
 def full(mask: StepMask) -> StepMask:
-    return StepMask(compute=np.ones_like(mask.compute), sites=mask.sites, timesteps=mask.timesteps)
+    return mask.with_actions(np.ones_like(mask.actions), scheduler=None)
 
 
 # --- pipelines: (make, call, reference loop, denoiser's name)
@@ -149,10 +149,10 @@ PIPELINES = {
 class Setup:
     """A pipeline to apply masks to, and a twin for the reference."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, forecasts: float = 0.0) -> None:
         make, self._call, self._loop = PIPELINES[name]
         self.pipe, self.twin = make(), make()
-        self.mask = random_mask(self.pipe, copy.deepcopy(self.pipe.scheduler), STEPS)
+        self.mask = random_mask(self.pipe, copy.deepcopy(self.pipe.scheduler), STEPS, forecasts=forecasts)
 
     def call(self, batch=2, seed=0) -> torch.Tensor:
         return self._call(self.pipe, batch, seed)
@@ -161,9 +161,16 @@ class Setup:
         return self._loop(self.twin, mask or self.mask, batch, seed)
 
 
-@pytest.fixture(params=PIPELINES)
+FORECASTS = pytest.mark.parametrize("forecasts", [0.0, 0.6], ids=["binary", "forecasts"])
+"""Share of the cells that extrapolate, among those that do not compute."""
+
+
+@pytest.fixture(
+    params=[*((name, 0.0) for name in PIPELINES), ("DDIMPipeline", 0.6), ("DiTPipeline", 0.6)],
+    ids=lambda param: param[0] + (", forecasts" if param[1] else ""),
+)
 def setup(request) -> Setup:
-    return Setup(request.param)
+    return Setup(*request.param)
 
 
 def test_the_reference_loop_is_the_plain_pipeline(setup):
@@ -274,12 +281,13 @@ def seeded_step(scheduler):
     scheduler.set_timesteps(STEPS)
 
 
+@FORECASTS
 @pytest.mark.parametrize("start", [0, 2])
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_bare_denoiser_and_late_start(name, family, start):
+def test_bare_denoiser_and_late_start(name, family, start, forecasts):
     model, twin, scheduler = tiny_model(family), tiny_model(family), SCHEDULERS[name]()
-    mask = random_mask(model, scheduler, STEPS, share=0.4)
+    mask = random_mask(model, scheduler, STEPS, share=0.4, forecasts=forecasts)
     with stepmask.apply(model, mask, scheduler=scheduler) as run:
         for first in (0, start):  # a late run after a whole one
             seeded_step(scheduler)
@@ -291,11 +299,12 @@ def test_bare_denoiser_and_late_start(name, family, start):
             assert run.summary().rows == len(mask.timesteps) - first
 
 
+@FORECASTS
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "heun", "flow-match"])
-def test_guidance_as_two_calls(name):
+def test_guidance_as_two_calls(name, forecasts):
     family = "DiTTransformer2DModel"
     model, twin, scheduler = tiny_model(family), tiny_model(family), SCHEDULERS[name]()
-    mask = random_mask(model, scheduler, STEPS, share=0.4)
+    mask = random_mask(model, scheduler, STEPS, share=0.4, forecasts=forecasts)
     with stepmask.apply(model, mask, scheduler=scheduler):
         for start in (0, 0, 2):
             scheduler.set_timesteps(STEPS)
@@ -343,10 +352,11 @@ def test_sampler_loop(family, name):
     assert torch.equal(found, sample)
 
 
-def test_the_batch_may_change_in_mid_run():
+@FORECASTS
+def test_the_batch_may_change_in_mid_run(forecasts):
     """Dynamic guidance halves the batch; what was cached no longer fits, so the stream begins anew."""
     model, scheduler = tiny_model("UNet2DModel"), DDIMScheduler()
-    mask = random_mask(model, scheduler, STEPS, share=0.4)
+    mask = random_mask(model, scheduler, STEPS, share=0.4, forecasts=forecasts)
     sample, _ = noise(model, 4, 0)
     with torch.no_grad(), stepmask.apply(model, mask, scheduler=scheduler):
         scheduler.set_timesteps(STEPS)
@@ -357,10 +367,11 @@ def test_the_batch_may_change_in_mid_run():
             assert torch.equal(outputs[running.row], twin(sample[:2], t).sample)
 
 
-def test_a_late_run_after_one_that_was_aborted_just_before():
+@FORECASTS
+def test_a_late_run_after_one_that_was_aborted_just_before(forecasts):
     """Rows 0 to 2 of one run, then rows from 3 of the next: what the first cached must not serve the second."""
     model, twin, scheduler = tiny_model("UNet2DModel"), tiny_model("UNet2DModel"), DDIMScheduler()
-    mask = random_mask(model, scheduler, STEPS, share=0.3)
+    mask = random_mask(model, scheduler, STEPS, share=0.3, forecasts=forecasts)
     with stepmask.apply(model, mask, scheduler=scheduler):
         scheduler.set_timesteps(STEPS)
         bare_loop(model, scheduler, seed=4, stop=2)
@@ -512,24 +523,20 @@ def peak_bytes(pipe, plan, batch: int) -> int:
     pipe(batch, num_inference_steps=1)
     for handle in hooks:
         handle.remove()
-    held, peak, kept = 0, 0, set()
-    for row in range(plan.num_rows):
-        for site, name in enumerate(plan.sites):
-            if plan.store[row, site]:
-                assert site not in kept
-                kept.add(site)
-                held += sizes[name]
+    held, peak, count = 0, 0, dict.fromkeys(plan.sites, 0)
+    for keep in plan.keep.tolist():
+        for name, values in zip(plan.sites, keep, strict=True):
+            held += (values - count[name]) * sizes[name]
             peak = max(peak, held)
-            if plan.free[row, site]:
-                kept.remove(site)
-                held -= sizes[name]
+            count[name] = values
     assert held == 0
     return peak
 
 
+@FORECASTS
 @pytest.mark.parametrize("batch", [1, 3])
-def test_summary_of_a_run(batch):
-    setup = Setup("DDIMPipeline")
+def test_summary_of_a_run(batch, forecasts):
+    setup = Setup("DDIMPipeline", forecasts)
     graph, cost = describe(setup.pipe), measure_cost(setup.pipe)
     plan = make_plan(setup.mask, graph)
     with stepmask.apply(setup.pipe, setup.mask) as run:
@@ -537,19 +544,22 @@ def test_summary_of_a_run(batch):
         setup.call(batch)
         summary = run.summary()
         assert run._executor.meter.held == 0, "everything is freed after its last read"
-    assert (summary.rows, summary.computes, summary.reuses, summary.dead) == (
+    assert (summary.rows, summary.computes, summary.forecasts, summary.reuses, summary.dead) == (
         STEPS,
         int((plan.states == State.compute).sum()),
+        int((plan.states == State.forecast).sum()),
         int((plan.states == State.reuse).sum()),
         int((plan.states == State.dead).sum()),
     )
-    assert summary.computes + summary.reuses + summary.dead == STEPS * len(graph) and summary.dead > 0
+    cells = summary.computes + summary.forecasts + summary.reuses + summary.dead
+    assert cells == STEPS * len(graph) and summary.dead > 0 and (summary.forecasts > 0) == (forecasts > 0)
     assert summary.macs_fraction == cost.fraction(plan) < cost.fraction(setup.mask) < 1
     assert summary.macs_per_image == pytest.approx(cost.fraction(plan) * cost.step_macs * STEPS)
     assert summary.peak_cache_bytes == peak_bytes(setup.twin, plan, batch) > 0
     assert run.summary() == summary, "after removal it still tells of the last run"
-    assert summary.to_dict()["rows"] == STEPS
+    assert summary.to_dict()["rows"] == STEPS and summary.to_dict()["forecasts"] == summary.forecasts
     assert f"{STEPS} rows" in str(summary) and "dead" in str(summary) and "MiB" in str(summary)
+    assert f" {summary.forecasts} forecasts," in str(summary)
 
 
 def test_summary_of_all_ones():

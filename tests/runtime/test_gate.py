@@ -105,11 +105,36 @@ def test_meter_knows_the_bytes_of_all_streams():
     one.put(0, torch.zeros(2))  # takes the place of the old value
     assert (meter.held, meter.peak) == (16, 24)
     two.clear()
-    one.drop(0)
-    one.drop(0)
+    one.trim(0, 0)
+    one.trim(0, 0)
     assert (meter.held, meter.peak) == (0, 24)
     with pytest.raises(KeyError):
         one.get(0)
+
+
+def test_the_cache_hands_out_the_line_through_the_two_newest_values():
+    cache = Cache(Meter())
+    cache.put(0, (torch.tensor([0.0, 8.0]), torch.tensor([1.0])), step=0, keep=2)
+    assert torch.equal(cache.forecast(0, 1)[0], torch.tensor([0.0, 8.0])), "with one value yet, that"
+    cache.put(0, (torch.tensor([2.0, 4.0]), torch.tensor([2.0])), step=2, keep=2)
+    newest, other = cache.forecast(0, 5)
+    assert torch.equal(newest, torch.tensor([5.0, -2.0])) and torch.equal(other, torch.tensor([3.5]))
+    assert torch.equal(cache.get(0)[0], torch.tensor([2.0, 4.0])), "what is kept stays as it is"
+    cache.put(0, (torch.tensor([3.0, 4.0]), torch.tensor([2.0])), step=3, keep=2)
+    assert torch.equal(cache.forecast(0, 4)[0], torch.tensor([4.0, 4.0])), "the oldest of three is gone"
+
+
+def test_the_meter_counts_every_value_that_is_kept():
+    meter = Meter()
+    cache = Cache(meter)
+    for step, held in ((0, 8), (1, 16), (2, 16)):
+        cache.put(0, torch.zeros(2), step, keep=2)
+        assert meter.held == meter.peak == held
+    cache.trim(0, 1)
+    cache.trim(0, 2)
+    assert (meter.held, meter.peak) == (8, 16)
+    cache.clear()
+    assert meter.held == 0
 
 
 def test_poison_is_nan_of_the_same_shape_without_memory():

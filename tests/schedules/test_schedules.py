@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 
-from stepmask import BlockGraph, Site, StepMaskError, describe, make_plan, schedules
+from stepmask import BlockGraph, Site, State, StepMaskError, describe, make_plan, schedules
 from stepmask.graph import OUT
 from stepmask.mask import scheduler_identity
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
@@ -29,7 +29,7 @@ SCHEDULES = [schedules.fora, schedules.deepcache]
 
 
 def words(mask) -> list[str]:
-    return ["".join(map(str, row)) for row in mask.compute.astype(int)]
+    return ["".join("01l"[action] for action in row) for row in mask.actions]
 
 
 def test_fora_computes_blocks_at_every_kth_step_and_never_holds_samplers():
@@ -43,6 +43,31 @@ def test_deepcache_always_runs_the_shallow_levels():
     mask = schedules.deepcache(UNET, range(4), interval=3)
     assert words(mask) == ["11111", "11011", "11011", "11111"]
     assert make_plan(mask, UNET).compute[1].tolist() == [1, 0, 0, 0, 1]
+
+
+def test_forecasts_take_the_place_of_holds():
+    wanted = ["11111", "l1l1l", "l1l1l", "11111", "l1l1l"]
+    assert words(schedules.fora(UNET, range(5), interval=3, forecast="linear")) == wanted
+    assert words(schedules.fora(TRANSFORMER, range(3), interval=2, forecast="linear")) == ["11", "ll", "11"]
+    assert schedules.fora(UNET, range(3), interval=1, forecast="linear").is_binary
+
+
+def test_deepcache_forecasts_deep_samplers_too():
+    """They would run at every step on what is new at every step."""
+    mask = schedules.deepcache(UNET, range(5), interval=2, forecast="linear")
+    assert words(mask) == ["11111", "11ll1", "11111", "11ll1", "11111"]
+    plan = make_plan(mask, UNET)
+    assert [[State(state).name for state in plan.states[step, 1:4]] for step in (1, 3)] == [
+        ["dead", "dead", "reuse"],
+        ["dead", "dead", "forecast"],
+    ]
+
+
+@pytest.mark.parametrize("forecast", ["cubic", "", True])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_unknown_forecasts(schedule, forecast):
+    with pytest.raises(StepMaskError, match=rf"None or one of linear, got {forecast!r}"):
+        schedule(UNET, range(3), forecast=forecast)
 
 
 def test_depth_moves_the_border():
@@ -82,6 +107,8 @@ def test_provenance_names_the_schedule():
     assert schedules.fora(UNET, range(3), interval=3).provenance == {"method": "fora", "interval": 3}
     provenance = schedules.deepcache(UNET, range(3), interval=2).provenance
     assert provenance == {"method": "deepcache", "interval": 2, "depth": 1}
+    provenance = schedules.fora(UNET, range(3), interval=3, forecast="linear").provenance
+    assert provenance == {"method": "fora", "interval": 3, "forecast": "linear"}
 
 
 def test_deepcache_needs_a_u_net():

@@ -14,7 +14,7 @@ from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
 from stepmask.evaluation.result import Evaluation, circumstances
 from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
 from stepmask.evaluation.speed import Speed
-from stepmask.liveness import Plan, State, make_plan
+from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import is_applied
 from stepmask.runtime.profiling import measure_cost
@@ -89,7 +89,7 @@ def evaluate(
         macs_fraction=cost.fraction(plan),
         macs_per_image=cost.total_macs(plan),
         full_macs_per_image=cost.step_macs * plan.num_rows,
-        cells={state.name: int((plan.states == state).sum()) for state in reversed(State)},
+        cells=plan.cells,
         peak_cache_bytes=sampler.peak_cache_bytes,
         psnr=Spread.of(psnr),
         ssim=None if ssim is None else Spread.of(ssim),

@@ -10,17 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stepmask._files import write_atomically
-from stepmask.liveness import Plan
-from stepmask.mask import StepMask
 from stepmask.report._labels import group_starts, short_name
 
-BLUE, LIGHT, PALE = "#0b4f8a", "#f2b45c", "#e9e9e9"
-"""Compute, reuse, dead: apart in hue for every kind of colour vision, and in brightness when printed grey."""
+BLUE, GREEN, LIGHT, PALE = "#0b4f8a", "#2e9c84", "#f2b45c", "#e9e9e9"
+"""Compute, forecast, reuse, dead: apart in hue for every kind of colour vision, and in brightness when printed grey."""
 
 ROW_INCHES = 0.19
 PNG_DPI = 150
@@ -57,11 +54,6 @@ def title(axes: Axes, text: str, below: str = "") -> None:
     """A title at the left, with a smaller line under it."""
     axes.annotate(text, (0, 1), (0, 22), "axes fraction", "offset points", fontsize=12, fontweight="bold")
     axes.annotate(below, (0, 1), (0, 8), "axes fraction", "offset points", fontsize=9, color="#444444")
-
-
-def decisions(mask_or_plan: StepMask | Plan) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(T, B) bool of the cells that compute, and the names of the B sites."""
-    return np.asarray(mask_or_plan.compute), tuple(mask_or_plan.sites)
 
 
 def png(picture: Any) -> bytes:

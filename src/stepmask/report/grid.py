@@ -1,4 +1,4 @@
-"""The whole decision, cell by cell: compute, reuse, dead; or compute and hold where no graph is known."""
+"""The whole decision, cell by cell: compute, forecast, reuse, dead; where no graph is known compute, forecast, hold."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from matplotlib.patches import Patch
 
 from stepmask.liveness import Plan, State
 from stepmask.mask import StepMask
-from stepmask.report._figures import BLUE, LIGHT, PALE, separate_groups, site_table, title
+from stepmask.report._figures import BLUE, GREEN, LIGHT, PALE, separate_groups, site_table, title
+from stepmask.report._states import shown_states, states_of
 
-_COLOURS = {State.dead: PALE, State.reuse: LIGHT, State.compute: BLUE}
+_COLOURS = {State.dead: PALE, State.reuse: LIGHT, State.compute: BLUE, State.forecast: GREEN}
 
 
 def grid(mask_or_plan: StepMask | Plan, macs_fraction: float | None = None) -> Figure:
     """Sites from input (top) to output, steps from noise (left) to image.
 
     Args:
-        mask_or_plan: A plan; or a mask, of which only compute and hold can be drawn.
+        mask_or_plan: A plan; or a mask, of which no dead cells can be drawn.
         macs_fraction: Share of the full run's MACs, for the title.
     """
-    planned = isinstance(mask_or_plan, Plan)
-    states = mask_or_plan.states if planned else np.where(mask_or_plan.compute, State.compute, State.reuse)
+    states = states_of(mask_or_plan)
     rows, sites = len(states), mask_or_plan.sites
     figure, axes = site_table(sites, rows, column_inches=max(0.06, min(0.16, 12 / rows)), bottom=1.15)
     axes.pcolormesh(
@@ -41,19 +41,18 @@ def grid(mask_or_plan: StepMask | Plan, macs_fraction: float | None = None) -> F
     timesteps = [f"{step}\n{_timestep(mask_or_plan, step)}" for step in ticks]
     axes.set_xticks(ticks, timesteps, fontsize=8)
     axes.set_xlabel("step, with its timestep below")
-    names = {State.compute: "compute", State.reuse: "reuse" if planned else "hold", State.dead: "dead"}
     patches = [
         Patch(color=_COLOURS[state], label=f"{name} {np.mean(states == state):.0%}")
-        for state, name in names.items()
-        if planned or state != State.dead
+        for state, name in shown_states(mask_or_plan).items()
     ]
     below = -1.05 / (figure.get_figheight() * axes.get_position().height)  # in heights of the table
     axes.legend(
-        handles=patches, loc="lower left", bbox_to_anchor=(0.0, below), ncols=3, frameon=False, fontsize=9,
+        handles=patches, loc="lower left", bbox_to_anchor=(0.0, below), ncols=4, frameon=False, fontsize=9,
         borderaxespad=0, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2,
     )  # fmt: skip
     share = "" if macs_fraction is None else f"{macs_fraction:.1%} of the full run's MACs"
-    title(axes, "What runs at every step" if planned else "What the mask decides", share)
+    heading = "What runs at every step" if isinstance(mask_or_plan, Plan) else "What the mask decides"
+    title(axes, heading, share)
     return figure
 
 

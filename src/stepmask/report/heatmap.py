@@ -7,9 +7,10 @@ from matplotlib import colormaps
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from stepmask.liveness import Plan
+from stepmask.liveness import Plan, State
 from stepmask.mask import StepMask
-from stepmask.report._figures import decisions, separate_groups, site_table, title
+from stepmask.report._figures import separate_groups, site_table, title
+from stepmask.report._states import states_of
 
 
 def count_computes(compute: np.ndarray, window: int = 5) -> np.ndarray:
@@ -32,7 +33,8 @@ def heatmap(mask_or_plan: StepMask | Plan, window: int = 5) -> Figure:
         mask_or_plan: A mask, of which the cells that say compute are counted; or a plan, of which those that run.
         window: Number of steps counted together.
     """
-    compute, sites = decisions(mask_or_plan)
+    states, sites = states_of(mask_or_plan), tuple(mask_or_plan.sites)
+    compute, forecast = states == State.compute, states == State.forecast
     counts = count_computes(compute, window)
     figure, axes = site_table(sites, len(counts), column_inches=max(0.1, min(0.42, 12 / len(counts))))
     colours = ListedColormap(colormaps["Blues"](np.linspace(0.03, 0.97, window + 1)))
@@ -48,5 +50,6 @@ def heatmap(mask_or_plan: StepMask | Plan, window: int = 5) -> Figure:
     every = -(-len(spans) // 20)
     axes.set_xticks(range(0, len(spans), every), spans[::every], fontsize=8, rotation=45 if len(spans) > 10 else 0)
     axes.set_xlabel("steps, first is noisiest")
-    title(axes, f"Computes in every {window} steps", f"{compute.mean():.1%} of all cells compute")
+    also = f", {forecast.mean():.1%} forecast" if forecast.any() else ""
+    title(axes, f"Computes in every {window} steps", f"{compute.mean():.1%} of all cells compute{also}")
     return figure

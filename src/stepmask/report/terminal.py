@@ -9,8 +9,9 @@ from rich.text import Text
 from stepmask.liveness import Plan, State
 from stepmask.mask import StepMask
 from stepmask.report._labels import group_starts, short_name
+from stepmask.report._states import shown_states, states_of
 
-GLYPHS = {State.compute: "█", State.reuse: "░", State.dead: " "}
+GLYPHS = {State.compute: "█", State.forecast: "▒", State.reuse: "░", State.dead: " "}
 SHADES = " ░▒▓█"
 """Where a character stands for several steps: none, up to a third, up to two thirds, most, all of them compute."""
 
@@ -19,11 +20,10 @@ def terminal_map(mask_or_plan: StepMask | Plan, width: int = 100) -> Group:
     """Something for ``rich.print``, at most `width` characters wide, readable without colours too.
 
     Args:
-        mask_or_plan: A plan shows compute, reuse and dead; a mask compute and hold.
+        mask_or_plan: A plan shows compute, forecast, reuse and dead; a mask compute, forecast and hold.
         width: Characters.
     """
-    planned = isinstance(mask_or_plan, Plan)
-    states = np.asarray(mask_or_plan.states if planned else np.where(mask_or_plan.compute, State.compute, State.reuse))
+    states = states_of(mask_or_plan)
     compute, sites, rows = states == State.compute, mask_or_plan.sites, len(states)
     names = [short_name(site) for site in sites]
     space = len(f"{rows}/{rows}")
@@ -36,7 +36,7 @@ def terminal_map(mask_or_plan: StepMask | Plan, width: int = 100) -> Group:
         line = Text(_shorten(name, label).ljust(label), style="bold" if i in starts or i == 0 else "")
         line.append(f" {cells} ", style="cyan").append(f"{compute[:, i].sum()}/{rows}".rjust(space), style="dim")
         lines.append(line)
-    lines.append(Text(_legend(planned, steps), style="dim"))
+    lines.append(Text(_legend(mask_or_plan, steps), style="dim"))
     return Group(*lines)
 
 
@@ -57,10 +57,10 @@ def _scale(label: int, rows: int, steps: int) -> Text:
     return Text(f"{'step'.rjust(label)} {''.join(marks)}", style="dim")
 
 
-def _legend(planned: bool, steps: int) -> str:
+def _legend(mask_or_plan: StepMask | Plan, steps: int) -> str:
     if steps > 1:
         return f"{steps} steps per character: ░▒▓ some compute, █ all"
-    return "█ compute  ░ reuse  ' ' dead" if planned else "█ compute  ░ hold"
+    return "  ".join(f"{GLYPHS[s].replace(' ', repr(' '))} {name}" for s, name in shown_states(mask_or_plan).items())
 
 
 def _shorten(name: str, length: int) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from stepmask.architectures import architecture_of, denoiser_of, describe
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
-from stepmask.liveness import Plan, State, make_plan
+from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import RunPlan
@@ -31,6 +31,8 @@ class Summary:
     rows: int
     """Steps of the run, from the row at which it began."""
     computes: int
+    forecasts: int
+    """Cells that extrapolate two cached values; a forecast that finds one yet is a reuse."""
     reuses: int
     dead: int
     macs_fraction: float
@@ -43,7 +45,8 @@ class Summary:
     def __str__(self) -> str:
         """One line in words."""
         return (
-            f"{self.rows} rows: {self.computes} computes, {self.reuses} reuses, {self.dead} dead cells; "
+            f"{self.rows} rows: {self.computes} computes, {self.forecasts} forecasts, {self.reuses} reuses, "
+            f"{self.dead} dead cells; "
             f"{self.macs_fraction:.1%} of the MACs ({self.macs_per_image / 1e9:.2f} G per image); "
             f"peak cache {self.peak_cache_bytes / 2**20:.1f} MiB"
         )
@@ -93,12 +96,13 @@ class Handle:
         plan, peak = self._state()
         if self._cost is None:
             self._cost = measure_cost(self.pipe)
-        count = {state: int((plan.states == state).sum()) for state in State}
+        cells = plan.cells
         return Summary(
             rows=plan.num_rows,
-            computes=count[State.compute],
-            reuses=count[State.reuse],
-            dead=count[State.dead],
+            computes=cells["compute"],
+            forecasts=cells["forecast"],
+            reuses=cells["reuse"],
+            dead=cells["dead"],
             macs_fraction=self._cost.fraction(plan),
             macs_per_image=self._cost.total_macs(plan),
             peak_cache_bytes=peak,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 Feature = Any
 """Value of a site: a tensor, or a tuple of tensors."""
@@ -27,6 +27,16 @@ def poison_like(feature: Feature) -> Feature:
     return tree_map_only(Tensor, poison, feature)
 
 
+def extrapolate(newest: Feature, second: Feature, distance: float) -> Feature:
+    """``newest + distance * (newest - second)``, where distance 1 is as far again as the two are apart."""
+    leaves, layout = tree_flatten(newest)
+    moved = [
+        torch.lerp(old, new, 1 + distance) if isinstance(new, Tensor) else new
+        for new, old in zip(leaves, tree_leaves(second), strict=True)
+    ]
+    return tree_unflatten(moved, layout)
+
+
 @dataclass
 class Meter:
     """Bytes held now and at most, over all streams of a run."""
@@ -41,32 +51,43 @@ class Meter:
 
 
 class Cache:
-    """Cached features of one stream, by site."""
+    """Cached values of one stream: by site, the newest first, each with the step at which it was computed."""
 
     def __init__(self, meter: Meter) -> None:
-        self._features: dict[int, Feature] = {}
+        self._values: dict[int, list[tuple[int, Feature]]] = {}
         self._poison: dict[int, Feature] = {}
         self._meter = meter
 
-    def put(self, site: int, feature: Feature) -> None:
-        """Keep the value of a site in place of its last."""
-        self.drop(site)
-        self._features[site] = feature
+    def put(self, site: int, feature: Feature, step: int = 0, keep: int = 1) -> None:
+        """Add the newest value of a site, and keep so many, at least this one."""
+        self.trim(site, keep - 1)
+        self._values.setdefault(site, []).insert(0, (step, feature))
         self._meter.add(num_bytes(feature))
 
     def get(self, site: int) -> Feature:
-        """The kept value of a site; KeyError where there is none."""
-        return self._features[site]
+        """The newest value of a site; KeyError where there is none."""
+        return self._values[site][0][1]
 
-    def drop(self, site: int) -> None:
-        """Let the value of a site go, if there is one."""
-        if site in self._features:
-            self._meter.add(-num_bytes(self._features.pop(site)))
+    def forecast(self, site: int, step: int) -> Feature:
+        """The line through the two newest values, at `step`; where there is one value, that."""
+        values = self._values[site]
+        if len(values) < 2:
+            return values[0][1]
+        (step_1, newest), (step_2, second) = values[:2]
+        return extrapolate(newest, second, (step - step_1) / (step_1 - step_2))
+
+    def trim(self, site: int, keep: int) -> None:
+        """Let all but the newest `keep` values of a site go."""
+        values = self._values.get(site, [])
+        while len(values) > keep:
+            self._meter.add(-num_bytes(values.pop()[1]))
+        if not values:
+            self._values.pop(site, None)
 
     def clear(self) -> None:
         """Let all values go."""
-        for site in list(self._features):
-            self.drop(site)
+        for site in list(self._values):
+            self.trim(site, 0)
 
     def learn_shape(self, site: int, feature: Feature) -> None:
         """Remember what a dead value of this site has to look like."""

@@ -23,20 +23,19 @@ class RunPlan:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._states = plan.states.tolist()
-        self._store = plan.store.tolist()
-        self._free = plan.free.tolist()
+        self._keep = plan.keep.tolist()
 
     def runs(self, step: int, site: int) -> bool:
         """Whether a site computes: at its first step also where it is dead, to learn the shape of its value."""
         return step == 0 or self._states[step][site] == State.compute
 
     def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
-        """Compute, reuse, or stand in for a dead value."""
-        state = self._states[step][site]
+        """Compute, reuse, extrapolate, or stand in for a dead value."""
+        state, keep = self._states[step][site], self._keep[step][site]
         if state == State.compute:
             feature = compute()
-            if self._store[step][site]:
-                cache.put(site, feature)
+            if keep:
+                cache.put(site, feature, step, keep)
             if step == 0:
                 cache.learn_shape(site, feature)
             return feature
@@ -46,7 +45,6 @@ class RunPlan:
                 cache.learn_shape(site, feature)
                 return feature
             return cache.dead(site)
-        feature = cache.get(site)
-        if self._free[step][site]:
-            cache.drop(site)
+        feature = cache.get(site) if state == State.reuse else cache.forecast(site, step)
+        cache.trim(site, keep)
         return feature

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask, scheduler_identity
+
+Forecast = Literal["linear"]
+"""What a cell between two computations may do instead of holding."""
 
 
 class Inputs:
@@ -41,10 +44,15 @@ class Inputs:
             timesteps = scheduler.timesteps
         self.timesteps = [float(t) for t in timesteps]
 
-    def mask(self, compute: np.ndarray, **provenance: Any) -> StepMask:
-        """A mask over all sites of the graph."""
+    def mask(self, compute: np.ndarray, forecast: Forecast | None = None, **provenance: Any) -> StepMask:
+        """A mask over all sites of the graph, whose cells that do not compute hold, or with `forecast` extrapolate."""
+        if forecast not in (None, *get_args(Forecast)):
+            raise StepMaskError(f"forecast must be None or one of {', '.join(get_args(Forecast))}, got {forecast!r}")
+        if forecast:
+            provenance["forecast"] = forecast
         return StepMask(
             compute=compute,
+            forecast=~compute if forecast else None,
             sites=self.graph.names,
             timesteps=self.timesteps,
             scheduler=self.scheduler,

@@ -8,20 +8,24 @@ from typing import Any
 import numpy as np
 
 from stepmask.mask import StepMask
-from stepmask.schedules._inputs import Inputs, check_interval
+from stepmask.schedules._inputs import Forecast, Inputs, check_interval
 
 
-def fora(graph_or_pipe: Any, timesteps: int | Iterable[float], interval: int = 2) -> StepMask:
+def fora(
+    graph_or_pipe: Any, timesteps: int | Iterable[float], interval: int = 2, forecast: Forecast | None = None
+) -> StepMask:
     """All blocks compute at steps 0, k, 2k, ... and hold between (Selvaraju et al. 2024, arXiv 2407.01425).
 
     Args:
         graph_or_pipe: A `BlockGraph` or a pipeline.
         timesteps: The timesteps of the run; with a pipeline the number of inference steps.
         interval: k, in steps.
+        forecast: ``"linear"`` extrapolates the two values computed last instead of holding the last; None holds, as
+            published.
     """
     check_interval(interval)
     inputs = Inputs(graph_or_pipe, timesteps)
     compute = np.ones((len(inputs.timesteps), len(inputs.graph)), dtype=bool)
     between = np.arange(len(compute)) % interval != 0
     compute[np.ix_(between, inputs.graph.blocks)] = False
-    return inputs.mask(compute, method="fora", interval=interval)
+    return inputs.mask(compute, forecast, method="fora", interval=interval)
