@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from stepmask import BlockGraph, Site, StepMask, StepMaskError, describe, make_plan, report, schedules
-from stepmask.report._figures import BLUE, LIGHT, PALE
+from stepmask.report._figures import BLUE, GREEN, LIGHT, PALE
 from stepmask.report._labels import group_of, group_starts, short_name
 from stepmask.report.heatmap import count_computes
 from tiny import ddim_pipeline
@@ -26,6 +26,15 @@ def mask():
 @pytest.fixture(scope="module")
 def plan(mask):
     return make_plan(mask, describe(ddim_pipeline()))
+
+
+@pytest.fixture(scope="module")
+def forecasts():
+    """Forecasts, holds, and a forecast that finds one value yet."""
+    rows = ["1111", "11l1", "0l0l", "1111", "ll10", "llll"]
+    graph = BlockGraph.branches([Site(f"transformer_blocks.{i}.ff", "mlp") for i in range(4)])
+    table = np.array([["01l".index(cell) for cell in row] for row in rows])
+    return schedules.fora(graph, range(6), 2).with_actions(table), graph
 
 
 def texts_overlap(figure) -> list[str]:
@@ -76,6 +85,39 @@ def test_grid_has_three_colours_and_their_shares(plan):
     assert [to_hex(patch.get_facecolor()) for patch in legend.get_patches()] == [BLUE, LIGHT, PALE]
     assert any("50.0% of the full run's MACs" in text.get_text() for text in figure.axes[0].texts)
     assert not texts_overlap(figure)
+
+
+def cells_of(figure) -> list[list[str]]:
+    """The colour of every cell, one list per site."""
+    mesh = figure.axes[0].collections[0]
+    colours = mesh.to_rgba(mesh.get_array()).reshape(*mesh.get_array().shape, 4)
+    return [[to_hex(cell) for cell in row] for row in colours]
+
+
+def test_grid_has_a_fourth_colour_for_forecasts(forecasts):
+    mask, graph = forecasts
+    for drawn, third in ((mask, "hold"), (make_plan(mask, graph), "reuse")):
+        figure = report.grid(drawn)
+        legend = figure.axes[0].get_legend()
+        names = [text.get_text().split()[0] for text in legend.get_texts()]
+        assert names == ["compute", "forecast", third, "dead"][: len(names)]
+        wanted = [BLUE, GREEN, LIGHT, PALE][: len(names)]
+        assert [to_hex(patch.get_facecolor()) for patch in legend.get_patches()] == wanted
+        assert cells_of(figure)[1] == [BLUE, BLUE, GREEN, BLUE, GREEN, GREEN]
+        assert not texts_overlap(figure)
+    assert cells_of(report.grid(mask))[2][1] == GREEN, "the mask asks for a forecast"
+    assert cells_of(report.grid(make_plan(mask, graph)))[2][1] == LIGHT, "which has one value yet, so it holds"
+    shares = [text.get_text() for text in report.grid(mask).axes[0].get_legend().get_texts()]
+    assert shares == ["compute 50%", "forecast 38%", "hold 12%"]
+
+
+def test_heatmap_says_how_many_cells_forecast(forecasts, mask):
+    def below(figure):
+        return next(text.get_text() for text in figure.axes[0].texts if "of all cells" in text.get_text())
+
+    assert below(report.heatmap(forecasts[0])) == "50.0% of all cells compute, 37.5% forecast"
+    assert "forecast" not in below(report.heatmap(mask))
+    assert not texts_overlap(report.heatmap(forecasts[0]))
 
 
 def test_grid_of_a_mask_shows_compute_and_hold(mask):

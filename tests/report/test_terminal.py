@@ -36,6 +36,20 @@ def test_every_cell_of_a_plan_is_there():
         assert line.endswith(f"{(states == 2).sum()}/12")
 
 
+def test_forecasts_have_a_glyph_of_their_own():
+    mask = schedules.fora(transformer(2), range(5), 2, forecast="linear")
+    _, site, _, legend = lines_of(mask)
+    assert "█▒█▒█" in site and legend == "█ compute  ▒ forecast  ░ hold"
+    _, site, _, legend = lines_of(make_plan(mask, transformer(2)))
+    assert "█░█▒█" in site and legend == "█ compute  ▒ forecast  ░ reuse  ' ' dead"
+
+
+def test_legends_without_forecasts_name_none():
+    mask = schedules.fora(transformer(2), range(5), 2)
+    assert lines_of(mask)[-1] == "█ compute  ░ hold"
+    assert lines_of(make_plan(mask, transformer(2)))[-1] == "█ compute  ░ reuse  ' ' dead"
+
+
 @pytest.mark.parametrize("rows", [1, 50, 83, 100, 250, 999])
 @pytest.mark.parametrize("width", [60, 100])
 def test_it_fits(rows, width):
