@@ -159,6 +159,10 @@ FORECASTS = {
     # b0 is read through b1 alone, and by b1's forecast at row 3 not at all
     "chain": (("11", "01", "11", "ll"), CHAIN, ["CC", "rC", "CC", ".f"], ["10", "01", "02", "00"]),
     "branches": (("11", "11", "ll", "ll"), BRANCHES, ["CC", "CC", "ff", "ff"], ["11", "22", "22", "00"]),
+    "branches, too early": (("11", "l0", "11", "ll"), BRANCHES, ["CC", "rr", "CC", "ff"], ["11", "11", "22", "00"]),
+    # two computes whose values no one reads at their step
+    "chain, line": (("11", "10", "10", "l1"), CHAIN, ["CC", "Cr", "Cr", "fC"], ["01", "11", "20", "00"]),
+    "chain, no line": (("11", "10", "10", "01"), CHAIN, ["CC", ".r", "Cr", "rC"], ["01", "01", "10", "00"]),
 }
 
 
