@@ -25,6 +25,9 @@ _WHERE = {
     "apply": "runtime.apply",
     "measure_cost": "runtime.profiling",
     "learn": "learning",
+    "learn_family": "learning",
+    "MaskFamily": "family",
+    "Action": "mask",
     "evaluate": "evaluation",
     "StepMaskError": "errors",
     "MaskFileError": "errors",
@@ -37,8 +40,10 @@ _WHERE = {
 _SUBMODULES = {"errors", "schedules", "reference"}
 
 __all__ = [
+    "Action",
     "BlockGraph",
     "CostTable",
+    "MaskFamily",
     "MaskFileError",
     "MaskMismatchError",
     "Plan",
@@ -55,6 +60,7 @@ __all__ = [
     "errors",
     "evaluate",
     "learn",
+    "learn_family",
     "make_plan",
     "measure_cost",
     "rectify_paper",
@@ -76,10 +82,11 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from stepmask.evaluation import evaluate
+    from stepmask.family import MaskFamily
     from stepmask.graph import BlockGraph, Site
-    from stepmask.learning import learn
+    from stepmask.learning import learn, learn_family
     from stepmask.liveness import Plan, State, make_plan, rectify_paper
-    from stepmask.mask import StepMask
+    from stepmask.mask import Action, StepMask
     from stepmask.runtime.apply import apply
     from stepmask.runtime.profiling import measure_cost
 

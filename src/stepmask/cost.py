@@ -25,6 +25,7 @@ class CostTable:
             included (a guided image runs the denoiser on two inputs).
         always_macs: What runs outside of all sites.
         forwards_per_image: Denoiser inputs per image and step: 2 with classifier-free guidance.
+        value_bytes: (B,) bytes of each site's value per image, guidance included, in the model's dtype; or None.
         latency_ms: (B,) measured milliseconds of each site for one batch, or None.
         always_latency_ms: Measured milliseconds outside of all sites, or None.
     """
@@ -33,6 +34,7 @@ class CostTable:
     macs: np.ndarray
     always_macs: float
     forwards_per_image: int = 1
+    value_bytes: np.ndarray | None = None
     latency_ms: np.ndarray | None = None
     always_latency_ms: float | None = None
 
@@ -76,3 +78,14 @@ class CostTable:
     def total_macs(self, plan: Any) -> float:
         """MACs per image of a whole run under `plan` (or mask)."""
         return self.fraction(plan) * self.step_macs * len(plan.compute)
+
+    def peak_cache_bytes(self, plan: Any) -> int:
+        """Most bytes per image that a run under `plan` keeps at once."""
+        if self.value_bytes is None:
+            raise StepMaskError("this cost table does not know the size of values: use measure_cost(pipe)")
+        size = dict(zip(self.sites, self.value_bytes, strict=True))
+        kept = np.asarray(plan.keep) * np.array([size[name] for name in plan.sites])
+        before = np.vstack([np.zeros_like(kept[:1]), kept[:-1]])
+        # after each site of a row: what the row has kept so far, and what the sites to come still hold
+        held = np.cumsum(kept, axis=1) + before.sum(axis=1, keepdims=True) - np.cumsum(before, axis=1)
+        return int(max(held.max(), 0))

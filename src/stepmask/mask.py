@@ -148,13 +148,9 @@ class StepMask:
         compute, forecast = actions == Action.compute, actions == Action.linear
         return replace(self, compute=compute, forecast=forecast, **{"scores": None, **changes})
 
-    def save(self, path: str | Path) -> None:
-        """Write the mask as JSON, whole or not at all.
-
-        Raises:
-            StepMaskError: The file cannot be written, or provenance holds what JSON cannot.
-        """
-        content = {
+    def to_dict(self) -> dict[str, Any]:
+        """What a mask file says, as JSON values."""
+        return {
             "format": "stepmask",
             "format_version": FORMAT_VERSION if self.is_binary else FORECAST_VERSION,
             "scheduler": self.scheduler,
@@ -165,8 +161,36 @@ class StepMask:
             "rows": ["".join(SYMBOLS[Action(cell)] for cell in row) for row in self.actions.tolist()],
             "scores": None if self.scores is None else [[float(s) for s in row] for row in self.scores],
         }
+
+    @classmethod
+    def from_dict(cls, content: Any) -> StepMask:
+        """The mask that a file's content describes.
+
+        Raises:
+            MaskFileError: It is none, of another format version, or says impossible things.
+        """
+        if not isinstance(content, dict) or content.get("format") != "stepmask":
+            raise MaskFileError('not a mask file: expected a JSON object with "format": "stepmask"')
+        version = content.get("format_version")
+        if version not in (FORMAT_VERSION, FORECAST_VERSION) or isinstance(version, bool):
+            raise MaskFileError(
+                f"it has format version {version!r}, this stepmask reads versions {FORMAT_VERSION} and "
+                f"{FORECAST_VERSION}: update stepmask, or save the mask anew"
+            )
         try:
-            text = _readable_json(content) + "\n"
+            return _from_content(content)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise MaskFileError(f"it cannot be used: {reason}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as JSON, whole or not at all.
+
+        Raises:
+            StepMaskError: The file cannot be written, or provenance holds what JSON cannot.
+        """
+        try:
+            text = _readable_json(self.to_dict()) + "\n"
         except (TypeError, ValueError) as error:
             raise StepMaskError(
                 f"cannot write {path}: provenance or scheduler holds what JSON cannot ({error}); use plain numbers, "
@@ -190,19 +214,10 @@ class StepMask:
             raise MaskFileError(
                 f"mask {path} is not valid JSON ({error}): it may be cut short; save it anew"
             ) from error
-        if not isinstance(content, dict) or content.get("format") != "stepmask":
-            raise MaskFileError(f'{path} is not a mask file: expected a JSON object with "format": "stepmask"')
-        version = content.get("format_version")
-        if version not in (FORMAT_VERSION, FORECAST_VERSION) or isinstance(version, bool):
-            raise MaskFileError(
-                f"mask {path} has format version {version!r}, this stepmask reads versions {FORMAT_VERSION} and "
-                f"{FORECAST_VERSION}: update stepmask, or save the mask anew"
-            )
         try:
-            return _from_content(content)
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise MaskFileError(f"mask {path} cannot be used: {reason}") from error
+            return cls.from_dict(content)
+        except MaskFileError as error:
+            raise MaskFileError(f"mask {path}: {error}") from error
 
     def check(
         self,

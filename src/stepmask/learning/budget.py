@@ -15,7 +15,9 @@ import numpy as np
 from stepmask.cost import CostTable, Unit
 from stepmask.errors import TargetError
 from stepmask.graph import BlockGraph
+from stepmask.learning.live_plan import LivePlan
 from stepmask.liveness import Elimination, rows_of, table_of
+from stepmask.mask import Action
 
 TOLERANCE = 0.01
 """How far under its target a plan's cost may end, as a share of the full run, unless no single cell fits."""
@@ -29,11 +31,20 @@ class Budget:
         self._elimination = Elimination(graph)
         self.site_share, self.always_share = cost.shares(unit)
 
-    def cost(self, rows: Sequence[int]) -> float:
-        """Kept share of the full run's cost; rows as made by `rows_of`."""
-        runs = table_of(self._elimination.apply(rows).runs, len(self.graph))
+    def cost(self, rows: Sequence[int], forecasts: Sequence[int] | None = None) -> float:
+        """Kept share of the full run's cost; rows, and those of the forecasts, as made by `rows_of`."""
+        runs = table_of(self._elimination.apply(rows, forecasts).runs, len(self.graph))
         share = float(runs.mean(axis=0) @ self.site_share + self.always_share)
         return math.floor(share * 1e12) / 1e12  # down, so that the noise of a sum never passes a target
+
+    def cost_of(self, actions: np.ndarray) -> float:
+        """The same for a (T, B) table of `Action`."""
+        return self.cost(rows_of(actions == Action.compute), rows_of(actions == Action.linear))
+
+    def live(self, actions: np.ndarray) -> LivePlan:
+        """The plan of a (T, B) table of `Action`, to try changes on."""
+        compute, forecasts = rows_of(actions == Action.compute), rows_of(actions == Action.linear)
+        return LivePlan(self._elimination, compute, forecasts, self.site_share)
 
     def floor(self, num_rows: int) -> float:
         """Cost of computing the first step only: no plan is cheaper."""
@@ -124,7 +135,7 @@ class Budget:
 
         Lazy greedy: the saving of a cell is measured again when its turn comes, and it waits if others are better now.
         """
-        live = _LivePlan(self._elimination, rows, self.site_share)
+        live = LivePlan(self._elimination, rows, None, self.site_share)
         while self.cost(live.rows) > target:
             queue = []
             for step, site in self._cells(live.rows, computing=True):
@@ -148,7 +159,7 @@ class Budget:
                 patience -= 1
         return live.rows
 
-    def _hold_a_step(self, live: _LivePlan, benefit: np.ndarray) -> None:
+    def _hold_a_step(self, live: LivePlan, benefit: np.ndarray) -> None:
         blocks = sum(1 << site for site in self.graph.blocks)
         computing = [step for step in range(1, len(live.rows)) if live.rows[step] & blocks]
         worst = min(computing, key=lambda step: benefit[step].sum())
@@ -158,7 +169,7 @@ class Budget:
 
     def _grow(self, rows: list[int], benefit: np.ndarray, target: float, thorough: bool = False) -> list[int]:
         """Compute more cells, most benefit per own cost first, while the plan stays within the target."""
-        live = _LivePlan(self._elimination, rows, self.site_share)
+        live = LivePlan(self._elimination, rows, None, self.site_share)
         cost = self.cost(rows)
         rate = benefit / np.maximum(self.site_share, 1e-12)
         for step, site in sorted(self._cells(rows, computing=False), key=lambda cell: -rate[cell]):
@@ -206,50 +217,3 @@ class Budget:
 
 def _flip(rows: Sequence[int], step: int, site: int) -> list[int]:
     return [*rows[:step], rows[step] ^ (1 << site), *rows[step + 1 :]]
-
-
-class _LivePlan:
-    """Backward liveness of a mask that changes cell by cell; only rows that a change reaches are done again.
-
-    Leaves out the unchanged-inputs rule, so its costs serve to compare cells, not to meet a budget.
-    """
-
-    def __init__(self, elimination: Elimination, rows: Sequence[int], share: np.ndarray) -> None:
-        self._elimination = elimination
-        self._share = (share / len(rows)).tolist()
-        self.rows = list(rows)
-        live = elimination.apply(rows, skip_unchanged=False)
-        self._runs, self._later = live.runs, live.read_later
-
-    def change(self, step: int, site: int) -> float:
-        """By how much the cost changes if a cell flips."""
-        return sum(self._cost_of(self._runs[row], run) for row, run, _ in self._effects(step, site))
-
-    def flip(self, step: int, site: int) -> None:
-        """Flip a cell."""
-        for row, run, later in self._effects(step, site):
-            self._runs[row], self._later[row] = run, later
-        self.rows[step] ^= 1 << site
-
-    def _effects(self, step: int, site: int) -> list[tuple[int, int, int]]:
-        """Rows whose state changes: (row, what runs, what is read later)."""
-        effects = []
-        mask, later = self.rows[step] ^ (1 << site), self._later[step]
-        for row in range(step, -1, -1):
-            run, now = self._elimination.row(mask, later)
-            effects.append((row, run, later))
-            if row == 0:
-                break
-            later = ~mask & (now | later)
-            if later == self._later[row - 1]:
-                break
-            mask = self.rows[row - 1]
-        return effects
-
-    def _cost_of(self, old: int, new: int) -> float:
-        changed, total, share = old ^ new, 0.0, self._share
-        while changed:
-            bit = changed & -changed
-            total += share[bit.bit_length() - 1] * (1 if new & bit else -1)
-            changed ^= bit
-        return total

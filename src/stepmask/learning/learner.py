@@ -1,4 +1,4 @@
-"""learn: a mask for a frozen model, from Gaussian noise alone, inside the user's own pipeline.
+"""The per-step learner: a mask for a frozen model, from Gaussian noise alone, inside the user's own pipeline.
 
 Implements Eqs. 4-11 of arXiv 2603.19939 (`LearnConfig.paper`) and what its per-step frame allows beyond (the
 defaults). At each denoiser call the original model gives the reference, the relaxed model runs on the same input with
@@ -24,20 +24,19 @@ from stepmask.learning import losses
 from stepmask.learning.budget import Budget
 from stepmask.learning.config import LearnConfig
 from stepmask.learning.importance import calibrate
+from stepmask.learning.noise import NOISE_SEEDS
 from stepmask.learning.progress import show_progress
 from stepmask.learning.relaxations import draw
 from stepmask.learning.relaxed import RelaxedPolicy
 from stepmask.learning.riding import detached, first_tensor, riding
 from stepmask.learning.search import Search
+from stepmask.learning.select import comparable
 from stepmask.learning.state import LearnerState, adam_step
 from stepmask.liveness import rows_of
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.position import Position
 from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.sampling import as_pipeline, random_conditions, sample
-
-NOISE_SEEDS = 2**31
-"""Learning draws its noise from the upper half of the 32-bit seeds (torch uses no more), far from what people use."""
+from stepmask.runtime.sampling import random_conditions, sample
 
 BENEFIT_RATE = 0.2
 """Weight of the newest run in the running mean of what computing a cell is worth."""
@@ -55,58 +54,22 @@ class LearnProgress:
     """Share of the full run's MACs that the plan of the rounded scores costs."""
 
 
-@torch.inference_mode(False)  # what is made under a caller's inference mode could not be updated
-def learn(
+def learn_per_step(
     pipe: Any,
-    num_inference_steps: int = 50,
-    target_macs: float | None = 0.6,
-    *,
-    scheduler: Any | None = None,
-    seed: int = 0,
-    call_kwargs: Mapping[str, Any] | None = None,
-    resume: str | Path | None = None,
-    callback: Callable[[LearnProgress], None] | None = None,
-    progress: bool = True,
-    config: LearnConfig | None = None,
-    **options: Any,
+    num_inference_steps: int,
+    target_macs: float | None,
+    seed: int,
+    call_kwargs: Mapping[str, Any] | None,
+    resume: str | Path | None,
+    callback: Callable[[LearnProgress], None] | None,
+    progress: bool,
+    config: LearnConfig,
 ) -> StepMask:
-    """Learn which block computes at which step.
-
-    Args:
-        pipe: A diffusers pipeline, unconditional or class-conditional, or any other with `call_kwargs`; or a denoiser
-            with its `scheduler`.
-        num_inference_steps: Of the runs that the mask will be used for.
-        target_macs: Kept share of the full run's MACs after elimination, 0.6 for 60%. The plan ends at or under it.
-            None learns with a fixed ``lambda_sparse``.
-        scheduler: For a bare denoiser.
-        seed: Of noise, conditions and masks drawn. The same seed gives the same mask.
-        call_kwargs: Arguments for the pipeline's call (guidance_scale, prompts, ...); drawn at random where None.
-        resume: File to keep the state in. Where it exists, learning goes on from it, to the same mask.
-        callback: Called after each trajectory; an exception in it stops learning.
-        progress: Whether to show a progress bar.
-        config: All other knobs, see `LearnConfig`.
-        options: Single knobs of `LearnConfig`, in place of `config`.
-
-    Returns:
-        The mask, with scores and provenance.
-
-    Raises:
-        TargetError: No plan can cost so little.
-        UnsupportedModelError: The model is offloaded, compiled, or not differentiable.
-        StepMaskError: An option makes no sense, or `resume` belongs to another run.
-    """
-    if config is not None and options:
-        raise StepMaskError(f"give config or single options, not both ({', '.join(options)})")
-    strangers = set(options) - set(LearnConfig.names())
-    if strangers:
-        raise StepMaskError(f"learn has no option {min(strangers)!r}; there are {', '.join(LearnConfig.names())}")
-    if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-        raise StepMaskError(f"num_inference_steps must be a whole number of at least 1, got {num_inference_steps!r}")
-    pipe = as_pipeline(pipe, scheduler)
-    learner = _Learner(pipe, num_inference_steps, target_macs, seed, call_kwargs, config or LearnConfig(**options))
+    """A binary mask from the losses of single steps; see `stepmask.learn` for the arguments."""
+    learner = _Learner(pipe, num_inference_steps, target_macs, seed, call_kwargs, config)
     state = learner.begin(None if resume is None else Path(resume))
-    with show_progress(progress, learner.config.num_trajectories) as show:
-        while state.trajectory < learner.config.num_trajectories:
+    with show_progress(progress, config.num_trajectories) as show:
+        while state.trajectory < config.num_trajectories:
             report = learner.run_trajectory(state)
             show(report)
             if resume is not None:
@@ -159,7 +122,7 @@ class _Learner:
             "num_inference_steps": self.num_inference_steps,
             "scheduler": self.scheduler,
             "graph": self.graph.fingerprint,
-            "call_kwargs": {name: _comparable(value) for name, value in sorted(self.call_kwargs.items())},
+            "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
         }
 
     def begin(self, path: Path | None) -> LearnerState:
@@ -306,13 +269,6 @@ class _Learner:
             # a dead cell costs nothing now, but would if it were read: half its own cost keeps it from drifting
             share = torch.maximum(marginal * len(scores), 0.5 * share)
         return share / share[:, list(self.graph.blocks)].mean()
-
-
-def _comparable(value: Any) -> Any:
-    """A call argument as JSON; of anything but plain values only the type, its text may hold an address."""
-    if isinstance(value, list | tuple):
-        return [_comparable(one) for one in value]
-    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
 
 
 class _Student:

@@ -13,8 +13,9 @@ from torch import nn
 
 from stepmask.errors import UnsupportedModelError
 
-Controller = Callable[[Callable[[], Any], tuple, dict], Any]
-"""Gets ``compute`` (runs the module on the same arguments; may be called any number of times), args and kwargs."""
+Controller = Callable[[Callable[..., Any], tuple, dict], Any]
+"""Gets ``compute``, args and kwargs. ``compute()`` runs the module on the same arguments, ``compute(args, kwargs)`` on
+others; either may be called any number of times."""
 
 
 class Gate:
@@ -27,7 +28,10 @@ class Gate:
         self._original = original = module.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return controller(lambda: original(*args, **kwargs), args, kwargs)
+            def compute(a: tuple = args, k: dict = kwargs) -> Any:
+                return original(*a, **k)
+
+            return controller(compute, args, kwargs)
 
         self._forward = forward
         module.forward = forward

@@ -15,6 +15,7 @@ from stepmask.architectures import architecture_of, denoiser_of, describe
 from stepmask.architectures._skeleton import meta_skeleton
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
+from stepmask.runtime.cache import num_bytes
 from stepmask.runtime.gate import Gates
 from stepmask.runtime.sampling import forwards_per_image
 
@@ -42,22 +43,30 @@ def measure_cost(
     denoiser = denoiser_of(model)
     graph = describe(denoiser)
     forwards = forwards_per_image(model, call_kwargs)
-    macs, always = _count_macs(denoiser, graph)
+    macs, always, value_bytes = _count_macs(denoiser, graph)
     times = always_time = None
     if latency:
         times, always_time = _time_sites(denoiser, graph, batch_size * forwards)
-    return CostTable(graph.names, macs * forwards, always * forwards, forwards, times, always_time)
+    return CostTable(
+        graph.names, macs * forwards, always * forwards, forwards, value_bytes * forwards, times, always_time
+    )
 
 
-def _count_macs(denoiser: nn.Module, graph: BlockGraph) -> tuple[np.ndarray, float]:
+def _count_macs(denoiser: nn.Module, graph: BlockGraph) -> tuple[np.ndarray, float, np.ndarray]:
+    """MACs of each site, of everything else, and the bytes of each site's value, for one input."""
     twin = meta_skeleton(denoiser)
+    size: dict[str, int] = {}
+    modules = dict(twin.named_modules())
+    for name in graph.names:
+        modules[name].register_forward_hook(lambda _m, _a, value, name=name: size.update({name: num_bytes(value)}))
     inputs = architecture_of(denoiser).example_inputs(twin)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(**inputs)
     by_module = counter.get_flop_counts()
     prefix = type(twin).__name__
     macs = np.array([sum(by_module[f"{prefix}.{name}"].values()) / 2 for name in graph.names])
-    return macs, counter.get_total_flops() / 2 - macs.sum()
+    value_bytes = np.array([size[name] for name in graph.names])
+    return macs, counter.get_total_flops() / 2 - macs.sum(), value_bytes
 
 
 @torch.no_grad()

@@ -1,0 +1,121 @@
+"""MaskFamily: masks of one model at several costs, from one learning pass, in one file. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stepmask._files import write_atomically
+from stepmask.errors import MaskFileError, StepMaskError, TargetError
+from stepmask.mask import StepMask
+
+FORMAT_VERSION = 1
+MAX_MEMBERS = 1000
+
+
+@dataclass(frozen=True)
+class Member:
+    """One mask of a family."""
+
+    macs: float
+    """Share of the full run's cost, in the unit that was learned for."""
+    psnr: float
+    """Mean PSNR in dB against the full run, on held-back noise."""
+    mask: StepMask
+
+
+@dataclass(frozen=True)
+class MaskFamily:
+    """Masks from expensive to cheap, each better than every cheaper one.
+
+    Attributes:
+        members: Sorted by cost, most expensive first.
+    """
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise StepMaskError("a family needs at least one mask")
+        best: list[Member] = []
+        for member in sorted(self.members, key=lambda m: (m.macs, -m.psnr)):
+            if not best or member.psnr > best[-1].psnr:
+                best.append(member)
+        object.__setattr__(self, "members", tuple(reversed(best)))
+
+    def __len__(self) -> int:
+        """Number of masks."""
+        return len(self.members)
+
+    def __iter__(self) -> Iterator[Member]:
+        """From expensive to cheap."""
+        return iter(self.members)
+
+    def at(self, target_macs: float | None = None, *, min_psnr: float | None = None) -> StepMask:
+        """The best mask that costs at most `target_macs`, or the cheapest with at least `min_psnr`; or both.
+
+        Raises:
+            TargetError: There is none; says what there is.
+        """
+        if target_macs is None and min_psnr is None:
+            raise TargetError("ask for target_macs=0.5, for min_psnr=40, or for both")
+        found = [
+            member
+            for member in self.members
+            if (target_macs is None or member.macs <= target_macs) and (min_psnr is None or member.psnr >= min_psnr)
+        ]
+        if not found:
+            there = ", ".join(f"{m.macs:.3f} ({m.psnr:.1f} dB)" for m in self.members)
+            asked = [] if target_macs is None else [f"at most {target_macs:g} of the cost"]
+            asked += [] if min_psnr is None else [f"at least {min_psnr:g} dB"]
+            raise TargetError(
+                f"no mask of this family has {' and '.join(asked)}; it has {there}: learn for that target"
+            )
+        return (found[-1] if min_psnr is not None else found[0]).mask
+
+    def save(self, path: str | Path) -> None:
+        """Write all masks as one JSON file, whole or not at all."""
+        masks = [{"macs": m.macs, "psnr": m.psnr, "mask": m.mask.to_dict()} for m in self.members]
+        content = {"format": "stepmask-family", "format_version": FORMAT_VERSION, "masks": masks}
+        try:
+            text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise StepMaskError(f"cannot write {path}: it holds what JSON cannot ({error})") from error
+        write_atomically(path, text)
+
+    @classmethod
+    def load(cls, path: str | Path) -> MaskFamily:
+        """Read a family.
+
+        Raises:
+            MaskFileError: It is not there, not JSON, of another format, or says impossible things.
+        """
+        try:
+            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise MaskFileError(f"cannot read family {path}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise MaskFileError(f"family {path} is not valid JSON ({error}): it may be cut short") from error
+        if not isinstance(content, dict) or content.get("format") != "stepmask-family":
+            raise MaskFileError(
+                f'{path} is no family of masks: expected a JSON object with "format": "stepmask-family"'
+            )
+        if content.get("format_version") != FORMAT_VERSION:
+            raise MaskFileError(
+                f"family {path} has format version {content.get('format_version')!r}, this stepmask reads version "
+                f"{FORMAT_VERSION}: update stepmask, or learn anew"
+            )
+        try:
+            return cls(_members(content["masks"]))
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise MaskFileError(f"family {path} cannot be used: {reason}") from error
+
+
+def _members(masks: Sequence[dict[str, Any]]) -> tuple[Member, ...]:
+    if not isinstance(masks, list) or len(masks) > MAX_MEMBERS:
+        raise StepMaskError(f'"masks" must be a list of at most {MAX_MEMBERS} masks')
+    return tuple(Member(float(m["macs"]), float(m["psnr"]), StepMask.from_dict(m["mask"])) for m in masks)

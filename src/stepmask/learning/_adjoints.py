@@ -1,0 +1,130 @@
+"""What later rows owe to the values in a cache, gathered while a run goes backwards.
+
+A value computed at row k is read as it is by holds; by forecasts at rows r as the newer of two,
+``v + (r - k) / (k - k1) * (v - v1)``, or, once q has computed, as the older, ``w + (r - q) / (q - k) * (w - v)``. So
+three sums of cotangents by site are enough: of all reads, of forecasts weighted by their row, and of the forecasts
+that will read it as the older value, weighted by their distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Parts = list[Tensor]
+
+
+def inner(cotangent: Parts, change: Parts, groups: int, num_images: int) -> np.ndarray:
+    """(copies, images) inner products of (copies, groups * images, ...) with (groups * images, ...)."""
+    total = 0
+    for g, d in zip(cotangent, change, strict=True):
+        products = torch.einsum("cbf,bf->cb", g.flatten(2).float(), d.flatten(1).float())
+        total = total + products.view(-1, groups, num_images).sum(1)
+    return total.double().cpu().numpy()
+
+
+def _add(to: Parts | None, parts: Parts, weight: float = 1.0) -> Parts:
+    if to is None:
+        return [weight * part for part in parts]
+    return [t.add(part, alpha=weight) for t, part in zip(to, parts, strict=True)]
+
+
+@dataclass
+class _Owed:
+    """Cotangents of one site, each a list of (copies, groups * images, ...)."""
+
+    holds: Parts | None = None
+    """Reads of the newest value as it is."""
+    lines: Parts | None = None
+    """Forecasts from the newest value: their sum,"""
+    lines_by_row: Parts | None = None
+    """and weighted by their rows."""
+    older: Parts | None = None
+    """Forecasts that read it as the older value, weighted by their distance from the newer one,"""
+    newer_row: int = 0
+    """its row,"""
+    newer: Parts | None = None
+    """and its value."""
+
+
+class Adjoints:
+    """Of one stream."""
+
+    def __init__(self) -> None:
+        self._sites: dict[int, _Owed] = {}
+
+    def read(self, site: int, row: int, gradient: Parts, linear: bool) -> None:
+        """A row reads the cache of a site."""
+        owed = self._sites.setdefault(site, _Owed())
+        if linear:
+            owed.lines = _add(owed.lines, gradient)
+            owed.lines_by_row = _add(owed.lines_by_row, gradient, row)
+        else:
+            owed.holds = _add(owed.holds, gradient)
+
+    def of_newest(self, site: int, row: int, before: list[tuple[int, Parts]]) -> Parts | None:
+        """Cotangent of the value computed at `row` by all later reads, given the values computed before it."""
+        owed = self._sites.get(site)
+        if owed is None:
+            return None
+        total = owed.holds
+        if owed.lines is not None:
+            total = _add(total, owed.lines)
+            if before:
+                per_row = 1 / (row - before[0][0])
+                total = _add(_add(total, owed.lines_by_row, per_row), owed.lines, -row * per_row)
+        if owed.older is not None:
+            total = _add(total, owed.older, -1 / (owed.newer_row - row))
+        return total
+
+    def effect_of_holding(
+        self,
+        site: int,
+        row: int,
+        value: Parts,
+        before: list[tuple[int, Parts]],
+        effect: Callable[[Parts, Parts], np.ndarray],
+    ) -> np.ndarray | float:
+        """What later reads change by if the value computed at `row` is not: they read those before it.
+
+        Args:
+            site: Its index.
+            row: Where it computes.
+            value: What it computes.
+            before: Newest and second newest value before.
+            effect: Inner product of cotangents with a change.
+        """
+        owed = self._sites.get(site)
+        if owed is None:
+            return 0.0
+        total = 0.0
+        row_1, held = before[0]
+        back = [h - v for h, v in zip(held, value, strict=True)]
+        if owed.holds is not None:
+            total = total + effect(owed.holds, back)
+        if owed.lines is not None:
+            slope = [b / (row_1 - row) for b in back]
+            total = total + effect(owed.lines, back)
+            since = _add(owed.lines_by_row, owed.lines, -row)
+            total = total - effect(since, slope)
+            if len(before) > 1:
+                row_2, second = before[1]
+                old_slope = [(h - s) / (row_1 - row_2) for h, s in zip(held, second, strict=True)]
+                total = total + effect(_add(owed.lines_by_row, owed.lines, -row_1), old_slope)
+        if owed.older is not None:
+            q, newer = owed.newer_row, owed.newer
+            turned = [(w - h) / (q - row_1) - (w - v) / (q - row) for w, h, v in zip(newer, held, value, strict=True)]
+            total = total + effect(owed.older, turned)
+        return total
+
+    def close(self, site: int, row: int, value: Parts | None) -> None:
+        """The row computes: what was the newest value is the older one for the rows before."""
+        owed = self._sites.pop(site, None)
+        if owed is None or owed.lines is None or value is None:
+            return
+        older = _add(owed.lines_by_row, owed.lines, -row)
+        self._sites[site] = _Owed(older=older, newer_row=row, newer=value)

@@ -1,0 +1,180 @@
+"""learn and learn_family: a mask, or a family of masks, for a frozen model, inside the user's own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from stepmask.errors import StepMaskError
+from stepmask.family import MaskFamily
+from stepmask.learning.config import LearnConfig
+from stepmask.learning.global_config import GlobalConfig
+from stepmask.learning.global_search import Round
+from stepmask.learning.learner import LearnProgress, learn_per_step
+from stepmask.learning.progress import show_rounds
+from stepmask.learning.select import Asked, Selecting, check_steps
+from stepmask.mask import StepMask
+from stepmask.runtime.sampling import as_pipeline
+
+Method = Literal["global", "per-step", "paper"]
+DEFAULT_TARGET = 0.6
+
+
+@torch.inference_mode(False)  # what is made under a caller's inference mode could not be updated
+def learn(
+    pipe: Any,
+    num_inference_steps: int = 50,
+    target_macs: float | None = DEFAULT_TARGET,
+    *,
+    method: Method = "global",
+    target_speedup: float | None = None,
+    min_psnr: float | None = None,
+    max_cache_bytes: int | None = None,
+    scheduler: Any | None = None,
+    seed: int = 0,
+    call_kwargs: Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+    callback: Callable[[Round | LearnProgress], None] | None = None,
+    progress: bool = True,
+    config: GlobalConfig | LearnConfig | None = None,
+    **options: Any,
+) -> StepMask:
+    """Learn which block computes, holds or forecasts at which step.
+
+    Args:
+        pipe: A diffusers pipeline, unconditional or class-conditional, or any other with `call_kwargs`; or a denoiser
+            with its `scheduler`.
+        num_inference_steps: Of the runs that the mask will be used for.
+        target_macs: Kept share of the full run's MACs after elimination, 0.6 for 60%. The plan ends at or under it.
+            None with ``method="paper"`` or ``"per-step"`` learns with a fixed ``lambda_sparse``.
+        method: ``"global"`` selects end to end by the final image (`GlobalConfig`); ``"paper"`` is arXiv 2603.19939 as
+            we read it, ``"per-step"`` the same frame with what was found to help (`LearnConfig`); both make binary
+            masks.
+        target_speedup: Instead of `target_macs`: the factor by which the denoiser's time shall fall, by latencies of
+            the sites that are measured here and now.
+        min_psnr: Instead of `target_macs`: the cheapest mask whose images have at least this mean PSNR in dB against
+            the full run's, on held-back noise.
+        max_cache_bytes: Most bytes that cached values may take per image, guidance included.
+        scheduler: For a bare denoiser.
+        seed: Of noise, conditions and draws. The same seed gives the same mask.
+        call_kwargs: Arguments for the pipeline's call (guidance_scale, prompts, ...); drawn at random where None.
+        resume: File to keep the state in. Where it exists, learning goes on from it, to the same mask.
+        callback: Called after each round; an exception in it stops learning.
+        progress: Whether to show a progress bar.
+        config: All other knobs: a `GlobalConfig`, or a `LearnConfig`, which also chooses the method.
+        options: Single knobs, in place of `config`.
+
+    Returns:
+        The mask; its provenance says what was asked and what was reached, on how many held-back images.
+
+    Raises:
+        TargetError: No plan can cost so little, or none was found that has the PSNR.
+        UnsupportedModelError: The model is offloaded, compiled, or not differentiable.
+        StepMaskError: An option makes no sense, or `resume` belongs to another run.
+    """
+    if method not in get_args(Method):
+        raise StepMaskError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
+    if isinstance(config, LearnConfig) and method == "global":
+        method = "per-step"
+    config = _config(method, config, options)
+    check_steps(num_inference_steps)
+    pipe = as_pipeline(pipe, scheduler)
+    other = {"target_speedup": target_speedup, "min_psnr": min_psnr, "max_cache_bytes": max_cache_bytes}
+    if isinstance(config, LearnConfig):
+        unused = [name for name, value in other.items() if value is not None]
+        if unused:
+            raise StepMaskError(f'{", ".join(unused)} needs method="global", got method={method!r}')
+        return learn_per_step(
+            pipe, num_inference_steps, target_macs, seed, call_kwargs, resume, callback, progress, config
+        )
+    if target_macs == DEFAULT_TARGET and (target_speedup is not None or min_psnr is not None):
+        target_macs = None
+    asked = Asked(target_macs=target_macs, **other)
+    return _select(pipe, num_inference_steps, asked, seed, call_kwargs, resume, callback, progress, config).mask()
+
+
+@torch.inference_mode(False)
+def learn_family(
+    pipe: Any,
+    num_inference_steps: int = 50,
+    targets: Iterable[float] = (0.7, 0.6, 0.5, 0.4, 0.3),
+    *,
+    max_cache_bytes: int | None = None,
+    scheduler: Any | None = None,
+    seed: int = 0,
+    call_kwargs: Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+    callback: Callable[[Round], None] | None = None,
+    progress: bool = True,
+    config: GlobalConfig | None = None,
+    **options: Any,
+) -> MaskFamily:
+    """Learn masks for several budgets in one pass, each started from those before.
+
+    Args:
+        pipe: As for `learn`.
+        num_inference_steps: As for `learn`.
+        targets: Kept shares of the full run's MACs.
+        max_cache_bytes: As for `learn`.
+        scheduler: As for `learn`.
+        seed: As for `learn`.
+        call_kwargs: As for `learn`.
+        resume: As for `learn`.
+        callback: As for `learn`.
+        progress: As for `learn`.
+        config: As for `learn`.
+        options: As for `learn`.
+
+    Returns:
+        The best mask at each target and those found between; ``family.at(0.45)`` picks one.
+    """
+    if isinstance(config, LearnConfig):
+        raise StepMaskError("families are learned end to end: give a GlobalConfig")
+    config = _config("global", config, options)
+    check_steps(num_inference_steps)
+    pipe = as_pipeline(pipe, scheduler)
+    asked = Asked(targets=tuple(targets), max_cache_bytes=max_cache_bytes)
+    return _select(pipe, num_inference_steps, asked, seed, call_kwargs, resume, callback, progress, config).family()
+
+
+def _select(
+    pipe: Any,
+    num_inference_steps: int,
+    asked: Asked,
+    seed: int,
+    call_kwargs: Mapping[str, Any] | None,
+    resume: str | Path | None,
+    callback: Callable[[Round], None] | None,
+    progress: bool,
+    config: GlobalConfig,
+) -> Selecting:
+    """Run a search to its end."""
+    path = None if resume is None else Path(resume)
+    selecting = Selecting(pipe, num_inference_steps, asked, seed, call_kwargs, config, path)
+    with show_rounds(progress, selecting.num_rounds) as show:
+
+        def report(done: Round) -> None:
+            show(done)
+            if callback is not None:
+                callback(done)
+
+        selecting.run(report)
+    return selecting
+
+
+def _config(method: str, config: Any, options: Mapping[str, Any]) -> GlobalConfig | LearnConfig:
+    """The knobs of a method."""
+    kind = GlobalConfig if method == "global" else LearnConfig
+    if config is not None:
+        if options:
+            raise StepMaskError(f"give config or single options, not both ({', '.join(options)})")
+        if not isinstance(config, kind):
+            raise StepMaskError(f"method={method!r} takes a {kind.__name__}, got {type(config).__name__}")
+        return config
+    strangers = set(options) - set(kind.names())
+    if strangers:
+        raise StepMaskError(f"method={method!r} has no option {min(strangers)!r}; there are {', '.join(kind.names())}")
+    return LearnConfig.paper(**options) if method == "paper" else kind(**options)

@@ -1,0 +1,65 @@
+"""GlobalConfig: every knob of end-to-end selection, with defaults that work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from stepmask.errors import StepMaskError
+
+_RANGES = {
+    "rounds": (1, 10**4),
+    "num_probes": (1, 10**4),
+    "num_projections": (1, 100),
+    "num_validation": (2, 10**4),
+    "num_held_back": (2, 10**5),
+    "shrink": (0.01, 0.9),
+    "slack": (0.001, 0.5),
+}
+_WHOLE = ("rounds", "num_probes", "num_projections", "num_validation", "num_held_back")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalConfig:
+    """How a mask is selected end to end.
+
+    Attributes:
+        rounds: Probing runs for the first target; each further target of the same pass gets half as many.
+        num_probes: Images per probing run.
+        num_projections: Random directions per probed image; each costs a backward pass.
+        num_validation: Images, always the same, on which every candidate is judged.
+        num_held_back: Images, not used before, on which the result is measured.
+        shrink: How far the cost falls at most in one round, as a share of it.
+        slack: How much of the target is first taken away and then given back elsewhere; it adapts.
+        forecast: Whether cells may extrapolate; without, the mask is binary.
+        offload: Keep what the sites compute in host memory between the passes; for accelerators.
+        objective: Maps final latents, or images where the pipeline has no decoder, (N, ...) to features (N, ...) whose
+            squared distance is made small; differentiable. None compares them as they are.
+    """
+
+    rounds: int = 12
+    num_probes: int = 8
+    num_projections: int = 1
+    num_validation: int = 8
+    num_held_back: int = 16
+    shrink: float = 0.12
+    slack: float = 0.06
+    forecast: bool = True
+    offload: bool = False
+    objective: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise StepMaskError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
+            if name in _WHOLE and not isinstance(value, int):
+                raise StepMaskError(f"{name} must be a whole number, got {value!r}")
+        if self.objective is not None and not callable(self.objective):
+            raise StepMaskError(f"objective must be a function of images, got {type(self.objective).__name__}")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all options."""
+        return tuple(field.name for field in fields(cls))

@@ -1,0 +1,257 @@
+"""End-to-end selection: tables of actions that bring the final image closest to the full run's, budget by budget.
+
+Starts from every regular schedule and the full run, and improves: each round takes the table that promises most,
+probes what every switch in it would do to the final image (`probe`), lets `Selection` propose a few tables at the
+target or on the way there, and measures them on fixed validation noise. Nothing is believed that was not measured, so
+no result is worse than the schedules on that noise. Knows no files and no progress bars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from stepmask.architectures import denoiser_of
+from stepmask.cost import CostTable
+from stepmask.errors import TargetError
+from stepmask.learning.budget import TOLERANCE, Budget
+from stepmask.learning.global_config import GlobalConfig
+from stepmask.learning.measured import Measured
+from stepmask.learning.noise import Noise
+from stepmask.learning.portfolio import portfolio
+from stepmask.learning.probe import Probe, probe
+from stepmask.learning.riding import frozen
+from stepmask.learning.selection import Selection, settle
+from stepmask.liveness import Plan, make_plan
+from stepmask.mask import Action, StepMask
+from stepmask.runtime.apply import apply
+
+VALIDATION, HELD_BACK, PROBES = 0, 20_000, 40_000
+"""First image numbers of the three kinds of noise."""
+
+FULL_PSNR = 80.0
+"""What the full run counts for in choosing where to start, in dB; its error is 0."""
+
+SLOPE_DOWN, SLOPE_UP = 20.0, 10.0
+"""dB that a table is expected to lose on the way down to a target, or to win on the way up, per factor e in cost."""
+
+PATIENCE_DB = 2.0
+"""How much less a table counts each time that it has been started from."""
+
+HOPELESS_DB = 1.5
+"""A candidate this much behind on the first images is not measured on the others."""
+
+TRUSTS = (0.0, 0.5, 0.9)
+"""Settings of `Selection` that each round tries."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A table and what it was measured to give."""
+
+    actions: np.ndarray
+    cost: float
+    psnrs: np.ndarray
+    """PSNR in dB on the validation noise, per image."""
+    made_by: str
+
+    @property
+    def psnr(self) -> float:
+        """Mean PSNR in dB."""
+        return float(self.psnrs.mean())
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did."""
+
+    target: float
+    number: int
+    best: Candidate | None
+    """Best within the target so far; None while none has come down to it."""
+    predicted: float
+    """PSNR in dB that the round's best proposal was predicted to have."""
+    true: float
+    """PSNR in dB that it was measured to have."""
+
+
+class GlobalSearch:
+    """One pass of selection.
+
+    Args:
+        noise: Runs the pipeline.
+        budget: Cost of plans in the unit of the targets.
+        costs: Sizes of values, for the limit of the cache.
+        timesteps: T timesteps of a run.
+        config: Knobs.
+        measured: Results so far.
+        max_cache_bytes: Most bytes per image that a plan may keep; None for no limit.
+    """
+
+    def __init__(
+        self,
+        noise: Noise,
+        budget: Budget,
+        costs: CostTable,
+        timesteps: list[float],
+        config: GlobalConfig,
+        measured: Measured,
+        max_cache_bytes: int | None = None,
+    ) -> None:
+        self._noise, self.budget, self._costs, self._timesteps = noise, budget, costs, timesteps
+        self.config, self._measured, self._max_cache_bytes = config, measured, max_cache_bytes
+        self._allowed = (Action.hold, Action.linear) if config.forecast else (Action.hold,)
+        self._full: dict[tuple[int, int], torch.Tensor] = {}
+        self._tried: dict[tuple[bytes, float], int] = {}
+        self._rounds = 0
+        self.candidates: dict[bytes, Candidate] = {}
+
+    def run(self, targets: list[float]) -> Iterator[Round]:
+        """Search at each target, most expensive first; yields after every round."""
+        self._begin(targets)
+        for number, target in enumerate(targets):
+            slack = self.config.slack
+            rounds = self.config.rounds if number == 0 else math.ceil(self.config.rounds / 2)
+            for index in range(rounds):
+                before = self.best(target)
+                report = self._round(target, index, slack)
+                after = self.best(target)
+                better = after is not None and (before is None or after.psnr > before.psnr)
+                slack = min(0.2, 1.3 * slack) if better else max(0.01, 0.6 * slack)
+                self._measured.save()
+                yield report
+            if self.best(target) is None:
+                raise TargetError(
+                    f"no table within the target {target:g} was found in {rounds} rounds: allow more rounds, or ask "
+                    "for more of the cost or of the cache"
+                )
+
+    def best(self, target: float) -> Candidate | None:
+        """The best candidate whose plan costs at most `target`."""
+        within = [candidate for candidate in self.candidates.values() if candidate.cost <= target]
+        return max(within, key=lambda candidate: candidate.psnr, default=None)
+
+    def held_back(self, candidate: Candidate) -> np.ndarray:
+        """PSNR in dB per image on noise that nothing was chosen on."""
+        return self._psnrs(candidate.actions, HELD_BACK, self.config.num_held_back)
+
+    def mask(self, actions: np.ndarray) -> StepMask:
+        """A mask over all sites, without identity."""
+        ones = np.ones(actions.shape, dtype=bool)
+        blank = StepMask(compute=ones, sites=self.budget.graph.names, timesteps=self._timesteps)
+        return blank.with_actions(actions)
+
+    def fits(self, actions: np.ndarray) -> bool:
+        """Whether a table's plan keeps no more than the cache may hold."""
+        return (
+            self._max_cache_bytes is None or self._costs.peak_cache_bytes(self._plan(actions)) <= self._max_cache_bytes
+        )
+
+    def _begin(self, targets: list[float]) -> None:
+        """Measure the full run and the regular schedules near the targets, the cheapest of hopeless ones in part."""
+        full = np.full((len(self._timesteps), len(self.budget.graph)), Action.compute, dtype=np.uint8)
+        psnrs = np.full(self.config.num_validation, FULL_PSNR)
+        self.candidates[full.tobytes()] = Candidate(full, self.budget.cost_of(full), psnrs, "the full run")
+        for schedule in portfolio(self.budget.graph, self._timesteps, self._allowed):
+            actions = settle(schedule, self.budget).actions
+            cost = self.budget.cost_of(actions)
+            if 0.75 * targets[-1] <= cost <= 1.35 * targets[0] and self.fits(actions):
+                record = schedule.provenance
+                words = [record["method"], f"1:{record['interval']}", record.get("forecast", "")]
+                self._try(actions, " ".join(filter(None, words)), hopeless_db=6.0)
+        self._measured.save()
+
+    def _round(self, target: float, index: int, slack: float) -> Round:
+        base = self._base(target)
+        found = self._probe(base)
+        floor = max(target, base.cost * (1 - self.config.shrink))
+        made = []
+        for trust in TRUSTS:
+            selection = Selection(self.budget, base.actions, found, self._allowed, trust, self.fits)
+            selection.shrink(floor - slack * target)
+            selection.grow(floor)
+            selection.mend()
+            actions = settle(self.mask(selection.actions), self.budget).actions
+            if self.fits(actions):
+                candidate = self._try(actions, f"round {self._rounds}")
+                made.append((candidate, base.psnr + selection.predicted))
+        self._rounds += 1
+        true, predicted = max(((c.psnr, p) for c, p in made if c is not None), default=(math.nan, math.nan))
+        return Round(target, index, self.best(target), predicted, true)
+
+    def _base(self, target: float) -> Candidate:
+        """The candidate that promises most at the target, and has not been started from too often."""
+
+        def worth(candidate: Candidate) -> float:
+            way = math.log(target / candidate.cost)
+            tried = self._tried.get((candidate.actions.tobytes(), target), 0)
+            return candidate.psnr + (SLOPE_DOWN if way < 0 else SLOPE_UP) * way - PATIENCE_DB * tried
+
+        base = max(self.candidates.values(), key=worth)
+        key = (base.actions.tobytes(), target)
+        self._tried[key] = self._tried.get(key, 0) + 1
+        return base
+
+    def _try(self, actions: np.ndarray, made_by: str, hopeless_db: float = HOPELESS_DB) -> Candidate | None:
+        """Measure a table; None if it fell too far behind on the first images to be measured on all."""
+        key = actions.tobytes()
+        if key in self.candidates:
+            return self.candidates[key]
+        cost = self.budget.cost_of(actions)
+        half = self.config.num_validation // 2
+        psnrs = self._psnrs(actions, VALIDATION, half)
+        rival = self.best(cost + TOLERANCE)
+        if rival is not None and psnrs.mean() < rival.psnrs[:half].mean() - hopeless_db:
+            return None
+        rest = self._psnrs(actions, VALIDATION + half, self.config.num_validation - half)
+        candidate = Candidate(actions, cost, np.concatenate([psnrs, rest]), made_by)
+        self.candidates[key] = candidate
+        return candidate
+
+    def _psnrs(self, actions: np.ndarray, first: int, count: int) -> np.ndarray:
+        """PSNR in dB of numbered images under a table."""
+        key = f"{first}.{count}.{hashlib.sha256(actions.tobytes()).hexdigest()[:24]}"
+        known = self._measured.psnrs(key)
+        if known is not None:
+            return known
+        with frozen(denoiser_of(self._noise.pipe)):
+            if (first, count) not in self._full:
+                self._full[first, count] = self._noise.images(first, count)
+            with apply(self._noise.pipe, self._plan(actions)):
+                images = self._noise.images(first, count)
+        psnrs = np.minimum(self._noise.psnrs(images, self._full[first, count]), FULL_PSNR)
+        self._measured.keep_psnrs(key, psnrs)
+        return psnrs
+
+    def _probe(self, base: Candidate) -> Probe:
+        """What every switch in a table would do, on noise of its own."""
+        count, first = self.config.num_probes, PROBES + self._rounds * self.config.num_probes
+        key = f"{first}.{hashlib.sha256(base.actions.tobytes()).hexdigest()[:24]}"
+        found = self._measured.probe(key)
+        if found is None:
+            features: Callable[[Any], Any] = self.config.objective or (lambda images: images)
+            with frozen(denoiser_of(self._noise.pipe)):
+                target = features(self._noise.latents(first, count)).detach()
+                found = probe(
+                    self._noise.pipe,
+                    self._plan(base.actions),
+                    lambda copies: self._noise.latents(first, count, copies),
+                    target,
+                    self.config.num_projections,
+                    seed=first,
+                    features=features,
+                    fresh=True,
+                    device="cpu" if self.config.offload else None,
+                )
+            self._measured.keep_probe(key, found)
+            self._measured.save()
+        return found
+
+    def _plan(self, actions: np.ndarray) -> Plan:
+        return make_plan(self.mask(actions), self.budget.graph)

@@ -1,0 +1,77 @@
+"""The plan of a mask that changes cell by cell: what a change would save, without planning anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stepmask.liveness import Elimination, Reads
+from stepmask.mask import Action
+
+
+class LivePlan:
+    """Backward liveness under changes; only rows that a change reaches are done again.
+
+    Leaves out the unchanged-inputs rule, so its costs serve to compare changes, not to meet a budget.
+
+    Args:
+        elimination: Of the block graph.
+        rows: Per row one integer, which sites compute.
+        forecasts: Per row one integer, which sites extrapolate; None for none.
+        share: (B,) share of a full step's cost.
+    """
+
+    def __init__(
+        self, elimination: Elimination, rows: Sequence[int], forecasts: Sequence[int] | None, share: np.ndarray
+    ) -> None:
+        self._elimination = elimination
+        self._share = (share / len(rows)).tolist()
+        self.rows = list(rows)
+        self.forecasts = list(forecasts or [0] * len(rows))
+        live = elimination.apply(self.rows, self.forecasts, skip_unchanged=False)
+        self.runs, self._later = live.runs, live.later
+
+    def change(self, step: int, site: int, action: Action | None = None) -> float:
+        """By how much the cost changes if a cell takes another action; None flips compute and hold."""
+        return sum(self._cost_of(self.runs[row], run) for row, run, _ in self._effects(step, site, action))
+
+    def flip(self, step: int, site: int, action: Action | None = None) -> list[int]:
+        """Let a cell take another action; returns the rows whose plan may have changed."""
+        effects = self._effects(step, site, action)
+        for row, run, later in effects:
+            self.runs[row], self._later[row] = run, later
+        self.rows[step], self.forecasts[step] = self._changed(step, site, action)
+        return [row for row, _, _ in effects]
+
+    def _changed(self, step: int, site: int, action: Action | None) -> tuple[int, int]:
+        bit, row, forecast = 1 << site, self.rows[step], self.forecasts[step]
+        if action is None:
+            return row ^ bit, forecast & ~bit
+        row = row | bit if action == Action.compute else row & ~bit
+        forecast = forecast | bit if action == Action.linear else forecast & ~bit
+        return row, forecast
+
+    def _effects(self, step: int, site: int, action: Action | None) -> list[tuple[int, int, Reads]]:
+        """Rows whose state changes: (row, what runs, what is read later)."""
+        effects = []
+        mask, forecast = self._changed(step, site, action)
+        later = self._later[step]
+        for row in range(step, -1, -1):
+            run, now = self._elimination.row(mask, later.newest)
+            effects.append((row, run, later))
+            if row == 0:
+                break
+            later = self._elimination.before(mask, forecast, now, later)
+            if later == self._later[row - 1]:
+                break
+            mask, forecast = self.rows[row - 1], self.forecasts[row - 1]
+        return effects
+
+    def _cost_of(self, old: int, new: int) -> float:
+        changed, total, share = old ^ new, 0.0, self._share
+        while changed:
+            bit = changed & -changed
+            total += share[bit.bit_length() - 1] * (1 if new & bit else -1)
+            changed ^= bit
+        return total

@@ -1,0 +1,83 @@
+"""What a search has measured, in memory and on disk: asked again, it answers at once.
+
+A search is a deterministic function of its measurements. So an interrupted one is simply run again on the same file,
+and goes through what it knows in moments.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from stepmask._files import write_atomically
+from stepmask.errors import StepMaskError
+from stepmask.learning.probe import Probe
+
+_PROBE = ("square", "linear", "projections")
+
+
+class Measured:
+    """Results of evaluations and probes by what was measured.
+
+    Args:
+        path: Where to keep them; None keeps them in memory.
+        identity: JSON values that must be the same when a search goes on.
+
+    Raises:
+        StepMaskError: The file is damaged, belongs to another search, or cannot be written.
+    """
+
+    def __init__(self, path: str | Path | None, identity: dict[str, Any]) -> None:
+        self._path = None if path is None else Path(path)
+        self._identity = json.loads(json.dumps(identity))
+        self._arrays: dict[str, np.ndarray] = {}
+        if self._path is not None and self._path.exists():
+            self._load()
+        elif self._path is not None:
+            self.save()  # says early if it cannot be written
+
+    def psnrs(self, key: str) -> np.ndarray | None:
+        """PSNR in dB per image that was kept under this key."""
+        return self._arrays.get(f"psnr.{key}")
+
+    def keep_psnrs(self, key: str, values: np.ndarray) -> None:
+        """Keep them."""
+        self._arrays[f"psnr.{key}"] = np.asarray(values, dtype=np.float64)
+
+    def probe(self, key: str) -> Probe | None:
+        """The probe that was kept under this key."""
+        if f"probe.{key}.size" not in self._arrays:
+            return None
+        parts = {name: self._arrays[f"probe.{key}.{name}"] for name in _PROBE}
+        return Probe(**parts, size=int(self._arrays[f"probe.{key}.size"]))
+
+    def keep_probe(self, key: str, probe: Probe) -> None:
+        """Keep it."""
+        for name in _PROBE:
+            self._arrays[f"probe.{key}.{name}"] = getattr(probe, name)
+        self._arrays[f"probe.{key}.size"] = np.array(probe.size)
+
+    def save(self) -> None:
+        """Write everything, whole or not at all."""
+        if self._path is not None:
+            metadata = {"stepmask_search": json.dumps(self._identity, sort_keys=True)}
+            arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays.items()}
+            write_atomically(self._path, safetensors.numpy.save(arrays, metadata))
+
+    def _load(self) -> None:
+        advice = "delete it to begin anew, or give another file"
+        try:
+            with safe_open(self._path, framework="np") as file:
+                before = json.loads((file.metadata() or {})["stepmask_search"])
+                self._arrays = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise StepMaskError(f"{self._path} is no state of an interrupted search ({error}): {advice}") from error
+        differ = [key for key in self._identity if before.get(key) != self._identity[key]]
+        if differ:
+            what = "; ".join(f"{key} was {before.get(key)!r}, now {self._identity[key]!r}" for key in differ)
+            raise StepMaskError(f"{self._path} belongs to another search ({what}): {advice}")

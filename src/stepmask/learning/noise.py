@@ -1,0 +1,87 @@
+"""Runs a pipeline on noise and conditions that learning draws itself: numbered images, the same for the same seed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepmask.errors import StepMaskError
+from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, without_decoder
+
+NOISE_SEEDS = 2**31
+"""Learning draws its noise from the upper half of the 32-bit seeds (torch uses no more), far from what people use."""
+
+IMAGES_PER_SEED = 10**5
+"""Numbers of images that one learning seed may use before it meets those of the next."""
+
+
+class Noise:
+    """Image i of a learning seed: its noise and its conditions, whatever batch it is made in.
+
+    Args:
+        pipe: What samples.
+        num_inference_steps: Of each run.
+        seed: Of learning.
+        call_kwargs: The user's arguments for the call, which win over drawn ones. Lists, tuples and tensors hold one
+            value per image and are gone through again and again.
+    """
+
+    def __init__(
+        self, pipe: Any, num_inference_steps: int, seed: int, call_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        self.pipe, self.num_inference_steps = pipe, num_inference_steps
+        self._first = NOISE_SEEDS + (seed * IMAGES_PER_SEED) % (NOISE_SEEDS - IMAGES_PER_SEED)
+        self._given = dict(call_kwargs or {})
+
+    def seeds(self, first: int, count: int) -> range:
+        """Seeds of the images numbered from `first`."""
+        return range(self._first + first, self._first + first + count)
+
+    def images(self, first: int, count: int, copies: int = 1) -> Tensor:
+        """Final images (copies * count, ...) of the numbered noise, each as often as `copies` says."""
+        numbers = list(range(first, first + count)) * copies
+        seeds = [self._first + number for number in numbers]
+        return sample(self.pipe, self._conditions(numbers, seeds), seeds, self.num_inference_steps)
+
+    def latents(self, first: int, count: int, copies: int = 1) -> Tensor:
+        """The same before the decoder, where the pipeline has one."""
+        with without_decoder(self.pipe) as decoder_inputs:
+            images = self.images(first, count, copies)
+            return decoder_inputs[0].float().cpu() if decoder_inputs else images
+
+    def psnrs(self, images: Tensor, reference: Tensor) -> np.ndarray:
+        """PSNR in dB of each image (N,); a bare loop's samples span two units, a pipeline's pictures one."""
+        span = 2.0 if isinstance(self.pipe, SamplerLoop) else 1.0
+        square = (images - reference).flatten(1).double().square().mean(1) / span**2
+        return (-10 * square.clamp_min(1e-12).log10()).numpy()
+
+    def _conditions(self, numbers: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:
+        """Call arguments of these images."""
+        given = {name: _pick(value, numbers) for name, value in self._given.items()}
+        try:
+            drawn = [random_conditions(self.pipe, 1, torch.Generator().manual_seed(seed)) for seed in seeds]
+        except StepMaskError:
+            if not given:
+                raise
+            return given
+        return {**{name: _join([one[name] for one in drawn]) for name in drawn[0]}, **given}
+
+
+def _join(values: list[Any]) -> Any:
+    """Conditions of single images as those of a batch."""
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    return sum(values[1:], start=copy.copy(values[0]))  # lists, or the batch size
+
+
+def _pick(value: Any, numbers: Sequence[int]) -> Any:
+    if isinstance(value, Tensor) and value.dim():
+        return value[[number % len(value) for number in numbers]]
+    if isinstance(value, list | tuple):
+        return [value[number % len(value)] for number in numbers]
+    return value

@@ -1,0 +1,85 @@
+"""What switching each cell would do to the final image: a quadratic model of the error, from one run backwards.
+
+With e_i the final error of image i and d_j its first-order change by switch j, the error after a set S of switches is
+``|e_i + sum d_j|^2``. Its linear part is the inner product of d_j with e_i; its quadratic part is estimated from the
+inner products of d_j with random signs, whose mean square is ``|sum d_j|^2``, interactions included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepmask.architectures import denoiser_of
+from stepmask.errors import UnsupportedModelError
+from stepmask.learning.chain import Chain
+from stepmask.learning.riding import frozen
+from stepmask.liveness import Plan
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The quadratic model around one plan, per image: n images, R random directions.
+
+    Attributes:
+        square: (n,) squared error of the final image now.
+        linear: (T, B, actions, n), first-order change of the squared error by taking that action.
+        projections: (T, B, actions, n, R): squares of their sums over a set of switches, summed over R, estimate
+            the quadratic part. 0 for the action that is taken now, and where it has no effect.
+        size: Number of values in an image.
+    """
+
+    square: np.ndarray
+    linear: np.ndarray
+    projections: np.ndarray
+    size: int
+
+
+def probe(
+    pipe: Any,
+    plan: Plan,
+    call: Callable[[int], Tensor],
+    target: Tensor,
+    num_projections: int,
+    seed: int,
+    features: Callable[[Tensor], Tensor] = lambda images: images,
+    fresh: bool = False,
+    device: torch.device | str | None = None,
+) -> Probe:
+    """Run a plan forwards and backwards.
+
+    Args:
+        pipe: What samples.
+        plan: Its mask computes nothing that is dead.
+        call: Runs `pipe` on that many copies of the probing noise; returns the final images (copies * n, ...).
+        target: (n, ...) features of the full run's images.
+        num_projections: Random directions per image.
+        seed: Of the directions.
+        features: What is compared, of images (N, ...); differentiable.
+        fresh: Whether to account for computing cells that do not compute, at the price of computing them.
+        device: Where values wait between the passes.
+    """
+    num_images = len(target)
+    chain = Chain(pipe, plan, num_images, 1 + num_projections, fresh, device=device)
+    with frozen(denoiser_of(pipe)), chain.riding():
+        images = call(1 + num_projections)
+        with torch.enable_grad():
+            found = features(images)
+            if not found.requires_grad:
+                raise UnsupportedModelError(
+                    f"no gradient reaches the images through {type(pipe.scheduler).__name__} or the pipeline's loop: "
+                    'use method="paper", which needs none, or another scheduler'
+                )
+            error = found[:num_images].detach() - target
+            generator = torch.Generator().manual_seed(seed)
+            signs = torch.randint(0, 2, (num_projections, *error.shape), generator=generator) * 2 - 1
+            found.backward(torch.cat([2 * error, *signs.to(found)]))
+    effects = np.nan_to_num(chain.effects)
+    projections = np.moveaxis(effects[..., 1:, :], -2, -1) / max(num_projections, 1) ** 0.5
+    square = error.flatten(1).square().sum(1).double().cpu().numpy()
+    return Probe(square, effects[..., 0, :], projections, error[0].numel())

@@ -1,0 +1,230 @@
+"""Masks by end-to-end selection: turns what users ask for into a search, and what it found into masks.
+
+Users ask for a share of the MACs, for a speed-up, for a PSNR, for a limit of the cache, or for several budgets at
+once. What is reported was measured on held-back noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stepmask.architectures import denoiser_of, describe
+from stepmask.errors import StepMaskError, TargetError
+from stepmask.family import MaskFamily, Member
+from stepmask.learning.budget import Budget
+from stepmask.learning.global_config import GlobalConfig
+from stepmask.learning.global_search import PROBES, Candidate, GlobalSearch, Round
+from stepmask.learning.measured import Measured
+from stepmask.learning.noise import Noise
+from stepmask.learning.riding import check_learnable
+from stepmask.liveness import make_plan
+from stepmask.mask import StepMask, scheduler_identity
+from stepmask.runtime.profiling import measure_cost
+
+PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
+"""Costs that a search for the cheapest mask of a PSNR goes through."""
+
+SPACING = 0.015
+"""Masks of a family differ by at least so much in cost."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks for; exactly one of the first four."""
+
+    target_macs: float | None = None
+    target_speedup: float | None = None
+    min_psnr: float | None = None
+    targets: tuple[float, ...] | None = None
+    max_cache_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("target_macs", "target_speedup", "min_psnr", "targets") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise TargetError(
+                f"ask for one of target_macs, target_speedup, min_psnr and targets, got {', '.join(given) or 'none'}"
+            )
+        if self.target_speedup is not None and not 1 <= self.target_speedup < math.inf:
+            raise TargetError(f"target_speedup is a factor of at least 1, such as 1.8, got {self.target_speedup!r}")
+        if self.min_psnr is not None and not 0 < self.min_psnr < 80:
+            raise TargetError(f"min_psnr is in dB, between 0 and 80, got {self.min_psnr!r}")
+        if self.max_cache_bytes is not None and not self.max_cache_bytes > 0:
+            raise TargetError(f"max_cache_bytes must be a positive number of bytes, got {self.max_cache_bytes!r}")
+
+    def shares(self) -> list[float]:
+        """Budgets as shares of the full run's cost, most expensive first."""
+        if self.target_macs is not None:
+            return [self.target_macs]
+        if self.target_speedup is not None:
+            return [1 / self.target_speedup]
+        return sorted(set(self.targets if self.targets is not None else PSNR_LADDER), reverse=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was given, as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
+
+
+class Selecting:
+    """One search for one pipeline."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        num_inference_steps: int,
+        asked: Asked,
+        seed: int,
+        call_kwargs: Mapping[str, Any] | None,
+        config: GlobalConfig,
+        resume: Path | None,
+    ) -> None:
+        self.pipe, self.asked, self.seed, self.config = pipe, asked, seed, config
+        self.num_inference_steps = num_inference_steps
+        self.denoiser = denoiser_of(pipe)
+        check_learnable(self.denoiser)
+        self.graph = describe(self.denoiser)
+        self.call_kwargs = dict(call_kwargs or {})
+        self.scheduler = scheduler_identity(pipe.scheduler)
+        self.cost = measure_cost(pipe, call_kwargs=self.call_kwargs, latency=asked.target_speedup is not None)
+        unit = "latency" if asked.target_speedup is not None else "macs"
+        self.budget = Budget(self.graph, self.cost, unit)
+        pipe.scheduler.set_timesteps(num_inference_steps)
+        self.timesteps = [float(t) for t in pipe.scheduler.timesteps]
+        self.targets = asked.shares()
+        if asked.min_psnr is not None:
+            floor = self.budget.floor(len(self.timesteps))
+            self.targets = [share for share in self.targets if share > 1.1 * floor]
+        for target in self.targets:
+            self.budget.check_target(target, len(self.timesteps))
+        self.noise = Noise(pipe, num_inference_steps, seed, self.call_kwargs)
+        measured = Measured(resume, self._identity())
+        self.search = GlobalSearch(
+            self.noise, self.budget, self.cost, self.timesteps, config, measured, asked.max_cache_bytes
+        )
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of the whole search, at most."""
+        return self.config.rounds + (len(self.targets) - 1) * math.ceil(self.config.rounds / 2)
+
+    def run(self, report: Callable[[Round], None]) -> None:
+        """Search at all targets; with ``min_psnr`` until a target has less."""
+        for done in self.search.run(self.targets):
+            report(done)
+            last = done.number + 1 == (self.config.rounds if done.target == self.targets[0] else self._later_rounds)
+            enough = self.asked.min_psnr
+            if enough is not None and last and done.best is not None and done.best.psnr < enough:
+                return
+
+    @property
+    def _later_rounds(self) -> int:
+        return math.ceil(self.config.rounds / 2)
+
+    def mask(self) -> StepMask:
+        """The mask that was asked for.
+
+        Raises:
+            TargetError: None has the PSNR on held-back noise.
+        """
+        if self.asked.min_psnr is None:
+            return self._finish(self.search.best(self.targets[-1]))
+        for candidate in reversed(self._frontier()):
+            if candidate.psnr >= self.asked.min_psnr and self.search.held_back(candidate).mean() >= self.asked.min_psnr:
+                return self._finish(candidate)
+        raise TargetError(
+            f"min_psnr={self.asked.min_psnr:g} was not reached below the full run: ask for less, or allow more rounds"
+        )
+
+    def family(self) -> MaskFamily:
+        """The best masks between the first and the last target."""
+        members = []
+        for candidate in self._frontier():
+            mask = self._finish(candidate)
+            members.append(Member(mask.provenance["cost"], mask.provenance["psnr"]["mean"], mask))
+        return MaskFamily(tuple(members))
+
+    def _frontier(self) -> list[Candidate]:
+        """Candidates that no cheaper one beats, most expensive first, not too close, the best at each target always."""
+        wanted = [self.search.best(target) for target in self.targets]
+        chosen = {id(candidate): candidate for candidate in wanted if candidate is not None}
+        low, high = min(c.cost for c in chosen.values()), self.targets[0]
+        for candidate in sorted(self.search.candidates.values(), key=lambda c: c.cost):
+            best = self.search.best(candidate.cost)
+            apart = all(abs(candidate.cost - other.cost) >= SPACING for other in chosen.values())
+            if best is candidate and low <= candidate.cost <= high and apart:
+                chosen[id(candidate)] = candidate
+        return sorted(chosen.values(), key=lambda c: -c.cost)
+
+    def _finish(self, candidate: Candidate) -> StepMask:
+        """A candidate with its identity and what is known of it."""
+        held_back = self.search.held_back(candidate)
+        bare = self.search.mask(candidate.actions)
+        plan = make_plan(bare, self.graph)
+        half_width = 1.96 * float(held_back.std(ddof=1)) / math.sqrt(len(held_back))
+        mean = float(held_back.mean())
+        seeds = self.noise.seeds(0, PROBES + self.num_rounds * self.config.num_probes)
+        config = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        provenance = {
+            "method": "global",
+            "num_inference_steps": self.num_inference_steps,
+            "asked": self.asked.to_dict(),
+            "cost": round(candidate.cost, 6),
+            "macs": round(self.cost.fraction(plan), 6),
+            "cache_bytes_per_image": self.cost.peak_cache_bytes(plan),
+            "psnr": {
+                "mean": round(mean, 3),
+                "confidence_95": [round(mean - half_width, 3), round(mean + half_width, 3)],
+                "worst": round(float(held_back.min()), 3),
+                "held_back_images": len(held_back),
+                "validation_mean": round(candidate.psnr, 3),
+            },
+            "made_by": candidate.made_by,
+            "seed": self.seed,
+            "noise_seeds": [seeds[0], seeds[-1]],
+            "guidance_scale": self.call_kwargs.get("guidance_scale"),
+            "model": type(self.denoiser).__name__,
+            "config": {**config, "objective": None if self.config.objective is None else "given"},
+        }
+        return bare.with_actions(
+            candidate.actions, scheduler=self.scheduler, graph=self.graph.fingerprint, provenance=provenance
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a search to go on."""
+        config = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        return {
+            "config": {**config, "objective": repr(self.config.objective)},
+            "asked": self.asked.to_dict(),
+            "seed": self.seed,
+            "num_inference_steps": self.num_inference_steps,
+            "scheduler": self.scheduler,
+            "graph": self.graph.fingerprint,
+            "weights": _weights_sum(self.denoiser),
+            "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
+        }
+
+
+@torch.no_grad()
+def _weights_sum(denoiser: torch.nn.Module) -> float:
+    """A number that changes when the weights do."""
+    return float(np.sum([parameter.float().abs().sum().item() for parameter in denoiser.parameters()]))
+
+
+def comparable(value: Any) -> Any:
+    """A call argument as JSON; of anything but plain values only the type, its text may hold an address."""
+    if isinstance(value, list | tuple):
+        return [comparable(one) for one in value]
+    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
+
+
+def check_steps(num_inference_steps: Any) -> None:
+    """Raise unless it is a number of steps."""
+    if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+        raise StepMaskError(f"num_inference_steps must be a whole number of at least 1, got {num_inference_steps!r}")
