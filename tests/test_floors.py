@@ -10,7 +10,7 @@ import stepmask
 
 ROOT = Path(stepmask.__file__).parent
 FLOORS = (
-    {"errors", "_files", "mask", "graph", "cost"},
+    {"errors", "_files", "mask", "family", "graph", "cost"},
     {"liveness", "schedules"},
     {"architectures"},
     {"runtime"},

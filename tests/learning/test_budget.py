@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from stepmask import BlockGraph, CostTable, Site, StepMask, TargetError, describe, make_plan, measure_cost
 from stepmask.graph import OUT
-from stepmask.learning.budget import TOLERANCE, Budget, _LivePlan
+from stepmask.learning.budget import TOLERANCE, Budget
+from stepmask.learning.live_plan import LivePlan
 from stepmask.liveness import Elimination, rows_of, table_of
 from tiny import tiny_model
 
@@ -93,7 +94,7 @@ def live_cost(graph, mask, share) -> float:
 def test_live_plan_follows_every_flip(case, data):
     graph, mask, cost = case
     share = Budget(graph, cost).site_share
-    live = _LivePlan(Elimination(graph), mask, share)
+    live = LivePlan(Elimination(graph), mask, None, share)
     for _ in range(4):
         step = data.draw(st.integers(0, len(mask) - 1))
         site = data.draw(st.integers(0, len(graph) - 1))

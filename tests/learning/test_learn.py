@@ -1,4 +1,4 @@
-"""learn() end to end on tiny random models: targets, seeds, options, what it restores and what it refuses."""
+"""The per-step learner end to end on tiny random models: targets, seeds, options, what it restores and what it refuses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from stepmask.mask import scheduler_identity
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
 
 STEPS = 5
-QUICK = {"num_trajectories": 3, "batch_size": 2, "progress": False}
+QUICK = {"method": "per-step", "num_trajectories": 3, "batch_size": 2, "progress": False}
 
 
 def heun(name: str):
@@ -180,7 +180,7 @@ def test_labels_are_drawn_at_random():
     hook = pipe.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(tuple(kwargs["class_labels"].tolist())), with_kwargs=True
     )
-    learn(pipe, 2, 0.8, num_trajectories=6, batch_size=2, importance="uniform", progress=False)
+    learn(pipe, 2, 0.8, method="per-step", num_trajectories=6, batch_size=2, importance="uniform", progress=False)
     hook.remove()
     labels = {pair[:2] for pair in seen}
     assert len(labels) == 9, "new ones for calibration, each trajectory, and the two runs to judge by"
@@ -234,8 +234,8 @@ def test_without_a_target_lambda_decides():
     costs = []
     for lambda_sparse in (1e-9, 10.0):
         mask = learn(
-            dit_pipeline(), STEPS, None, sparsity="penalty", lambda_sparse=lambda_sparse, initial_score=0.6,
-            importance="uniform", num_trajectories=4, batch_size=2, learning_rate=0.1, progress=False,
+            dit_pipeline(), STEPS, None, method="per-step", sparsity="penalty", lambda_sparse=lambda_sparse,
+            initial_score=0.6, importance="uniform", num_trajectories=4, batch_size=2, learning_rate=0.1, progress=False,
         )  # fmt: skip
         assert mask.provenance["target_macs"] is None
         assert np.array_equal(mask.compute, mask.scores > 0.5), "nothing but rounding"
@@ -250,8 +250,8 @@ def test_teacher_and_student_trajectories_differ():
         hook = pipe.transformer.register_forward_pre_hook(
             lambda module, args, kwargs, seen=seen: seen.append(args[0].clone()), with_kwargs=True
         )
-        learn(pipe, STEPS, 0.6, trajectory=trajectory, num_trajectories=1, batch_size=2, importance="uniform",
-              sparsity="projection", progress=False)  # fmt: skip
+        learn(pipe, STEPS, 0.6, method="per-step", trajectory=trajectory, num_trajectories=1, batch_size=2,
+              importance="uniform", sparsity="projection", progress=False)  # fmt: skip
         hook.remove()
         inputs[trajectory] = seen
     calibration, learning = inputs["teacher"][:STEPS], inputs["teacher"][STEPS:]
@@ -265,7 +265,7 @@ def test_config_and_options():
     with pytest.raises(StepMaskError, match=r"not both \(batch_size\)"):
         learn(pipe, STEPS, config=LearnConfig(), batch_size=2)
     with pytest.raises(StepMaskError, match=r"no option 'batchsize'; there are .*batch_size"):
-        learn(pipe, STEPS, batchsize=2)
+        learn(pipe, STEPS, method="per-step", batchsize=2)
     same = LearnConfig(num_trajectories=3, batch_size=2)
     assert learn(pipe, STEPS, config=same, progress=False) == learn(pipe, STEPS, **QUICK)
 
@@ -305,7 +305,7 @@ def test_the_callback_sees_every_trajectory(capsys):
 
 
 def test_the_progress_bar_can_be_seen(capsys):
-    learn(dit_pipeline(), 2, 0.8, num_trajectories=2, batch_size=1)
+    learn(dit_pipeline(), 2, 0.8, method="per-step", num_trajectories=2, batch_size=1)
     captured = capsys.readouterr()
     assert "learning" in captured.out + captured.err and "MACs" in captured.out + captured.err
 

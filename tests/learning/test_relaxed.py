@@ -311,7 +311,7 @@ def test_nothing_keeps_the_graph_of_a_step():
             caches[id(self)] = self
 
     def watch(row, policy, output):
-        kept = SimpleNamespace(features=[cache._features for cache in caches.values()], traces=policy._traces)
+        kept = SimpleNamespace(features=[cache._values for cache in caches.values()], traces=policy._traces)
         found = [*tensors_in(kept.features), *tensors_in(kept.traces), policy.gradient, *tensors_in(output)]
         assert len(list(tensors_in(kept.features))) == 6
         assert len(list(tensors_in(kept.traces))) >= 6 * min(row, 3)

@@ -11,7 +11,7 @@ from stepmask.learning.state import LearnerState, adam_step
 from tiny import ddim_pipeline, dit_pipeline, generator
 
 STEPS = 4
-QUICK = {"num_trajectories": 5, "batch_size": 2, "progress": False}
+QUICK = {"method": "per-step", "num_trajectories": 5, "batch_size": 2, "progress": False}
 
 
 class Stop(Exception):
