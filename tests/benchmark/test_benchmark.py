@@ -15,7 +15,8 @@ STEPS = 4
 MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
 QUICK = {"steps": (STEPS,), "num_images": 2, "speed": False, "memory": False}
 FIELDS = {
-    "model", "steps", "method", "setting", "macs", "psnr_mean", "psnr_min", "psnr_sem", "ssim_mean", "peak_cache_bytes"
+    "model", "steps", "method", "setting", "seed", "macs", "psnr_mean", "psnr_min", "psnr_sem", "ssim_mean",
+    "peak_cache_bytes", "psnr_when_learned",
 }  # fmt: skip
 
 
@@ -25,6 +26,8 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
     monkeypatch.setattr(methods, "TRAJECTORIES", 2)
     monkeypatch.setattr(methods, "TARGETS", (0.7, 0.5))
+    monkeypatch.setattr(methods, "ROUNDS", 0)
+    monkeypatch.setattr(methods, "SEEDS", (0, 1))
 
 
 def forbid(monkeypatch, *names):
@@ -38,32 +41,40 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert all(set(row) == FIELDS and row["steps"] == STEPS for row in rows)
     settings = {name: [(r["method"], r["setting"]) for r in rows if r["model"] == name] for name in MODELS}
-    fora = [("FORA", "1:2"), ("FORA", "1:3"), ("FORA", "1:4")]
-    learned = [("learned", "0.7"), ("learned", "0.5"), ("learned, paper", "0.5")]
-    assert settings["a-dit"] == fora + learned, "DeepCache needs levels"
-    assert settings["a-unet"] == fora + [("DeepCache", f"1:{k}") for k in (2, 3, 4, 5)] + learned
+    fora, forecast_fora, cache, forecast_cache = (
+        [(method, f"1:{k}") for k in methods.INTERVALS]
+        for method in ("FORA", "FORA + forecast", "DeepCache", "DeepCache + forecast")
+    )
+    each = [("0.7"), ("0.5")]
+    learned = [("learned", t) for t in each * 2] + [("learned, hold only", t) for t in each]
+    learned.append(("paper's learner", "0.5"))
+    assert settings["a-dit"] == fora + forecast_fora + learned, "DeepCache needs levels"
+    assert settings["a-unet"] == fora + cache + forecast_fora + forecast_cache + learned
 
     for row in rows:
         assert 0 < row["macs"] < 1 and row["psnr_min"] <= row["psnr_mean"] <= 100
-        if row["method"].startswith("learned"):
+        if "learne" in row["method"]:
             assert row["macs"] <= float(row["setting"])
     for name, make in MODELS.items():
         result = json.loads((output / f"{name}.json").read_text())
         assert result["model"] == name and result["rows"] == [row for row in rows if row["model"] == name]
         assert result["circumstances"]["seeds"] == [10_000, 10_001] and "versions" in result["circumstances"]
         pipe = make()
-        mask = StepMask.load(output / "masks" / f"{name}-{STEPS}-learned-0.5.json")
-        (row,) = (r for r in result["rows"] if (r["method"], r["setting"]) == ("learned", "0.5"))
+        mask = StepMask.load(output / "masks" / f"{name}-{STEPS}-learned-0.5-seed1.json")
+        (row,) = (r for r in result["rows"] if (r["method"], r["setting"], r["seed"]) == ("learned", "0.5", 1))
         guided = {"guidance_scale": run.GUIDANCE_SCALE} if name == "a-dit" else {}
         assert mask.provenance["guidance_scale"] == guided.get("guidance_scale")
         fraction = measure_cost(pipe, call_kwargs=guided).fraction(make_plan(mask, describe(pipe)))
         assert row["macs"] == pytest.approx(fraction)
-    assert len(list((output / "masks").iterdir())) == len(rows)
+    assert len(list((output / "masks").iterdir())) == len(rows) + 3 * len(MODELS), (
+        "and three families a model"
+    )
     save_png(curve(rows), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
     forbid(monkeypatch, "evaluate")
-    monkeypatch.setattr(methods, "learn", lambda *args, **kwargs: pytest.fail("learned again"))
+    for name in ("learn", "learn_family"):
+        monkeypatch.setattr(methods, name, lambda *args, **kwargs: pytest.fail("learned again"))
     assert run_benchmark(output, **QUICK) == rows
 
 
@@ -82,13 +93,13 @@ def test_an_interrupted_benchmark_keeps_what_it_has(tmp_path, monkeypatch):
     assert len(json.loads((tmp_path / "a-dit.json").read_text())["rows"]) == 2
     assert calls[0] is None and calls[1] is not None, "the full run is made once"
     rows = run_benchmark(tmp_path, models=["a-dit"], **QUICK)
-    assert len(rows) == 6 and len(calls) == 3 + 4
-    assert len({(row["method"], row["setting"]) for row in rows}) == 6
+    assert len(rows) == len(calls) - 1, "only the one that failed was tried again"
+    assert len({(row["method"], row["setting"], row["seed"]) for row in rows}) == len(rows)
 
 
 def test_speed_and_memory_are_recorded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SPEED_STEPS", STEPS)
-    monkeypatch.setattr(run, "learning_peak_mib", lambda name, steps: 100.0 + steps / 1000)
+    monkeypatch.setattr(run, "probing_memory_mib", lambda name, steps: {"peak": 100.0 + steps / 10, "waiting": 5.0})
     options = {"models": ["a-unet"], "steps": (), "num_images": 2}
     assert run_benchmark(tmp_path, **options) == []
     result = json.loads((tmp_path / "a-unet.json").read_text())
@@ -96,8 +107,10 @@ def test_speed_and_memory_are_recorded_once(tmp_path, monkeypatch):
     for row in result["speed"]:
         assert row["one_over_macs"] == pytest.approx(1 / row["macs"])
         assert row["share_of_bound"] == pytest.approx(row["denoiser_speedup"] * row["macs"])
-    assert result["learning_peak_mib"] == {"20": 100.0, "100": 100.1}
-    forbid(monkeypatch, "evaluate", "learning_peak_mib")
+    assert result["probing_memory_mib"] == {
+        str(steps): {"peak": 100.0 + steps / 10, "waiting": 5.0} for steps in run.MEMORY_STEPS
+    }
+    forbid(monkeypatch, "evaluate", "probing_memory_mib")
     run_benchmark(tmp_path, **options)
     assert json.loads((tmp_path / "a-unet.json").read_text()) == result
 
@@ -118,7 +131,10 @@ def test_no_reference_models(tmp_path, monkeypatch):
     assert not (tmp_path / "bench").exists()
 
 
-def test_peak_memory_is_printed(capsys):
-    memory.main("a-dit", 3)
-    mebibytes = float(capsys.readouterr().out.split()[-1])
-    assert 50 < mebibytes < 10**6
+def test_memory_is_printed(capsys):
+    found = []
+    for steps in (3, 6):
+        memory.main("a-dit", steps)
+        found.append([float(word) for word in capsys.readouterr().out.split()[-2:]])
+    (peak, waiting), (_, later) = found
+    assert 50 < peak < 10**6 and 0 < waiting < later

@@ -14,7 +14,20 @@ Model = Annotated[
         metavar="MODEL", help="Id on the Hugging Face hub, folder of a diffusers pipeline, or reference:NAME."
     ),
 ]
-MaskFile = Annotated[Path, typer.Option("--mask", "-m", metavar="FILE", help="Mask file, as `learn` writes it.")]
+MaskFile = Annotated[
+    Path,
+    typer.Option("--mask", "-m", metavar="FILE", help="Mask file, as `learn` writes it; or a family's, with --at."),
+]
+At = Annotated[
+    float | None,
+    typer.Option(
+        "--at",
+        metavar="SHARE",
+        min=0.0,
+        max=1.0,
+        help="From a family's file, take its best mask that costs at most this share of the full run, 0.5 for 50%.",
+    ),
+]
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write to; made if need be.")]
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps, ... By default an accelerator if any.")

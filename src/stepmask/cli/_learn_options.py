@@ -1,4 +1,7 @@
-"""Command line options made from the fields of `LearnConfig`: name, default and help are written once, there."""
+"""Command line options made from the fields of `GlobalConfig` and `LearnConfig`: written once, there.
+
+An option that the user does not give is not passed on, so that a method's own default holds.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,26 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from stepmask.learning.config import LearnConfig
+from stepmask.learning import GlobalConfig, LearnConfig
 
-PANEL = "How it learns (LearnConfig)"
+PANELS = {
+    GlobalConfig: "How it selects (method global)",
+    LearnConfig: "How it learns (methods per-step and paper)",
+}
+NOT_OFFERED = {"objective"}
+"""What no text can say."""
 
 
 def with_learn_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Replace the ``**options`` of a verb by one option per field of `LearnConfig`."""
+    """Replace the ``**options`` of a verb by one option per knob; the verb gets those that were given."""
     signature = inspect.signature(verb, eval_str=True)
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    made = list(_parameters())
+    made = [parameter for config in PANELS for parameter in _parameters(config)]
+    knobs = {p.name for p in made}
 
     @wraps(verb)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        verb(*args, **kwargs)
+    def wrapper(**values: Any) -> None:
+        verb(**{name: value for name, value in values.items() if name not in knobs or value is not None})
 
     del wrapper.__wrapped__
     wrapper.__signature__ = signature.replace(parameters=[*kept, *made])  # type: ignore[attr-defined]
@@ -33,20 +42,35 @@ def with_learn_options(verb: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def _parameters() -> typing.Iterator[inspect.Parameter]:
-    types, texts = typing.get_type_hints(LearnConfig), _descriptions()
-    for field in fields(LearnConfig):
+def _parameters(config: type) -> typing.Iterator[inspect.Parameter]:
+    types, texts = typing.get_type_hints(config), _descriptions(config)
+    for field in fields(config):
+        if field.name in NOT_OFFERED:
+            continue
         type_, choices = types[field.name], None
         if typing.get_origin(type_) is Literal:
             type_, choices = str, "|".join(typing.get_args(type_))
-        option = typer.Option(help=texts.get(field.name), metavar=choices, rich_help_panel=PANEL)
+        text = f"{texts[field.name]} {_default(config, field.name)}"
+        option = typer.Option(help=text, metavar=choices, rich_help_panel=PANELS[config])
         yield inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[type_, option]
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[type_ | None, option]
         )
 
 
-def _descriptions() -> dict[str, str]:
-    """What the docstring of `LearnConfig` says about each attribute."""
-    text = inspect.getdoc(LearnConfig) or ""
+def _default(config: type, name: str) -> str:
+    """What holds where the option is not given."""
+    usual = _spelled(name, getattr(config(), name))
+    paper = _spelled(name, getattr(config.paper(), name)) if config is LearnConfig else usual
+    return f"Default: {usual}." if paper == usual else f"Default: {usual}; paper: {paper}."
+
+
+def _spelled(name: str, value: Any) -> str:
+    """A value as the command line takes it."""
+    return f"--{'' if value else 'no-'}{name.replace('_', '-')}" if isinstance(value, bool) else str(value)
+
+
+def _descriptions(config: type) -> dict[str, str]:
+    """What the docstring of a configuration says about each attribute."""
+    text = inspect.getdoc(config) or ""
     found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, flags=re.MULTILINE)
     return {name: re.sub(r"\s+", " ", words).replace("``", "").replace('"', "") for name, words in found}

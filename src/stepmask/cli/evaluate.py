@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import BatchSize, Device, FirstSeed, Guidance, MaskFile, Model, NumImages, Precision
+from stepmask.cli._arguments import At, BatchSize, Device, FirstSeed, Guidance, MaskFile, Model, NumImages, Precision
+from stepmask.cli._mask_files import load_mask
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_file, write_json
 from stepmask.cli._progress import runs_bar
@@ -18,6 +19,7 @@ from stepmask.cli._progress import runs_bar
 def evaluate(
     model: Model,
     mask: MaskFile,
+    at: At = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write everything as JSON.")] = None,
     num_images: NumImages = 16,
     first_seed: FirstSeed = 10_000,
@@ -31,7 +33,7 @@ def evaluate(
     """Compare MODEL under a mask with the full run, on seeds that learning has not seen."""
     import stepmask
 
-    decision = stepmask.StepMask.load(mask)
+    decision = load_mask(mask, at)
     if json is not None:
         ready_file(json)
     pipe = load(model, mask=decision, device=device, dtype=dtype)

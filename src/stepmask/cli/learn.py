@@ -1,7 +1,8 @@
-"""stepmask learn: a mask for a model, from noise alone."""
+"""stepmask learn: a mask for a model, or a family of masks, from noise alone."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,20 +13,43 @@ from stepmask.cli._arguments import Device, Model, Precision, Scheduler, Schedul
 from stepmask.cli._learn_options import with_learn_options
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_file
+from stepmask.cli._reached import asked, family_table, reached
+from stepmask.cli._targets import MaxCacheMib, MinPsnr, TargetMacs, Targets, TargetSpeedup, arguments
+
+
+class Method(str, Enum):
+    """How a mask comes to be."""
+
+    everything = "global"
+    per_step = "per-step"
+    paper = "paper"
 
 
 @app.command()
 @with_learn_options
 def learn(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Mask file to write.")] = Path(
-        "mask.json"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write; mask.json by default, family.json with --targets."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps of the runs that the mask is for.")] = 50,
-    target_macs: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the full run's MACs to keep, 0.6 for 60%.")
-    ] = 0.6,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of noise, conditions and drawn masks.")] = 0,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="[b]global[/b] selects by the final image what each block does at each step: compute, hold its last "
+            "value, or forecast from its last two. [b]per-step[/b] learns from the error of each step alone, "
+            "[b]paper[/b] does so as arXiv 2603.19939 (as we read it); both only compute or hold."
+        ),
+    ] = Method.everything,
+    target_macs: TargetMacs = None,
+    targets: Targets = None,
+    target_speedup: TargetSpeedup = None,
+    min_psnr: MinPsnr = None,
+    max_cache_mib: MaxCacheMib = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of noise, conditions and draws.")] = 0,
     scheduler: SchedulerChoice = Scheduler.keep,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of classifier-free guidance; by default the pipeline's own.")
@@ -38,28 +62,35 @@ def learn(
     dtype: Precision = None,
     **options: Any,
 ) -> None:
-    """Learn a mask for MODEL: which block computes at which step, at a given share of the MACs."""
+    """Learn for MODEL which block computes, holds or forecasts at which step.
+
+    Needs no data: it looks at what the model itself makes of noise. Its weights stay as they are.
+    """
+    wanted = arguments(method.value, target_macs, targets, target_speedup, min_psnr, max_cache_mib)
+    output = output or Path("family.json" if targets else "mask.json")
     ready_file(output)
     if resume is not None:
         ready_file(resume)
     import stepmask
+    from stepmask.learning.entry import DEFAULT_TARGET, _config
+    from stepmask.learning.select import Asked
 
-    stepmask.learning.LearnConfig(**options)  # says what is wrong with an option before the model is loaded
+    if not wanted.keys() - {"max_cache_bytes"}:
+        wanted["target_macs"] = DEFAULT_TARGET
+    Asked(**wanted)  # what is wrong with an option is said before the model is loaded
+    given = {**wanted, "config": _config(method.value, None, options), "seed": seed, "resume": resume}
     pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
+    given |= {"num_inference_steps": steps, "call_kwargs": guidance_kwargs(guidance_scale) or None}
     try:
-        mask = stepmask.learn(
-            pipe,
-            num_inference_steps=steps,
-            target_macs=target_macs,
-            seed=seed,
-            call_kwargs=guidance_kwargs(guidance_scale) or None,
-            resume=resume,
-            **options,
-        )
+        made = stepmask.learn_family(pipe, **given) if targets else stepmask.learn(pipe, method=method.value, **given)
     except KeyboardInterrupt:
         if resume is not None and resume.exists():
             stderr().print(f"the state is kept in {resume}; run the same command again to go on")
         raise
-    mask.save(output)
-    fraction = stepmask.measure_cost(pipe).fraction(stepmask.make_plan(mask, stepmask.describe(pipe)))
-    stdout().print(f"{output}: {mask.num_rows} steps x {len(mask.sites)} sites, {fraction:.1%} of the full run's MACs")
+    made.save(output)
+    out = stdout()
+    mask = next(iter(made)).mask if targets else made
+    size = f"{len(made)} masks of " if targets else ""
+    out.print(f"{output}: {size}{mask.num_rows} steps x {len(mask.sites)} sites", soft_wrap=True)
+    out.print(f"asked for {asked(mask)}", soft_wrap=True)
+    out.print(family_table(made) if targets else f"reached {reached(mask)}", soft_wrap=True)

@@ -9,6 +9,7 @@ import typer
 
 from stepmask.cli._app import app, stdout
 from stepmask.cli._arguments import (
+    At,
     BatchSize,
     Device,
     FirstSeed,
@@ -19,6 +20,7 @@ from stepmask.cli._arguments import (
     NumImages,
     Precision,
 )
+from stepmask.cli._mask_files import load_mask
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_folder
 from stepmask.cli._progress import runs_bar
@@ -29,6 +31,7 @@ def sample(
     model: Model,
     mask: MaskFile,
     output: Folder,
+    at: At = None,
     num_images: NumImages = 16,
     first_seed: FirstSeed = 10_000,
     batch_size: BatchSize = 16,
@@ -43,7 +46,7 @@ def sample(
     from stepmask.evaluation.sampled import sample_masked, sample_pairs
     from stepmask.report import save_png, side_by_side
 
-    decision = stepmask.StepMask.load(mask)
+    decision = load_mask(mask, at)
     ready_folder(output)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
     sampler, seeds = sampler_for(

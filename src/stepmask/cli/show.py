@@ -8,26 +8,30 @@ from typing import Annotated, Any
 import typer
 
 from stepmask.cli._app import app, stdout
+from stepmask.cli._arguments import At
+from stepmask.cli._mask_files import load_mask
 from stepmask.cli._models import load
 from stepmask.cli._output import ready_folder
+from stepmask.cli._reached import reached
 
 
 @app.command()
 def show(
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask file.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask file, or a family's with --at.")],
+    at: At = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Draw the pictures into this folder.")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Its model, to show what elimination makes of the mask; else only compute and hold."),
+        typer.Option(help="Its model, to show what elimination makes of the mask; else only what it asks for."),
     ] = None,
 ) -> None:
     """Draw a mask: a map in the terminal, with -o also heatmap, full grid and learned scores."""
     import stepmask
     from stepmask.report import terminal_map
 
-    decision, fraction = stepmask.StepMask.load(mask), None
+    decision, fraction = load_mask(mask, at), None
     if output is not None:
         ready_folder(output)
     drawn: Any = decision
@@ -41,6 +45,8 @@ def show(
     made = ", ".join(f"{k} {v}" for k, v in decision.provenance.items() if isinstance(v, str | int | float))
     scheduler = decision.scheduler["class"] if decision.scheduler else "any scheduler"
     out.print(f"{decision!r}, {scheduler}; {made or 'no provenance'}", soft_wrap=True)
+    if "psnr" in decision.provenance:
+        out.print(f"when learned: {reached(decision)}", soft_wrap=True)
     if fraction is not None:
         out.print(f"{fraction:.1%} of the full run's MACs after elimination")
     if output is not None:

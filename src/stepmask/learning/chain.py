@@ -101,6 +101,12 @@ class Chain:
         self.aged = np.zeros((rows, sites, ages + 1, copies, num_images))
         """(T, B, 1 + ages, copies, images): the same, if the cell's value were the one computed so many rows before."""
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the values that wait between the two passes; grows with the number of steps."""
+        entries = (parts for history in self._values.values() for _, parts in history)
+        return sum(part.numel() * part.element_size() for parts in entries for part in parts)
+
     @contextlib.contextmanager
     def riding(self) -> Iterator[None]:
         """Gate the denoiser and its sites for a while."""

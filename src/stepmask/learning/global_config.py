@@ -9,10 +9,10 @@ from typing import Any
 from stepmask.errors import StepMaskError
 
 _RANGES = {
-    "rounds": (1, 10**4),
+    "rounds": (0, 10**4),
     "num_probes": (1, 10**4),
     "num_projections": (1, 100),
-    "num_validation": (2, 10**4),
+    "num_validation": (3, 10**4),
     "num_held_back": (2, 10**5),
     "shrink": (0.01, 0.9),
     "slack": (0.001, 0.5),
@@ -25,7 +25,7 @@ class GlobalConfig:
     """How a mask is selected end to end.
 
     Attributes:
-        rounds: Probing runs for the first target; each further target of the same pass gets half as many.
+        rounds: Refining rounds at each target, after those that walk down to it.
         num_probes: Images per probing run.
         num_projections: Random directions per probed image; each costs a backward pass.
         num_validation: Images, always the same, on which every candidate is judged.
@@ -38,7 +38,7 @@ class GlobalConfig:
             squared distance is made small; differentiable. None compares them as they are.
     """
 
-    rounds: int = 12
+    rounds: int = 5
     num_probes: int = 8
     num_projections: int = 1
     num_validation: int = 8

@@ -35,8 +35,8 @@ from stepmask.runtime.apply import apply
 VALIDATION, HELD_BACK, PROBES = 0, 20_000, 40_000
 """First image numbers of the three kinds of noise."""
 
-FULL_PSNR = 80.0
-"""What the full run counts for in choosing where to start, in dB; its error is 0."""
+PSNR_CAP = 80.0
+"""dB. What an image counts for at most, the full run's included, whose error is 0."""
 
 SLOPE_DOWN, SLOPE_UP = 20.0, 10.0
 """dB that a table is expected to lose on the way down to a target, or to win on the way up, per factor e in cost."""
@@ -44,8 +44,11 @@ SLOPE_DOWN, SLOPE_UP = 20.0, 10.0
 PATIENCE_DB = 2.0
 """How much less a table counts each time that it has been started from."""
 
-HOPELESS_DB = 1.5
-"""A candidate this much behind on the first images is not measured on the others."""
+NEAR = (0.75, 1.15)
+"""Tables of so many times the target's cost are started from in refining."""
+
+FIRST_IMAGES, HOPELESS_DB = 2, 2.5
+"""A candidate so many dB behind on the first images is not measured on the others."""
 
 TRUSTS = (0.0, 0.5, 0.9)
 """Settings of `Selection` that each round tries."""
@@ -72,9 +75,11 @@ class Round:
     """What one round did."""
 
     target: float
-    number: int
+    """Of the search."""
+    level: float
+    """Cost that the round's proposals had to keep to, on the way to the target."""
     best: Candidate | None
-    """Best within the target so far; None while none has come down to it."""
+    """Best at that cost so far."""
     predicted: float
     """PSNR in dB that the round's best proposal was predicted to have."""
     true: float
@@ -109,28 +114,46 @@ class GlobalSearch:
         self._allowed = (Action.hold, Action.linear) if config.forecast else (Action.hold,)
         self._full: dict[tuple[int, int], torch.Tensor] = {}
         self._tried: dict[tuple[bytes, float], int] = {}
-        self._rounds = 0
+        self.num_rounds = 0
+        """Rounds done."""
         self.candidates: dict[bytes, Candidate] = {}
 
     def run(self, targets: list[float]) -> Iterator[Round]:
         """Search at each target, most expensive first; yields after every round."""
         self._begin(targets)
-        for number, target in enumerate(targets):
-            slack = self.config.slack
-            rounds = self.config.rounds if number == 0 else math.ceil(self.config.rounds / 2)
-            for index in range(rounds):
-                before = self.best(target)
-                report = self._round(target, index, slack)
-                after = self.best(target)
-                better = after is not None and (before is None or after.psnr > before.psnr)
-                slack = min(0.2, 1.3 * slack) if better else max(0.01, 0.6 * slack)
-                self._measured.save()
-                yield report
-            if self.best(target) is None:
+        current = next(iter(self.candidates.values()))
+        for target in targets:
+            current = yield from self._descend(current, target)
+            yield from self._refine(target)
+            current = self.best(target)
+
+    def _descend(self, current: Candidate, target: float) -> Iterator[Round]:
+        """Walk down to a target, some of the cost a round, on the best table of each level."""
+        while current.cost > target:
+            level = max(target, current.cost * (1 - self.config.shrink))
+            level = target if level < 1.04 * target else level
+            report = self._round(current, level, self.config.slack / 2, target)
+            self._measured.save()
+            yield report
+            found = self.best(level)
+            if found is None:
                 raise TargetError(
-                    f"no table within the target {target:g} was found in {rounds} rounds: allow more rounds, or ask "
-                    "for more of the cost or of the cache"
+                    f"no table within {level:g} of the cost was found on the way to {target:g}: ask for more of the "
+                    "cost or of the cache"
                 )
+            current = found
+        return current
+
+    def _refine(self, target: float) -> Iterator[Round]:
+        """Exchange cells at a target, and draw in tables from around it."""
+        slack = self.config.slack
+        for _ in range(self.config.rounds):
+            before = self.best(target)
+            base = self._base(target)
+            report = self._round(base, max(target, base.cost * (1 - self.config.shrink)), slack, target)
+            slack = min(0.2, 1.3 * slack) if self.best(target).psnr > before.psnr else max(0.01, 0.6 * slack)
+            self._measured.save()
+            yield report
 
     def best(self, target: float) -> Candidate | None:
         """The best candidate whose plan costs at most `target`."""
@@ -154,62 +177,61 @@ class GlobalSearch:
         )
 
     def _begin(self, targets: list[float]) -> None:
-        """Measure the full run and the regular schedules near the targets, the cheapest of hopeless ones in part."""
+        """Measure the regular schedules near the targets."""
         full = np.full((len(self._timesteps), len(self.budget.graph)), Action.compute, dtype=np.uint8)
-        psnrs = np.full(self.config.num_validation, FULL_PSNR)
+        psnrs = np.full(self.config.num_validation, PSNR_CAP)
         self.candidates[full.tobytes()] = Candidate(full, self.budget.cost_of(full), psnrs, "the full run")
         for schedule in portfolio(self.budget.graph, self._timesteps, self._allowed):
             actions = settle(schedule, self.budget).actions
             cost = self.budget.cost_of(actions)
-            if 0.75 * targets[-1] <= cost <= 1.35 * targets[0] and self.fits(actions):
+            if NEAR[0] * targets[-1] <= cost <= NEAR[1] * targets[0] and self.fits(actions):
                 record = schedule.provenance
                 words = [record["method"], f"1:{record['interval']}", record.get("forecast", "")]
-                self._try(actions, " ".join(filter(None, words)), hopeless_db=6.0)
+                self._try(actions, " ".join(filter(None, words)))
         self._measured.save()
 
-    def _round(self, target: float, index: int, slack: float) -> Round:
-        base = self._base(target)
+    def _round(self, base: Candidate, level: float, slack: float, target: float) -> Round:
+        """Propose tables of a cost of at most `level` from one probe of `base`, and measure them."""
         found = self._probe(base)
-        floor = max(target, base.cost * (1 - self.config.shrink))
         made = []
         for trust in TRUSTS:
             selection = Selection(self.budget, base.actions, found, self._allowed, trust, self.fits)
-            selection.shrink(floor - slack * target)
-            selection.grow(floor)
+            selection.shrink(min(level, base.cost) - slack * level)
+            selection.grow(level)
             selection.mend()
             actions = settle(self.mask(selection.actions), self.budget).actions
             if self.fits(actions):
-                candidate = self._try(actions, f"round {self._rounds}")
-                made.append((candidate, base.psnr + selection.predicted))
-        self._rounds += 1
+                made.append((self._try(actions, f"round {self.num_rounds}"), base.psnr + selection.predicted))
+        self.num_rounds += 1
         true, predicted = max(((c.psnr, p) for c, p in made if c is not None), default=(math.nan, math.nan))
-        return Round(target, index, self.best(target), predicted, true)
+        return Round(target, level, self.best(level), predicted, true)
 
     def _base(self, target: float) -> Candidate:
-        """The candidate that promises most at the target, and has not been started from too often."""
+        """The candidate near a target that promises most there, and has not been started from too often."""
 
         def worth(candidate: Candidate) -> float:
             way = math.log(target / candidate.cost)
             tried = self._tried.get((candidate.actions.tobytes(), target), 0)
             return candidate.psnr + (SLOPE_DOWN if way < 0 else SLOPE_UP) * way - PATIENCE_DB * tried
 
-        base = max(self.candidates.values(), key=worth)
+        near = [c for c in self.candidates.values() if NEAR[0] * target <= c.cost <= NEAR[1] * target]
+        base = max(near, key=worth)
         key = (base.actions.tobytes(), target)
         self._tried[key] = self._tried.get(key, 0) + 1
         return base
 
-    def _try(self, actions: np.ndarray, made_by: str, hopeless_db: float = HOPELESS_DB) -> Candidate | None:
+    def _try(self, actions: np.ndarray, made_by: str) -> Candidate | None:
         """Measure a table; None if it fell too far behind on the first images to be measured on all."""
         key = actions.tobytes()
         if key in self.candidates:
             return self.candidates[key]
         cost = self.budget.cost_of(actions)
-        half = self.config.num_validation // 2
-        psnrs = self._psnrs(actions, VALIDATION, half)
+        first = FIRST_IMAGES
+        psnrs = self._psnrs(actions, VALIDATION, first)
         rival = self.best(cost + TOLERANCE)
-        if rival is not None and psnrs.mean() < rival.psnrs[:half].mean() - hopeless_db:
+        if rival is not None and psnrs.mean() < rival.psnrs[:first].mean() - HOPELESS_DB:
             return None
-        rest = self._psnrs(actions, VALIDATION + half, self.config.num_validation - half)
+        rest = self._psnrs(actions, VALIDATION + first, self.config.num_validation - first)
         candidate = Candidate(actions, cost, np.concatenate([psnrs, rest]), made_by)
         self.candidates[key] = candidate
         return candidate
@@ -225,13 +247,13 @@ class GlobalSearch:
                 self._full[first, count] = self._noise.images(first, count)
             with apply(self._noise.pipe, self._plan(actions)):
                 images = self._noise.images(first, count)
-        psnrs = np.minimum(self._noise.psnrs(images, self._full[first, count]), FULL_PSNR)
+        psnrs = np.minimum(self._noise.psnrs(images, self._full[first, count]), PSNR_CAP)
         self._measured.keep_psnrs(key, psnrs)
         return psnrs
 
     def _probe(self, base: Candidate) -> Probe:
         """What every switch in a table would do, on noise of its own."""
-        count, first = self.config.num_probes, PROBES + self._rounds * self.config.num_probes
+        count, first = self.config.num_probes, PROBES + self.num_rounds * self.config.num_probes
         key = f"{first}.{hashlib.sha256(base.actions.tobytes()).hexdigest()[:24]}"
         found = self._measured.probe(key)
         if found is None:

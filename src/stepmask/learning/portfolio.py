@@ -8,7 +8,7 @@ from stepmask.graph import BlockGraph
 from stepmask.mask import Action, StepMask
 from stepmask.schedules import deepcache, fora
 
-MAX_INTERVAL = 10
+MAX_INTERVAL = 7
 """Of the regular schedules; beyond, too little is computed to be of use."""
 
 
@@ -22,7 +22,7 @@ def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[A
     """
     yield fora(graph, timesteps, 1)
     levels = [site.depth for site in graph.sites]
-    for forecast in (None, "linear") if Action.linear in allowed else (None,):
+    for forecast in ("linear", None) if Action.linear in allowed else (None,):
         for interval in range(2, min(len(timesteps), MAX_INTERVAL) + 1):
             yield fora(graph, timesteps, interval, forecast=forecast)
             if None not in levels:

@@ -45,6 +45,6 @@ def show_rounds(visible: bool, total: int) -> Iterator[Callable[[Any], None]]:
         def show(done: Any) -> None:
             best = "none yet" if done.best is None else f"{done.best.psnr:.1f} dB at {done.best.cost:.1%}"
             last = f"{done.true:.1f} dB (predicted {done.predicted:.1f})"
-            bar.update(task, advance=1, target=f"{done.target:.0%}", best=best, last=last)
+            bar.update(task, advance=1, target=f"{done.level:.0%}", best=best, last=last)
 
         yield show

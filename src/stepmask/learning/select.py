@@ -111,21 +111,19 @@ class Selecting:
 
     @property
     def num_rounds(self) -> int:
-        """Rounds of the whole search, at most."""
-        return self.config.rounds + (len(self.targets) - 1) * math.ceil(self.config.rounds / 2)
+        """Rounds of the whole search, if every round of the way down gets as far as it may."""
+        down = math.log(self.targets[-1]) / math.log(1 - self.config.shrink)
+        return math.ceil(down) + len(self.targets) * self.config.rounds
 
     def run(self, report: Callable[[Round], None]) -> None:
         """Search at all targets; with ``min_psnr`` until a target has less."""
+        enough, before = self.asked.min_psnr, None
         for done in self.search.run(self.targets):
+            if enough is not None and before is not None and done.target < before:
+                if self.search.best(before).psnr < enough:
+                    return
+            before = done.target
             report(done)
-            last = done.number + 1 == (self.config.rounds if done.target == self.targets[0] else self._later_rounds)
-            enough = self.asked.min_psnr
-            if enough is not None and last and done.best is not None and done.best.psnr < enough:
-                return
-
-    @property
-    def _later_rounds(self) -> int:
-        return math.ceil(self.config.rounds / 2)
 
     def mask(self) -> StepMask:
         """The mask that was asked for.
@@ -169,7 +167,7 @@ class Selecting:
         plan = make_plan(bare, self.graph)
         half_width = 1.96 * float(held_back.std(ddof=1)) / math.sqrt(len(held_back))
         mean = float(held_back.mean())
-        seeds = self.noise.seeds(0, PROBES + self.num_rounds * self.config.num_probes)
+        seeds = self.noise.seeds(0, PROBES + (self.search.num_rounds + 1) * self.config.num_probes)
         config = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
         provenance = {
             "method": "global",

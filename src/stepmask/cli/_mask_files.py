@@ -1,0 +1,38 @@
+"""The one mask that ``--mask FILE`` and ``--at SHARE`` mean: a mask's file, or one of a family's."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from stepmask.errors import StepMaskError
+from stepmask.family import MaskFamily
+from stepmask.mask import StepMask
+
+
+def load_mask(path: Path, at: float | None) -> StepMask:
+    """Read a mask, or pick from a family the best that costs at most `at`.
+
+    Raises:
+        StepMaskError: The file is neither; a family comes without `at`, or a mask with it; or no mask is so cheap.
+    """
+    if not _is_family(path):
+        mask = StepMask.load(path)
+        if at is not None:
+            raise StepMaskError(f"--at picks a mask from a family, and {path} holds a single mask: leave --at out")
+        return mask
+    family = MaskFamily.load(path)
+    if at is None:
+        # rounded up: what is listed can be given
+        there = ", ".join(f"{math.ceil(1000 * m.macs) / 1000:.3f} ({m.psnr:.1f} dB)" for m in family)
+        raise StepMaskError(f"{path} holds a family of {len(family)} masks: pick one with --at SHARE; it has {there}")
+    return family.at(at)
+
+
+def _is_family(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False  # reading it as a mask says what is wrong
+    return isinstance(content, dict) and content.get("format") == "stepmask-family"

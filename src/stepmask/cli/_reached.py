@@ -1,0 +1,67 @@
+"""What learning was asked for and what it reached, in words, from the provenance of masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stepmask.family import MaskFamily
+    from stepmask.mask import StepMask
+
+
+def asked(mask: StepMask) -> str:
+    """What the user wanted."""
+    wanted = mask.provenance.get("asked") or {"target_macs": mask.provenance.get("target_macs")}
+    spelled = {
+        "target_macs": lambda v: f"{v:.1%} of the MACs",
+        "target_speedup": lambda v: f"{v:g} times the speed",
+        "min_psnr": lambda v: f"a PSNR of {v:g} dB",
+        "targets": lambda v: f"{', '.join(f'{one:.0%}' for one in v)} of the MACs",
+        "max_cache_bytes": lambda v: f"at most {size(v)} of cache per image",
+    }
+    return ", ".join(spelled[name](value) for name, value in wanted.items() if value is not None)
+
+
+def reached(mask: StepMask) -> str:
+    """What the mask has; of the images only what was measured on held-back noise."""
+    record = mask.provenance
+    words = [f"{record['macs']:.1%} of the MACs"]
+    if "target_speedup" in record.get("asked", {}):
+        words.append(f"{1 / record['cost']:.2f} times the speed of the denoiser by the latencies of its sites")
+    if "psnr" in record:
+        low, high = record["psnr"]["confidence_95"]
+        words.append(f"PSNR {record['psnr']['mean']:.1f} dB (95% confidence {low:.1f} to {high:.1f})")
+        words[-1] += f" on {record['psnr']['held_back_images']} held-back images"
+    else:
+        words.append("PSNR not measured (stepmask evaluate does)")
+    if "cache_bytes_per_image" in record:
+        words.append(f"{size(record['cache_bytes_per_image'])} of cache per image")
+    return ", ".join(words)
+
+
+def family_table(family: MaskFamily) -> Table:
+    """One line per mask, from expensive to cheap."""
+    from rich.table import Table
+
+    table = Table(title="from expensive to cheap", title_justify="left")
+    for heading in ("MACs", "PSNR", "95% confidence", "cache per image"):
+        table.add_column(heading, justify="right")
+    for member in family:
+        record: Any = member.mask.provenance
+        low, high = record["psnr"]["confidence_95"]
+        cache = size(record["cache_bytes_per_image"])
+        table.add_row(f"{record['macs']:.1%}", f"{member.psnr:.1f} dB", f"{low:.1f} to {high:.1f}", cache)
+    table.caption = f"PSNR against the full run, on {record['psnr']['held_back_images']} held-back images"
+    table.caption_justify = "left"
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
