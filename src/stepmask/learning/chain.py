@@ -89,6 +89,7 @@ class Chain:
         self._fresh, self._device = fresh, device
         self._states = plan.states.tolist()
         self._tracker = PositionTracker()
+        self._last_calls: dict[int, tuple[int, int]] = {}
         self._call: _Call | None = None
         self._replay: _Replay | None = None
         self._values: dict[tuple[int, int], list[tuple[int, Parts]]] = {}
@@ -135,9 +136,25 @@ class Chain:
         tensors = [leaves[i] for i in differentiable]
         leaves = [self._first_copy(leaf, batch) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         groups = batch // (self.num_images * self.copies)
+        self._check_call(position, groups, bool(differentiable))
         call = _Call(position, compute, spec, leaves, differentiable, groups)
         outputs = _Node.apply(self, call, self._anchor, *tensors)
         return tree_unflatten(list(outputs), call.output_spec)
+
+    def _check_call(self, position: Position, groups: int, differentiable: bool) -> None:
+        """Refuse runs whose calls do not follow from each other."""
+        last = self._last_calls.get(position.stream, (-1, groups))
+        self._last_calls[position.stream] = position.row, groups
+        if last != (position.row - 1, groups):
+            raise UnsupportedModelError(
+                f"{type(self.pipe).__name__} calls the denoiser at row {position.row} as it did not before; "
+                'method="global" needs the same calls at every step, from the first on: use method="paper"'
+            )
+        if position.row and not differentiable:
+            raise UnsupportedModelError(
+                f"no gradient reaches row {position.row} through {type(self.pipe.scheduler).__name__} or the "
+                'pipeline\'s loop: use method="paper", which needs none, or another scheduler'
+            )
 
     def _first_copy(self, tensor: Tensor, batch: int) -> Tensor:
         """One of each image, where the tensor has a batch of copies."""
