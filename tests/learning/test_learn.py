@@ -1,4 +1,4 @@
-"""The per-step learner end to end on tiny random models: targets, seeds, options, what it restores and what it refuses."""
+"""The per-step learner end to end on tiny random models: targets, seeds, options, what it restores and refuses."""
 
 from __future__ import annotations
 
@@ -235,7 +235,8 @@ def test_without_a_target_lambda_decides():
     for lambda_sparse in (1e-9, 10.0):
         mask = learn(
             dit_pipeline(), STEPS, None, method="per-step", sparsity="penalty", lambda_sparse=lambda_sparse,
-            initial_score=0.6, importance="uniform", num_trajectories=4, batch_size=2, learning_rate=0.1, progress=False,
+            initial_score=0.6, importance="uniform", num_trajectories=4, batch_size=2, learning_rate=0.1,
+            progress=False,
         )  # fmt: skip
         assert mask.provenance["target_macs"] is None
         assert np.array_equal(mask.compute, mask.scores > 0.5), "nothing but rounding"

@@ -1,0 +1,408 @@
+"""The whole run as one differentiable map: its effects are derivatives of the final images, and nothing else changes.
+
+`Blend` is the obvious implementation that effects are held to: hooks that keep every value and its graph, and hand out
+at every read of a site the value under the table, and a bit of the value that a table with one cell switched would
+hand out.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
+from torch import Tensor
+
+import stepmask
+from fakes import GrowingBatch, TwoCalls, assert_unchanged, snapshot
+from stepmask import State, StepMask, UnsupportedModelError, describe, make_plan, measure_cost
+from stepmask.architectures import denoiser_of
+from stepmask.learning._adjoints import inner
+from stepmask.learning.budget import Budget
+from stepmask.learning.chain import Chain
+from stepmask.learning.probe import probe
+from stepmask.learning.riding import frozen
+from stepmask.learning.selection import settle
+from stepmask.mask import Action
+from stepmask.runtime.sampling import SamplerLoop, seeded, without_decoder
+from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model
+
+IMAGES, COPIES, STEPS = 2, 2, 6
+LABELS = [3, 7]
+UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
+
+
+def unclipped(pipe):
+    """Where samples are clipped, the derivative jumps."""
+    pipe.scheduler.register_to_config(clip_sample=False)
+    return pipe
+
+
+PIPELINES = {  # pipeline, and what its call needs for one copy of the images
+    "DDIM": lambda: (unclipped(ddim_pipeline()), {}),
+    "DDPM": lambda: (unclipped(ddpm_pipeline()), {}),
+    "guidance": lambda: (dit_pipeline(), {"class_labels": LABELS, "guidance_scale": 3.0}),
+    "no guidance": lambda: (dit_pipeline(), {"class_labels": LABELS, "guidance_scale": 1.0}),
+    "two calls": lambda: (TwoCalls(tiny_model(DIT), DDIMScheduler(clip_sample=False)), {"class_labels": LABELS}),
+    "U-Net, DPM-Solver++": lambda: (SamplerLoop(tiny_model(UNET), DPMSolverMultistepScheduler()), {}),
+    "DiT, Heun": lambda: (
+        SamplerLoop(tiny_model(DIT), HeunDiscreteScheduler()),
+        {"class_labels": torch.tensor(LABELS)},
+    ),
+}
+
+
+def make(name: str):
+    pipe, call = PIPELINES[name]()
+    denoiser_of(pipe).double().requires_grad_(False)
+    if hasattr(pipe, "vae"):
+        pipe.vae.double()
+    return pipe, {"num_inference_steps": 4 if name.endswith("Heun") else STEPS, **call}
+
+
+def final(pipe, call: dict, copies: int = 1) -> Tensor:
+    """Final latents (copies * IMAGES, ...), or images where the pipeline has no decoder."""
+    call = {name: _repeated(value, copies) for name, value in call.items()}
+    if not isinstance(pipe, SamplerLoop | TwoCalls):
+        call["output_type"] = "pt"
+    if "class_labels" not in call or isinstance(pipe, SamplerLoop):
+        call["batch_size"] = copies * IMAGES
+    generators = [one for _ in range(copies) for one in seeded(range(IMAGES))]
+    with without_decoder(pipe) as latents:
+        images = pipe(generator=generators, **call).images
+    return latents[0] if latents else images
+
+
+def _repeated(value, copies: int):
+    return torch.cat([value] * copies) if isinstance(value, Tensor) else value * copies if value == LABELS else value
+
+
+def settled(pipe, call: dict, seed: int = 0, share: float = 0.45) -> StepMask:
+    """A random table of all actions, as learning hands them to the chain."""
+    steps = call["num_inference_steps"]
+    mask = random_mask(denoiser_of(pipe), pipe.scheduler, steps, seed, share, only_blocks=True, forecasts=0.5)
+    return settle(mask, Budget(describe(pipe), measure_cost(pipe)))
+
+
+def cotangents(pipe, call: dict, copies: int = COPIES) -> Tensor:
+    """(copies, IMAGES, ...)."""
+    shape = final(pipe, {**call, "num_inference_steps": 2}).shape
+    return torch.randn(copies, *shape, generator=generator(7), dtype=torch.float64)
+
+
+def ride(pipe, call, plan, along: Tensor, fresh: bool = True, **options) -> tuple[Chain, Tensor]:
+    """A chain with its effects along (copies, IMAGES, ...) cotangents, and the images that it made."""
+    chain = Chain(pipe, plan, IMAGES, len(along), fresh, **options)
+    with frozen(denoiser_of(pipe)), chain.riding():
+        images = final(pipe, call, len(along))
+        images.backward(along.flatten(0, 1).to(images))
+    return chain, images.detach()
+
+
+class Blend:
+    """Hooks that run a table, mixed by `amounts` with all tables that differ from it in one cell.
+
+    A read of a site is ``now + sum over switches of amount * (the value after the switch - now)``, where each value is
+    the last one that the table in question computes, or the line through its last two. What sites would compute is
+    known at every row.
+    """
+
+    def __init__(self, model, actions: np.ndarray, amounts: Tensor | dict) -> None:
+        """`amounts` is (T, B, actions, IMAGES), or {(row, site, action): number} for single ones."""
+        self.row = self.stream = 0
+        self._actions, self._amounts = actions, amounts
+        self._fresh: dict[tuple[int, int], list] = {}
+        modules, names = dict(model.named_modules()), describe(model).names
+        self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(names)]
+
+    def _hook(self, site: int):
+        def swap(module, args, output):
+            fresh = self._fresh.setdefault((self.stream, site), [])
+            assert len(fresh) == self.row
+            fresh.append(output)
+            column = self._actions[:, site]
+            now = self._value(fresh, column)
+            mixed = now
+            for (row, action), amount in self._switches(site).items():
+                if row <= self.row and column[row] != action:
+                    switched = column.copy()
+                    switched[row] = action
+                    amount = amount.repeat(len(output) // IMAGES).view(-1, *[1] * (output.dim() - 1))
+                    mixed = mixed + amount * (self._value(fresh, switched) - now)
+            return mixed
+
+        return swap
+
+    def _switches(self, site: int) -> dict[tuple[int, int], Tensor]:
+        if isinstance(self._amounts, dict):
+            every = {(r, a): torch.full((IMAGES,), x).double() for (r, s, a), x in self._amounts.items() if s == site}
+            return every
+        rows, _, actions, _ = self._amounts.shape
+        return {(row, a): self._amounts[row, site, a] for row in range(1, rows) for a in range(actions)}
+
+    def _value(self, fresh: list, column: np.ndarray) -> Tensor:
+        """What a site hands out at this row if it acts as the column says."""
+        computed = [row for row in range(self.row + 1) if column[row] == Action.compute]
+        newest = computed[-1]
+        if column[self.row] != Action.linear or len(computed) == 1:
+            return fresh[newest]
+        second = computed[-2]
+        slope = (fresh[newest] - fresh[second]) / (newest - second)
+        return fresh[newest] + (self.row - newest) * slope
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def blended(pipe, call, actions, amounts, gradient: bool = False) -> Tensor:
+    """Final images (IMAGES, ...) of a run under a blend."""
+    model = denoiser_of(pipe)
+    blend = Blend(model, actions, amounts)
+    calls = [0]
+
+    def place(module, args, kwargs):
+        streams = 2 if isinstance(pipe, TwoCalls) else 1
+        blend.row, blend.stream = divmod(calls[0], streams)
+        calls[0] += 1
+        torch.set_grad_enabled(gradient)  # until the pipeline's own no_grad ends
+
+    hook = model.register_forward_pre_hook(place, with_kwargs=True)
+    try:
+        return final(pipe, call)
+    finally:
+        hook.remove()
+        blend.remove()
+
+
+def derivatives(pipe, call, actions: np.ndarray, along: Tensor) -> np.ndarray:
+    """(T, B, actions, copies, IMAGES): what `Chain.effects` promises, all switches from one graph of the whole run."""
+    amounts = torch.zeros(*actions.shape, len(Action), IMAGES, dtype=torch.float64, requires_grad=True)
+    images = blended(pipe, call, actions, amounts, gradient=True)
+    found = [torch.autograd.grad(images, amounts, one.to(images), retain_graph=True)[0] for one in along]
+    return torch.stack(found, dim=-2).numpy()
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    """Inner products are taken in single precision."""
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6 * np.abs(expected).max())
+
+
+def open_switches(plan) -> np.ndarray:
+    """(T, B, actions) bool, what has an effect of its own: in cells that are read; forecasts need two values."""
+    actions = plan.mask.actions
+    earlier = np.cumsum(actions == Action.compute, axis=0) - (actions == Action.compute)
+    found = (np.arange(len(Action)) != actions[..., None]) & (plan.states != State.dead)[..., None]
+    found[..., Action.linear] &= earlier >= 2
+    found[0] = False
+    return found
+
+
+PAIRS = [(before, after) for before in Action for after in Action if before != after]
+
+
+# --- effects
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_effects_are_derivatives_of_the_final_images(name):
+    pipe, call = make(name)
+    for seed in (0, 1):
+        mask = settled(pipe, call, seed)
+        plan = make_plan(mask, describe(pipe))
+        assert {State.compute, State.reuse, State.forecast} <= set(plan.states.flatten().tolist())
+        along = cotangents(pipe, call)
+        found, _ = ride(pipe, call, plan, along)
+        expected = derivatives(pipe, call, mask.actions, along)
+        possible = open_switches(plan)
+        for before, after in PAIRS:
+            assert (possible[..., after] & (mask.actions == before)).any()
+        assert not found.effects[~possible].any()
+        assert_close(found.effects[possible], expected[possible])
+
+
+@pytest.mark.parametrize("name", ["DDIM", "guidance"])
+def test_the_derivatives_are_those_of_finite_differences(name):
+    """What the test above compares with, without autograd."""
+    pipe, call = make(name)
+    mask = settled(pipe, call)
+    plan, along = make_plan(mask, describe(pipe)), cotangents(pipe, call)
+    found, _ = ride(pipe, call, plan, along)
+    possible = open_switches(plan)
+    for before, after in PAIRS:
+        cells = np.argwhere(possible[..., after] & (mask.actions == before))
+        row, site = (int(i) for i in cells[np.random.default_rng(before).integers(len(cells))])
+        images = [blended(pipe, call, mask.actions, {(row, site, after): step}) for step in (1e-4, -1e-4)]
+        slope = (images[0] - images[1]).double() / 2e-4
+        expected = (along * slope).flatten(2).sum(2).numpy()
+        assert_close(found.effects[row, site, after], expected)
+
+
+def test_without_fresh_values_only_computing_is_left_out():
+    pipe, call = make("DDIM")
+    plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call)
+    fresh, lean = (ride(pipe, call, plan, along, fresh)[0].effects for fresh in (True, False))
+    assert fresh[:, :, Action.compute].any() and not lean[:, :, Action.compute].any()
+    others = [Action.hold, Action.linear]
+    assert np.array_equal(fresh[:, :, others], lean[:, :, others])
+
+
+def test_waiting_values_may_be_kept_elsewhere():
+    pipe, call = make("guidance")
+    plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call)
+    here, there = (ride(pipe, call, plan, along, device=device)[0].effects for device in (None, "cpu"))
+    assert np.array_equal(here, there) and here.any()
+
+
+@pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
+def test_several_cotangents_are_as_many_runs(name):
+    pipe, call = make(name)
+    plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call, 3)
+    together, _ = ride(pipe, call, plan, along)
+    for copy, one in enumerate(along):
+        alone, _ = ride(pipe, call, plan, one[None])
+        assert_close(together.effects[:, :, :, copy], alone.effects[:, :, :, 0])
+    assert not np.allclose(together.effects[:, :, :, 0], together.effects[:, :, :, 1])
+
+
+@pytest.mark.parametrize("name", ["DDIM", "guidance"])
+def test_older_values_of_a_full_run(name):
+    """`aged`: a cell's value replaced by the one computed so many rows before, all else computed."""
+    pipe, call = make(name)
+    ones = settled(pipe, call, share=1.0)
+    assert ones.compute.all()
+    plan, along = make_plan(ones, describe(pipe)), cotangents(pipe, call)
+    found, _ = ride(pipe, call, plan, along, ages=3)
+    assert not found.aged[:, :, 0].any(), "its own value"
+    np.testing.assert_array_equal(found.aged[:, :, 1], found.effects[:, :, Action.hold])
+    for row, site, age in [(1, 0, 1), (3, 2, 3), (4, 5, 2), (5, 1, 3), (5, 4, 1)]:
+        images = [replaced(pipe, call, plan.sites[site], row, age, step) for step in (1e-4, -1e-4)]
+        expected = (along * (images[0] - images[1]) / 2e-4).flatten(2).sum(2).numpy()
+        assert_close(found.aged[row, site, age], expected)
+
+
+def replaced(pipe, call: dict, site: str, row: int, age: int, amount: float) -> Tensor:
+    """Final images where one value is moved towards the one of `age` rows before."""
+    values = []
+
+    def swap(module, args, output):
+        values.append(output)
+        return output + amount * (values[row - age] - output) if len(values) == row + 1 else output
+
+    hook = denoiser_of(pipe).get_submodule(site).register_forward_hook(swap)
+    try:
+        return final(pipe, call)
+    finally:
+        hook.remove()
+
+
+# --- the run itself
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_images_are_those_of_the_plan_bitwise_in_every_copy(name, fresh):
+    pipe, call = make(name)
+    plan = make_plan(settled(pipe, call), describe(pipe))
+    with stepmask.apply(pipe, plan):
+        expected = final(pipe, call)
+    chain = Chain(pipe, plan, IMAGES, 3, fresh)
+    with frozen(denoiser_of(pipe)), chain.riding():
+        images = final(pipe, call, 3)
+    assert images.requires_grad and not torch.equal(expected, final(pipe, call))
+    for copy in images.detach().unflatten(0, (3, IMAGES)):
+        assert torch.equal(copy, expected)
+
+
+@pytest.mark.parametrize("how", ["finished", "forwards", "backwards"])
+@pytest.mark.parametrize("name", ["DDIM", "guidance"])
+def test_everything_is_restored(name, how):
+    pipe, call = make(name)
+    model = denoiser_of(pipe).train().requires_grad_(True)
+    plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call)
+    before, calls = snapshot(model), []
+
+    def fail(module, args):
+        calls.append(1)
+        if len(calls) == {"forwards": 4, "backwards": STEPS + 3}.get(how):
+            raise KeyboardInterrupt
+
+    hook = next(model.children()).register_forward_pre_hook(fail)
+    if how == "finished":
+        ride(pipe, call, plan, along)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            ride(pipe, call, plan, along)
+        assert len(calls) == {"forwards": 4, "backwards": STEPS + 3}[how]
+    hook.remove()
+    assert_unchanged(model, before)
+    assert torch.is_grad_enabled()
+
+
+# --- what cannot be ridden
+
+
+class Detached(TwoCalls):
+    """A loop that lets no gradient through, between the steps or at its end."""
+
+    where = "end"
+
+    @torch.no_grad()
+    def __call__(self, *args, **kwargs):
+        images = super().__call__(*args, **kwargs).images
+        return SimpleNamespace(images=images.detach() if self.where == "end" else images)
+
+    def _step_output(self, row, sample, t, labels, scale):
+        return super()._step_output(row, sample.detach() if self.where == "step" else sample, t, labels, scale)
+
+
+@pytest.mark.parametrize("where", ["end", "step"])
+def test_a_loop_that_breaks_the_graph(where):
+    pipe = Detached(tiny_model(DIT), DDIMScheduler(clip_sample=False))
+    pipe.where, call = where, {"class_labels": LABELS, "num_inference_steps": STEPS}
+    plan, target = make_plan(settled(pipe, call), describe(pipe)), final(pipe, call)
+    before = snapshot(pipe.transformer)
+    with pytest.raises(UnsupportedModelError, match=r"no gradient reaches .*DDIMScheduler.*method=\"paper\""):
+        probe(pipe, plan, partial(final, pipe, call), target, 1, seed=0)
+    assert_unchanged(pipe.transformer, before)
+
+
+@pytest.mark.parametrize("kind", [TwoCalls, GrowingBatch])
+def test_guidance_that_begins_late(kind):
+    pipe = kind(tiny_model(DIT), DDIMScheduler(clip_sample=False), begin=2)
+    call = {"class_labels": LABELS, "num_inference_steps": STEPS}
+    plan, target = make_plan(settled(pipe, call), describe(pipe)), final(pipe, call)
+    with pytest.raises(UnsupportedModelError, match=r"method=\"paper\""):
+        probe(pipe, plan, partial(final, pipe, call), target, 1, seed=0)
+
+
+def test_images_one_by_one():
+    class OneByOne(TwoCalls):
+        def _predict(self, sample, t, labels):
+            one = super()._predict
+            return torch.cat([one(x[None], t, y[None]) for x, y in zip(sample, labels, strict=True)])
+
+    pipe = OneByOne(tiny_model(DIT), DDIMScheduler(clip_sample=False))
+    call = {"class_labels": LABELS, "num_inference_steps": STEPS}
+    plan, target = make_plan(settled(pipe, call), describe(pipe)), final(pipe, call)
+    with pytest.raises(UnsupportedModelError, match=r"runs all images together: use method=\"paper\""):
+        probe(pipe, plan, partial(final, pipe, call), target, 1, seed=0)
+
+
+# --- inner products
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_inner_products_by_copy_and_image(groups):
+    copies, shapes = 3, [(4, 2), (5,)]
+    cotangent = [torch.randn(copies, groups * IMAGES, *shape, generator=generator(1)) for shape in shapes]
+    change = [torch.randn(groups * IMAGES, *shape, generator=generator(2)) for shape in shapes]
+    expected = np.zeros((copies, IMAGES))
+    for copy in range(copies):
+        for entry in range(groups * IMAGES):
+            for g, d in zip(cotangent, change, strict=True):
+                expected[copy, entry % IMAGES] += float((g[copy, entry] * d[entry]).sum())
+    np.testing.assert_allclose(inner(cotangent, change, groups, IMAGES), expected, rtol=1e-5)
