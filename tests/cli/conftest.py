@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from stepmask import schedules
 from stepmask.cli import app
+from stepmask.family import MaskFamily, Member
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
 
 
@@ -38,6 +39,21 @@ def mask_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("masks") / "fora.json"
     schedules.fora(ddim_pipeline(), 4, interval=2).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def family_file(mask_file):
+    """Three masks for the pipeline in `folder`: the full run, FORA every 2nd and every 3rd of 4 steps."""
+    path, pipe = mask_file.parent / "family.json", ddim_pipeline()
+    masks = [(schedules.fora(pipe, 4, interval=interval), interval) for interval in (1, 2, 3)]
+    MaskFamily(tuple(Member(1.0004 / interval, 60.0 / interval, mask) for mask, interval in masks)).save(path)
+    return path
+
+
+@pytest.fixture
+def quick():
+    """Options of a search that is over in a second."""
+    return ["--steps", 4, "--rounds", 1, "--num-probes", 2, "--num-validation", 4, "--num-held-back", 2]
 
 
 @pytest.fixture

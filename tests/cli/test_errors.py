@@ -56,9 +56,55 @@ def test_seeds_that_learning_saw(run, folder, mask_file, tmp_path):
     assert "used to learn" in words(run("evaluate", folder, "--mask", tmp_path / "m.json", code=2))
 
 
-def test_options_that_make_no_sense_fail_before_the_model_is_loaded(run, tmp_path):
-    result = run("learn", tmp_path / "nope", "-o", tmp_path / "m.json", "--sampling", "dice", code=2)
-    assert "sampling must be one of" in words(result)
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--method", "per-step", "--sampling", "dice"], "sampling must be one of"),
+        (["--num-probes", 0], "num_probes must be a number between"),
+        (["--num-trajectories", 2], "method='global' has no option 'num_trajectories'"),
+        (["--method", "paper", "--no-forecast"], "method='paper' has no option 'forecast'"),
+        (["--target-macs", 0.5, "--min-psnr", 30], "--target-macs and --min-psnr exclude each other"),
+        (["--targets", "0.5,0.4", "--target-speedup", 2], "--targets and --target-speedup exclude each other"),
+        (["--targets", "0.5;0.4"], "--targets takes shares between 0 and 1, 0.7,0.6,0.5 for example, got '0.5;0.4'"),
+        (["--targets", "50,40"], "got '50,40'"),
+        (["--targets", ""], "got ''"),
+        (["--target-speedup", 0.5], "target_speedup is a factor of at least 1"),
+        (["--min-psnr", -3], "min_psnr is in dB"),
+        (["--max-cache-mib", 0], "--max-cache-mib must be a positive number, got 0"),
+        (["--max-cache-mib", "inf"], "--max-cache-mib must be a positive number, got inf"),
+        (["--method", "paper", "--min-psnr", 30, "--max-cache-mib", 1], "knows --min-psnr and --max-cache-mib"),
+        (["--method", "per-step", "--targets", "0.5"], "only --method global knows --targets, got --method per-step"),
+    ],
+)
+def test_options_that_make_no_sense_fail_before_the_model_is_loaded(options, says, run, tmp_path):
+    text = words(run("learn", tmp_path / "nope", "-o", tmp_path / "m.json", *options, code=2))
+    assert says in text and "nope" not in text
+
+
+@pytest.mark.parametrize("verb", ["show", "evaluate", "sample"])
+def test_at_belongs_to_families_and_families_need_it(verb, run, mask_file, family_file, tmp_path):
+    def call(file, *options):
+        rest = {"show": [file], "evaluate": [tmp_path, "--mask", file], "sample": [tmp_path, "--mask", file, "-o", "x"]}
+        return words(run(verb, *rest[verb], *options, code=2))
+
+    assert "holds a single mask: leave --at out" in call(mask_file, "--at", 0.5)
+    listed = call(family_file)
+    assert "a family of 3 masks" in listed and "1.001 (60.0 dB), 0.501 (30.0 dB), 0.334 (20.0 dB)" in listed
+    assert "no mask of this family has at most 0.2" in call(family_file, "--at", 0.2)
+
+
+def test_what_an_error_lists_can_be_given(run, family_file):
+    listed = words(run("show", family_file, code=2)).rpartition("it has ")[2]
+    cheapest = listed.rpartition(", ")[2].partition(" ")[0]
+    assert "StepMask(4 steps" in run("show", family_file, "--at", cheapest).stdout
+
+
+def test_damaged_family(run, family_file, tmp_path):
+    content = json.loads(family_file.read_text())
+    (tmp_path / "f.json").write_text(json.dumps({**content, "format_version": 99}))
+    assert "format version 99" in words(run("show", tmp_path / "f.json", "--at", 0.5, code=2))
+    (tmp_path / "f.json").write_text(family_file.read_text()[:300])
+    assert "cut short" in words(run("show", tmp_path / "f.json", "--at", 0.5, code=2))
 
 
 def test_output_that_is_a_folder_or_below_a_file(run, folder, mask_file, tmp_path):

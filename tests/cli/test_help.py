@@ -1,4 +1,4 @@
-"""Help comes at once, lists every verb, and the options of learn are those of LearnConfig."""
+"""Help comes at once, lists every verb, and the options of learn are those of its two configurations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -14,7 +15,9 @@ import typer
 import stepmask
 from stepmask.cli import app
 from stepmask.cli._app import ORDER
-from stepmask.learning import LearnConfig
+from stepmask.cli._learn_options import NOT_OFFERED
+from stepmask.cli.learn import Method
+from stepmask.learning import GlobalConfig, LearnConfig
 
 GROUP = typer.main.get_command(app)
 VERBS = GROUP.commands
@@ -48,10 +51,47 @@ def test_one_file_per_verb():
     assert files == set(ORDER)
 
 
-def test_learn_has_the_options_of_its_config_and_of_learn_itself():
+@pytest.mark.parametrize(
+    ("config", "method"), [(GlobalConfig(), "global"), (LearnConfig(), "per-step"), (LearnConfig.paper(), "paper")]
+)
+def test_every_knob_is_an_option_whose_help_says_the_default(config, method):
     options = {p.name: p for p in VERBS["learn"].params}
-    for field in fields(LearnConfig):
-        assert options[field.name].default == field.default
-    asked = {"num_inference_steps": "steps", "pipe": "model", "call_kwargs": "guidance_scale"}
-    own = set(inspect.signature(stepmask.learn).parameters) - {"callback", "progress", "config", "options"}
-    assert {asked.get(name, name) for name in own} <= set(options)
+    for field in fields(config):
+        if field.name in NOT_OFFERED:
+            assert field.name not in options
+            continue
+        option, value = options[field.name], getattr(config, field.name)
+        assert option.default is None, "an option that is not given leaves the choice to the method"
+        assert method in option.rich_help_panel
+        default = option.help.rpartition("Default: ")[2].removesuffix(".")
+        usual, _, paper = default.partition("; paper: ")
+        shown = paper if method == "paper" and paper else usual
+        spelled = f"--{'' if value else 'no-'}{field.name.replace('_', '-')}" if isinstance(value, bool) else str(value)
+        assert shown == spelled
+
+
+def test_every_knob_has_words_of_its_own():
+    knobs = [p for p in VERBS["learn"].params if "method" in (getattr(p, "rich_help_panel", None) or "")]
+    assert len({p.help.partition("Default")[0] for p in knobs}) == len(knobs) > 20
+
+
+@pytest.mark.parametrize("function", [stepmask.learn, stepmask.learn_family])
+def test_learn_has_the_arguments_of_learn_and_of_learn_family(function):
+    options = {p.name for p in VERBS["learn"].params}
+    asked = {
+        "num_inference_steps": "steps",
+        "pipe": "model",
+        "call_kwargs": "guidance_scale",
+        "max_cache_bytes": "max_cache_mib",
+    }
+    own = set(inspect.signature(function).parameters) - {"callback", "progress", "config", "options"}
+    assert {asked.get(name, name) for name in own} <= options
+
+
+def test_methods_and_target_are_those_of_learn():
+    from stepmask.learning import entry
+
+    options = {p.name: p for p in VERBS["learn"].params}
+    assert tuple(method.value for method in Method) == get_args(entry.Method)
+    assert options["method"].default == inspect.signature(stepmask.learn).parameters["method"].default
+    assert f"it is {entry.DEFAULT_TARGET}." in options["target_macs"].help

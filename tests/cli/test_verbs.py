@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stepmask import StepMask
+from stepmask import MaskFamily, StepMask, describe, make_plan, measure_cost
+from stepmask.learning import GlobalConfig, LearnConfig
+from tiny import ddim_pipeline
 
 
 def names(folder):
@@ -23,16 +25,82 @@ def test_describe_lists_sites_and_costs(run, folder, dit_folder):
     assert "two forwards because of guidance" in run("describe", dit_folder, "--guidance-scale", 4).stdout
 
 
-def test_learn_writes_a_mask_and_keeps_its_state(run, folder, tmp_path):
+def test_learn_writes_a_mask_and_keeps_its_state(run, folder, quick, tmp_path):
     file, state = tmp_path / "new" / "mask.json", tmp_path / "state.safetensors"
-    options = ["--steps", 4, "--target-macs", 0.8, "--num-trajectories", 2, "--batch-size", 1, "--resume", state]
+    options = [*quick, "--target-macs", 0.8, "--max-cache-mib", 1, "--resume", state]
     text = run("learn", folder, "-o", file, *options).stdout
-    mask = StepMask.load(file)
-    assert mask.num_rows == 4 and mask.scores is not None and state.exists()
-    assert f"{file}: 4 steps" in text.replace("\n", "") or "4 steps x" in text
-    again = tmp_path / "again.json"
+    mask, again = StepMask.load(file), tmp_path / "again.json"
+    assert mask.num_rows == 4 and mask.provenance["method"] == "global" and state.exists()
+    assert mask.provenance["asked"] == {"target_macs": 0.8, "max_cache_bytes": 2**20}
+    psnr, (low, high) = mask.provenance["psnr"]["mean"], mask.provenance["psnr"]["confidence_95"]
+    assert f"{file}: 4 steps x 19 sites\nasked for 80.0% of the MACs, at most 1 MiB of cache per image\n" in text
+    assert f"reached {mask.provenance['macs']:.1%} of the MACs, PSNR {psnr:.1f} dB" in text
+    assert f"(95% confidence {low:.1f} to {high:.1f}) on 2 held-back images" in text
+    assert f"{mask.provenance['cache_bytes_per_image'] / 1024:.3g} KiB of cache per image" in text
     run("learn", folder, "-o", again, *options)
     assert StepMask.load(again) == mask
+
+
+def test_learn_passes_knobs_on(run, folder, quick, tmp_path):
+    run("learn", folder, "-o", tmp_path / "mask.json", *quick, "--target-macs", 0.9, "--no-forecast", "--shrink", 0.2)
+    mask = StepMask.load(tmp_path / "mask.json")
+    given = {"rounds": 1, "num_probes": 2, "forecast": False, "shrink": 0.2, "slack": GlobalConfig().slack}
+    assert mask.is_binary and given.items() <= mask.provenance["config"].items()
+
+
+@pytest.mark.parametrize(("method", "rate"), [("per-step", LearnConfig()), ("paper", LearnConfig.paper())])
+def test_learn_by_the_error_of_single_steps(method, rate, run, folder, tmp_path):
+    file, state = tmp_path / "mask.json", tmp_path / "state.safetensors"
+    few = ["--steps", 4, "--num-trajectories", 2, "--batch-size", 1]
+    text = run("learn", folder, "-o", file, "--method", method, *few, "--target-macs", 0.8, "--resume", state).stdout
+    mask = StepMask.load(file)
+    assert mask.scores is not None and state.exists() and mask.provenance["macs"] <= 0.8
+    assert mask.provenance["config"]["num_trajectories"] == 2
+    assert mask.provenance["config"]["learning_rate"] == rate.learning_rate, "not given: the default of the method"
+    assert f"reached {mask.provenance['macs']:.1%} of the MACs, PSNR not measured" in text
+
+
+def test_learn_for_a_speed(run, folder, quick, tmp_path):
+    file = tmp_path / "mask.json"
+    text = run("learn", folder, "-o", file, *quick, "--target-speedup", 1.1).stdout
+    record = StepMask.load(file).provenance
+    assert record["asked"] == {"target_speedup": 1.1} and record["cost"] <= 1 / 1.1
+    assert "asked for 1.1 times the speed" in text and f"{1 / record['cost']:.2f} times the speed" in text
+
+
+def test_learn_for_a_psnr(run, folder, quick, tmp_path):
+    file = tmp_path / "mask.json"
+    text = run("learn", folder, "-o", file, *quick, "--min-psnr", 15).stdout
+    record = StepMask.load(file).provenance
+    assert record["asked"] == {"min_psnr": 15.0} and record["psnr"]["mean"] >= 15
+    assert "asked for a PSNR of 15 dB" in text
+
+
+def test_learn_a_family(run, folder, quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = run("learn", folder, *quick, "--targets", "0.9, 0.7").stdout
+    family = MaskFamily.load(tmp_path / "family.json")
+    assert family.members[0].macs <= 0.9 and family.members[-1].macs <= 0.7
+    assert f"family.json: {len(family)} masks of 4 steps x 19 sites\nasked for 90%, 70% of the MACs\n" in text
+    for member in family:
+        assert f"│ {member.macs:.1%} │ {member.psnr:.1f} dB │" in text
+    assert "on 2 held-back images" in text
+
+
+def test_at_picks_from_a_family(run, folder, family_file, tmp_path):
+    chosen = MaskFamily.load(family_file).members[1]
+    assert "interval 2" in run("show", family_file, "--at", 0.6).stdout
+    assert "interval 3" in run("show", family_file, "--at", 0.4).stdout
+    run("sample", folder, "--mask", family_file, "--at", 0.6, "-o", tmp_path, "-n", 2, "--no-compare")
+    run("sample", folder, "--mask", family_file, "--at", 0.4, "-o", tmp_path / "less", "-n", 2, "--no-compare")
+    one, other = (np.asarray(Image.open(where / "masked" / "010000.png")) for where in (tmp_path, tmp_path / "less"))
+    assert (one != other).any()
+    result = tmp_path / "result.json"
+    run("evaluate", folder, "--mask", family_file, "--at", 0.6, "-n", 2, "--no-speed", "--json", result)
+    plan = make_plan(chosen.mask, describe(ddim_pipeline()))
+    assert json.loads(result.read_text())["macs_fraction"] == pytest.approx(
+        measure_cost(ddim_pipeline()).fraction(plan)
+    )
 
 
 def test_sample_writes_both_runs_side_by_side(run, folder, mask_file, tmp_path):
@@ -66,18 +134,20 @@ def test_show_draws_compute_and_hold_or_the_plan(run, folder, mask_file, tmp_pat
 
 
 def test_demo_does_it_all(run, folder, tmp_path):
-    options = ["--model", folder, "--steps", 4, "--target-macs", 0.8, "--trajectories", 1, "--num-images", 2]
+    options = ["--model", folder, "--steps", 4, "--target-macs", 0.9, "--rounds", 1, "--num-images", 2]
     text = run("demo", "-o", tmp_path, *options).stdout
-    pictures = ["grid.png", "heatmap.png", "scores.png", "side_by_side.png"]
+    pictures = ["grid.png", "heatmap.png", "side_by_side.png"]
     assert names(tmp_path) == sorted(["evaluation.json", "full", "mask.json", "masked", *pictures])
     assert "speed-up, denoiser" in text and all(name in text for name in pictures)
+    assert "compute, hold" in text and "forecast" in text
+    record = StepMask.load(tmp_path / "mask.json").provenance
+    assert record["method"] == "global" and record["config"]["rounds"] == 1 and record["asked"] == {"target_macs": 0.9}
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "heun", "euler", "pndm"])
-def test_masks_of_every_scheduler_are_learned_and_run(scheduler, run, folder, tmp_path):
+def test_masks_of_every_scheduler_are_learned_and_run(scheduler, run, folder, quick, tmp_path):
     file = tmp_path / "mask.json"
-    learning = ["--num-trajectories", 1, "--batch-size", 1, "--importance", "uniform"]
-    run("learn", folder, "-o", file, "--scheduler", scheduler, "--steps", 4, "--target-macs", 0.9, *learning)
+    run("learn", folder, "-o", file, "--scheduler", scheduler, "--target-macs", 0.9, *quick)
     run("sample", folder, "--mask", file, "-o", tmp_path / "images", "-n", 1)
     assert names(tmp_path / "images" / "masked") == ["010000.png"]
 
