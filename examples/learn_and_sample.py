@@ -3,9 +3,9 @@
 import stepmask
 
 
-def main(steps: int = 50, num_trajectories: int = 16) -> None:
+def main(steps: int = 50, **options) -> None:
     pipe = stepmask.reference.load("ddpm-cifar10")  # or any diffusers pipeline of a supported family
-    mask = stepmask.learn(pipe, num_inference_steps=steps, target_macs=0.5, num_trajectories=num_trajectories)
+    mask = stepmask.learn(pipe, num_inference_steps=steps, target_macs=0.5, **options)
     mask.save("mask.json")
 
     mask = stepmask.StepMask.load("mask.json")
