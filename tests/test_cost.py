@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stepmask import BlockGraph, CostTable, Site, StepMask, StepMaskError, make_plan
+import stepmask
+from stepmask import BlockGraph, CostTable, Site, StepMask, StepMaskError, describe, make_plan, measure_cost
+from stepmask.architectures import denoiser_of
+from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 
 SITES = ("a", "b", "c")
 TABLE = CostTable(
@@ -56,3 +59,43 @@ def test_another_model_is_refused():
 def test_latency_must_have_been_measured():
     with pytest.raises(StepMaskError, match="latency=True"):
         CostTable(SITES, TABLE.macs, 2.0).fraction(mask("111"), "latency")
+
+
+# --- cache
+
+
+def run(pipe, mask, count: int, **options) -> int:
+    """Peak of the cache in a run of `count` images."""
+    call = {"class_labels": [1] * count} if hasattr(pipe, "transformer") else {"batch_size": count}
+    with stepmask.apply(pipe, mask) as applied:
+        pipe(generator=generator(), num_inference_steps=mask.num_rows, output_type="pt", **call, **options)
+        return applied.summary().peak_cache_bytes
+
+
+@pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
+def test_the_peak_of_the_cache_is_the_executors(make):
+    pipe, peaks = make(), set()
+    cost = measure_cost(pipe)
+    for seed in range(6):
+        mask = random_mask(denoiser_of(pipe), pipe.scheduler, 7, seed, 0.15 + 0.12 * seed, forecasts=0.5)
+        expected = cost.peak_cache_bytes(make_plan(mask, describe(pipe)))
+        assert run(pipe, mask, 3) == 3 * expected
+        peaks.add(expected)
+    assert len(peaks) > 2
+    assert (
+        cost.peak_cache_bytes(make_plan(random_mask(denoiser_of(pipe), pipe.scheduler, 7, 0, 1.0), describe(pipe))) == 0
+    )
+
+
+def test_the_peak_of_the_cache_without_guidance():
+    pipe, options = dit_pipeline(), {"guidance_scale": 1.0}
+    mask = random_mask(pipe.transformer, pipe.scheduler, 6, forecasts=0.5)
+    plan = make_plan(mask, describe(pipe))
+    peak = measure_cost(pipe, call_kwargs=options).peak_cache_bytes(plan)
+    assert run(pipe, mask, 2, **options) == 2 * peak
+    assert measure_cost(pipe).peak_cache_bytes(plan) == 2 * peak
+
+
+def test_sizes_must_be_known():
+    with pytest.raises(StepMaskError, match=r"size of values: use measure_cost"):
+        TABLE.peak_cache_bytes(make_plan(mask("111"), BlockGraph.chain([Site(name, "resnet") for name in SITES])))

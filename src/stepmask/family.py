@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ class Member:
     psnr: float
     """Mean PSNR in dB against the full run, on held-back noise."""
     mask: StepMask
+
+    def __post_init__(self) -> None:
+        if not 0 < self.macs <= 1:
+            raise StepMaskError(f"macs of a member is a share of the full run in (0, 1], got {self.macs!r}")
+        if not math.isfinite(self.psnr):
+            raise StepMaskError(f"psnr of a member is a number of dB, got {self.psnr!r}")
 
 
 @dataclass(frozen=True)

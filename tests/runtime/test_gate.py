@@ -38,6 +38,21 @@ def test_a_gate_sees_the_arguments_and_need_not_compute():
     gate.remove()
 
 
+def test_a_module_can_be_run_on_other_arguments():
+    net, x = model(), torch.ones(1, 2)
+    plain, other = net[0](x), net[0](3 * x)
+    seen = []
+
+    def both(compute, args, kwargs):
+        seen.append((compute(), compute((3 * args[0],), {}), compute((), {"input": args[0]}), compute(k={})))
+        return seen[-1][1]
+
+    gate = Gate("0", net[0], both)
+    assert torch.equal(net[0](x), other)
+    gate.remove()
+    assert all(torch.equal(*pair) for pair in zip(seen[0], (plain, other, plain, plain), strict=True))
+
+
 def test_only_the_instance_is_gated():
     one, other = model(), model()
     gate = Gate("0", one[0], doubled)

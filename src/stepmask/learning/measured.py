@@ -54,7 +54,7 @@ class Measured:
         if f"probe.{key}.size" not in self._arrays:
             return None
         parts = {name: self._arrays[f"probe.{key}.{name}"] for name in _PROBE}
-        return Probe(**parts, size=int(self._arrays[f"probe.{key}.size"]))
+        return Probe(**parts, size=int(self._arrays[f"probe.{key}.size"].item()))
 
     def keep_probe(self, key: str, probe: Probe) -> None:
         """Keep it."""
