@@ -19,8 +19,8 @@ TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 INTERVALS = (2, 3, 4, 5)
 SEEDS = (0, 1)
 BINARY_SEEDS = (0,)
-ROUNDS: int | None = None
-"""Of the search, for the first target; None for the default."""
+ROUNDS: int | None = 3
+"""Refining rounds at each target; None for the default."""
 TRAJECTORIES = 8
 PAPER_STEPS = 20
 """The paper's learner is compared up to so many steps: it costs as much as ours."""

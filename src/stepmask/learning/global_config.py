@@ -38,7 +38,7 @@ class GlobalConfig:
             squared distance is made small; differentiable. None compares them as they are.
     """
 
-    rounds: int = 5
+    rounds: int = 4
     num_probes: int = 8
     num_projections: int = 1
     num_validation: int = 8

@@ -28,6 +28,7 @@ from stepmask.learning.portfolio import portfolio
 from stepmask.learning.probe import Probe, probe
 from stepmask.learning.riding import frozen
 from stepmask.learning.selection import Selection, settle
+from stepmask.learning.sizes import Sizes
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import Action, StepMask
 from stepmask.runtime.apply import apply
@@ -50,8 +51,8 @@ NEAR = (0.75, 1.15)
 FIRST_IMAGES, HOPELESS_DB = 2, 2.5
 """A candidate so many dB behind on the first images is not measured on the others."""
 
-TRUSTS = (0.0, 0.5, 0.9)
-"""Settings of `Selection` that each round tries."""
+PROPOSALS = ((0.0, 1.0), (0.4, 1.0), (0.8, 1.0), (0.0, 0.3), (0.4, 0.3), (0.8, 0.3))
+"""What each round tries: trust of `Selection`, and share of the slack."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class GlobalSearch:
         self._allowed = (Action.hold, Action.linear) if config.forecast else (Action.hold,)
         self._full: dict[tuple[int, int], torch.Tensor] = {}
         self._tried: dict[tuple[bytes, float], int] = {}
+        self._sizes = Sizes((len(timesteps), len(budget.graph)))
         self.num_rounds = 0
         """Rounds done."""
         self.candidates: dict[bytes, Candidate] = {}
@@ -135,11 +137,11 @@ class GlobalSearch:
             report = self._round(current, level, self.config.slack / 2, target)
             self._measured.save()
             yield report
-            found = self.best(level)
-            if found is None:
+            found = self.best(level) or min(self.candidates.values(), key=lambda candidate: candidate.cost)
+            if found.cost > 0.995 * current.cost:
                 raise TargetError(
-                    f"no table within {level:g} of the cost was found on the way to {target:g}: ask for more of the "
-                    "cost or of the cache"
+                    f"no table below {current.cost:.3f} of the cost was found on the way to {target:g}: ask for more "
+                    "of the cost or of the cache"
                 )
             current = found
         return current
@@ -193,10 +195,11 @@ class GlobalSearch:
     def _round(self, base: Candidate, level: float, slack: float, target: float) -> Round:
         """Propose tables of a cost of at most `level` from one probe of `base`, and measure them."""
         found = self._probe(base)
+        sizes = self._sizes.average(base.actions, found.sizes, found.known)
         made = []
-        for trust in TRUSTS:
-            selection = Selection(self.budget, base.actions, found, self._allowed, trust, self.fits)
-            selection.shrink(min(level, base.cost) - slack * level)
+        for trust, share in PROPOSALS:
+            selection = Selection(self.budget, base.actions, found, self._allowed, trust, self.fits, sizes)
+            selection.shrink(min(level, base.cost) - share * slack * level)
             selection.grow(level)
             selection.mend()
             actions = settle(self.mask(selection.actions), self.budget).actions

@@ -20,6 +20,7 @@ from stepmask.errors import UnsupportedModelError
 from stepmask.learning.chain import Chain
 from stepmask.learning.riding import frozen
 from stepmask.liveness import Plan
+from stepmask.mask import Action
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class Probe:
     linear: np.ndarray
     projections: np.ndarray
     size: int
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(T, B, actions, n) squared size of what each action adds to the error, compared with computing."""
+        away = self.projections - self.projections[:, :, Action.compute, None]
+        return np.square(away).sum(-1)
+
+    @property
+    def known(self) -> np.ndarray:
+        """(T, B) cells that were measured: others are dead, or have no older value to hand out."""
+        return np.abs(self.projections).sum((-1, -2, -3)) > 0
 
 
 def probe(

@@ -47,6 +47,7 @@ class Selection:
         allowed: Actions that a cell may take instead of computing.
         trust: In the measured change, 0 to 1.
         fits: Says of a table whether it may be taken, as far as more than its cost is limited.
+        sizes: (T, B, actions, n) better known sizes of what cells add to the error; None for the probe's own.
     """
 
     def __init__(
@@ -57,13 +58,13 @@ class Selection:
         allowed: tuple[Action, ...],
         trust: float = 0.5,
         fits: Callable[[np.ndarray], bool] = lambda actions: True,
+        sizes: np.ndarray | None = None,
     ) -> None:
         self.actions = actions.copy()
         self._budget, self._live, self._fits = budget, budget.live(actions), fits
         self._interaction = 0.5 + 0.5 * trust
         self._projections = probe.projections
-        away = probe.projections - probe.projections[:, :, Action.compute, None]
-        size = np.square(away).sum(-1)
+        size = probe.sizes if sizes is None else sizes
         now = np.take_along_axis(size, actions[:, :, None, None].astype(int), 2)
         measured = probe.linear + np.square(probe.projections).sum(-1)
         computing = actions == Action.compute
@@ -197,12 +198,23 @@ class Selection:
             self._measure(rows)
 
     def _lock(self, step: int, site: int) -> None:
-        """Close the site's cells between its neighbouring computations: the model no longer holds there."""
+        """Close what the model no longer describes after a switch.
+
+        The site's cells between its neighbouring computations; and pairs of switches of which one would reuse a value
+        that the other has spoilt: later sites compute on the changed value at this step, so they must not begin to be
+        reused at the next; and what this cell reuses must not be spoilt by earlier sites at the step it comes from.
+        """
         computes = np.flatnonzero(self.actions[:, site] == Action.compute)
         before, after = computes[computes < step], computes[computes > step]
         first = before[-1] if len(before) else 0
         last = after[0] if len(after) else len(self.actions) - 1
         self._open[first : last + 1, site] = False
+        leaving = (Action.hold, Action.linear)
+        if self.actions[step, site] != Action.compute:
+            if step + 1 < len(self.actions):
+                reusable = np.flatnonzero(self.actions[step, site + 1 :] == Action.compute) + site + 1
+                self._open[step + 1, reusable[:, None], leaving] = False
+            self._open[first, np.arange(site)[:, None], leaving] = False
 
     def _measure(self, rows: range | list[int]) -> None:
         """What holding each computing cell of these rows would save."""
