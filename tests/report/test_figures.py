@@ -210,3 +210,12 @@ def test_short_names_and_groups():
     assert [short_name(n) for n in names] == ["down 1 attn 0", "down 1 sampler", "mid res 1", "block 3 ff"]
     assert [group_of(n) for n in names] == ["down 1", "down 1", "mid", "block 3"]
     assert group_starts(names) == [2, 3] and group_starts(["a", "b", "c"]) == []
+
+
+def test_markdown_table_averages_seeds_and_sorts_by_cost():
+    row = {"model": "m", "steps": 20, "method": "learned", "setting": "0.5", "macs": 0.5, "psnr_mean": 40.0}
+    other = {**row, "psnr_mean": 42.0, "macs": 0.498}
+    dearer = {**row, "setting": "0.7", "macs": 0.7, "psnr_mean": 50.0}
+    lines = report.markdown_table([row, other, dearer, {**row, "method": "FORA", "setting": "1:2"}]).splitlines()
+    assert lines[2] == "| m, 20 | learned | 50.0 at 0.700; 41.0 (40.0–42.0) at 0.499 |"
+    assert lines[3] == "| m, 20 | FORA | 40.0 at 0.500 |"

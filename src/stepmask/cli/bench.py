@@ -30,20 +30,24 @@ def bench(
     speed: Annotated[bool, typer.Option(help="Measure speed-ups too.")] = True,
     memory: Annotated[bool, typer.Option(help="Measure the peak memory of learning too.")] = True,
 ) -> None:
-    """Compare learned masks with FORA and DeepCache on the reference models; about an hour on two cores.
+    """Compare learned masks with FORA and DeepCache, with and without forecasts; some hours on two cores.
 
     What the folder holds already is not measured again, so an interrupted benchmark goes on where it was.
     """
     ready_folder(output)
+    from stepmask._files import write_atomically
     from stepmask.benchmark import run_benchmark
-    from stepmask.report import curve, save_png
+    from stepmask.report import curve, markdown_table, save_png
 
     chosen = {"models": model or None, "steps": steps or None, "num_images": num_images}
     rows = run_benchmark(output, speed=speed, memory=memory, **{k: v for k, v in chosen.items() if v is not None})
     if rows:
         stdout().print(_table(rows))
         save_png(curve(rows), output / "curve.png")
-        stdout().print(f"look at {output / 'curve.png'}; the raw results are the JSON files beside it")
+        write_atomically(output / "results.md", markdown_table(rows))
+        stdout().print(
+            f"look at {output / 'curve.png'} and {output / 'results.md'}; raw results are the JSON files there"
+        )
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -36,7 +36,7 @@ def demo(
     ready_folder(output)
     pipe = load(model, device="cpu")
     out.print(f"1. selecting what each block does at each of {steps} steps, with {target_macs:.0%} of the MACs:")
-    out.print("   compute, hold the value that it computed last, or forecast one from the last two")
+    out.print("   compute, hold the value it computed last, or forecast one from its last two")
     options = {} if rounds is None else {"rounds": rounds}
     mask = stepmask.learn(pipe, num_inference_steps=steps, target_macs=target_macs, **options)
     mask.save(output / "mask.json")

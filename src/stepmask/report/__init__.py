@@ -9,6 +9,18 @@ from stepmask.report.grid import grid
 from stepmask.report.heatmap import heatmap
 from stepmask.report.pictures import side_by_side, tiles
 from stepmask.report.scores import scores
+from stepmask.report.table import markdown_table
 from stepmask.report.terminal import terminal_map
 
-__all__ = ["curve", "grid", "heatmap", "png", "save_png", "scores", "side_by_side", "terminal_map", "tiles"]
+__all__ = [
+    "curve",
+    "grid",
+    "heatmap",
+    "markdown_table",
+    "png",
+    "save_png",
+    "scores",
+    "side_by_side",
+    "terminal_map",
+    "tiles",
+]

@@ -21,7 +21,8 @@ def curve(rows: Iterable[Mapping[str, Any]]) -> Figure:
 
     Args:
         rows: One mapping per measured point: ``model``, ``steps``, ``method``, ``setting`` (a short text beside the
-            point), ``macs`` (share of the full run), ``psnr_mean``, ``psnr_min``, ``psnr_sem`` (dB).
+            point; rows of the same setting are learning seeds and averaged), ``macs`` (share of the full run),
+            ``psnr_mean``, ``psnr_min``, ``psnr_sem`` (dB).
     """
     rows = list(rows)
     missing = sorted({key for row in rows for key in KEYS if key not in row})
@@ -49,7 +50,7 @@ def curve(rows: Iterable[Mapping[str, Any]]) -> Figure:
 
 def _panel(axes: Axes, rows: list[Mapping[str, Any]], styles: Mapping[str, tuple[str, str]]) -> None:
     for place, (method, (colour, marker)) in enumerate(styles.items()):
-        points = sorted((row for row in rows if row["method"] == method), key=lambda row: row["macs"])
+        points = sorted(_means(row for row in rows if row["method"] == method), key=lambda row: row["macs"])
         if not points:
             continue
         macs, psnr = [row["macs"] for row in points], [row["psnr_mean"] for row in points]
@@ -76,3 +77,12 @@ def _panel(axes: Axes, rows: list[Mapping[str, Any]], styles: Mapping[str, tuple
     axes.grid(color="#e5e5e5", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _means(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One point per setting: learning seeds are averaged."""
+    by_setting: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_setting.setdefault(str(row["setting"]), []).append(row)
+    keys = ("macs", "psnr_mean", "psnr_sem")
+    return [{**same[0], **{k: sum(row[k] for row in same) / len(same) for k in keys}} for same in by_setting.values()]
