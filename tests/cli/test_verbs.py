@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from types import ModuleType
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stepmask import MaskFamily, StepMask, describe, make_plan, measure_cost
+import stepmask
+from stepmask import MaskFamily, StepMask, StepMaskError, describe, make_plan, measure_cost
 from stepmask.learning import GlobalConfig, LearnConfig
 from tiny import ddim_pipeline
 
@@ -46,6 +48,23 @@ def test_learn_passes_knobs_on(run, folder, quick, tmp_path):
     mask = StepMask.load(tmp_path / "mask.json")
     given = {"rounds": 1, "num_probes": 2, "forecast": False, "shrink": 0.2, "slack": GlobalConfig().slack}
     assert mask.is_binary and given.items() <= mask.provenance["config"].items()
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "cache"),
+    [([], "default", None), (["--max-cache-mib", 0.5], "default", 2**19), (["--target-macs", 0.3], 0.3, None)],
+)
+def test_target_that_learn_gets(options, target, cache, run, folder, tmp_path, monkeypatch):
+    default, got = inspect.signature(stepmask.learn).parameters["target_macs"].default, {}
+
+    def learn(pipe, **arguments):
+        got.update(arguments)
+        raise StepMaskError("enough")
+
+    monkeypatch.setattr(stepmask, "learn", learn, raising=False)
+    run("learn", folder, "-o", tmp_path / "mask.json", *options, code=2)
+    assert got["target_macs"] == (default if target == "default" else target)
+    assert got.get("max_cache_bytes") == cache and not {"target_speedup", "min_psnr"} & got.keys()
 
 
 @pytest.mark.parametrize(("method", "rate"), [("per-step", LearnConfig()), ("paper", LearnConfig.paper())])
