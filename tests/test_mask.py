@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepmask import BlockGraph, MaskFileError, MaskMismatchError, Site, StepMask, StepMaskError
-from stepmask.mask import MAX_CELLS, Action, scheduler_identity
+from stepmask._mask_file import MAX_CELLS
+from stepmask.mask import Action, scheduler_identity
 
 STORED = Path(__file__).parent / "data" / "mask_format_1.json"
 STORED_2 = STORED.with_name("mask_format_2.json")

@@ -18,14 +18,8 @@ from typing import Any
 import numpy as np
 
 from stepmask._files import write_atomically
+from stepmask._mask_file import FORECAST_VERSION, FORMAT_VERSION, parsed, readable_json
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
-
-FORMAT_VERSION = 1
-"""Of binary masks."""
-FORECAST_VERSION = 2
-"""Of masks with forecasts, so that a stepmask that knows none refuses them in words."""
-MAX_CELLS = 10_000_000
-"""More cells than this in a file are refused: no sampler of diffusers comes near."""
 
 
 def scheduler_identity(scheduler: Any) -> dict[str, Any]:
@@ -178,7 +172,7 @@ class StepMask:
                 f"{FORECAST_VERSION}: update stepmask, or save the mask anew"
             )
         try:
-            return _from_content(content)
+            return cls(**parsed(content))
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise MaskFileError(f"it cannot be used: {reason}") from error
@@ -190,7 +184,7 @@ class StepMask:
             StepMaskError: The file cannot be written, or provenance holds what JSON cannot.
         """
         try:
-            text = _readable_json(self.to_dict()) + "\n"
+            text = readable_json(self.to_dict()) + "\n"
         except (TypeError, ValueError) as error:
             raise StepMaskError(
                 f"cannot write {path}: provenance or scheduler holds what JSON cannot ({error}); use plain numbers, "
@@ -323,47 +317,6 @@ class StepMask:
         )
 
 
-def _from_content(content: dict[str, Any]) -> StepMask:
-    rows = content["rows"]
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, str) for row in rows):
-        raise StepMaskError('"rows" must be a list of strings, one per step')
-    if len(rows) * max(map(len, rows)) > MAX_CELLS:
-        raise StepMaskError(f"more than {MAX_CELLS:,} cells")
-    for number, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            raise StepMaskError(f"row {number} has {len(row)} cells, row 0 has {len(rows[0])}")
-        binary = content["format_version"] == FORMAT_VERSION
-        strange = set(row) - set("01" if binary else "01l")
-        if strange:
-            known = "1 (compute) and 0 (hold); format 2 also " if binary else "1 (compute), 0 (hold) and "
-            raise StepMaskError(
-                f"row {number} holds {min(strange)!r}; format {content['format_version']} knows {known}"
-                "l (linear forecast)"
-            )
-    for key, kind in (("sites", list), ("timesteps", list), ("provenance", dict)):
-        if not isinstance(content[key], kind):
-            raise StepMaskError(f'"{key}" must be a {"list" if kind is list else "JSON object"}')
-    scheduler = content["scheduler"]
-    if scheduler is not None and not (
-        isinstance(scheduler, dict)
-        and isinstance(scheduler.get("class"), str)
-        and isinstance(scheduler.get("config"), dict)
-    ):
-        raise StepMaskError('"scheduler" must hold "class" and "config"')
-    if content["graph"] is not None and not isinstance(content["graph"], str):
-        raise StepMaskError('"graph" must be a fingerprint or null')
-    return StepMask(
-        compute=np.array([[cell == "1" for cell in row] for row in rows]),
-        forecast=np.array([[cell == "l" for cell in row] for row in rows]),
-        sites=content["sites"],
-        timesteps=content["timesteps"],
-        scheduler=scheduler,
-        graph=content["graph"],
-        scores=content["scores"],
-        provenance=content["provenance"],
-    )
-
-
 def _boolean_table(
     values: Any, expected: str = "a mask's cells are 1 (compute) or 0 (hold); round scores first"
 ) -> np.ndarray:
@@ -405,15 +358,3 @@ def _number(value: Any) -> float:
     if not math.isfinite(number):
         raise StepMaskError(f"timesteps must be finite numbers, got {value!r}")
     return int(number) if number.is_integer() else number
-
-
-def _readable_json(content: dict[str, Any]) -> str:
-    """JSON with one row of the mask a line, so that a diff shows what changed."""
-    lines = []
-    for key, value in content.items():
-        if key in ("rows", "sites", "scores") and value:
-            items = ",\n".join(f"    {json.dumps(item)}" for item in value)
-            lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
-        else:
-            lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
-    return "{\n" + ",\n".join(lines) + "\n}"

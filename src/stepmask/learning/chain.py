@@ -71,7 +71,6 @@ class Chain:
         num_images: Images without their copies.
         copies: Cotangents.
         fresh: Whether to account for computing cells that do not compute, at the price of computing them.
-        ages: Up to how many rows before a cell its older values are compared with the one it computes.
         device: Where values wait between the two passes; None leaves them where they are made.
     """
 
@@ -82,7 +81,6 @@ class Chain:
         num_images: int,
         copies: int,
         fresh: bool = False,
-        ages: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
         self.pipe, self.plan, self.num_images, self.copies = pipe, plan, num_images, copies
@@ -99,8 +97,6 @@ class Chain:
         rows, sites = plan.states.shape
         self.effects = np.zeros((rows, sites, len(Action), copies, num_images))
         """(T, B, actions, copies, images): change of the cotangent's inner product with the final image."""
-        self.aged = np.zeros((rows, sites, ages + 1, copies, num_images))
-        """(T, B, 1 + ages, copies, images): the same, if the cell's value were the one computed so many rows before."""
 
     @property
     def waiting_bytes(self) -> int:
@@ -249,10 +245,6 @@ class Chain:
             return
         now = gradient if owed is None else _minus(gradient, owed)
         effect = self._effect(call)
-        for age in range(1, min(row, self.aged.shape[2] - 1) + 1):
-            old = self._computed_at(stream, site, row - age)
-            if old is not None:
-                self.aged[row, site, age] += effect(now, _minus(old, value))
         later = adjoints.effect_of_holding(site, row, value, before, effect)
         held = before[0][1]
         self.effects[row, site, Action.hold] += effect(now, _minus(held, value)) + later
@@ -316,10 +308,7 @@ class Chain:
         return self._values.get((stream, site), [])
 
     def _value(self, stream: int, site: int, row: int) -> Parts:
-        return self._computed_at(stream, site, row)
-
-    def _computed_at(self, stream: int, site: int, row: int) -> Parts | None:
-        return next((self._on_device(parts) for at, parts in self._history(stream, site) if at == row), None)
+        return next(self._on_device(parts) for at, parts in self._history(stream, site) if at == row)
 
     def _before(self, stream: int, site: int, row: int) -> list[tuple[int, Parts]]:
         """The newest and second newest value computed before a row."""

@@ -1,0 +1,71 @@
+"""The form of mask files: what may stand in them, and how it is laid out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from stepmask.errors import StepMaskError
+
+FORMAT_VERSION = 1
+"""Of binary masks."""
+FORECAST_VERSION = 2
+"""Of masks with forecasts, so that a stepmask that knows none refuses them in words."""
+MAX_CELLS = 10_000_000
+"""More cells than this in a file are refused: no sampler of diffusers comes near."""
+
+
+def parsed(content: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a `StepMask` from a file's content; raises where it says impossible things."""
+    rows = content["rows"]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, str) for row in rows):
+        raise StepMaskError('"rows" must be a list of strings, one per step')
+    if len(rows) * max(map(len, rows)) > MAX_CELLS:
+        raise StepMaskError(f"more than {MAX_CELLS:,} cells")
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise StepMaskError(f"row {number} has {len(row)} cells, row 0 has {len(rows[0])}")
+        binary = content["format_version"] == FORMAT_VERSION
+        strange = set(row) - set("01" if binary else "01l")
+        if strange:
+            known = "1 (compute) and 0 (hold); format 2 also " if binary else "1 (compute), 0 (hold) and "
+            raise StepMaskError(
+                f"row {number} holds {min(strange)!r}; format {content['format_version']} knows {known}"
+                "l (linear forecast)"
+            )
+    for key, kind in (("sites", list), ("timesteps", list), ("provenance", dict)):
+        if not isinstance(content[key], kind):
+            raise StepMaskError(f'"{key}" must be a {"list" if kind is list else "JSON object"}')
+    scheduler = content["scheduler"]
+    if scheduler is not None and not (
+        isinstance(scheduler, dict)
+        and isinstance(scheduler.get("class"), str)
+        and isinstance(scheduler.get("config"), dict)
+    ):
+        raise StepMaskError('"scheduler" must hold "class" and "config"')
+    if content["graph"] is not None and not isinstance(content["graph"], str):
+        raise StepMaskError('"graph" must be a fingerprint or null')
+    return {
+        "compute": np.array([[cell == "1" for cell in row] for row in rows]),
+        "forecast": np.array([[cell == "l" for cell in row] for row in rows]),
+        "sites": content["sites"],
+        "timesteps": content["timesteps"],
+        "scheduler": scheduler,
+        "graph": content["graph"],
+        "scores": content["scores"],
+        "provenance": content["provenance"],
+    }
+
+
+def readable_json(content: dict[str, Any]) -> str:
+    """JSON with one row of the mask a line, so that a diff shows what changed."""
+    lines = []
+    for key, value in content.items():
+        if key in ("rows", "sites", "scores") and value:
+            items = ",\n".join(f"    {json.dumps(item)}" for item in value)
+            lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
+    return "{\n" + ",\n".join(lines) + "\n}"
