@@ -46,7 +46,7 @@ def family_file(mask_file):
     """Three masks for the pipeline in `folder`: the full run, FORA every 2nd and every 3rd of 4 steps."""
     path, pipe = mask_file.parent / "family.json", ddim_pipeline()
     masks = [(schedules.fora(pipe, 4, interval=interval), interval) for interval in (1, 2, 3)]
-    MaskFamily(tuple(Member(1.0004 / interval, 60.0 / interval, mask) for mask, interval in masks)).save(path)
+    MaskFamily(tuple(Member(0.9994 / interval, 60.0 / interval, mask) for mask, interval in masks)).save(path)
     return path
 
 

@@ -89,7 +89,7 @@ def test_at_belongs_to_families_and_families_need_it(verb, run, mask_file, famil
 
     assert "holds a single mask: leave --at out" in call(mask_file, "--at", 0.5)
     listed = call(family_file)
-    assert "a family of 3 masks" in listed and "1.001 (60.0 dB), 0.501 (30.0 dB), 0.334 (20.0 dB)" in listed
+    assert "a family of 3 masks" in listed and "1.000 (60.0 dB), 0.500 (30.0 dB), 0.334 (20.0 dB)" in listed
     assert "no mask of this family has at most 0.2" in call(family_file, "--at", 0.2)
 
 
