@@ -75,7 +75,7 @@ class MaskFamily:
             if (target_macs is None or member.macs <= target_macs) and (min_psnr is None or member.psnr >= min_psnr)
         ]
         if not found:
-            there = ", ".join(f"{m.macs:.3f} ({m.psnr:.1f} dB)" for m in self.members)
+            there = ", ".join(f"{math.ceil(1000 * m.macs) / 1000:.3f} ({m.psnr:.1f} dB)" for m in self.members)
             asked = [] if target_macs is None else [f"at most {target_macs:g} of the cost"]
             asked += [] if min_psnr is None else [f"at least {min_psnr:g} dB"]
             raise TargetError(

@@ -72,13 +72,13 @@ def learn(
     if resume is not None:
         ready_file(resume)
     import stepmask
-    from stepmask.learning.entry import DEFAULT_TARGET, _config
+    from stepmask.learning.entry import DEFAULT_TARGET, config_for
     from stepmask.learning.select import Asked
 
     if not wanted.keys() - {"max_cache_bytes"}:
         wanted["target_macs"] = DEFAULT_TARGET
     Asked(**wanted)  # what is wrong with an option is said before the model is loaded
-    given = {**wanted, "config": _config(method.value, None, options), "seed": seed, "resume": resume}
+    given = {**wanted, "config": config_for(method.value, None, options), "seed": seed, "resume": resume}
     pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
     given |= {"num_inference_steps": steps, "call_kwargs": guidance_kwargs(guidance_scale) or None}
     try:

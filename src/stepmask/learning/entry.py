@@ -79,7 +79,7 @@ def learn(
         raise StepMaskError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
     if isinstance(config, LearnConfig) and method == "global":
         method = "per-step"
-    config = _config(method, config, options)
+    config = config_for(method, config, options)
     check_steps(num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
     other = {"target_speedup": target_speedup, "min_psnr": min_psnr, "max_cache_bytes": max_cache_bytes}
@@ -133,7 +133,7 @@ def learn_family(
     """
     if isinstance(config, LearnConfig):
         raise StepMaskError("families are learned end to end: give a GlobalConfig")
-    config = _config("global", config, options)
+    config = config_for("global", config, options)
     check_steps(num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
     asked = Asked(targets=tuple(targets), max_cache_bytes=max_cache_bytes)
@@ -165,7 +165,7 @@ def _select(
     return selecting
 
 
-def _config(method: str, config: Any, options: Mapping[str, Any]) -> GlobalConfig | LearnConfig:
+def config_for(method: str, config: Any, options: Mapping[str, Any]) -> GlobalConfig | LearnConfig:
     """The knobs of a method."""
     kind = GlobalConfig if method == "global" else LearnConfig
     if config is not None:

@@ -104,8 +104,7 @@ class Selection:
         Stops early where nothing that is open saves anything.
         """
         self._measure(range(1, len(self.actions)))
-        while self._budget.cost_of(self.actions) > target:
-            need = self._budget.cost_of(self.actions) - target
+        while (need := self._budget.cost_of(self.actions) - target) > 0:
             switch = self._best(need)
             if switch is None:
                 break
