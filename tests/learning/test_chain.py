@@ -268,37 +268,6 @@ def test_several_cotangents_are_as_many_runs(name):
     assert not np.allclose(together.effects[:, :, :, 0], together.effects[:, :, :, 1])
 
 
-@pytest.mark.parametrize("name", ["DDIM", "guidance"])
-def test_older_values_of_a_full_run(name):
-    """`aged`: a cell's value replaced by the one computed so many rows before, all else computed."""
-    pipe, call = make(name)
-    ones = settled(pipe, call, share=1.0)
-    assert ones.compute.all()
-    plan, along = make_plan(ones, describe(pipe)), cotangents(pipe, call)
-    found, _ = ride(pipe, call, plan, along, ages=3)
-    assert not found.aged[:, :, 0].any(), "its own value"
-    np.testing.assert_array_equal(found.aged[:, :, 1], found.effects[:, :, Action.hold])
-    for row, site, age in [(1, 0, 1), (3, 2, 3), (4, 5, 2), (5, 1, 3), (5, 4, 1)]:
-        images = [replaced(pipe, call, plan.sites[site], row, age, step) for step in (1e-4, -1e-4)]
-        expected = (along * (images[0] - images[1]) / 2e-4).flatten(2).sum(2).numpy()
-        assert_close(found.aged[row, site, age], expected)
-
-
-def replaced(pipe, call: dict, site: str, row: int, age: int, amount: float) -> Tensor:
-    """Final images where one value is moved towards the one of `age` rows before."""
-    values = []
-
-    def swap(module, args, output):
-        values.append(output)
-        return output + amount * (values[row - age] - output) if len(values) == row + 1 else output
-
-    hook = denoiser_of(pipe).get_submodule(site).register_forward_hook(swap)
-    try:
-        return final(pipe, call)
-    finally:
-        hook.remove()
-
-
 # --- the run itself
 
 

@@ -93,7 +93,8 @@ class Chain:
         self._values: dict[tuple[int, int], list[tuple[int, Parts]]] = {}
         self._layouts: dict[int, TreeSpec] = {}
         self._adjoints: dict[int, Adjoints] = {}
-        self._anchor = torch.zeros((), requires_grad=True)
+        self.anchor = torch.zeros((), requires_grad=True)
+        """Every call depends on it, so that gradients come back through all of them."""
         rows, sites = plan.states.shape
         self.effects = np.zeros((rows, sites, len(Action), copies, num_images))
         """(T, B, actions, copies, images): change of the cotangent's inner product with the final image."""
@@ -134,7 +135,7 @@ class Chain:
         groups = batch // (self.num_images * self.copies)
         self._check_call(position, groups, bool(differentiable))
         call = _Call(position, compute, spec, leaves, differentiable, groups)
-        outputs = _Node.apply(self, call, self._anchor, *tensors)
+        outputs = _Node.apply(self, call, self.anchor, *tensors)
         return tree_unflatten(list(outputs), call.output_spec)
 
     def _check_call(self, position: Position, groups: int, differentiable: bool) -> None:
@@ -202,6 +203,11 @@ class Chain:
                 by_copy = cotangent.unflatten(0, (call.groups, self.copies, self.num_images)).transpose(0, 1)
                 ends.append(output)
                 gradients.append(by_copy.flatten(1, 2))
+        if not any(output.requires_grad for output in outputs if isinstance(output, Tensor)):
+            raise UnsupportedModelError(
+                f"no gradient reaches the output of {type(denoiser_of(self.pipe)).__name__}: it is quantised or "
+                "compiled in a way that cannot be differentiated; learn on the plain model"
+            )
         owed = {}
         for site in done.values:
             later = adjoints.of_newest(site, row, self._before(stream, site, row))

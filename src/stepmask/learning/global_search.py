@@ -164,7 +164,9 @@ class GlobalSearch:
 
     def held_back(self, candidate: Candidate) -> np.ndarray:
         """PSNR in dB per image on noise that nothing was chosen on."""
-        return self._psnrs(candidate.actions, HELD_BACK, self.config.num_held_back)
+        psnrs = self._psnrs(candidate.actions, HELD_BACK, self.config.num_held_back)
+        self._measured.save()
+        return psnrs
 
     def mask(self, actions: np.ndarray) -> StepMask:
         """A mask over all sites, without identity."""

@@ -90,7 +90,8 @@ def probe(
             error = found[:num_images].detach() - target
             generator = torch.Generator().manual_seed(seed)
             signs = torch.randint(0, 2, (num_projections, *error.shape), generator=generator) * 2 - 1
-            found.backward(torch.cat([2 * error, *signs.to(found)]))
+            # to the chain alone: decoders and objectives have weights of their own
+            found.backward(torch.cat([2 * error, *signs.to(found)]), inputs=[chain.anchor])
     effects = np.nan_to_num(chain.effects)
     projections = np.moveaxis(effects[..., 1:, :], -2, -1) / max(num_projections, 1) ** 0.5
     square = error.flatten(1).square().sum(1).double().cpu().numpy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,13 @@ class Asked:
             raise TargetError(
                 f"ask for one of target_macs, target_speedup, min_psnr and targets, got {', '.join(given) or 'none'}"
             )
-        if self.target_speedup is not None and not 1 <= self.target_speedup < math.inf:
+        if self.targets is not None and not self.targets:
+            raise TargetError("targets must name at least one share of the full run, such as (0.6, 0.4)")
+        if self.target_speedup is not None and not (_number(self.target_speedup) and 1 <= self.target_speedup < 1e6):
             raise TargetError(f"target_speedup is a factor of at least 1, such as 1.8, got {self.target_speedup!r}")
-        if self.min_psnr is not None and not 0 < self.min_psnr < 80:
+        if self.min_psnr is not None and not (_number(self.min_psnr) and 0 < self.min_psnr < 80):
             raise TargetError(f"min_psnr is in dB, between 0 and 80, got {self.min_psnr!r}")
-        if self.max_cache_bytes is not None and not self.max_cache_bytes > 0:
+        if self.max_cache_bytes is not None and not (_number(self.max_cache_bytes) and self.max_cache_bytes > 0):
             raise TargetError(f"max_cache_bytes must be a positive number of bytes, got {self.max_cache_bytes!r}")
 
     def shares(self) -> list[float]:
@@ -70,6 +73,10 @@ class Asked:
         """What was given, as JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class Selecting:

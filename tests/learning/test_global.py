@@ -1,0 +1,403 @@
+"""learn(method="global") and learn_family on tiny random models: targets of all kinds, rivals, resuming, errors."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+import stepmask
+from fakes import TwoCalls, assert_unchanged, snapshot
+from stepmask import (
+    StepMask,
+    StepMaskError,
+    TargetError,
+    UnsupportedModelError,
+    describe,
+    learn,
+    learn_family,
+    make_plan,
+    measure_cost,
+)
+from stepmask.architectures import denoiser_of
+from stepmask.evaluation import evaluation_seeds
+from stepmask.learning import GlobalConfig, LearnConfig
+from stepmask.learning.noise import Noise
+from stepmask.learning.portfolio import portfolio
+from stepmask.mask import Action, scheduler_identity
+from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
+
+STEPS = 5
+QUICK = {"rounds": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "shrink": 0.35, "progress": False}
+GUIDED = {"guidance_scale": 2.0}
+
+CASES = {  # pipeline or denoiser, scheduler, call_kwargs
+    "DDIMPipeline": lambda: (ddim_pipeline(), None, None),
+    "DDPMPipeline": lambda: (ddpm_pipeline(), None, None),
+    "DiTPipeline, scale 2": lambda: (dit_pipeline(), None, GUIDED),
+    "DiT, loop": lambda: (tiny_model("DiTTransformer2DModel"), DDIMScheduler(), None),
+    "two calls": lambda: (
+        TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler()),
+        None,
+        {"class_labels": [3, 7]},
+    ),
+}
+
+
+def cost_of(mask: StepMask, pipe, call_kwargs=None) -> float:
+    return measure_cost(pipe, call_kwargs=call_kwargs).fraction(make_plan(mask, describe(pipe)))
+
+
+def assert_cost(mask: StepMask, pipe, target: float, call_kwargs=None) -> None:
+    """At most `target`, and near it; on random weights a table that costs less may be the better one."""
+    cost = cost_of(mask, pipe, call_kwargs)
+    assert 0.85 * target <= cost <= target + 1e-9
+
+
+# --- targets
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_pipeline_meets_its_target(name):
+    pipe, scheduler, call_kwargs = CASES[name]()
+    before = snapshot(denoiser_of(pipe))
+    mask = learn(pipe, STEPS, 0.6, scheduler=scheduler, call_kwargs=call_kwargs, **QUICK)
+    assert_unchanged(denoiser_of(pipe), before)
+    graph = describe(pipe)
+    assert mask.compute.shape == (STEPS, len(graph)) and mask.compute[0].all() and mask.sites == graph.names
+    assert mask.graph == graph.fingerprint
+    assert mask.scheduler == scheduler_identity(scheduler or pipe.scheduler)
+    assert list(mask.timesteps) == [float(t) for t in (scheduler or pipe.scheduler).timesteps]
+    assert_cost(mask, pipe, 0.6, call_kwargs)
+    assert mask.provenance["macs"] == pytest.approx(cost_of(mask, pipe, call_kwargs), abs=1e-6)
+    assert mask.provenance["method"] == "global" and mask.provenance["asked"] == {"target_macs": 0.6}
+
+
+@pytest.mark.parametrize(("make", "call_kwargs"), [(ddim_pipeline, None), (dit_pipeline, GUIDED)])
+def test_no_schedule_within_the_target_is_better_on_the_validation_noise(make, call_kwargs):
+    pipe, target = make(), 0.62
+    mask = learn(pipe, STEPS, target, call_kwargs=call_kwargs, **QUICK)
+    noise = Noise(pipe, STEPS, 0, call_kwargs)
+    full = noise.images(0, 3)
+
+    def psnr(mask: StepMask) -> float:
+        with stepmask.apply(pipe, mask):
+            return float(np.minimum(noise.psnrs(noise.images(0, 3), full), 80).mean())
+
+    rivals = list(portfolio(describe(pipe), mask.timesteps, (Action.hold, Action.linear)))
+    within = [rival for rival in rivals if cost_of(rival, pipe, call_kwargs) <= target]
+    assert len(within) > 3 and max(psnr(rival) for rival in within) <= psnr(mask) + 0.01
+    assert psnr(mask) == pytest.approx(mask.provenance["psnr"]["validation_mean"], abs=0.01)
+
+
+def test_without_forecasts_masks_are_binary():
+    pipe = ddim_pipeline()
+    mask = learn(pipe, STEPS, 0.6, forecast=False, **QUICK)
+    assert mask.is_binary
+    assert_cost(mask, pipe, 0.6)
+
+
+@pytest.mark.parametrize(("steps", "target"), [(1, 1.0), (2, 0.8), (3, 0.8), (3, 1.0)])
+def test_very_few_steps(steps, target):
+    pipe = dit_pipeline()
+    mask = learn(pipe, steps, target, **QUICK)
+    assert mask.num_rows == steps and cost_of(mask, pipe) <= target
+
+
+def test_what_is_reported_was_measured_on_other_noise():
+    pipe = ddim_pipeline()
+    mask = learn(pipe, STEPS, 0.6, seed=3, **QUICK)
+    record = mask.provenance
+    noise = Noise(pipe, STEPS, 3)
+    full = noise.images(20_000, 2)
+    with stepmask.apply(pipe, mask):
+        psnrs = noise.psnrs(noise.images(20_000, 2), full)
+    assert record["psnr"]["mean"] == pytest.approx(psnrs.mean(), abs=0.01)
+    assert record["psnr"]["worst"] == pytest.approx(psnrs.min(), abs=0.01)
+    low, high = record["psnr"]["confidence_95"]
+    assert low <= record["psnr"]["mean"] <= high and record["psnr"]["held_back_images"] == 2
+    assert json.loads(json.dumps(record)) == record and record["seed"] == 3
+    first, last = record["noise_seeds"]
+    assert first <= noise.seeds(20_000, 2)[0] <= last
+    with pytest.raises(StepMaskError, match="used to learn"):
+        evaluation_seeds([first], mask)
+
+
+def test_the_noise_in_provenance_is_all_that_was_used(monkeypatch):
+    seen = []
+
+    def conditions(self, numbers, seeds, original=Noise._conditions):
+        seen.extend(seeds)
+        return original(self, numbers, seeds)
+
+    monkeypatch.setattr(Noise, "_conditions", conditions)
+    first, last = learn(dit_pipeline(), STEPS, 0.6, **QUICK).provenance["noise_seeds"]
+    assert first == min(seen) and max(seen) <= last
+
+
+def test_a_speed_up():
+    mask = learn(ddim_pipeline(), STEPS, target_speedup=1.3, **QUICK)
+    assert mask.provenance["asked"] == {"target_speedup": 1.3}
+    assert mask.provenance["cost"] <= 1 / 1.3 and mask.provenance["cost"] != mask.provenance["macs"]
+
+
+def test_a_psnr():
+    pipe = ddim_pipeline()
+    ladder = learn_family(pipe, STEPS, (0.7, 0.5), **QUICK)
+    wanted = min(member.psnr for member in ladder) + 0.1
+    mask = learn(pipe, STEPS, min_psnr=wanted, **QUICK)
+    assert mask.provenance["psnr"]["mean"] >= wanted and mask.provenance["macs"] < 1
+    assert mask.provenance["asked"] == {"min_psnr": wanted}
+
+
+def test_a_psnr_that_is_out_of_reach():
+    with pytest.raises(TargetError, match=r"min_psnr=79\.9 was not reached"):
+        learn(ddim_pipeline(), STEPS, min_psnr=79.9, **QUICK)
+
+
+@pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
+def test_a_limit_of_the_cache(make):
+    pipe = make()
+    free = learn(pipe, STEPS, 0.7, **QUICK).provenance["cache_bytes_per_image"]
+    limit = int(0.8 * free)
+    mask = learn(pipe, STEPS, 0.7, max_cache_bytes=limit, **QUICK)
+    recorded = mask.provenance["cache_bytes_per_image"]
+    call = {"class_labels": [1, 2, 3]} if make is dit_pipeline else {"batch_size": 3}
+    with stepmask.apply(pipe, mask) as run:
+        pipe(generator=generator(), num_inference_steps=STEPS, output_type="pt", **call)
+        assert run.summary().peak_cache_bytes / 3 == recorded <= limit < free
+    assert cost_of(mask, pipe) <= 0.7
+
+
+def test_a_limit_that_nothing_keeps():
+    with pytest.raises(TargetError, match="ask for more of the"):
+        learn(ddim_pipeline(), STEPS, 0.5, max_cache_bytes=1, **QUICK)
+
+
+# --- seeds, modes
+
+
+@pytest.mark.parametrize("make", [ddpm_pipeline, dit_pipeline])
+def test_the_same_seed_gives_the_same_mask(make):
+    torch.manual_seed(1)
+    first = learn(make(), STEPS, 0.6, seed=4, **QUICK)
+    pipe = make()  # whose weights must not be inference tensors
+    torch.manual_seed(2)
+    with torch.inference_mode():
+        assert learn(pipe, STEPS, 0.6, seed=4, **QUICK) == first
+        assert torch.is_inference_mode_enabled()
+    expected = torch.rand(3)
+    torch.manual_seed(2)
+    assert torch.equal(torch.rand(3), expected), "the global random state is left alone"
+    assert learn(make(), STEPS, 0.6, seed=5, **QUICK).provenance["psnr"] != first.provenance["psnr"]
+
+
+def test_flags_of_the_model_are_put_back():
+    pipe = dit_pipeline()
+    pipe.transformer.train()
+    pipe.transformer.enable_gradient_checkpointing()
+    for index, parameter in enumerate(pipe.transformer.parameters()):
+        parameter.requires_grad_(index % 2 == 0)
+    before = snapshot(pipe.transformer), snapshot(pipe.vae)
+    mask = learn(pipe, STEPS, 0.6, **QUICK)
+    assert_unchanged(pipe.transformer, before[0])
+    assert_unchanged(pipe.vae, before[1])
+    assert mask.actions.tolist() == learn(dit_pipeline(), STEPS, 0.6, **QUICK).actions.tolist()
+
+
+def test_a_bfloat16_model():
+    pipe = dit_pipeline().to(torch.bfloat16)
+    assert_cost(learn(pipe, STEPS, 0.6, **QUICK), pipe, 0.6)
+
+
+# --- objective
+
+
+def test_an_objective_is_asked_with_gradient():
+    """Only the first channel counts: nothing that changes the others alone does harm."""
+    seen = []
+
+    def first_channel(images):
+        images.requires_grad and images.register_hook(seen.append)
+        return images[:, :1]
+
+    plain = learn(ddim_pipeline(), STEPS, 0.6, **QUICK)
+    mask = learn(ddim_pipeline(), STEPS, 0.6, objective=first_channel, **QUICK)
+    assert seen and all(not gradient[:, 1:].any() and gradient[:, 0].any() for gradient in seen)
+    assert mask.provenance["config"]["objective"] == "given"
+    assert mask.provenance["psnr"] != plain.provenance["psnr"] or (mask.actions != plain.actions).any()
+
+
+# --- resuming
+
+
+class Stop(Exception):
+    pass
+
+
+def count_calls(pipe) -> list:
+    calls = []
+    denoiser_of(pipe).register_forward_pre_hook(lambda *args: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("make", [ddpm_pipeline, dit_pipeline])
+def test_an_interrupted_search_goes_on_to_the_same_mask(make, tmp_path):
+    pipe, rounds = make(), []
+    calls = count_calls(pipe)
+    expected = learn(pipe, STEPS, 0.6, callback=lambda report: rounds.append(len(calls)), **QUICK)
+    all_calls = len(calls)
+    assert len(rounds) >= 2
+    for number, until in enumerate(rounds) if make is dit_pipeline else [(0, rounds[0])]:
+        pipe, path, seen = make(), tmp_path / f"state{number}", []
+        calls = count_calls(pipe)
+
+        def stop(report, seen=seen, number=number):
+            seen.append(report)
+            if len(seen) == number + 1:
+                raise Stop
+
+        with pytest.raises(Stop):
+            learn(pipe, STEPS, 0.6, resume=path, callback=stop, **QUICK)
+        assert len(calls) == until
+        calls.clear()
+        assert learn(pipe, STEPS, 0.6, resume=str(path), **QUICK) == expected
+        full_runs = 3 * STEPS  # of the references that PSNRs are taken against
+        assert len(calls) <= all_calls - until + full_runs
+
+
+def test_a_finished_search_gives_its_mask_again(tmp_path):
+    path, pipe = tmp_path / "state", dit_pipeline()
+    mask = learn(pipe, STEPS, 0.6, resume=path, **QUICK)
+    calls = count_calls(pipe)
+    assert learn(pipe, STEPS, 0.6, resume=path, **QUICK) == mask and len(calls) == 0
+
+
+def test_the_state_of_another_search_is_refused(tmp_path):
+    path = tmp_path / "state"
+    learn(dit_pipeline(), 3, 0.8, resume=path, **QUICK)
+    content = path.read_bytes()
+    for make, steps, target, options in [
+        (partial(dit_pipeline, seed=1), 3, 0.8, {}),
+        (dit_pipeline, 4, 0.8, {}),
+        (dit_pipeline, 3, 0.7, {}),
+        (dit_pipeline, 3, 0.8, {"seed": 1}),
+        (dit_pipeline, 3, 0.8, {"forecast": False}),
+        (dit_pipeline, 3, 0.8, {"call_kwargs": GUIDED}),
+    ]:
+        with pytest.raises(StepMaskError, match="belongs to another search"):
+            learn(make(), steps, target, resume=path, **{**QUICK, **options})
+    assert path.read_bytes() == content
+
+
+# --- families
+
+
+def test_a_family(tmp_path):
+    pipe, targets = ddim_pipeline(), (0.45, 0.7)
+    family = learn_family(pipe, STEPS, targets, **QUICK)
+    costs, psnrs = [m.macs for m in family], [m.psnr for m in family]
+    assert costs == sorted(costs, reverse=True) and psnrs == sorted(psnrs, reverse=True)
+    for member in family:
+        assert member.macs == pytest.approx(cost_of(member.mask, pipe), abs=1e-6)
+        assert member.psnr == member.mask.provenance["psnr"]["mean"]
+    assert family.at(0.6) is family.at(0.6) and cost_of(family.at(0.6), pipe) <= 0.6
+    cheapest = min(family, key=lambda m: m.macs)
+    assert cheapest.macs <= 0.45 and family.at(0.45) == cheapest.mask
+    family.save(tmp_path / "family.json")
+    assert stepmask.MaskFamily.load(tmp_path / "family.json") == family
+
+
+def test_a_family_is_learned_end_to_end():
+    with pytest.raises(StepMaskError, match="families are learned end to end"):
+        learn_family(dit_pipeline(), STEPS, config=LearnConfig())
+    with pytest.raises(TargetError, match="cannot be reached"):
+        learn_family(dit_pipeline(), STEPS, (0.7, 0.05), **QUICK)
+    with pytest.raises(TargetError, match="at least one share"):
+        learn_family(dit_pipeline(), STEPS, (), **QUICK)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_macs": 0.5, "target_speedup": 2.0}, "one of target_macs, target_speedup, .*got target_macs, target_"),
+        ({"target_speedup": 2.0, "min_psnr": 40}, "got target_speedup, min_psnr"),
+        ({"target_macs": None}, "got none"),
+        ({"target_macs": 0}, r"in \(0, 1\]"),
+        ({"target_macs": 1.2}, r"in \(0, 1\]"),
+        ({"target_macs": "half"}, r"in \(0, 1\].*'half'"),
+        ({"target_macs": 0.05}, "target_macs=0.05 cannot be reached"),
+        ({"target_speedup": 0.5}, "target_speedup is a factor of at least 1"),
+        ({"target_speedup": float("nan")}, "target_speedup is a factor"),
+        ({"target_speedup": "fast"}, "target_speedup is a factor"),
+        ({"min_psnr": -3}, "min_psnr is in dB"),
+        ({"min_psnr": "good"}, "min_psnr is in dB"),
+        ({"max_cache_bytes": 0}, "max_cache_bytes must be a positive number"),
+        ({"max_cache_bytes": "1 GB"}, "max_cache_bytes must be a positive number"),
+        ({"method": "best"}, "method must be one of global, per-step, paper, got 'best'"),
+        ({"num_trajectories": 3}, r"method='global' has no option 'num_trajectories'; there are rounds, "),
+        ({"rounds": -1}, "rounds must be a number between"),
+        ({"num_probes": 2.5}, "num_probes must be a whole number"),
+        ({"shrink": True}, "shrink must be a number"),
+        ({"objective": 3}, "objective must be a function"),
+        ({"config": GlobalConfig(), "rounds": 2}, r"not both \(rounds\)"),
+        ({"config": GlobalConfig(), "method": "paper"}, "takes a LearnConfig, got GlobalConfig"),
+        ({"method": "paper", "min_psnr": 40}, 'min_psnr needs method="global"'),
+        ({"method": "per-step", "max_cache_bytes": 10**6}, 'max_cache_bytes needs method="global"'),
+        ({"config": LearnConfig(), "target_speedup": 2.0}, 'target_speedup needs method="global"'),
+    ],
+)
+def test_requests_that_make_no_sense(options, message):
+    with pytest.raises(StepMaskError, match=message):
+        learn(dit_pipeline(), STEPS, **{"progress": False, **options})
+
+
+@pytest.mark.parametrize("steps", [0, 2.5, "50", True])
+def test_impossible_numbers_of_steps(steps):
+    for kind in (learn, learn_family):
+        with pytest.raises(StepMaskError, match="num_inference_steps must be a whole number"):
+            kind(dit_pipeline(), steps, **QUICK)
+
+
+def test_models_that_cannot_be_learned_for():
+    pipe = ddim_pipeline()
+    mask = learn(pipe, 3, 0.8, **QUICK)
+    with stepmask.apply(pipe, mask), pytest.raises(StepMaskError, match=r"a mask is applied.*remove it"):
+        learn(pipe, 3, 0.8, **QUICK)
+    pipe.enable_model_cpu_offload(device="cpu")
+    with pytest.raises(UnsupportedModelError, match="offloaded: learn before"):
+        learn(pipe, 3, 0.8, **QUICK)
+    pipe = dit_pipeline()
+    pipe.transformer.compile()
+    with pytest.raises(UnsupportedModelError, match="compiled"):
+        learn(pipe, 3, 0.8, **QUICK)
+
+
+def test_a_denoiser_without_gradient():
+    pipe = dit_pipeline()
+    pipe.transformer.proj_out_2.register_forward_hook(lambda module, args, output: output.detach())
+    before = snapshot(pipe.transformer)
+    with pytest.raises(UnsupportedModelError, match="no gradient reaches the output of DiTTransformer2DModel"):
+        learn(pipe, 3, 0.8, **QUICK)
+    assert_unchanged(pipe.transformer, before)
+
+
+# --- progress
+
+
+def test_the_callback_sees_every_round(capsys):
+    seen = []
+    mask = learn(ddim_pipeline(), STEPS, 0.6, callback=seen.append, **QUICK)
+    assert len(seen) >= 2 and all(report.target == 0.6 for report in seen)
+    assert seen[-1].best.cost <= 0.6 and seen[-1].best.actions.tolist() == mask.actions.tolist()
+    assert capsys.readouterr() == ("", "")
+    learn(dit_pipeline(), 3, 0.8, **{**QUICK, "progress": True})
+    captured = capsys.readouterr()
+    assert "selecting" in captured.out + captured.err
