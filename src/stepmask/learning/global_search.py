@@ -220,7 +220,7 @@ class GlobalSearch:
             return candidate.psnr + (SLOPE_DOWN if way < 0 else SLOPE_UP) * way - PATIENCE_DB * tried
 
         near = [c for c in self.candidates.values() if NEAR[0] * target <= c.cost <= NEAR[1] * target]
-        base = max(near, key=worth)
+        base = max(near, key=worth, default=self.best(target))
         key = (base.actions.tobytes(), target)
         self._tried[key] = self._tried.get(key, 0) + 1
         return base

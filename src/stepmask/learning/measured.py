@@ -49,6 +49,14 @@ class Measured:
         """Keep them."""
         self._arrays[f"psnr.{key}"] = np.asarray(values, dtype=np.float64)
 
+    def latencies(self) -> np.ndarray | None:
+        """(B + 1,) milliseconds that were kept: of each site, and of the rest."""
+        return self._arrays.get("latencies")
+
+    def keep_latencies(self, values: np.ndarray) -> None:
+        """Keep them: measured again, they would differ, and the search with them."""
+        self._arrays["latencies"] = np.asarray(values, dtype=np.float64)
+
     def probe(self, key: str) -> Probe | None:
         """The probe that was kept under this key."""
         if f"probe.{key}.size" not in self._arrays:

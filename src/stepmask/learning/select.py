@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from stepmask.architectures import denoiser_of, describe
+from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily, Member
 from stepmask.learning.budget import Budget
@@ -99,7 +100,8 @@ class Selecting:
         self.graph = describe(self.denoiser)
         self.call_kwargs = dict(call_kwargs or {})
         self.scheduler = scheduler_identity(pipe.scheduler)
-        self.cost = measure_cost(pipe, call_kwargs=self.call_kwargs, latency=asked.target_speedup is not None)
+        measured = Measured(resume, self._identity())
+        self.cost = self._cost(measured)
         unit = "latency" if asked.target_speedup is not None else "macs"
         self.budget = Budget(self.graph, self.cost, unit)
         pipe.scheduler.set_timesteps(num_inference_steps)
@@ -107,14 +109,31 @@ class Selecting:
         self.targets = asked.shares()
         if asked.min_psnr is not None:
             floor = self.budget.floor(len(self.timesteps))
-            self.targets = [share for share in self.targets if share > 1.1 * floor]
+            self.targets = [share for share in self.targets if share > 1.1 * floor] or [1.0]
+        floor = self.budget.floor(len(self.timesteps))
+        if asked.target_speedup is not None and self.targets[0] < floor:
+            raise TargetError(
+                f"target_speedup={asked.target_speedup:g} cannot be reached: computing only the first of "
+                f"{len(self.timesteps)} steps makes the denoiser {1 / floor:.2f} times as fast; ask for less"
+            )
         for target in self.targets:
             self.budget.check_target(target, len(self.timesteps))
         self.noise = Noise(pipe, num_inference_steps, seed, self.call_kwargs)
-        measured = Measured(resume, self._identity())
         self.search = GlobalSearch(
             self.noise, self.budget, self.cost, self.timesteps, config, measured, asked.max_cache_bytes
         )
+
+    def _cost(self, measured: Measured) -> CostTable:
+        """MACs, and latencies where they are asked for: those of an interrupted search are kept."""
+        timed = self.asked.target_speedup is not None
+        known = measured.latencies()
+        cost = measure_cost(self.pipe, call_kwargs=self.call_kwargs, latency=timed and known is None)
+        if not timed:
+            return cost
+        if known is None:
+            measured.keep_latencies(np.append(cost.latency_ms, cost.always_latency_ms))
+            return cost
+        return replace(cost, latency_ms=known[:-1], always_latency_ms=float(known[-1]))
 
     @property
     def num_rounds(self) -> int:
