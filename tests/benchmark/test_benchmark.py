@@ -66,9 +66,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
         assert mask.provenance["guidance_scale"] == guided.get("guidance_scale")
         fraction = measure_cost(pipe, call_kwargs=guided).fraction(make_plan(mask, describe(pipe)))
         assert row["macs"] == pytest.approx(fraction)
-    assert len(list((output / "masks").iterdir())) == len(rows) + 3 * len(MODELS), (
-        "and three families a model"
-    )
+    assert len(list((output / "masks").iterdir())) == len(rows) + 3 * len(MODELS), "and three families a model"
     save_png(curve(rows), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
