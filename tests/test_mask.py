@@ -434,7 +434,9 @@ def test_check_refuses_another_number_of_rows():
 
 def test_a_mask_without_identity_fits_any_scheduler_of_its_length():
     run = scheduler(3, DDPMScheduler)
-    small(timesteps=run.timesteps).check(scheduler=run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert small(timesteps=run.timesteps).check(scheduler=run) is None
 
 
 def test_shifted_timesteps_are_a_warning():

@@ -36,7 +36,7 @@ def archive(folder, suffix: str):
     return path
 
 
-def check(images, labels, count):
+def assert_loaded(images, labels, count):
     assert images.shape == (3 * count, 3, 32, 32) and images.dtype == np.uint8
     assert labels.dtype == np.int64 and sorted(labels.tolist()) == sorted([0, 3, 9] * count)
     for image, label in zip(images, labels, strict=True):
@@ -45,9 +45,9 @@ def check(images, labels, count):
 
 @pytest.mark.parametrize(("split", "count"), [("train", 2), ("test", 1)])
 def test_folders_and_archives(folder, split, count):
-    check(*load_cifar10(folder, split), count)
-    check(*load_cifar10(str(archive(folder, ".tar")), split), count)
-    check(*load_cifar10(archive(folder, ".tar.gz"), split), count)
+    assert_loaded(*load_cifar10(folder, split), count)
+    assert_loaded(*load_cifar10(str(archive(folder, ".tar")), split), count)
+    assert_loaded(*load_cifar10(archive(folder, ".tar.gz"), split), count)
 
 
 def test_what_is_not_there(folder, tmp_path):

@@ -34,7 +34,7 @@ def main(model: str, steps: int) -> None:
 
     pipe = reference.load(model)
     noise = Noise(pipe, steps, seed=0)
-    chain = Chain(pipe, make_plan(fora(pipe, steps, 2), describe(pipe)), NUM_PROBES, copies=2)
+    chain = Chain(pipe, make_plan(fora(pipe, steps, 2), describe(pipe)), NUM_PROBES, copies=2, fresh=True)
     with frozen(denoiser_of(pipe)), chain.riding():
         images = noise.latents(0, NUM_PROBES, copies=2)
         images.backward(images.detach())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 Parts = list[Tensor]
+"""Value of a site: its tensors."""
 
 
 def inner(cotangent: Parts, change: Parts, groups: int, num_images: int) -> np.ndarray:

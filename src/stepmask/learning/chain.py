@@ -25,14 +25,12 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from stepmask.architectures import denoiser_of
 from stepmask.errors import UnsupportedModelError
-from stepmask.learning._adjoints import Adjoints, inner
+from stepmask.learning._adjoints import Adjoints, Parts, inner
 from stepmask.liveness import Plan, State
 from stepmask.mask import Action
+from stepmask.runtime.cache import extrapolate
 from stepmask.runtime.gate import Gates
-from stepmask.runtime.position import Position, PositionTracker
-
-Parts = list[Tensor]
-"""Value of a site: its tensors."""
+from stepmask.runtime.position import Position, PositionTracker, timestep_of
 
 
 @dataclass
@@ -119,8 +117,7 @@ class Chain:
 
     def _denoiser(self, compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """One call of the pipeline: a node of the graph."""
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1] if len(args) > 1 else None
-        position = self._tracker.locate(self.pipe.scheduler, timestep)
+        position = self._tracker.locate(self.pipe.scheduler, timestep_of(args, kwargs))
         leaves, spec = tree_flatten((args, kwargs))
         torch.set_grad_enabled(True)  # stays on until the pipeline's own no_grad ends
         batch = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 1)
@@ -331,8 +328,7 @@ class Chain:
 def _ahead(before: list[tuple[int, Parts]], row: int) -> Parts:
     """The line through the newest and second newest value, at `row`."""
     (row_1, newest), (row_2, second) = before
-    weight = 1 + (row - row_1) / (row_1 - row_2)
-    return [torch.lerp(old, new, weight) for old, new in zip(second, newest, strict=True)]
+    return extrapolate(newest, second, (row - row_1) / (row_1 - row_2))
 
 
 def _minus(a: Parts, b: Parts) -> Parts:

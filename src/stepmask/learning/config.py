@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from stepmask.errors import StepMaskError
+from stepmask.learning._ranges import check_ranges
 
 Sparsity = Literal["search", "projection", "penalty"]
 Sampling = Literal["random", "gumbel", "interpolation"]
@@ -95,12 +96,7 @@ class LearnConfig:
                 raise StepMaskError(
                     f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}"
                 )
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise StepMaskError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
-            if name in _WHOLE and not isinstance(value, int):
-                raise StepMaskError(f"{name} must be a whole number, got {value!r}")
+        check_ranges(self, _RANGES, _WHOLE)
         if self.sparsity != "penalty":
             defaults = {field.name: field.default for field in fields(self)}
             ignored = [name for name in _PENALTY_ONLY if getattr(self, name) != defaults[name]]

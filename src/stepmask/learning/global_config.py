@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from stepmask.errors import StepMaskError
+from stepmask.learning._ranges import check_ranges
 
 _RANGES = {
     "rounds": (0, 10**4),
@@ -50,12 +51,7 @@ class GlobalConfig:
     objective: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise StepMaskError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
-            if name in _WHOLE and not isinstance(value, int):
-                raise StepMaskError(f"{name} must be a whole number, got {value!r}")
+        check_ranges(self, _RANGES, _WHOLE)
         if self.objective is not None and not callable(self.objective):
             raise StepMaskError(f"objective must be a function of images, got {type(self.objective).__name__}")
 

@@ -2,8 +2,8 @@
 
 Starts from every regular schedule and the full run, and improves: each round takes the table that promises most,
 probes what every switch in it would do to the final image (`probe`), lets `Selection` propose a few tables at the
-target or on the way there, and measures them on fixed validation noise. Nothing is believed that was not measured, so
-no result is worse than the schedules on that noise. Knows no files and no progress bars.
+target or on the way there, and measures them on fixed validation noise. Nothing is believed that was not measured:
+what falls far behind on the first images is dropped, of the rest the best is taken. Knows no files, no progress bars.
 """
 
 from __future__ import annotations

@@ -13,38 +13,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 @contextlib.contextmanager
 def show_progress(visible: bool, total: int) -> Iterator[Callable[[Any], None]]:
     """Yield a function that takes a `LearnProgress` after each trajectory."""
-    columns = (
-        TextColumn("learning"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}  MACs {task.fields[macs]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not visible) as bar:
-        task = bar.add_task("learning", total=total, loss="-", macs="-")
-
-        def show(report: Any) -> None:
-            bar.update(task, completed=report.trajectory, loss=f"{report.loss:.4f}", macs=f"{report.macs:.1%}")
-
-        yield show
+    with _bar(visible, total, "learning", "starting") as advance:
+        yield lambda report: advance(f"loss {report.loss:.4f}  MACs {report.macs:.1%}")
 
 
 @contextlib.contextmanager
 def show_rounds(visible: bool, total: int) -> Iterator[Callable[[Any], None]]:
     """Yield a function that takes a `Round` after each round of a search."""
-    columns = (
-        TextColumn("selecting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("at {task.fields[target]}: best {task.fields[best]}  last {task.fields[last]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not visible) as bar:
-        task = bar.add_task("selecting", total=total, target="-", best="measuring schedules", last="-")
+    with _bar(visible, total, "selecting", "measuring schedules") as advance:
 
         def show(done: Any) -> None:
             best = "none yet" if done.best is None else f"{done.best.psnr:.1f} dB at {done.best.cost:.1%}"
-            last = f"{done.true:.1f} dB (predicted {done.predicted:.1f})"
-            bar.update(task, advance=1, target=f"{done.level:.0%}", best=best, last=last)
+            last = f"{done.true:.1f} dB (predicted {done.predicted:.1f})" if done.true == done.true else "no better"
+            advance(f"at {done.level:.0%}: best {best}  last {last}")
 
         yield show
+
+
+@contextlib.contextmanager
+def _bar(visible: bool, total: int, words: str, first: str) -> Iterator[Callable[[str], None]]:
+    """Yield a function that advances a bar by one and says how it stands."""
+    columns = (TextColumn(words), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not visible) as bar:
+        task = bar.add_task(words, total=total, now=first)
+        yield lambda now: bar.update(task, advance=1, now=now)

@@ -107,10 +107,9 @@ class Selecting:
         pipe.scheduler.set_timesteps(num_inference_steps)
         self.timesteps = [float(t) for t in pipe.scheduler.timesteps]
         self.targets = asked.shares()
-        if asked.min_psnr is not None:
-            floor = self.budget.floor(len(self.timesteps))
-            self.targets = [share for share in self.targets if share > 1.1 * floor] or [1.0]
         floor = self.budget.floor(len(self.timesteps))
+        if asked.min_psnr is not None:
+            self.targets = [share for share in self.targets if share > 1.1 * floor] or [1.0]
         if asked.target_speedup is not None and self.targets[0] < floor:
             raise TargetError(
                 f"target_speedup={asked.target_speedup:g} cannot be reached: computing only the first of "
@@ -194,7 +193,6 @@ class Selecting:
         half_width = student_t_95(len(held_back) - 1) * float(held_back.std(ddof=1)) / math.sqrt(len(held_back))
         mean = float(held_back.mean())
         seeds = self.noise.seeds(0, PROBES + (self.search.num_rounds + 1) * self.config.num_probes)
-        config = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
         provenance = {
             "method": "global",
             "num_inference_steps": self.num_inference_steps,
@@ -214,17 +212,19 @@ class Selecting:
             "noise_seeds": [seeds[0], seeds[-1]],
             "guidance_scale": self.call_kwargs.get("guidance_scale"),
             "model": type(self.denoiser).__name__,
-            "config": {**config, "objective": None if self.config.objective is None else "given"},
+            "config": {**self._knobs(), "objective": None if self.config.objective is None else "given"},
         }
         return bare.with_actions(
             candidate.actions, scheduler=self.scheduler, graph=self.graph.fingerprint, provenance=provenance
         )
 
+    def _knobs(self) -> dict[str, Any]:
+        return {field.name: getattr(self.config, field.name) for field in fields(self.config)}
+
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a search to go on."""
-        config = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
         return {
-            "config": {**config, "objective": repr(self.config.objective)},
+            "config": {**self._knobs(), "objective": repr(self.config.objective)},
             "asked": self.asked.to_dict(),
             "seed": self.seed,
             "num_inference_steps": self.num_inference_steps,

@@ -126,14 +126,11 @@ class Selection:
                     best, best_rate = (step, site), gain[step, site] / cost
             if best is None:
                 return self.actions
-            old = self.actions[best]
-            self.actions[best] = Action.compute
-            if self._budget.cost_of(self.actions) > target or not self._fits(self.actions):
-                self.actions[best] = old
+            changed = self._changed(*best, Action.compute)
+            if self._budget.cost_of(changed) <= target and self._fits(changed):
+                self._take(*best, Action.compute)
+            else:
                 self._open[(*best, Action.compute)] = False
-                continue
-            self.actions[best] = old
-            self._take(*best, Action.compute)
 
     def mend(self) -> np.ndarray:
         """Turn holds into forecasts and back where that is predicted to help; returns the table."""
@@ -144,17 +141,13 @@ class Selection:
             best = np.unravel_index(np.argmin(harm), harm.shape)
             if harm[best] >= -1e-3:
                 return self.actions
-            before = self._budget.cost_of(self.actions)
             step, site, action = (int(i) for i in best)
-            old = self.actions[step, site]
-            self.actions[step, site] = action
-            # a forecast keeps an older computation alive
-            if self._budget.cost_of(self.actions) > before or not self._fits(self.actions):
-                self.actions[step, site] = old
+            changed = self._changed(step, site, action)
+            # a forecast may keep an older computation alive
+            if self._budget.cost_of(changed) <= self._budget.cost_of(self.actions) and self._fits(changed):
+                self._take(step, site, Action(action))
+            else:
                 self._open[best] = False
-                continue
-            self.actions[step, site] = old
-            self._take(step, site, Action(action))
 
     def _best(self, need: float) -> tuple[int, int, Action] | None:
         """The switch of least harm per saved cost; what saves more than is needed counts as saving that."""
@@ -173,16 +166,17 @@ class Selection:
                 continue
             if abs(saved - self._saved[step, site]) > 1e-9:
                 self._saved[step, site] = saved  # measured anew; others may be better now
-            elif self._fits_with(step, site, action):
+            elif self._fits(self._changed(step, site, action)):
                 return step, site, Action(action)
             else:
                 self._open[step, site, action] = False
         return step, site, Action(action)
 
-    def _fits_with(self, step: int, site: int, action: int) -> bool:
+    def _changed(self, step: int, site: int, action: int) -> np.ndarray:
+        """The table with one more switch."""
         changed = self.actions.copy()
         changed[step, site] = action
-        return self._fits(changed)
+        return changed
 
     def _take(self, step: int, site: int, action: Action) -> None:
         change = self._changes()[step, site, action]

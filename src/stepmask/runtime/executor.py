@@ -17,7 +17,7 @@ from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
 from stepmask.runtime.gate import Gates
 from stepmask.runtime.policies import Policy
-from stepmask.runtime.position import Position, PositionTracker
+from stepmask.runtime.position import Position, PositionTracker, timestep_of
 
 
 @dataclass
@@ -101,8 +101,7 @@ class Executor:
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         scheduler = self._scheduler()
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1] if len(args) > 1 else None
-        position = self._tracker.locate(scheduler, timestep)
+        position = self._tracker.locate(scheduler, timestep_of(args, kwargs))
         if position.new_run:
             self._streams = {}
             self.meter = Meter()

@@ -26,6 +26,11 @@ class Position(NamedTuple):
     """Whether this is the first call of a run."""
 
 
+def timestep_of(args: tuple, kwargs: dict) -> Any:
+    """The timestep among the arguments of a denoiser call: by name, else the second."""
+    return kwargs["timestep"] if "timestep" in kwargs else args[1] if len(args) > 1 else None
+
+
 class PositionTracker:
     """Follows one denoiser through the runs of a scheduler."""
 
