@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from stepmask import StepMask, describe
 from stepmask.architectures import registered_architectures
@@ -43,6 +44,10 @@ def dit_pipeline(seed: int = 0) -> DiTPipeline:
     vae = AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, sample_size=8).eval()
     transformer = tiny_model("DiTTransformer2DModel", seed)
     return quiet(DiTPipeline(transformer=transformer, vae=vae, scheduler=DDIMScheduler(clip_sample=False)))
+
+
+def nan_like(value):
+    return tree_map(lambda tensor: torch.full_like(tensor, torch.nan), value)
 
 
 def quiet(pipe):
@@ -103,7 +108,8 @@ class Reference:
             row_1, newest = values[-1]
             if self._mask.forecast[self.row, site] and len(values) > 1:
                 row_2, second = values[-2]
-                return torch.lerp(second, newest, 1 + (self.row - row_1) / (row_1 - row_2))
+                weight = 1 + (self.row - row_1) / (row_1 - row_2)
+                return tree_map(lambda a, b: torch.lerp(a, b, weight), second, newest)
             return newest
 
         return swap
@@ -148,7 +154,7 @@ def count_computes(model: nn.Module, names: Sequence[str], poison: tuple[int, st
         def forward(*args, **kwargs):
             log.append((call, name))
             value = original(*args, **kwargs)
-            return torch.full_like(value, torch.nan) if poison == (call, name) else value
+            return nan_like(value) if poison == (call, name) else value
 
         module.forward = forward
 

@@ -39,11 +39,13 @@ class BlockGraph:
             the output or always-run code reads it.
         reads_step: Per site whether something other than sites reaches it that changes from step to step: the
             noisy sample or the timestep embedding.
+        rewritten: Sites whose value the model writes into afterwards, so that it has to get copies.
     """
 
     sites: tuple[Site, ...]
     all_readers: tuple[tuple[int, ...], ...]
     reads_step: tuple[bool, ...]
+    rewritten: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not len(self.sites) == len(self.all_readers) == len(self.reads_step):

@@ -34,9 +34,9 @@ class GraphBuilder:
         self._reads_step.append(STEP in reads)
         return frozenset({index})
 
-    def finish(self, output: Value) -> BlockGraph:
-        """The graph of a model whose output comes from `output`."""
+    def finish(self, output: Value, rewritten: Iterable[int] = ()) -> BlockGraph:
+        """The graph of a model whose output comes from `output`, and that writes into the values of `rewritten`."""
         for writer in output - {STEP}:
             self._readers[writer].add(OUT)
         readers = tuple(tuple(sorted(readers)) for readers in self._readers)
-        return BlockGraph(tuple(self._sites), readers, tuple(self._reads_step))
+        return BlockGraph(tuple(self._sites), readers, tuple(self._reads_step), frozenset(rewritten))

@@ -1,26 +1,94 @@
 """Finds a block graph by tracing one forward pass on the meta device.
 
-Every tensor carries a set of sources, one bit per site and one for inputs that change with the step; every operation
+Every tensor carries a set of sources, one for each site and one for inputs that change with the step; every operation
 passes on the union. When a site returns, what its value was made of are its writers, and the value becomes a source of
-its own. Nothing is computed, so nothing hides: a `where` or a masked key counts as read. Writes into views of a tensor
-are not followed to its base.
+its own. Nothing is computed, so nothing hides: a `where` or a masked key counts as read. What is written into a tensor
+reaches all that share its memory. What cannot be followed is refused: a site that runs twice, a choice by the value of
+a tensor, a module that keeps a value for the next call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from stepmask.architectures._builder import FRESH, STEP, GraphBuilder, Value
-from stepmask.architectures._registry import architecture_of
-from stepmask.architectures._skeleton import meta_skeleton
+from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph, Site
+
+NOTHING: Value = frozenset()
+
+
+def trace(
+    twin: nn.Module,
+    sites: Sequence[Site],
+    inputs: Mapping[str, Any],
+    changing: Sequence[str],
+    run: Callable[[], Any],
+) -> BlockGraph:
+    """Run `twin` once and return the graph of these sites, in the order in which they ran.
+
+    Args:
+        twin: A copy of the model on the meta device; it is left with hooks.
+        sites: What to watch; the order does not matter.
+        inputs: Arguments of the call, on the meta device.
+        changing: Names of those that change from step to step.
+        run: Runs `twin` on these inputs and returns what a sampler uses.
+
+    Raises:
+        UnsupportedModelError: The trace cannot prove who reads whom.
+    """
+    name = type(twin).__name__
+    modules = dict(twin.named_modules())
+    builder = GraphBuilder()
+    sources = _Sources()
+    indices: dict[str, int] = {}
+
+    def watch(site: Site) -> None:
+        def after(module: nn.Module, args: Any, output: Any) -> Any:
+            if site.name in indices:
+                raise UnsupportedModelError(
+                    f"{site.name} runs more than once in a forward pass of {name}, so a step has no single value "
+                    "to keep: choose other sites"
+                )
+            indices[site.name] = len(indices)
+            value = builder.site(site.name, site.kind, sources.union(output), site.depth)
+            # copies: the same tensor may have other readers
+            output = tree_map_only(Tensor, torch.empty_like, output)
+            sources.mark(output, value)
+            sources.watch_writes(output, indices[site.name])
+            return output
+
+        modules[site.name].register_forward_hook(after)
+
+    for site in sites:
+        watch(site)
+    sources.mark([inputs[name] for name in changing if name in inputs], FRESH)
+    try:
+        with torch.no_grad(), sources:
+            output = run()
+    except StepMaskError:
+        raise
+    except Exception as error:  # whatever a model's code may raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UnsupportedModelError(
+            f"{name} cannot be traced without computing anything ({type(error).__name__}: {reason}). If the example "
+            "inputs are right, its graph has to be declared: CONTRIBUTING.md shows how"
+        ) from error
+    idle = [site.name for site in sites if site.name not in indices]
+    if idle:
+        raise UnsupportedModelError(
+            f"{idle[0]} did not run in a forward pass of {name} on the example inputs: leave it out, or give inputs "
+            "with which it runs"
+        )
+    sources.check_nothing_is_kept(twin)
+    return builder.finish(sources.union(output) - {STEP}, sources.rewritten)
 
 
 class _Sources(TorchDispatchMode):
@@ -29,49 +97,65 @@ class _Sources(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.rewritten: set[int] = set()
+        """Sites whose value is written into after they returned it."""
+        self._written: dict[int, Value] = {}
+        self._values: dict[int, int] = {}
+        self._alive: list[Tensor] = []  # memory that is known by its address must not be freed
 
     def union(self, tree: Any) -> Value:
-        tensors = [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
-        return frozenset().union(*(self.of.get(tensor, frozenset()) for tensor in tensors))
+        """What the tensors in a tree were made of."""
+        tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+        return NOTHING.union(*(self.of.get(t, NOTHING) | self._written.get(_memory(t), NOTHING) for t in tensors))
 
     def mark(self, tree: Any, value: Value) -> None:
-        for leaf in tree_flatten(tree)[0]:
+        """Say what the tensors in a tree were made of."""
+        for leaf in tree_leaves(tree):
             if isinstance(leaf, Tensor):
                 self.of[leaf] = value
 
+    def watch_writes(self, tree: Any, site: int) -> None:
+        """Remember whose value this is, to see when something writes into it."""
+        for leaf in tree_leaves(tree):
+            if isinstance(leaf, Tensor):
+                self._values[_memory(leaf)] = site
+                self._alive.append(leaf)
+
+    def check_nothing_is_kept(self, twin: nn.Module) -> None:
+        """Raise where a module keeps a site's value, which a later step may read."""
+        for name, module in twin.named_modules():
+            kept = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+            kept |= module._buffers
+            for key, value in kept.items():
+                if isinstance(value, Tensor) and self.union(value) - {STEP}:
+                    raise UnsupportedModelError(
+                        f"{name}.{key} of {type(twin).__name__} keeps what a site made for a later call, which no mask "
+                        "can know of: choose other sites"
+                    )
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        value = self.union((args, kwargs))
         result = func(*args, **kwargs)
-        self.mark(result, self.union((args, kwargs)))
+        self.mark(result, value)
+        if func._schema.is_mutable:
+            self._write(func._schema.arguments, args, kwargs, value)
         return result
 
+    def _write(self, arguments: Any, args: Sequence[Any], kwargs: Mapping[str, Any], value: Value) -> None:
+        for position, argument in enumerate(arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            target = args[position] if position < len(args) else kwargs.get(argument.name)
+            for leaf in tree_leaves(target):
+                if isinstance(leaf, Tensor):
+                    memory = _memory(leaf)
+                    self._written[memory] = self._written.get(memory, NOTHING) | value
+                    self._alive.append(leaf)
+                    if memory in self._values:
+                        self.rewritten.add(self._values[memory])
 
-def probe(model: nn.Module, sites: Sequence[Site]) -> BlockGraph:
-    """Trace `model` and return the graph of these sites, in the order in which they ran.
 
-    Args:
-        model: A denoiser of a registered family.
-        sites: What to watch; the order does not matter.
-    """
-    family = architecture_of(model)
-    twin = meta_skeleton(model)
-    inputs = family.example_inputs(twin)
-    modules = dict(twin.named_modules())
-    builder = GraphBuilder()
-    sources = _Sources()
-
-    def watch(site: Site) -> None:
-        def after(module: nn.Module, args: Any, output: Any) -> Any:
-            value = builder.site(site.name, site.kind, sources.union(output), site.depth)
-            output = tree_map_only(Tensor, torch.ops.aten.alias, output)  # the same tensor may have other readers
-            sources.mark(output, value)
-            return output
-
-        modules[site.name].register_forward_hook(after)
-
-    for site in sites:
-        watch(site)
-    sources.mark({name: inputs[name] for name in family.step_inputs}, FRESH)
-    with torch.no_grad(), sources:
-        output = family.used_output(twin, twin(**inputs, return_dict=False)[0])
-    return builder.finish(sources.union(output) - {STEP})
+def _memory(tensor: Tensor) -> int:
+    """Identifies what a tensor and its views share."""
+    return tensor.untyped_storage()._cdata

@@ -7,55 +7,25 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from torch import Tensor, nn
+from torch import nn
 
+from stepmask.architectures._family import Architecture
 from stepmask.errors import StepMaskError, UnknownArchitectureError, UnsupportedModelError
-from stepmask.graph import BlockGraph
-
-
-class Architecture(ABC):
-    """What stepmask knows about one denoiser class."""
-
-    step_inputs: ClassVar[tuple[str, ...]] = ("timestep",)
-    """Names of the forward arguments that change from step to step."""
-
-    @abstractmethod
-    def describe(self, model: nn.Module) -> BlockGraph:
-        """Sites of `model` in execution order, with their readers."""
-
-    @abstractmethod
-    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
-        """Keyword arguments for one forward pass, on the model's device and in its dtype."""
-
-    @abstractmethod
-    def tiny(self) -> nn.Module:
-        """A small instance with random weights, for the contract tests."""
-
-    def feeders(self, model: nn.Module) -> dict[str, tuple[str, ...]]:
-        """Per site the submodules that feed it alone, so that they need not run where the site does not.
-
-        Only modules of one tensor (N, L, D) with a result of the same shape, on whose way to the site nothing mixes
-        or counts the L tokens: a normalisation followed by scale and shift. By default none.
-        """
-        return {}
-
-    def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
-        """The channels of the model's output that a sampler uses; by default all."""
-        return output
-
 
 _architectures: dict[str, Architecture] = {}
+_own: WeakKeyDictionary[nn.Module, Architecture] = WeakKeyDictionary()
 
 
-def register(class_name: str) -> Callable[[type[Architecture]], type[Architecture]]:
-    """Class decorator: this family describes models whose class, or a base of it, has this name."""
+def register(*class_names: str) -> Callable[[type[Architecture]], type[Architecture]]:
+    """Class decorator: this family describes models whose class, or a base of it, has one of these names."""
 
     def decorate(family: type[Architecture]) -> type[Architecture]:
-        _architectures[class_name] = family()
+        for class_name in class_names:
+            _architectures[class_name] = family(class_name)
         return family
 
     return decorate
@@ -70,19 +40,32 @@ def registered_architectures() -> dict[str, Architecture]:
     return dict(_architectures)
 
 
+def describe_as(denoiser: nn.Module, family: Architecture) -> None:
+    """Let one instance be described by a family of its own."""
+    _own[denoiser] = family
+
+
 def architecture_of(denoiser: nn.Module) -> Architecture:
     """The family of a denoiser.
 
     Raises:
         UnknownArchitectureError: None is registered for its class or a base of it.
     """
+    if denoiser in _own:
+        return _own[denoiser]
+    return class_architecture_of(denoiser)
+
+
+def class_architecture_of(denoiser: nn.Module) -> Architecture:
+    """The family of a denoiser's class, whatever was said about the instance."""
     known = registered_architectures()
     for class_ in type(denoiser).__mro__:
         if class_.__name__ in known:
             return known[class_.__name__]
     raise UnknownArchitectureError(
         f"no architecture is registered for {type(denoiser).__name__}; supported are {', '.join(sorted(known))}. "
-        "CONTRIBUTING.md shows how to add one in a few lines"
+        "For any other: stepmask.describe(model, sites=[patterns], example_inputs={...}); CONTRIBUTING.md shows how to "
+        "add a family in a few lines"
     )
 
 

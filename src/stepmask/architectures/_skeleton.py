@@ -16,6 +16,17 @@ def meta_skeleton(model: nn.Module) -> nn.Module:
     return _copy(model, {})
 
 
+def meta_twin(model: nn.Module) -> nn.Module | None:
+    """A model of the same class and configuration, on the meta device and in eval mode; None where there is none.
+
+    Other than a copy it has plain weights and plain attention, whatever was done to the model since.
+    """
+    if not hasattr(type(model), "from_config") or not hasattr(model, "config"):
+        return None
+    with torch.device("meta"):
+        return type(model).from_config(model.config).eval().requires_grad_(False)
+
+
 def _copy(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     if id(module) in done:
         return done[id(module)]

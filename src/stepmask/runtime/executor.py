@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
@@ -60,7 +62,10 @@ class Executor:
         self.position: Position | None = None
         """Position of the latest denoiser call."""
         modules = dict(denoiser.named_modules())
-        gates = [(site.name, modules[site.name], self._controller(i)) for i, site in enumerate(graph.sites)]
+        gates = [
+            (site.name, modules[site.name], self._controller(i, i in graph.rewritten))
+            for i, site in enumerate(graph.sites)
+        ]
         for i, site in enumerate(graph.sites):
             for name in (feeders or {}).get(site.name, ()):
                 gates.append((name, modules[name], self._feeder_controller(i)))
@@ -81,14 +86,17 @@ class Executor:
         self._streams, self._current = {}, None
         self._gates.remove()
 
-    def _controller(self, site: int) -> Callable[[Callable[[], Feature], tuple, dict], Feature]:
+    def _controller(self, site: int, rewritten: bool) -> Callable[[Callable[[], Feature], tuple, dict], Feature]:
         def control(compute: Callable[[], Feature], args: tuple, kwargs: dict) -> Feature:
             stream = self._current
             if stream is None:  # a submodule called on its own, outside of the denoiser
                 return compute()
             return stream.policy(stream.row - stream.start, site, compute, stream.cache)
 
-        return control
+        def copied(compute: Callable[[], Feature], args: tuple, kwargs: dict) -> Feature:
+            return tree_map_only(Tensor, torch.clone, control(compute, args, kwargs))
+
+        return copied if rewritten else control
 
     def _feeder_controller(self, site: int) -> Callable[[Callable[[], Tensor], tuple, dict], Tensor]:
         def control(compute: Callable[[], Tensor], args: tuple, kwargs: dict) -> Tensor:

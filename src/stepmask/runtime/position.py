@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stepmask.architectures._family import TIMESTEP_NAMES
 from stepmask.errors import PositionError
 
 
@@ -28,7 +29,8 @@ class Position(NamedTuple):
 
 def timestep_of(args: tuple, kwargs: dict) -> Any:
     """The timestep among the arguments of a denoiser call: by name, else the second."""
-    return kwargs["timestep"] if "timestep" in kwargs else args[1] if len(args) > 1 else None
+    name = next((name for name in TIMESTEP_NAMES if name in kwargs), None)
+    return args[1] if name is None and len(args) > 1 else kwargs.get(name)
 
 
 class PositionTracker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,12 +13,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stepmask.architectures import architecture_of, denoiser_of, describe
-from stepmask.architectures._skeleton import meta_skeleton
+from stepmask.architectures._skeleton import meta_skeleton, meta_twin
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import num_bytes
 from stepmask.runtime.gate import Gates
 from stepmask.runtime.sampling import forwards_per_image
+
+_BATCHED = re.compile(r"bmm|scaled_dot_product")
+"""Operations that attention takes its products with."""
 
 
 def measure_cost(
@@ -32,6 +36,7 @@ def measure_cost(
 
     MACs are counted by torch's FlopCounterMode on the meta device (on the CPU it counts fused attention as zero), for
     the configured sample size, attention products included, per image: a guided image runs the denoiser on two inputs.
+    The products are also listed alone, for the convention that leaves them out (`CostTable.conv_linear`).
 
     Args:
         model: A pipeline or a denoiser.
@@ -43,36 +48,74 @@ def measure_cost(
     denoiser = denoiser_of(model)
     graph = describe(denoiser)
     forwards = forwards_per_image(model, call_kwargs)
-    macs, always, value_bytes = _count_macs(denoiser, graph)
+    one = _count_macs(denoiser, graph)
     times = always_time = None
     if latency:
         times, always_time = _time_sites(denoiser, graph, batch_size * forwards)
     return CostTable(
-        graph.names, macs * forwards, always * forwards, forwards, value_bytes * forwards, times, always_time
+        graph.names,
+        one.macs * forwards,
+        one.always_macs * forwards,
+        forwards,
+        one.value_bytes * forwards,
+        times,
+        always_time,
+        one.product_macs * forwards,
+        one.always_product_macs * forwards,
     )
 
 
-def _count_macs(denoiser: nn.Module, graph: BlockGraph) -> tuple[np.ndarray, float, np.ndarray]:
-    """MACs of each site, of everything else, and the bytes of each site's value, for one input."""
-    twin = meta_skeleton(denoiser)
+def _count_macs(denoiser: nn.Module, graph: BlockGraph) -> CostTable:
+    """MACs of each site and of everything else, and the bytes of each site's value, for one input."""
+    try:
+        return _count_macs_of(denoiser, meta_skeleton(denoiser), graph)
+    except (RuntimeError, NotImplementedError, TypeError):
+        twin = meta_twin(denoiser)  # without quantised weights and foreign kernels
+        if twin is None:
+            raise
+        return _count_macs_of(denoiser, twin, graph)
+
+
+def _count_macs_of(denoiser: nn.Module, twin: nn.Module, graph: BlockGraph) -> CostTable:
     size: dict[str, int] = {}
     modules = dict(twin.named_modules())
     for name in graph.names:
         modules[name].register_forward_hook(lambda _m, _a, value, name=name: size.update({name: num_bytes(value)}))
-    inputs = architecture_of(denoiser).example_inputs(twin)
+    family = architecture_of(denoiser)
+    inputs = family.example_inputs(twin)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        twin(**inputs)
+        family.run(twin, inputs)
     by_module = counter.get_flop_counts()
     prefix = type(twin).__name__
     macs = np.array([sum(by_module[f"{prefix}.{name}"].values()) / 2 for name in graph.names])
-    value_bytes = np.array([size[name] for name in graph.names])
-    return macs, counter.get_total_flops() / 2 - macs.sum(), value_bytes
+    products = np.array([_product_macs(by_module, prefix, name, modules[name]) for name in graph.names])
+    return CostTable(
+        graph.names,
+        macs,
+        counter.get_total_flops() / 2 - macs.sum(),
+        value_bytes=np.array([size[name] for name in graph.names]),
+        product_macs=products,
+        always_product_macs=_product_macs(by_module, prefix, "", twin) - products.sum(),
+    )
+
+
+def _product_macs(by_module: Mapping[str, Mapping[Any, int]], prefix: str, name: str, module: nn.Module) -> float:
+    """MACs of the attention products in a module: batched products, other than those of linear layers."""
+
+    def batched(path: str) -> float:
+        counts = by_module.get(f"{prefix}.{path}" if path else "Global", {})
+        return sum(flops for op, flops in counts.items() if _BATCHED.search(str(op))) / 2
+
+    # torch runs a linear layer as a batched product where its input is not contiguous
+    layers = [path for path, child in module.named_modules(prefix=name) if isinstance(child, nn.Linear)]
+    return batched(name) - sum(map(batched, layers))
 
 
 @torch.no_grad()
 def _time_sites(denoiser: nn.Module, graph: BlockGraph, batch_size: int, rounds: int = 5) -> tuple[np.ndarray, float]:
     """Median milliseconds of each site, and of the rest of a forward pass."""
-    inputs = architecture_of(denoiser).example_inputs(denoiser, batch_size)
+    family = architecture_of(denoiser)
+    inputs = family.example_inputs(denoiser, batch_size)
     device = next(denoiser.parameters()).device
     spent = np.zeros((rounds, len(graph) + 1))
     current = 0
@@ -94,12 +137,12 @@ def _time_sites(denoiser: nn.Module, graph: BlockGraph, batch_size: int, rounds:
     modules = dict(denoiser.named_modules())
     training = denoiser.training
     denoiser.eval()
-    denoiser(**inputs)
+    family.run(denoiser, inputs)
     gates = Gates([(name, modules[name], timer(i)) for i, name in enumerate(graph.names)])
     try:
         for current in range(rounds):
             start = now()
-            denoiser(**inputs)
+            family.run(denoiser, inputs)
             spent[current, -1] = now() - start - spent[current, :-1].sum()
     finally:
         gates.remove()

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stepmask.architectures import architecture_of, denoiser_of
+from stepmask.architectures import Architecture, architecture_of, denoiser_of
+from stepmask.architectures._skeleton import meta_skeleton
 from stepmask.errors import StepMaskError
 from stepmask.runtime.gate import Gates
 
@@ -29,6 +30,7 @@ class SamplerLoop:
 
     def __init__(self, denoiser: nn.Module, scheduler: Any) -> None:
         self.denoiser, self.scheduler = denoiser, scheduler
+        self._like: tuple[tuple[int, ...], torch.dtype] | None = None
 
     @torch.no_grad()
     def __call__(
@@ -49,22 +51,31 @@ class SamplerLoop:
         from diffusers.utils.torch_utils import randn_tensor
 
         parameter = next(self.denoiser.parameters())
-        config = self.denoiser.config
-        size = config.sample_size if not isinstance(config.sample_size, int) else (config.sample_size,) * 2
-        shape = (batch_size, config.in_channels, *size)
+        family = architecture_of(self.denoiser)
+        name = family.step_inputs[0]
+        shape, timestep_dtype = self._inputs_of(family)
         self.scheduler.set_timesteps(num_inference_steps)
+        shape = (batch_size, *shape)
         sample = randn_tensor(shape, generator=_list(generator), device=parameter.device, dtype=parameter.dtype)
         sample = sample * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        family = architecture_of(self.denoiser)
         for timestep in self.scheduler.timesteps:
             scaled = sample
             if hasattr(self.scheduler, "scale_model_input"):
                 scaled = self.scheduler.scale_model_input(sample, timestep)
             steps = timestep.expand(batch_size).to(parameter.device)
-            output = self.denoiser(scaled.to(parameter.dtype), timestep=steps, return_dict=False, **condition)[0]
-            output = family.used_output(self.denoiser, output)
+            if timestep_dtype.is_floating_point:
+                steps = steps.to(timestep_dtype)
+            inputs = {name: scaled.to(parameter.dtype), family.timestep_name: steps, **condition}
+            output = family.run(self.denoiser, inputs)
             sample = self.scheduler.step(output, timestep, sample, return_dict=False)[0]
         return SimpleNamespace(images=sample)
+
+    def _inputs_of(self, family: Architecture) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape of one noisy sample and type of the timestep, as the family's example inputs have them."""
+        if self._like is None:
+            inputs = family.example_inputs(meta_skeleton(self.denoiser))  # random numbers are left as they are
+            self._like = tuple(inputs[family.step_inputs[0]].shape[1:]), inputs[family.timestep_name].dtype
+        return self._like
 
 
 def _list(generator: Any) -> Any:
@@ -97,7 +108,10 @@ def num_classes(pipe: Any) -> int | None:
     labels = getattr(pipe, "labels", None)  # of a DiTPipeline: numbers by name, several names for some
     if labels:
         return 1 + max(labels.values())
-    config = denoiser_of(pipe).config
+    embedder = getattr(pipe, "class_embedder", None)  # of a ClassConditionalLDMPipeline without names
+    if embedder is not None:
+        return embedder.config.num_classes
+    config = getattr(denoiser_of(pipe), "config", None)
     return getattr(config, "num_embeds_ada_norm", None) or getattr(config, "num_class_embeds", None)
 
 

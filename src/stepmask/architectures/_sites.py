@@ -1,0 +1,102 @@
+"""From patterns of names to sites: which submodules match, and what kind each is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from torch import nn
+
+from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.graph import Kind, Site
+
+Patterns = Mapping[str, Kind] | Sequence[str]
+"""Names of submodules, perhaps with their kinds: ``*`` stands for one part of a dotted name, ``**`` for any number."""
+
+_BY_CLASS = (
+    ("sampler", r"Downsample|Upsample"),
+    ("resnet", r"Resnet|ResBlock"),
+    ("mlp", r"FeedForward|Mlp|MLP"),
+    ("transformer", r"Transformer|Block"),
+)
+
+
+def find_sites(model: nn.Module, patterns: Patterns) -> tuple[Site, ...]:
+    """Sites whose names match, in the order of ``model.named_modules()``.
+
+    Args:
+        model: The denoiser.
+        patterns: Where no kind is given, it is told from the module's class and name.
+
+    Raises:
+        StepMaskError: A pattern matches nothing, or there is no such kind.
+        UnsupportedModelError: A site lies within another, so that it would not run where the other does not.
+    """
+    if not patterns or isinstance(patterns, str):
+        raise StepMaskError(f"describing {type(model).__name__} needs sites: a list of patterns, got {patterns!r}")
+    kinds = dict(patterns) if isinstance(patterns, Mapping) else dict.fromkeys(patterns)
+    strange = sorted({kind for kind in kinds.values() if kind is not None} - set(get_args(Kind)))
+    if strange:
+        raise StepMaskError(f"no kind of site {strange[0]!r}; there are {', '.join(get_args(Kind))}")
+    modules = {name: module for name, module in model.named_modules() if name}
+    found: dict[str, Kind | None] = {}
+    for pattern, kind in kinds.items():
+        matching = [name for name in modules if _regex(pattern).fullmatch(name)]
+        if not matching:
+            raise StepMaskError(
+                f"no submodule of {type(model).__name__} matches {pattern!r}; it has {_outline(modules)} "
+                "(* stands for one part of a dotted name, ** for any number)"
+            )
+        found |= dict.fromkeys(matching, kind)
+    _check_apart(model, found)
+    return tuple(
+        Site(name, found[name] or kind_of(name, module), depth_of(name, model))
+        for name, module in modules.items()
+        if name in found
+    )
+
+
+def kind_of(name: str, module: nn.Module) -> Kind:
+    """What a submodule is, as its name and the name of its class tell."""
+    last = name.rpartition(".")[2]
+    if re.search(r"attn2|cross", last):
+        return "cross_attention"
+    for kind, pattern in _BY_CLASS:
+        if re.search(pattern, type(module).__name__):
+            return kind
+    return "attention" if re.search(r"attn|attention", f"{last} {type(module).__name__}", re.IGNORECASE) else "mlp"
+
+
+def depth_of(name: str, model: nn.Module) -> int | None:
+    """Level of a U-Net's submodule, 0 at full resolution; None where there are no levels."""
+    if not hasattr(model, "down_blocks") or not hasattr(model, "up_blocks"):
+        return None
+    deepest = len(model.down_blocks) - 1
+    part, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    if part == "down_blocks":
+        return int(number)
+    return deepest - int(number) if part == "up_blocks" else deepest
+
+
+def _regex(pattern: str) -> re.Pattern:
+    parts = {"**": ".+", "*": "[^.]+"}
+    return re.compile("".join(parts.get(piece, re.escape(piece)) for piece in re.split(r"(\*\*|\*)", pattern)))
+
+
+def _check_apart(model: nn.Module, names: Mapping[str, object]) -> None:
+    for name in names:
+        outer = next((other for other in names if name.startswith(f"{other}.")), None)
+        if outer is not None:
+            raise UnsupportedModelError(
+                f"{name} lies within {outer}, so it cannot compute where {outer} does not: choose patterns that "
+                f"match one of both in {type(model).__name__}"
+            )
+
+
+def _outline(modules: Mapping[str, nn.Module]) -> str:
+    """The first few names at depth 1 to 3, with numbers as stars."""
+    names = dict.fromkeys(re.sub(r"\.\d+", ".*", name) for name in modules if name.count(".") <= 2)
+    shown = list(names)[:24]
+    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "")

@@ -1,0 +1,70 @@
+"""FluxTransformer2DModel and its kin (Chroma): blocks of two streams, then blocks of one.
+
+Sites of a double block: attn, whose value is a tuple of image and text, ff and ff_context. Sites of a single block:
+attn and proj_mlp, which proj_out alone reads, and proj_out, the branch of both; holding it rests the whole block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from stepmask.architectures._family import Architecture
+from stepmask.architectures._inputs import noise
+from stepmask.architectures._registry import register
+
+TEXT_TOKENS = 512
+LATENT_SIDE = 64
+"""Packed latents of an image of 1024 pixels; a configuration does not say."""
+
+
+@register("FluxTransformer2DModel", "ChromaTransformer2DModel")
+class Flux(Architecture):
+    """What is added to the text reaches the image through later attention only, as the traced graph says."""
+
+    patterns = {
+        "transformer_blocks.*.attn": "attention",
+        "transformer_blocks.*.ff": "mlp",
+        "transformer_blocks.*.ff_context": "mlp",
+        "single_transformer_blocks.*.attn": "attention",
+        "single_transformer_blocks.*.proj_mlp": "mlp",
+        "single_transformer_blocks.*.proj_out": "transformer",
+    }
+
+    @property
+    def tiny_config(self) -> dict[str, Any]:
+        """Two double blocks and two single ones."""
+        config = {
+            "in_channels": 4,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 12,
+            "axes_dims_rope": (2, 2, 4),
+        }
+        if self.class_name == "FluxTransformer2DModel":
+            return config | {"pooled_projection_dim": 8, "guidance_embeds": True}
+        small = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
+        return config | small
+
+    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
+        """Packed latents of 1024 pixels and 512 text tokens; tiny models get fewer."""
+        config = model.config
+        side, tokens = (4, 5) if config.in_channels < 16 else (LATENT_SIDE, TEXT_TOKENS)
+        inputs = noise(
+            model,
+            batch_size,
+            hidden_states=(side * side, config.in_channels),
+            encoder_hidden_states=(tokens, config.joint_attention_dim),
+        )
+        like = inputs["hidden_states"]
+        inputs |= {"img_ids": like.new_zeros(side * side, 3), "txt_ids": like.new_zeros(tokens, 3)}
+        inputs["timestep"] = torch.full((batch_size,), 0.5, device=like.device, dtype=like.dtype)
+        if hasattr(config, "pooled_projection_dim"):
+            inputs["pooled_projections"] = like.new_zeros(batch_size, config.pooled_projection_dim)
+        if getattr(config, "guidance_embeds", False):
+            inputs["guidance"] = like.new_full((batch_size,), 3.5)
+        return inputs

@@ -1,0 +1,282 @@
+"""Families that one line of patterns each declares; who reads whom is traced.
+
+A table to extend: patterns, a tiny configuration for the contract tests, and the shapes of example inputs.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import nn
+
+from stepmask.architectures._family import Architecture
+from stepmask.architectures._inputs import noise
+from stepmask.architectures._registry import register
+
+SELF_CROSS_FF = {
+    "transformer_blocks.*.attn1": "attention",
+    "transformer_blocks.*.attn2": "cross_attention",
+    "transformer_blocks.*.ff": "mlp",
+}
+"""Sites of the blocks that most text-conditioned transformers have."""
+
+TOKENS = 16
+"""Length of example texts."""
+
+
+class Simple(Architecture):
+    """Example inputs from shapes, and what else a call needs."""
+
+    @abstractmethod
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Shapes without the batch, by the name of the argument."""
+
+    def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
+        """Further arguments; `like` is the sample."""
+        return {}
+
+    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
+        """Small ones, where the configuration does not say how large."""
+        inputs = noise(model, batch_size, **self.shapes(model.config))
+        return inputs | self.others(model.config, inputs[self.step_inputs[0]])
+
+
+@register("SanaTransformer2DModel")
+class Sana(Simple):
+    """Linear attention, cross-attention, convolutional feed-forward."""
+
+    patterns = SELF_CROSS_FF
+    tiny_config = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 2,
+        "num_cross_attention_heads": 2,
+        "cross_attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "caption_channels": 12,
+        "sample_size": 8,
+    }
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Latents and text."""
+        size = config.sample_size
+        return {
+            "hidden_states": (config.in_channels, size, size),
+            "encoder_hidden_states": (TOKENS, config.caption_channels),
+        }
+
+
+@register("HunyuanDiT2DModel")
+class HunyuanDiT(Simple):
+    """Long skips from the first half of the blocks to the second."""
+
+    patterns = {"blocks.*.attn1": "attention", "blocks.*.attn2": "cross_attention", "blocks.*.ff": "mlp"}
+    tiny_config = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "patch_size": 2,
+        "sample_size": 8,
+        "hidden_size": 16,
+        "num_layers": 4,
+        "cross_attention_dim": 8,
+        "cross_attention_dim_t5": 16,
+        "pooled_projection_dim": 8,
+        "text_len": 4,
+        "text_len_t5": 6,
+    }
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Latents and two texts."""
+        return {
+            "hidden_states": (config.in_channels, config.sample_size, config.sample_size),
+            "encoder_hidden_states": (config.text_len, config.cross_attention_dim),
+            "encoder_hidden_states_t5": (config.text_len_t5, config.cross_attention_dim_t5),
+        }
+
+    def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
+        """Masks, sizes, style, rotary positions."""
+        batch, tokens = len(like), (config.sample_size // config.patch_size) ** 2
+        rotary = tuple(like.new_ones(tokens, config.attention_head_dim) for _ in range(2))
+        others = {
+            "text_embedding_mask": like.new_ones(batch, config.text_len),
+            "text_embedding_mask_t5": like.new_ones(batch, config.text_len_t5),
+            "image_rotary_emb": rotary,
+            "timestep": like.new_full((batch,), 500),
+        }
+        if config.use_style_cond_and_image_meta_size:
+            style = torch.zeros(batch, dtype=torch.long, device=like.device)
+            others |= {"image_meta_size": like.new_ones(batch, 6), "style": style}
+        return others
+
+    def used_output(self, model: nn.Module, output: torch.Tensor) -> torch.Tensor:
+        """The noise; a learned variance in the second half of the channels is left out."""
+        return output[:, : model.config.in_channels]
+
+
+@register("AuraFlowTransformer2DModel")
+class AuraFlow(Simple):
+    """Joint blocks of two streams, then single ones."""
+
+    patterns = {
+        "joint_transformer_blocks.*.attn": "attention",
+        "joint_transformer_blocks.*.ff": "mlp",
+        "joint_transformer_blocks.*.ff_context": "mlp",
+        "single_transformer_blocks.*.attn": "attention",
+        "single_transformer_blocks.*.ff": "mlp",
+    }
+    tiny_config = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_mmdit_layers": 2,
+        "num_single_dit_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 12,
+        "caption_projection_dim": 16,
+        "pos_embed_max_size": 64,
+    }
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Latents and text."""
+        size = config.sample_size
+        return {
+            "hidden_states": (config.in_channels, size, size),
+            "encoder_hidden_states": (TOKENS, config.joint_attention_dim),
+        }
+
+
+@register("QwenImageTransformer2DModel")
+class QwenImage(Simple):
+    """Blocks of two streams with an attention of two results."""
+
+    patterns = {
+        "transformer_blocks.*.attn": "attention",
+        "transformer_blocks.*.img_mlp": "mlp",
+        "transformer_blocks.*.txt_mlp": "mlp",
+    }
+    tiny_config = {
+        "in_channels": 16,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 12,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    side = 8
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Packed latents and text."""
+        return {
+            "hidden_states": (self.side**2, config.in_channels),
+            "encoder_hidden_states": (TOKENS, config.joint_attention_dim),
+        }
+
+    def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
+        """Size of the packed image."""
+        return {"img_shapes": [[(1, self.side, self.side)]] * len(like)}
+
+
+@register("CogVideoXTransformer3DModel")
+class CogVideoX(Simple):
+    """Text and video in one sequence."""
+
+    patterns = {"transformer_blocks.*.attn1": "attention", "transformer_blocks.*.ff": "mlp"}
+    tiny_config = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "time_embed_dim": 4,
+        "text_embed_dim": 12,
+        "num_layers": 2,
+        "sample_width": 8,
+        "sample_height": 8,
+        "sample_frames": 9,
+        "patch_size": 2,
+        "max_text_seq_length": 8,
+    }
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Frames first, channels second."""
+        frames = (config.sample_frames - 1) // config.temporal_compression_ratio + 1
+        return {
+            "hidden_states": (frames, config.in_channels, config.sample_height, config.sample_width),
+            "encoder_hidden_states": (config.max_text_seq_length, config.text_embed_dim),
+        }
+
+    def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
+        """Rotary positions, in the larger models."""
+        if not config.use_rotary_positional_embeddings:
+            return {}
+        tokens = like.shape[1] * like.shape[3] * like.shape[4] // config.patch_size**2
+        return {"image_rotary_emb": tuple(like.new_ones(tokens, config.attention_head_dim) for _ in range(2))}
+
+
+@register("LTXVideoTransformer3DModel")
+class LTXVideo(Simple):
+    """Packed latents of a video."""
+
+    patterns = SELF_CROSS_FF
+    tiny_config = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "num_layers": 2,
+        "caption_channels": 12,
+    }
+    video = (2, 4, 4)
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Packed latents and text."""
+        frames, height, width = self.video
+        return {
+            "hidden_states": (frames * height * width, config.in_channels),
+            "encoder_hidden_states": (TOKENS, config.caption_channels),
+        }
+
+    def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
+        """Size of the packed video, mask of the text."""
+        size = dict(zip(("num_frames", "height", "width"), self.video, strict=True))
+        return size | {"encoder_attention_mask": like.new_ones(len(like), TOKENS)}
+
+
+@register("StableAudioDiTModel")
+class StableAudio(Simple):
+    """A transformer over the latents of a sound."""
+
+    patterns = SELF_CROSS_FF
+    tiny_config = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "num_key_value_attention_heads": 2,
+        "cross_attention_dim": 8,
+        "time_proj_dim": 8,
+        "global_states_input_dim": 8,
+        "cross_attention_input_dim": 8,
+    }
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Latents, text, and the global conditions."""
+        return {
+            "hidden_states": (config.in_channels, config.sample_size),
+            "encoder_hidden_states": (TOKENS, config.cross_attention_input_dim),
+            "global_hidden_states": (1, config.global_states_input_dim),
+        }
+
+    def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
+        """Rotary positions."""
+        size = (config.sample_size + 1, config.attention_head_dim // 2)
+        return {"rotary_embedding": tuple(like.new_ones(size) for _ in range(2))}

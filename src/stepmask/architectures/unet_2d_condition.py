@@ -1,0 +1,69 @@
+"""UNet2DConditionModel: Stable Diffusion, SDXL, LDM. Sites: ResnetBlock2D, Transformer2DModel, samplers.
+
+All hold states. The attention and feed-forward layers within the transformers are sites on request:
+``describe(pipe, sites=["**.resnets.*", "**.attn1", "**.attn2", "**.ff", "**.downsamplers.*", "**.upsamplers.*"])``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from stepmask.architectures._inputs import height_and_width, noise
+from stepmask.architectures._registry import register
+from stepmask.architectures._unets import UNet
+from stepmask.graph import BlockGraph
+
+TEXT_TOKENS = 77
+
+
+@register("UNet2DConditionModel")
+class UNet2DCondition(UNet):
+    """The text does not change from step to step; what a ControlNet adds reaches only sites that read the timestep."""
+
+    declared_blocks = frozenset(
+        {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
+        | {"UNetMidBlock2DCrossAttn", "UNetMidBlock2D"}
+    )
+    tiny_config = {
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (8, 16, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 12,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+
+    def describe(self, model: nn.Module) -> BlockGraph:
+        """As declared. A T2I-Adapter adds to the value of each encoder block in place."""
+        graph = super().describe(model)
+        last = {name.split(".")[1]: i for i, name in enumerate(graph.names) if name.startswith("down_blocks")}
+        return replace(graph, rewritten=frozenset(last.values()))
+
+    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
+        """A sample of the configured size, text tokens, and what the configuration adds to them."""
+        config = model.config
+        width = config.cross_attention_dim
+        width = config.encoder_hid_dim or (width if isinstance(width, int) else width[0])
+        shapes = {
+            "sample": (config.in_channels, *height_and_width(config.sample_size or 64)),
+            "encoder_hidden_states": (TEXT_TOKENS, width),
+        }
+        inputs = noise(model, batch_size, **shapes)
+        like = inputs["sample"]
+        if config.addition_embed_type == "text_time":  # SDXL
+            text = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            sizes = {"text_embeds": like.new_zeros(batch_size, text), "time_ids": like.new_zeros(batch_size, 6)}
+            inputs["added_cond_kwargs"] = sizes
+        if config.class_embed_type == "projection":
+            inputs["class_labels"] = like.new_zeros(batch_size, config.projection_class_embeddings_input_dim)
+        elif config.num_class_embeds is not None:
+            inputs["class_labels"] = torch.zeros(batch_size, dtype=torch.long, device=like.device)
+        return inputs

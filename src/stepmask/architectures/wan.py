@@ -1,0 +1,57 @@
+"""WanTransformer3DModel: text and image to video. Sites: attn1, attn2 and ffn of every block, all of them branches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from stepmask.architectures._family import Architecture
+from stepmask.architectures._inputs import noise
+from stepmask.architectures._registry import register
+from stepmask.graph import BlockGraph
+
+TEXT_TOKENS = 512
+LATENT_VIDEO = (21, 60, 104)
+"""81 frames of 480 x 832 pixels, as latents; a configuration does not say."""
+
+
+@register("WanTransformer3DModel")
+class Wan(Architecture):
+    """Of a pipeline with two transformers (Wan 2.2) the mask is that of the first."""
+
+    patterns = {
+        "blocks.*.attn1": "attention",
+        "blocks.*.attn2": "cross_attention",
+        "blocks.*.ffn": "mlp",
+    }
+    tiny_config = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 4,
+        "out_channels": 4,
+        "text_dim": 12,
+        "freq_dim": 16,
+        "ffn_dim": 32,
+        "num_layers": 2,
+        "rope_max_seq_len": 32,
+    }
+
+    def describe(self, model: nn.Module) -> BlockGraph:
+        """attn1, attn2, ffn, attn1, attn2, ffn, ..."""
+        return BlockGraph.branches(self.sites(model))
+
+    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
+        """Latents of a video of 81 frames; tiny models get one of 2."""
+        config = model.config
+        tiny = config.num_layers < 5
+        inputs = noise(
+            model,
+            batch_size,
+            hidden_states=(config.in_channels, *((2, 8, 8) if tiny else LATENT_VIDEO)),
+            encoder_hidden_states=(6 if tiny else TEXT_TOKENS, config.text_dim),
+        )
+        if config.image_dim is not None:
+            image = inputs["hidden_states"].new_zeros(batch_size, 257, config.image_dim)
+            inputs["encoder_hidden_states_image"] = image
+        return inputs
