@@ -472,6 +472,14 @@ def test_resample_to_a_number_spreads_rows_evenly():
     assert len(mask.timesteps) == 6 and list(mask.timesteps) == sorted(mask.timesteps, reverse=True)
 
 
+def test_resample_to_another_scheduler_takes_its_identity():
+    other = scheduler(6, DDPMScheduler)
+    mask = small().resample(other)
+    assert mask.check(scheduler=other) is None
+    assert mask.scheduler["class"] == "DDPMScheduler" and mask.num_rows == 6
+    assert small().resample(other.timesteps).scheduler == small().scheduler
+
+
 def test_resample_to_the_same_rows_keeps_the_decision():
     mask = small(forecast=[[0, 0, 0], [0, 1, 0], [0, 0, 1]])
     assert np.array_equal(mask.resample(3).actions, mask.actions)

@@ -256,7 +256,8 @@ class StepMask:
             if found["class"] != self.scheduler["class"]:
                 raise MaskMismatchError(
                     f"the mask was made for {self.scheduler['class']}, the run uses {found['class']}: set that "
-                    "scheduler on the pipeline, or learn a mask for this one"
+                    "scheduler on the pipeline, or learn a mask for this one; mask.resample(scheduler), after "
+                    "set_timesteps, takes this one over at some loss"
                 )
             wanted = self.scheduler["config"]
             differ = [k for k in wanted if k in found["config"] and found["config"][k] != wanted[k]]
@@ -271,7 +272,7 @@ class StepMask:
             wanted = f"num_inference_steps={steps}" if steps else f"a number of steps that makes {self.num_rows} rows"
             raise MaskMismatchError(
                 f"the mask has {self.num_rows} rows, the scheduler's run has {rows}: call with {wanted}, or use "
-                "mask.resample(scheduler.timesteps)"
+                "mask.resample(scheduler)"
             )
         here = np.asarray([float(t) for t in scheduler.timesteps])
         there = np.asarray(self.timesteps, dtype=float)
@@ -283,17 +284,22 @@ class StepMask:
                 stacklevel=2,
             )
 
-    def resample(self, rows: int | Iterable[float]) -> StepMask:
-        """The mask for another run of the same scheduler, each new row taken from the nearest old timestep.
+    def resample(self, rows: int | Iterable[float] | Any) -> StepMask:
+        """The mask for another run, each new row taken from the nearest old timestep.
+
+        What that costs in quality against learning anew is measured in docs/transfer.md.
 
         Args:
-            rows: The new timesteps (``scheduler.timesteps`` after ``set_timesteps``), or just their number, which
-                spreads them evenly over the old rows.
+            rows: A scheduler after ``set_timesteps``, which may be of another class; or the new timesteps alone; or
+                just their number, which spreads them evenly over the old rows.
 
         Returns:
-            A mask without scores, whose row 0 computes everywhere.
+            A mask without scores, whose row 0 computes everywhere. It belongs to the given scheduler, else to its own.
         """
         old = np.asarray(self.timesteps, dtype=float)
+        scheduler = self.scheduler
+        if hasattr(rows, "timesteps"):
+            rows, scheduler = rows.timesteps, scheduler_identity(rows)
         if isinstance(rows, int):
             if rows < 1:
                 raise StepMaskError(f"a mask needs at least one row, got {rows}")
@@ -310,6 +316,7 @@ class StepMask:
         return self.with_actions(
             actions,
             timesteps=new.tolist(),
+            scheduler=scheduler,
             provenance={
                 **{k: v for k, v in self.provenance.items() if k != "num_inference_steps"},
                 "resampled_from_rows": self.num_rows,
