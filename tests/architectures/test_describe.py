@@ -122,6 +122,9 @@ def test_other_sites_of_a_registered_family():
     mask = random_mask(model, scheduler, 4)
     assert mask.sites == graph.names
     assert apply(model, mask, scheduler=scheduler).plan.graph == graph
+    fresh = tiny_model("UNet2DConditionModel")
+    assert describe(fresh) == default
+    assert apply(fresh, mask, scheduler=scheduler).plan.graph == graph, "the mask names its sites"
 
 
 def test_a_made_up_architecture_takes_a_few_lines(monkeypatch):

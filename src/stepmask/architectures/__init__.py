@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stepmask.architectures._family import Architecture, Given
@@ -21,7 +21,15 @@ from stepmask.architectures._sites import Patterns
 from stepmask.errors import UnknownArchitectureError
 from stepmask.graph import BlockGraph
 
-__all__ = ["Architecture", "architecture_of", "denoiser_of", "describe", "register", "registered_architectures"]
+__all__ = [
+    "Architecture",
+    "architecture_of",
+    "denoiser_of",
+    "describe",
+    "describe_for",
+    "register",
+    "registered_architectures",
+]
 
 
 def describe(model: Any, sites: Patterns | None = None, example_inputs: Mapping[str, Any] | None = None) -> BlockGraph:
@@ -59,3 +67,16 @@ def describe(model: Any, sites: Patterns | None = None, example_inputs: Mapping[
         describe_as(denoiser, family)
         return graph
     return architecture_of(denoiser).describe(denoiser)
+
+
+def describe_for(model: Any, names: Iterable[str]) -> BlockGraph:
+    """The graph that has sites of these names: what `describe` says, else these sites, where the model has them.
+
+    So a mask whose sites were given to `describe` runs in another process too.
+    """
+    graph = describe(model)
+    names = list(names)
+    modules = {name for name, _ in denoiser_of(model).named_modules()}
+    if set(names) <= set(graph.names) or not set(names) <= modules:
+        return graph
+    return describe(model, sites=names)

@@ -37,6 +37,15 @@ Guidance = Annotated[
     typer.Option(help="Strength of classifier-free guidance. By default what the mask was learned with, or the "
                  "pipeline's own."),
 ]  # fmt: skip
+Conditions = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Text file with one prompt, or one class number, per line. By default random classes, or varied prompts.",
+    ),
+]
 NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Number of images, each with its own seed.")]
 FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first image; the others follow.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per call of the pipeline.")]

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import At, BatchSize, Device, FirstSeed, Guidance, MaskFile, Model, NumImages, Precision
+from stepmask.cli._arguments import (
+    At,
+    BatchSize,
+    Conditions,
+    Device,
+    FirstSeed,
+    Guidance,
+    MaskFile,
+    Model,
+    NumImages,
+    Precision,
+)
 from stepmask.cli._mask_files import load_mask
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_file, write_json
@@ -27,6 +38,7 @@ def evaluate(
     speed: Annotated[bool, typer.Option(help="Measure the speed-up, full and masked runs in turns.")] = True,
     pairs: Annotated[int, typer.Option(min=1, help="Smallest number of such pairs of runs.")] = 3,
     guidance_scale: Guidance = None,
+    conditions: Conditions = None,
     device: Device = None,
     dtype: Precision = None,
 ) -> None:
@@ -43,6 +55,7 @@ def evaluate(
             decision,
             seeds=range(first_seed, first_seed + num_images),
             call_kwargs=guidance_kwargs(guidance_scale),
+            conditions=conditions,
             batch_size=batch_size,
             speed=speed,
             speed_pairs=pairs,

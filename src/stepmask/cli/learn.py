@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from stepmask.cli._app import app, stderr, stdout
-from stepmask.cli._arguments import Device, Model, Precision, Scheduler, SchedulerChoice
+from stepmask.cli._arguments import Conditions, Device, Model, Precision, Scheduler, SchedulerChoice
 from stepmask.cli._learn_options import with_learn_options
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_file
@@ -54,6 +54,7 @@ def learn(
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of classifier-free guidance; by default the pipeline's own.")
     ] = None,
+    conditions: Conditions = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keep the state here; after an interrupt the same command goes on from it."),
@@ -81,6 +82,7 @@ def learn(
     given = {**wanted, "config": config_for(method.value, None, options), "seed": seed, "resume": resume}
     pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
     given |= {"num_inference_steps": steps, "call_kwargs": guidance_kwargs(guidance_scale) or None}
+    given["conditions"] = conditions
     try:
         made = stepmask.learn_family(pipe, **given) if targets else stepmask.learn(pipe, method=method.value, **given)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from stepmask.cli._app import app, stdout
 from stepmask.cli._arguments import (
     At,
     BatchSize,
+    Conditions,
     Device,
     FirstSeed,
     Folder,
@@ -37,6 +38,7 @@ def sample(
     batch_size: BatchSize = 16,
     compare: Annotated[bool, typer.Option(help="Also make the full run's images and show both side by side.")] = True,
     guidance_scale: Guidance = None,
+    conditions: Conditions = None,
     device: Device = None,
     dtype: Precision = None,
 ) -> None:
@@ -50,7 +52,11 @@ def sample(
     ready_folder(output)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
     sampler, seeds = sampler_for(
-        pipe, decision, range(first_seed, first_seed + num_images), call_kwargs=guidance_kwargs(guidance_scale)
+        pipe,
+        decision,
+        range(first_seed, first_seed + num_images),
+        call_kwargs=guidance_kwargs(guidance_scale),
+        conditions=conditions,
     )
     out = stdout()
     with runs_bar("sampling") as tell:

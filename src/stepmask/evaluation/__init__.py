@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from stepmask.architectures import denoiser_of, describe
+from stepmask.architectures import denoiser_of, describe_for
 from stepmask.errors import StepMaskError
 from stepmask.evaluation._conditions import Conditions
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
@@ -18,6 +19,7 @@ from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import is_applied
 from stepmask.runtime.profiling import measure_cost
+from stepmask.runtime.prompts import condition_arguments
 from stepmask.runtime.sampling import as_pipeline, parameters_of
 
 __all__ = ["Evaluation", "Spread", "evaluate", "evaluation_seeds", "psnr_per_image", "sampler_for", "ssim_per_image"]
@@ -32,6 +34,7 @@ def evaluate(
     seeds: int | Iterable[int] = 16,
     num_inference_steps: int | None = None,
     call_kwargs: Mapping[str, Any] | None = None,
+    conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
     batch_size: int = 16,
     scheduler: Any | None = None,
     speed: bool = True,
@@ -51,6 +54,8 @@ def evaluate(
         num_inference_steps: By default what the mask was made for.
         call_kwargs: Whatever else the pipeline's call needs; lists as long as the seeds hold one value per image.
             Guidance is what the mask was learned with, unless it is given here.
+        conditions: Prompts or class numbers, or a text file with one per line, gone through again and again; by
+            default random classes, or 200 varied prompts.
         batch_size: Images per call, also when measuring speed.
         scheduler: For a bare denoiser, the scheduler that drives it.
         speed: Whether to measure the speed-up. Full and masked runs are made in turns, after a warm-up.
@@ -67,7 +72,7 @@ def evaluate(
     if batch_size < 1 or speed_pairs < 1:
         raise StepMaskError(f"batch_size and speed_pairs must be at least 1, got {batch_size} and {speed_pairs}")
     pipe = as_pipeline(pipe, scheduler)
-    sampler, seeds = sampler_for(pipe, mask_or_plan, seeds, num_inference_steps, call_kwargs)
+    sampler, seeds = sampler_for(pipe, mask_or_plan, seeds, num_inference_steps, call_kwargs, conditions)
     if reference is not None and len(reference) != len(seeds):
         raise StepMaskError(f"reference has {len(reference)} images for {len(seeds)} seeds: give one image per seed")
     pairs = sample_pairs(
@@ -105,21 +110,24 @@ def sampler_for(
     seeds: int | Iterable[int] = 16,
     num_inference_steps: int | None = None,
     call_kwargs: Mapping[str, Any] | None = None,
+    conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
 ) -> tuple[Sampler, list[int]]:
     """What samples with and without a mask, and the seeds to give it; see `evaluate` for the arguments."""
     if is_applied(denoiser_of(pipe)):
         raise StepMaskError("a mask is applied to this model, so there is no full run to compare with: remove it first")
     if isinstance(mask_or_plan, Plan):
         plan = mask_or_plan
-        plan.mask.check(graph=describe(denoiser_of(pipe)))
+        plan.mask.check(graph=describe_for(pipe, plan.sites))
     elif isinstance(mask_or_plan, StepMask):
-        plan = make_plan(mask_or_plan, describe(denoiser_of(pipe)))
+        plan = make_plan(mask_or_plan, describe_for(pipe, mask_or_plan.sites))
     else:
         raise StepMaskError(f"expected a StepMask or a Plan, got {type(mask_or_plan).__name__}")
     seeds = evaluation_seeds(seeds, plan.mask)
     record = plan.mask.provenance
     steps = num_inference_steps or record.get("num_inference_steps") or plan.num_rows
-    arguments = dict(call_kwargs or {})
+    listed = condition_arguments(list(parameters_of(pipe)), conditions, type(pipe).__name__)
+    arguments = {name: [values[i % len(values)] for i in range(len(seeds))] for name, values in listed.items()}
+    arguments |= call_kwargs or {}
     if record.get("guidance_scale") is not None and "guidance_scale" in parameters_of(pipe):
         arguments.setdefault("guidance_scale", record["guidance_scale"])
     return Sampler(pipe, plan, steps, Conditions(pipe, arguments, len(seeds)), arguments), seeds

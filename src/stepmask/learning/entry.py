@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,8 @@ from stepmask.learning.learner import LearnProgress, learn_per_step
 from stepmask.learning.progress import show_rounds
 from stepmask.learning.select import Asked, Selecting, check_steps
 from stepmask.mask import StepMask
-from stepmask.runtime.sampling import as_pipeline
+from stepmask.runtime.prompts import condition_arguments
+from stepmask.runtime.sampling import as_pipeline, parameters_of
 
 Method = Literal["global", "per-step", "paper"]
 DEFAULT_TARGET = 0.6
@@ -36,6 +37,7 @@ def learn(
     scheduler: Any | None = None,
     seed: int = 0,
     call_kwargs: Mapping[str, Any] | None = None,
+    conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
     resume: str | Path | None = None,
     callback: Callable[[Round | LearnProgress], None] | None = None,
     progress: bool = True,
@@ -60,7 +62,9 @@ def learn(
         max_cache_bytes: Most bytes that cached values may take per image, guidance included.
         scheduler: For a bare denoiser.
         seed: Of noise, conditions and draws. The same seed gives the same mask.
-        call_kwargs: Arguments for the pipeline's call (guidance_scale, prompts, ...); drawn at random where None.
+        call_kwargs: Arguments for the pipeline's call (guidance_scale, negative_prompt, ...).
+        conditions: Prompts or class numbers to learn on, or a text file with one per line, gone through again and
+            again; by default random classes, or 200 varied prompts.
         resume: File to keep the state in. Where it exists, learning goes on from it, to the same mask.
         callback: Called after each round; an exception in it stops learning.
         progress: Whether to show a progress bar.
@@ -82,6 +86,7 @@ def learn(
     config = config_for(method, config, options)
     check_steps(num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
+    call_kwargs = _with_conditions(pipe, conditions, call_kwargs)
     other = {"target_speedup": target_speedup, "min_psnr": min_psnr, "max_cache_bytes": max_cache_bytes}
     if isinstance(config, LearnConfig):
         unused = [name for name, value in other.items() if value is not None]
@@ -106,6 +111,7 @@ def learn_family(
     scheduler: Any | None = None,
     seed: int = 0,
     call_kwargs: Mapping[str, Any] | None = None,
+    conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
     resume: str | Path | None = None,
     callback: Callable[[Round], None] | None = None,
     progress: bool = True,
@@ -122,6 +128,7 @@ def learn_family(
         scheduler: As for `learn`.
         seed: As for `learn`.
         call_kwargs: As for `learn`.
+        conditions: As for `learn`.
         resume: As for `learn`.
         callback: As for `learn`.
         progress: As for `learn`.
@@ -136,6 +143,7 @@ def learn_family(
     config = config_for("global", config, options)
     check_steps(num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
+    call_kwargs = _with_conditions(pipe, conditions, call_kwargs)
     asked = Asked(targets=tuple(targets), max_cache_bytes=max_cache_bytes)
     return _select(pipe, num_inference_steps, asked, seed, call_kwargs, resume, callback, progress, config).family()
 
@@ -163,6 +171,12 @@ def _select(
 
         selecting.run(report)
     return selecting
+
+
+def _with_conditions(pipe: Any, conditions: Any, call_kwargs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if conditions is None:
+        return call_kwargs
+    return {**condition_arguments(list(parameters_of(pipe)), conditions, type(pipe).__name__), **(call_kwargs or {})}
 
 
 def config_for(method: str, config: Any, options: Mapping[str, Any]) -> GlobalConfig | LearnConfig:

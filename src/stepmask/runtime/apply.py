@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
-from stepmask.architectures import architecture_of, denoiser_of, describe
+from stepmask.architectures import architecture_of, denoiser_of, describe_for
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.liveness import Plan, make_plan
@@ -140,12 +140,11 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
             or number of steps.
     """
     pipe = as_pipeline(pipe, scheduler)
-    graph = describe(pipe)
     if isinstance(mask, Plan):
-        mask.mask.check(graph=graph)
+        mask.mask.check(graph=describe_for(pipe, mask.sites))
         plan = mask
     elif isinstance(mask, StepMask):
-        plan = make_plan(mask, graph, eliminate_dead=eliminate_dead)
+        plan = make_plan(mask, describe_for(pipe, mask.sites), eliminate_dead=eliminate_dead)
     else:
         raise StepMaskError(f"apply needs a StepMask or a Plan, got {type(mask).__name__}: StepMask.load reads a file")
     denoiser = denoiser_of(pipe)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from stepmask.architectures import Architecture, architecture_of, denoiser_of
 from stepmask.architectures._skeleton import meta_skeleton
 from stepmask.errors import StepMaskError
 from stepmask.runtime.gate import Gates
+from stepmask.runtime.prompts import default_prompts
 
 
 class SamplerLoop:
@@ -116,10 +118,12 @@ def num_classes(pipe: Any) -> int | None:
 
 
 def random_conditions(pipe: Any, batch_size: int, generator: torch.Generator) -> dict[str, Any]:
-    """Call arguments that make `batch_size` images under random conditions: labels for class-conditional pipelines.
+    """Call arguments that make `batch_size` images under random conditions: class labels, or prompts.
+
+    Prompts are those of `default_prompts`, or the pipeline's own ``example_prompts``.
 
     Raises:
-        StepMaskError: The pipeline wants something else, a prompt for example.
+        StepMaskError: The pipeline wants something else.
     """
     parameters = parameters_of(pipe)
     loop = isinstance(pipe, SamplerLoop)
@@ -128,6 +132,10 @@ def random_conditions(pipe: Any, batch_size: int, generator: torch.Generator) ->
     if classes:
         labels = torch.randint(0, classes, (batch_size,), generator=generator)
         arguments["class_labels"] = labels.to(next(denoiser_of(pipe).parameters()).device) if loop else labels.tolist()
+    elif "prompt" in parameters and getattr(pipe, "tokenizer", None) is not None:
+        prompts = getattr(pipe, "example_prompts", None) or default_prompts()
+        numbers = torch.randint(0, len(prompts), (batch_size,), generator=generator)
+        arguments["prompt"] = [prompts[number] for number in numbers]
     required = [
         name
         for name, p in parameters.items()
@@ -142,14 +150,26 @@ def random_conditions(pipe: Any, batch_size: int, generator: torch.Generator) ->
 
 
 def forwards_per_image(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> int:
-    """Denoiser inputs per image and step: 2 with classifier-free guidance, else 1."""
+    """Denoiser inputs per image and step: 2 with classifier-free guidance, else 1.
+
+    A scale that is an input of the model (Flux, consistency models) takes no second forward; true guidance of such a
+    pipeline, by ``true_cfg_scale``, needs a negative prompt too.
+    """
     if isinstance(pipe, nn.Module | SamplerLoop):
         return 1
-    parameter = parameters_of(pipe).get("guidance_scale")
-    if parameter is None:
-        return 1
-    scale = (call_kwargs or {}).get("guidance_scale", parameter.default)
+    parameters = parameters_of(pipe)
+    values = {name: p.default for name, p in parameters.items()} | dict(call_kwargs or {})
+    if "true_cfg_scale" in parameters:
+        negative = any(values.get(name) is not None for name in ("negative_prompt", "negative_prompt_embeds"))
+        scale = values["true_cfg_scale"] if negative else None
+    else:
+        scale = None if _embeds_guidance(denoiser_of(pipe)) else values.get("guidance_scale")
     return 2 if scale is not None and scale > 1 else 1
+
+
+def _embeds_guidance(denoiser: nn.Module) -> bool:
+    config = getattr(denoiser, "config", None)
+    return bool(getattr(config, "guidance_embeds", False)) or getattr(config, "time_cond_proj_dim", None) is not None
 
 
 def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -201,11 +221,17 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
     """Run a pipeline once, quietly, with one seed per image.
 
     Returns:
-        Images (N, C, H, W) float32 on the CPU, in [0, 1] for pipelines.
+        Images (N, C, H, W), or videos (N, frames, C, H, W), float32 on the CPU, in [0, 1] for pipelines; latents as
+        they are where `call_kwargs` has ``output_type="latent"``.
     """
     arguments = dict(call_kwargs)
-    if "output_type" in parameters_of(pipe):
+    if "output_type" in parameters_of(pipe) and arguments.get("output_type") != "latent":
         arguments["output_type"] = "pt"
     with quiet(pipe):
-        images = pipe(generator=seeded(seeds), num_inference_steps=num_inference_steps, **arguments).images
-    return images.float().cpu()
+        output = pipe(generator=seeded(seeds), num_inference_steps=num_inference_steps, **arguments)
+    made = next((getattr(output, name) for name in ("images", "frames", "audios") if hasattr(output, name)), None)
+    if isinstance(made, np.ndarray):  # pipelines that know no "pt": (N, ..., C)
+        made = torch.from_numpy(made).movedim(-1, -3)
+    if not isinstance(made, Tensor):
+        raise StepMaskError(f"{type(pipe).__name__} made {type(made).__name__} where a tensor of samples was expected")
+    return made.float().cpu()

@@ -1,0 +1,62 @@
+"""Conditions as lists: the prompts that learning and measuring draw from, and the user's own, from a list or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from stepmask.errors import StepMaskError
+
+
+@cache
+def default_prompts() -> tuple[str, ...]:
+    """Two hundred varied prompts that come with the package."""
+    text = resources.files("stepmask.runtime").joinpath("prompts.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def read_conditions(path: str | Path) -> list[str] | list[int]:
+    """One prompt or class number per line of a text file; empty lines are passed over.
+
+    Raises:
+        StepMaskError: There is no such file, or nothing in it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StepMaskError(f"cannot read conditions from {path}: {error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise StepMaskError(f"{path} holds no conditions: write one prompt, or one class number, per line")
+    return [int(line) for line in lines] if all(line.isdecimal() for line in lines) else lines
+
+
+def condition_arguments(
+    parameters: Sequence[str], conditions: str | Path | Sequence[Any] | None, name: str
+) -> dict[str, Any]:
+    """Conditions as arguments of a pipeline's call: prompts as ``prompt``, numbers as ``class_labels``.
+
+    Args:
+        parameters: What the call takes.
+        conditions: A list, or a file that holds one.
+        name: Of the pipeline, for errors.
+
+    Raises:
+        StepMaskError: They are neither, or not what this pipeline takes.
+    """
+    if conditions is None:
+        return {}
+    values = read_conditions(conditions) if isinstance(conditions, str | Path) else list(conditions)
+    kinds = {type(value) for value in values}
+    if kinds not in ({str}, {int}):
+        got = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+        raise StepMaskError(f"conditions are prompts, or class numbers, or a file of either; got {got}")
+    argument = "prompt" if kinds == {str} else "class_labels"
+    if argument not in parameters:
+        other = next((other for other in ("prompt", "class_labels") if other in parameters), None)
+        takes = f"{other}, not {argument}" if other else "no conditions"
+        raise StepMaskError(f"the call of {name} takes {takes}")
+    return {argument: values}

@@ -1,0 +1,53 @@
+"""Conditions from lists, files and the package."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepmask import StepMaskError
+from stepmask.runtime.prompts import condition_arguments, default_prompts, read_conditions
+
+TAKES = {"prompt": ["self", "prompt"], "class_labels": ["self", "class_labels"]}
+
+
+def test_the_package_brings_two_hundred_prompts():
+    prompts = default_prompts()
+    assert len(set(prompts)) == 200 and all(prompt == prompt.strip() for prompt in prompts)
+
+
+def test_a_file_holds_one_per_line(tmp_path):
+    file = tmp_path / "c.txt"
+    file.write_text("a red fox\n\n  a ship at sea \n", encoding="utf-8")
+    assert read_conditions(file) == ["a red fox", "a ship at sea"]
+    file.write_text("3\n0\n")
+    assert read_conditions(file) == [3, 0]
+    file.write_text("\n")
+    with pytest.raises(StepMaskError, match="holds no conditions: write one prompt"):
+        read_conditions(file)
+    with pytest.raises(StepMaskError, match="cannot read conditions from"):
+        read_conditions(tmp_path / "none.txt")
+    with pytest.raises(StepMaskError, match="cannot read conditions from"):
+        read_conditions(tmp_path)
+
+
+def test_they_become_arguments_of_the_call(tmp_path):
+    assert condition_arguments(TAKES["prompt"], None, "P") == {}
+    assert condition_arguments(TAKES["prompt"], ["a", "b"], "P") == {"prompt": ["a", "b"]}
+    assert condition_arguments(TAKES["class_labels"], (1, 2), "P") == {"class_labels": [1, 2]}
+    (tmp_path / "c.txt").write_text("7\n")
+    assert condition_arguments(TAKES["class_labels"], str(tmp_path / "c.txt"), "P") == {"class_labels": [7]}
+
+
+@pytest.mark.parametrize(
+    ("takes", "conditions", "words"),
+    [
+        (TAKES["prompt"], [1, 2], "the call of P takes prompt, not class_labels"),
+        (TAKES["class_labels"], ["a"], "the call of P takes class_labels, not prompt"),
+        (["self"], ["a"], "the call of P takes no conditions"),
+        (TAKES["prompt"], ["a", 1], "got int, str"),
+        (TAKES["prompt"], [], "got none"),
+    ],
+)
+def test_what_does_not_fit_is_refused(takes, conditions, words):
+    with pytest.raises(StepMaskError, match=words):
+        condition_arguments(takes, conditions, "P")
