@@ -7,14 +7,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMPipeline, DiTPipeline
+from diffusers import AutoencoderKL, DDIMPipeline
 from PIL import Image
+from safetensors.torch import load_file
+from small import autoencoder, ldm_pipeline, pixart_pipeline
 
-from stepmask import StepMaskError
+from stepmask import StepMaskError, reference
 from stepmask.reference import configurations, train
 from stepmask.reference.cifar10 import CLASSES
+from stepmask.reference.conditioning import trainable
 from stepmask.reference.train import Budget, Progress, batches, main
-from tiny import ddim_pipeline, dit_pipeline, generator
+from tiny import ddim_pipeline, dit_pipeline, generator, quiet
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +34,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def tiny_configurations(monkeypatch):
-    def autoencoder():
-        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-        return AutoencoderKL(block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=16, **blocks)
-
-    monkeypatch.setattr(configurations, "ddpm_cifar10", ddim_pipeline)
-    monkeypatch.setattr(configurations, "dit_cifar10", small_dit)
-    monkeypatch.setattr(configurations, "autoencoder_cifar10", autoencoder)
+    builders = {
+        "ddpm-cifar10": ddim_pipeline,
+        "dit-cifar10": small_dit,
+        "ldm-cifar10": ldm_pipeline,
+        "pixart-cifar10": pixart_pipeline,
+    }
+    monkeypatch.setattr(configurations, "BUILDERS", builders)
+    monkeypatch.setattr(configurations, "autoencoder_cifar10", lambda: autoencoder(scaling_factor=1.0))
 
 
 def small_dit():
@@ -112,24 +116,71 @@ def test_a_stopped_training_goes_on_and_ends_as_a_pipeline(data, tmp_path, monke
     assert images.shape == (2, 3, 16, 16) and images.isfinite().all()
 
 
-def test_autoencoder_then_dit(data, tmp_path):
+@pytest.fixture(scope="module")
+def first_stage(data, tmp_path_factory):
+    """A finished autoencoder."""
+    folder = tmp_path_factory.mktemp("vae")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(configurations, "autoencoder_cifar10", lambda: autoencoder(scaling_factor=1.0))
+        main("autoencoder-cifar10", data, folder, images=32, batch_size=16)
+    return folder
+
+
+CALLS = {
+    "dit-cifar10": {"class_labels": [1, 2]},
+    "ldm-cifar10": {"class_labels": [1, 2]},
+    "pixart-cifar10": {"prompt": ["a photo of a car", "a bird"]},
+}
+
+
+def test_the_autoencoder_scales_its_latents(first_stage):
+    assert AutoencoderKL.from_pretrained(first_stage / "vae").config.scaling_factor != 1.0
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_models_of_latents(data, first_stage, tmp_path, monkeypatch, name):
+    if name == "pixart-cifar10":
+        pytest.importorskip("transformers")
     arguments = {"images": 32, "batch_size": 16}
-    with pytest.raises(StepMaskError, match="train autoencoder-cifar10 first"):
-        main("dit-cifar10", data, tmp_path / "dit", **arguments)
-    main("autoencoder-cifar10", data, tmp_path / "vae", **arguments)
-    vae = AutoencoderKL.from_pretrained(tmp_path / "vae" / "vae")
-    assert vae.config.scaling_factor != 1.0
-    main("dit-cifar10", data, tmp_path / "dit", autoencoder=tmp_path / "vae", **arguments)
-    record = json.loads((tmp_path / "dit" / "pipeline" / "training.json").read_text())
+    with pytest.raises(StepMaskError, match=f"{name} is trained on latents: train autoencoder-cifar10 first"):
+        main(name, data, tmp_path / "none", **arguments)
+    main(name, data, tmp_path / name, autoencoder=first_stage, **arguments)
+    record = json.loads((tmp_path / name / "pipeline" / "training.json").read_text())
     assert record["images_seen"] == 32 and record["autoencoder"]["images_seen"] == 32
-    pipe = DiTPipeline.from_pretrained(tmp_path / "dit" / "pipeline")
-    pipe.set_progress_bar_config(disable=True)
-    images = pipe([1, 2], generator=generator(), num_inference_steps=2, output_type="pt").images
+    (tmp_path / name / "pipeline").rename(tmp_path / "weights")
+    monkeypatch.setattr(reference, "_WEIGHTS", tmp_path)
+    pipe = quiet(reference.load("weights"))
+    assert pipe.vae.config.scaling_factor == AutoencoderKL.from_pretrained(first_stage / "vae").config.scaling_factor
+    images = pipe(**CALLS[name], generator=generator(), num_inference_steps=2, output_type="pt").images
     assert images.shape == (2, 3, 16, 16) and images.isfinite().all()
 
 
+def test_a_pipeline_lends_its_autoencoder(data, first_stage, tmp_path):
+    arguments = {"images": 16, "batch_size": 16}
+    main("ldm-cifar10", data, tmp_path / "first", autoencoder=first_stage, **arguments)
+    main("ldm-cifar10", data, tmp_path / "second", autoencoder=tmp_path / "first" / "pipeline", **arguments)
+    first, second = (tmp_path / name / "pipeline" for name in ("first", "second"))
+    vaes = [folder / "vae" / "diffusion_pytorch_model.safetensors" for folder in (first, second)]
+    assert vaes[0].read_bytes() == vaes[1].read_bytes()
+    records = [json.loads((folder / "training.json").read_text())["autoencoder"] for folder in (first, second)]
+    assert records[0] == records[1] and records[0]["model"] == "autoencoder-cifar10"
+
+
+@pytest.mark.parametrize("name", ["ldm-cifar10", "pixart-cifar10"])
+def test_what_reads_the_label_is_in_the_checkpoint(data, first_stage, tmp_path, name):
+    if name == "pixart-cifar10":
+        pytest.importorskip("transformers")
+    arguments = {"images": 32, "batch_size": 16, "autoencoder": first_stage}
+    main(name, data, tmp_path, **arguments)
+    reader = "class_embedder" if name == "ldm-cifar10" else "text_encoder"
+    (weights,) = (tmp_path / "pipeline" / reader).glob("*.safetensors")
+    state = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    trained = [key for key in state if key.startswith(f"{reader}.")]
+    assert trained and all(key.removeprefix(f"{reader}.") in load_file(weights) for key in trained)
+
+
 def test_weights_change_and_the_average_is_what_is_left(data, tmp_path):
-    model = ddim_pipeline().unet
+    model = trainable(ddim_pipeline())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randint(0, 255, (64, 3, 16, 16), dtype=torch.uint8, generator=generator())
     loss = train.noise_prediction_loss(ddim_pipeline().scheduler)

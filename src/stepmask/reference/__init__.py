@@ -1,12 +1,19 @@
 """The reference models that come with the package: small, trained on CIFAR-10, ordinary diffusers pipelines.
 
-``load("ddpm-cifar10")`` is a DDIMPipeline, ``load("dit-cifar10")`` a DiTPipeline. How they were trained is recorded in
-``training.json`` beside the weights; `train` is the script.
+``load("ddpm-cifar10")`` is a DDIMPipeline, ``load("dit-cifar10")`` a DiTPipeline. ``load("ldm-cifar10")`` is a
+`class_conditional_ldm.ClassConditionalLDMPipeline`, as diffusers has none. ``load("pixart-cifar10")`` is a
+`text_to_image.SmallPixArtPipeline`, a PixArtSigmaPipeline with other defaults; it reads prompts and needs transformers.
+How they were trained is recorded in ``training.json`` beside the weights; `train` is the script.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +21,11 @@ from stepmask.errors import StepMaskError
 
 PREFIX = "reference:"
 _WEIGHTS = Path(__file__).parent / "weights"
+_OWN_PIPELINES = {
+    "ClassConditionalLDMPipeline": "stepmask.reference.class_conditional_ldm",
+    "SmallPixArtPipeline": "stepmask.reference.text_to_image",
+}
+"""Modules of the pipelines that diffusers does not know, by class name."""
 
 
 def names() -> list[str]:
@@ -33,21 +45,50 @@ def folder(name: str) -> Path:
 
 
 def load(name: str, dtype: Any = None) -> Any:
-    """A reference model as a diffusers pipeline on the CPU, float32 unless `dtype` says otherwise."""
-    from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
+    """A reference model as a diffusers pipeline on the CPU, float32 unless `dtype` says otherwise.
+
+    Raises:
+        StepMaskError: There is no such model, or it reads text and transformers is not installed.
+    """
+    import torch
 
     path = folder(name)
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # it finds fault with JSON's string keys in id2label
+    pipeline = _pipeline_class(name, json.loads((path / "model_index.json").read_text()))
+    with _quiet():
+        pipe = pipeline.from_pretrained(path, local_files_only=True)
+        return pipe.to(dtype or torch.float32)  # transformers loads what was saved, diffusers float32
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide progress bars, and warnings such as those about JSON's string keys in id2label."""
+    loggings = [importlib.import_module("diffusers.utils.logging")]
+    if "transformers" in sys.modules:
+        loggings.append(importlib.import_module("transformers.utils.logging"))
+    before = [(logging, logging.is_progress_bar_enabled(), logging.get_verbosity()) for logging in loggings]
+    for logging in loggings:
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
     try:
-        pipe = DiffusionPipeline.from_pretrained(path, local_files_only=True)
+        yield
     finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()
-    return pipe if dtype is None else pipe.to(dtype)
+        for logging, shown, verbosity in before:
+            logging.set_verbosity(verbosity)
+            if shown:
+                logging.enable_progress_bar()
+
+
+def _pipeline_class(name: str, index: dict[str, Any]) -> Any:
+    """Class of a saved pipeline; checked before diffusers puts dummies in the place of what is missing."""
+    libraries = {part[0] for part in index.values() if isinstance(part, list)}
+    if "transformers" in libraries and importlib.util.find_spec("transformers") is None:
+        raise StepMaskError(f"reference model {name!r} reads text and needs transformers: pip install 'stepmask[text]'")
+    class_name = index["_class_name"]
+    if class_name in _OWN_PIPELINES:
+        return getattr(importlib.import_module(_OWN_PIPELINES[class_name]), class_name)
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline
 
 
 def training_record(name: str) -> dict[str, Any]:

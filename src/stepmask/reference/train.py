@@ -3,7 +3,7 @@
 Runs for a number of hours or of images, whichever ends first; a run that was stopped goes on where it was when the
 same command is given again. Ends with a diffusers pipeline (EMA weights in float16) and ``training.json``, the record.
 
-The objective is the usual noise prediction with min-SNR-5 weights (Hang et al. 2023), which serves short trainings.
+What is minimised stands in `losses`, what is trained of a pipeline in `conditioning`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 import typer
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import Attention, AttnProcessor
-from diffusers.training_utils import EMAModel, compute_snr
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from stepmask.errors import StepMaskError
 from stepmask.reference import configurations
 from stepmask.reference.cifar10 import load_cifar10
+from stepmask.reference.conditioning import trainable
+from stepmask.reference.losses import Loss, noise_prediction_loss, reconstruction_loss
 
-LABEL_DROPOUT = 0.1
-NULL_LABEL = 1000
+AUTOENCODER = "autoencoder-cifar10"
 
 
 @dataclass
@@ -93,7 +92,7 @@ def batches(images: Tensor, labels: Tensor, batch_size: int, start: int, seed: i
 
 def train(
     model: nn.Module,
-    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    loss: Loss,
     images: Tensor,
     labels: Tensor,
     folder: Path,
@@ -164,33 +163,6 @@ def train(
     return progress
 
 
-def noise_prediction_loss(scheduler, snr_cap: float = 5.0, conditional: bool = False):
-    """Mean squared error of the predicted noise, weighted by min(SNR, cap) / SNR."""
-
-    def loss(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
-        noise = torch.randn_like(x)
-        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),), device=x.device)
-        noisy = scheduler.add_noise(x, noise, timesteps)
-        condition = {}
-        if conditional:
-            dropped = torch.rand(len(x), device=x.device) < LABEL_DROPOUT
-            condition["class_labels"] = torch.where(dropped, NULL_LABEL, label)
-        predicted = model(noisy, timesteps, **condition).sample.float()
-        snr = compute_snr(scheduler, timesteps)
-        weight = snr.clamp(max=snr_cap) / snr
-        return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
-
-    return loss
-
-
-def reconstruction_loss(model: AutoencoderKL, x: Tensor, label: Tensor) -> Tensor:
-    """Mean absolute and squared error of the decoded image plus a slight pull towards a unit Gaussian."""
-    inner = getattr(model, "module", model)
-    posterior = inner.encode(x).latent_dist
-    decoded = inner.decode(posterior.sample()).sample.float()
-    return F.l1_loss(decoded, x) + F.mse_loss(decoded, x) + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
-
-
 @torch.no_grad()
 def encode_all(vae: AutoencoderKL, images: Tensor, batch_size: int = 250) -> Tensor:
     """Latent means (N, 4, 16, 16) of uint8 images, not yet scaled."""
@@ -222,15 +194,49 @@ def write_record(path: Path, name: str, progress: Progress, budget: Budget, **mo
     path.write_text(json.dumps(record) + "\n")
 
 
+def train_autoencoder(pixels: Tensor, labels: Tensor, output: Path, budget: Budget, batch_size: int) -> None:
+    """Train the first stage; ends with ``vae`` and ``training.json`` in `output`."""
+    vae = configurations.autoencoder_cifar10()
+    progress = train(vae, reconstruction_loss, pixels, labels, output, budget, batch_size)
+    latents = encode_all(vae, pixels[:10_000])
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
+    vae.half().save_pretrained(output / "vae")
+    write_record(output / "training.json", AUTOENCODER, progress, budget, batch_size=batch_size)
+
+
+def train_pipeline(
+    name: str, images: Tensor, labels: Tensor, output: Path, budget: Budget, batch_size: int, autoencoder: Path | None
+) -> None:
+    """Train a denoiser and what tells it what to draw; ends with ``pipeline`` in `output`, ``training.json`` in it."""
+    pipe = configurations.BUILDERS[name]()
+    more = {"batch_size": batch_size}
+    if hasattr(pipe, "vae"):
+        if autoencoder is None:
+            raise StepMaskError(f"{name} is trained on latents: train {AUTOENCODER} first, then give --autoencoder")
+        vae = AutoencoderKL.from_pretrained(autoencoder / "vae").float()
+        images = encode_all(vae, images) * vae.config.scaling_factor
+        pipe.register_modules(vae=vae)
+        first_stage = json.loads((autoencoder / "training.json").read_text())
+        more["autoencoder"] = first_stage.get("autoencoder", first_stage)
+    progress = train(trainable(pipe), noise_prediction_loss(pipe.scheduler), images, labels, output, budget, batch_size)
+    for module in pipe.components.values():
+        if isinstance(module, nn.Module):
+            module.half()
+    pipe.save_pretrained(output / "pipeline")
+    write_record(output / "pipeline/training.json", name, progress, budget, **more)
+
+
 def main(
-    model: Annotated[str, typer.Argument(help="ddpm-cifar10, autoencoder-cifar10 or dit-cifar10")],
+    model: Annotated[str, typer.Argument(help=f"{AUTOENCODER}, {', '.join(configurations.BUILDERS)}")],
     data: Annotated[Path, typer.Option(help="CIFAR-10: a folder or tar archive with train/<class>/*.jpg")],
     output: Annotated[Path, typer.Option(help="folder for checkpoints and the finished pipeline")],
     hours: Annotated[float, typer.Option(help="stop after so many hours of training")] = 1e9,
     images: Annotated[int, typer.Option(help="stop after so many images")] = 10**12,
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
     batch_size: Annotated[int, typer.Option()] = 64,
-    autoencoder: Annotated[Path | None, typer.Option(help="dit-cifar10: a finished autoencoder-cifar10")] = None,
+    autoencoder: Annotated[
+        Path | None, typer.Option(help=f"for latent models: a finished {AUTOENCODER}, or a pipeline that has one")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice")] = 0,
 ) -> None:
     """Train one reference model; give the same command again to go on after a stop."""
@@ -238,42 +244,17 @@ def main(
         torch.set_num_threads(threads)
     if hours >= 1e9 and images >= 10**12:
         raise StepMaskError("say when to stop: --hours or --images")
+    if model not in (AUTOENCODER, *configurations.BUILDERS):
+        known = ", ".join((AUTOENCODER, *configurations.BUILDERS))
+        raise StepMaskError(f"unknown reference model {model!r}; there are {known}")
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     budget = Budget(hours=hours, images=images, learning_rate=learning_rate)
     pixels, labels = (torch.from_numpy(array) for array in load_cifar10(data))
-    if model == "autoencoder-cifar10":
-        vae = configurations.autoencoder_cifar10()
-        progress = train(vae, reconstruction_loss, pixels, labels, output, budget, batch_size)
-        latents = encode_all(vae, pixels[:10_000])
-        vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
-        vae.half().save_pretrained(output / "vae")
-        write_record(output / "training.json", model, progress, budget, batch_size=batch_size)
-    elif model == "ddpm-cifar10":
-        pipe = configurations.ddpm_cifar10()
-        loss = noise_prediction_loss(pipe.scheduler)
-        progress = train(pipe.unet, loss, pixels, labels, output, budget, batch_size)
-        pipe.unet.half()
-        pipe.save_pretrained(output / "pipeline")
-        write_record(output / "pipeline/training.json", model, progress, budget, batch_size=batch_size)
-    elif model == "dit-cifar10":
-        if autoencoder is None:
-            raise StepMaskError(
-                "dit-cifar10 is trained on latents: train autoencoder-cifar10 first, then give --autoencoder"
-            )
-        pipe = configurations.dit_cifar10()
-        vae = AutoencoderKL.from_pretrained(autoencoder / "vae", torch_dtype=torch.float32)
-        latents = encode_all(vae, pixels) * vae.config.scaling_factor
-        loss = noise_prediction_loss(pipe.scheduler, conditional=True)
-        progress = train(pipe.transformer, loss, latents, labels, output, budget, batch_size)
-        pipe.register_modules(vae=vae.half(), transformer=pipe.transformer.half())
-        pipe.save_pretrained(output / "pipeline")
-        first_stage = json.loads((autoencoder / "training.json").read_text())
-        write_record(
-            output / "pipeline/training.json", model, progress, budget, batch_size=batch_size, autoencoder=first_stage
-        )
+    if model == AUTOENCODER:
+        train_autoencoder(pixels, labels, output, budget, batch_size)
     else:
-        raise StepMaskError(f"unknown reference model {model!r}: ddpm-cifar10, autoencoder-cifar10 or dit-cifar10")
+        train_pipeline(model, pixels, labels, output, budget, batch_size, autoencoder)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""The latent pipelines of our own, tiny, with random weights."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
+
+from stepmask.reference.class_conditional_ldm import ClassConditionalLDMPipeline, ClassEmbedder
+from tiny import quiet
+
+
+def autoencoder(scaling_factor: float = 0.5) -> AutoencoderKL:
+    """From 16 x 16 pixels to 8 x 8."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=scaling_factor,
+    ).eval()
+
+
+def ldm_pipeline(seed: int = 0, classes: int = 10, names: bool = True, **parts) -> ClassConditionalLDMPipeline:
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=12,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    parts = {
+        "vae": autoencoder(),
+        "unet": unet.eval(),
+        "class_embedder": ClassEmbedder(classes, 12).eval(),
+        "scheduler": DDIMScheduler(clip_sample=False),
+        "id2label": {number: f"class {number}, number {number}" for number in range(classes)} if names else None,
+        **parts,
+    }
+    return quiet(ClassConditionalLDMPipeline(**parts))
+
+
+def pixart_parts(seed: int = 0) -> dict:
+    """Components of a PixArt pipeline whose text encoder reads the captions' words."""
+    from transformers import T5Config, T5EncoderModel
+
+    from stepmask.reference.captions import tokenizer
+
+    torch.manual_seed(seed)
+    words = tokenizer()
+    text = T5Config(vocab_size=len(words), d_model=12, d_kv=6, d_ff=12, num_layers=1, num_heads=2, dropout_rate=0.0)
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        in_channels=4,
+        out_channels=4,
+        cross_attention_dim=16,
+        caption_channels=12,
+        sample_size=8,
+        use_additional_conditions=False,
+    )
+    return {
+        "tokenizer": words,
+        "text_encoder": T5EncoderModel(text).eval(),
+        "vae": autoencoder(),
+        "transformer": transformer.eval(),
+        "scheduler": DDIMScheduler(clip_sample=False),
+    }
+
+
+def pixart_pipeline(seed: int = 0):
+    from stepmask.reference.text_to_image import SmallPixArtPipeline
+
+    return quiet(SmallPixArtPipeline(**pixart_parts(seed)))
