@@ -99,3 +99,19 @@ def test_the_peak_of_the_cache_without_guidance():
 def test_sizes_must_be_known():
     with pytest.raises(StepMaskError, match=r"size of values: use measure_cost"):
         TABLE.peak_cache_bytes(make_plan(mask("111"), BlockGraph.chain([Site(name, "resnet") for name in SITES])))
+
+
+# --- the other convention
+
+
+def test_convolutions_and_linear_layers_alone():
+    table = CostTable(SITES, TABLE.macs, 2.0, product_macs=np.array([0.5, 0.0, 2.0]), always_product_macs=1.0)
+    lean = table.conv_linear()
+    assert lean.macs.tolist() == [0.5, 2, 3] and (lean.always_macs, lean.step_macs) == (1, 6.5)
+    assert lean.conv_linear().step_macs == lean.step_macs and table.step_macs == 10
+    assert lean.fraction(mask("111", "000")) == pytest.approx((5.5 / 2 + 1) / 6.5)
+
+
+def test_products_must_be_known():
+    with pytest.raises(StepMaskError, match=r"products of attention: use measure_cost"):
+        TABLE.conv_linear()

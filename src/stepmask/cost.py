@@ -5,7 +5,7 @@ How the numbers are found is `stepmask.runtime.profiling`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,8 @@ class CostTable:
         value_bytes: (B,) bytes of each site's value per image, guidance included, in the model's dtype; or None.
         latency_ms: (B,) measured milliseconds of each site for one batch, or None.
         always_latency_ms: Measured milliseconds outside of all sites, or None.
+        product_macs: (B,) of `macs`, the products of attention: queries with keys, weights with values; or None.
+        always_product_macs: Those outside of all sites.
     """
 
     sites: tuple[str, ...]
@@ -37,6 +39,8 @@ class CostTable:
     value_bytes: np.ndarray | None = None
     latency_ms: np.ndarray | None = None
     always_latency_ms: float | None = None
+    product_macs: np.ndarray | None = None
+    always_product_macs: float = 0.0
 
     @property
     def step_macs(self) -> float:
@@ -47,6 +51,22 @@ class CostTable:
     def coverage(self) -> float:
         """Share of a step's MACs that lies in sites."""
         return float(self.macs.sum() / self.step_macs)
+
+    def conv_linear(self) -> CostTable:
+        """The same table in the other convention: convolutions and linear layers alone, no attention products.
+
+        Raises:
+            StepMaskError: The table does not know the products.
+        """
+        if self.product_macs is None:
+            raise StepMaskError("this cost table does not know the products of attention: use measure_cost(pipe)")
+        return replace(
+            self,
+            macs=self.macs - self.product_macs,
+            always_macs=self.always_macs - self.always_product_macs,
+            product_macs=np.zeros_like(self.product_macs),
+            always_product_macs=0.0,
+        )
 
     def shares(self, unit: Unit = "macs") -> tuple[np.ndarray, float]:
         """Each site's share of a full step (B,), and the share of what always runs; they add up to 1."""
