@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepmask import StepMaskError
-from stepmask.runtime.prompts import condition_arguments, default_prompts, read_conditions
+from stepmask.runtime.prompts import condition_arguments, default_prompts, read_conditions, without_clashes
 
 TAKES = {"prompt": ["self", "prompt"], "class_labels": ["self", "class_labels"]}
 
@@ -51,3 +51,10 @@ def test_they_become_arguments_of_the_call(tmp_path):
 def test_what_does_not_fit_is_refused(takes, conditions, words):
     with pytest.raises(StepMaskError, match=words):
         condition_arguments(takes, conditions, "P")
+
+
+def test_embeddings_take_the_place_of_drawn_prompts():
+    drawn = {"prompt": ["a"], "batch_size": 1}
+    assert without_clashes(drawn, {"prompt_embeds": 1}) == {"batch_size": 1}
+    assert without_clashes(drawn, {"batch_size": 2}) == {"prompt": ["a"]}
+    assert without_clashes(drawn, {}) == drawn

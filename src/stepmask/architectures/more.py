@@ -280,3 +280,34 @@ class StableAudio(Simple):
         """Rotary positions."""
         size = (config.sample_size + 1, config.attention_head_dim // 2)
         return {"rotary_embedding": tuple(like.new_ones(size) for _ in range(2))}
+
+
+@register("LatteTransformer3DModel")
+class Latte(Simple):
+    """Video; spatial and temporal blocks in turns."""
+
+    patterns = {
+        "transformer_blocks.*.attn1": "attention",
+        "transformer_blocks.*.attn2": "cross_attention",
+        "transformer_blocks.*.ff": "mlp",
+        "temporal_transformer_blocks.*.attn1": "attention",
+        "temporal_transformer_blocks.*.ff": "mlp",
+    }
+    tiny_config = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 2,
+        "cross_attention_dim": 16,
+        "caption_channels": 12,
+        "sample_size": 8,
+        "patch_size": 2,
+        "video_length": 2,
+        "norm_type": "ada_norm_single",
+    }
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Latents of a few frames and text."""
+        video = (config.in_channels, config.video_length, config.sample_size, config.sample_size)
+        return {"hidden_states": video, "encoder_hidden_states": (TOKENS, config.caption_channels)}

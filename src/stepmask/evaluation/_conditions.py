@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
+from stepmask.runtime.prompts import without_clashes
 from stepmask.runtime.sampling import parameters_of, random_conditions
 
 CONDITION_SEED = 20_260_101
@@ -39,7 +40,7 @@ class Conditions:
             if not given:
                 raise
             drawn = {}
-        self._arguments = {**drawn, **given}
+        self._arguments = {**without_clashes(drawn, given), **given}
         self._takes_batch_size = "batch_size" in parameters_of(pipe)
         self._num_images = num_images
 

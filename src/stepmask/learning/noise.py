@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
+from stepmask.runtime.prompts import without_clashes
 from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, without_decoder
 
 NOISE_SEEDS = 2**31
@@ -69,7 +70,8 @@ class Noise:
             if not given:
                 raise
             return given
-        return {**{name: _join([one[name] for one in drawn]) for name in drawn[0]}, **given}
+        joined = {name: _join([one[name] for one in drawn]) for name in drawn[0]}
+        return {**without_clashes(joined, given), **given}
 
 
 def _join(values: list[Any]) -> Any:

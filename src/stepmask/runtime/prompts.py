@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -32,6 +32,12 @@ def read_conditions(path: str | Path) -> list[str] | list[int]:
     if not lines:
         raise StepMaskError(f"{path} holds no conditions: write one prompt, or one class number, per line")
     return [int(line) for line in lines] if all(line.isdecimal() for line in lines) else lines
+
+
+def without_clashes(drawn: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Drawn conditions without those for which the user gave something else: prompts beside their embeddings."""
+    embeds = any(name.endswith("prompt_embeds") for name in given)
+    return {name: value for name, value in drawn.items() if name not in given and not (embeds and name == "prompt")}
 
 
 def condition_arguments(

@@ -1,0 +1,194 @@
+"""What a mask is worth outside of what it was learned for: beside a mask learned there, and a schedule.
+
+One mask is learned for a reference model at 20 steps and half of the MACs. In every other setting it is taken over by
+`StepMask.resample`, and another is learned at the same cost. Writes ``transfer-MODEL.json``; a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from stepmask import reference
+from stepmask._files import write_atomically
+from stepmask.architectures import denoiser_of, describe
+from stepmask.evaluation import evaluate
+from stepmask.learning import learn
+from stepmask.liveness import make_plan
+from stepmask.mask import StepMask
+from stepmask.runtime.profiling import measure_cost
+from stepmask.runtime.sampling import num_classes, parameters_of
+from stepmask.schedules import fora
+
+STEPS = 20
+TARGET = 0.5
+GUIDANCE_SCALE = 2.5
+NUM_IMAGES = 64
+ROUNDS = 1
+"""Refining rounds of every learning here."""
+LORA_RANK, LORA_STRENGTH = 4, 0.05
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to sample with a model."""
+
+    name: str
+    steps: int = STEPS
+    guidance_scale: float | None = None
+    change: Callable[[Any], Any] = lambda pipe: pipe
+    """Makes the pipeline of this setting from the model's."""
+    conditions: tuple[int, ...] | None = None
+    learned_on: tuple[int, ...] | None = None
+    """Conditions of the mask that is taken over, where they are not random."""
+
+    def call_kwargs(self, pipe: Any) -> dict[str, Any]:
+        """Arguments of the pipeline's call."""
+        guided = "guidance_scale" in parameters_of(pipe)
+        return {"guidance_scale": self.guidance_scale or GUIDANCE_SCALE} if guided else {}
+
+
+def settings(pipe: Any) -> Iterator[Setting]:
+    """What can be changed about a reference model."""
+    yield Setting("10 steps", steps=10)
+    yield Setting("50 steps", steps=50)
+    yield Setting("DPM-Solver++", change=_with_dpm)
+    yield Setting("bfloat16", change=lambda pipe: pipe.to(torch.bfloat16))
+    if "guidance_scale" in parameters_of(pipe):
+        yield Setting("guidance 1.5", guidance_scale=1.5)
+        yield Setting("guidance 5", guidance_scale=5.0)
+    classes = num_classes(pipe)
+    if classes and "class_labels" in parameters_of(pipe):
+        half = tuple(range(classes // 2))
+        yield Setting("other classes", conditions=tuple(range(classes // 2, classes)), learned_on=half)
+    if type(denoiser_of(pipe)).__name__ == "UNet2DModel":
+        yield Setting("48 x 48 pixels", change=_larger)
+    else:
+        yield Setting("LoRA", change=_with_lora)
+
+
+def run_transfer(output: Path, name: str, num_images: int = NUM_IMAGES) -> list[dict[str, Any]]:
+    """Measure every setting of one reference model.
+
+    Args:
+        output: Folder for results and masks; what is there already is not measured again.
+        name: Of the model.
+        num_images: Images per point, on seeds that learning has not seen.
+
+    Returns:
+        Rows: setting, macs, psnr_here (learned in this setting), psnr_taken_over, psnr_schedule.
+    """
+    return _Transfer(output, name, num_images).run()
+
+
+@dataclass
+class _Transfer:
+    output: Path
+    name: str
+    num_images: int
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+    def run(self) -> list[dict[str, Any]]:
+        """All settings, each saved when it is done."""
+        path = self.output / f"transfer-{self.name}.json"
+        (self.output / "masks").mkdir(parents=True, exist_ok=True)
+        results = json.loads(path.read_text()) if path.exists() else {"model": self.name, "rows": []}
+        done = {row["setting"] for row in results["rows"]}
+        for setting in settings(reference.load(self.name)):
+            if setting.name not in done:
+                results["rows"].append(self._measure(setting))
+                results["circumstances"] = {
+                    "learned_at_steps": STEPS,
+                    "target": TARGET,
+                    "guidance_scale": GUIDANCE_SCALE,
+                    "refining_rounds": ROUNDS,
+                    "num_images": self.num_images,
+                    "scheduler": "DDIM",
+                }
+                write_atomically(path, json.dumps(results, indent=1) + "\n")
+        return results["rows"]
+
+    def _measure(self, setting: Setting) -> dict[str, Any]:
+        base = self._base(setting.learned_on)
+        pipe = setting.change(reference.load(self.name))
+        pipe.scheduler.set_timesteps(setting.steps)
+        taken = base.resample(pipe.scheduler)
+        share = measure_cost(pipe).fraction(make_plan(taken, describe(pipe)))
+        here = self._learned(f"{self.name}-{setting.name}", pipe, setting, share)
+        schedule = fora(pipe, setting.steps, 2, forecast="linear")
+        full, row = None, {"setting": setting.name, "macs": share}
+        for label, mask in (("here", here), ("taken_over", taken), ("schedule", schedule)):
+            result = evaluate(
+                pipe,
+                mask,
+                seeds=self.num_images,
+                num_inference_steps=setting.steps,
+                call_kwargs=setting.call_kwargs(pipe),
+                conditions=setting.conditions,
+                speed=False,
+                reference=full,
+            )
+            full = result.full
+            row |= {f"psnr_{label}": result.psnr.mean, f"macs_{label}": result.macs_fraction}
+        self.console.print(
+            f"{self.name}, {setting.name}: learned there {row['psnr_here']:.1f} dB, taken over "
+            f"{row['psnr_taken_over']:.1f} dB, FORA 1:2 with forecasts {row['psnr_schedule']:.1f} dB"
+        )
+        return row
+
+    def _base(self, conditions: tuple[int, ...] | None) -> StepMask:
+        setting = Setting("base", conditions=conditions)
+        label = f"{self.name}-transfer" + ("" if conditions is None else "-first-classes")
+        return self._learned(label, reference.load(self.name), setting, TARGET)
+
+    def _learned(self, label: str, pipe: Any, setting: Setting, target: float) -> StepMask:
+        path = self.output / "masks" / f"{label.lower().replace(' ', '-').replace('+', 'p')}.json"
+        if path.exists():
+            return StepMask.load(path)
+        self.console.print(f"learning {path.stem}")
+        mask = learn(
+            pipe,
+            setting.steps,
+            target,
+            call_kwargs=setting.call_kwargs(pipe),
+            conditions=setting.conditions,
+            resume=path.with_suffix(".safetensors"),
+            rounds=ROUNDS,
+        )
+        mask.save(path)
+        path.with_suffix(".safetensors").unlink(missing_ok=True)
+        return mask
+
+
+def _with_dpm(pipe: Any) -> Any:
+    from diffusers import DDIMPipeline, DDPMPipeline, DPMSolverMultistepScheduler
+
+    scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    if isinstance(pipe, DDIMPipeline):  # takes no other scheduler
+        return DDPMPipeline(pipe.unet, scheduler)
+    pipe.scheduler = scheduler
+    return pipe
+
+
+def _larger(pipe: Any) -> Any:
+    pipe.unet.register_to_config(sample_size=48)
+    return pipe
+
+
+def _with_lora(pipe: Any) -> Any:
+    """Random low-rank changes of all attention projections: not a trained LoRA, but as far from the model as one."""
+    from peft import LoraConfig
+
+    torch.manual_seed(0)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    config = LoraConfig(
+        r=LORA_RANK, lora_alpha=LORA_STRENGTH * LORA_RANK, target_modules=targets, init_lora_weights=False
+    )
+    denoiser_of(pipe).add_adapter(config)
+    return pipe
