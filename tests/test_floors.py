@@ -13,7 +13,7 @@ FLOORS = (
     {"errors", "_files", "_mask_file", "mask", "family", "graph", "cost"},
     {"liveness", "schedules"},
     {"architectures"},
-    {"runtime"},
+    {"runtime", "presets"},
     {"learning", "evaluation", "reference"},
     {"benchmark", "report"},
     {"cli"},

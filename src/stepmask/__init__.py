@@ -37,7 +37,7 @@ _WHERE = {
     "UnknownArchitectureError": "errors",
     "UnsupportedModelError": "errors",
 }
-_SUBMODULES = {"errors", "schedules", "reference"}
+_SUBMODULES = {"errors", "presets", "schedules", "reference"}
 
 __all__ = [
     "Action",
@@ -63,13 +63,14 @@ __all__ = [
     "learn_family",
     "make_plan",
     "measure_cost",
+    "presets",
     "rectify_paper",
     "reference",
     "schedules",
 ]
 
 if TYPE_CHECKING:
-    from stepmask import errors, reference, schedules
+    from stepmask import errors, presets, reference, schedules
     from stepmask.architectures import describe
     from stepmask.cost import CostTable
     from stepmask.errors import (

@@ -1,0 +1,121 @@
+"""Published models: their parameters, MACs in both conventions, coverage and cache, all on the meta device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+
+from stepmask import CostTable, StepMaskError, describe, measure_cost, presets
+from stepmask.graph import BlockGraph
+
+MIB = 2**20
+
+
+class Numbers(NamedTuple):
+    """Known of a published model, for one input."""
+
+    parameters: float  # millions
+    full: float  # G MACs
+    conv_linear: float  # G MACs
+    coverage: float  # by the sites that masks decide on, in the convention of the paper
+    kinds: dict[str, int]
+    cache: float  # MiB in float16, of the sites that masks decide on
+
+
+DIT = {"attention": 28, "mlp": 28}
+PAPER = {
+    "ddpm-cifar10-32": Numbers(35.746, 6.222, 6.054, 0.854, {"resnet": 22, "attention": 6}, 2.7),
+    "ddpm-lsun-256": Numbers(113.673, 248.51, 248.17, 0.883, {"resnet": 32, "attention": 6}, 115),
+    "ldm4-imagenet-256": Numbers(400.921, 104.23, 99.77, 0.884, {"resnet": 22, "transformer": 16}, 19.3),
+    "dit-xl-2-256": Numbers(750, 118.67, 114.44, 0.998, DIT, 31.5),
+    "dit-xl-2-512": Numbers(750, 524.58, 456.94, 0.999, DIT, 126),
+    "pixart-sigma-1024": Numbers(610.856, 3316.8, 2155.2, 0.999, DIT | {"cross_attention": 28}, 756),
+}
+PARAMETERS = {
+    "stable-diffusion-1.5": 859_520_964,
+    "sdxl": 2_567_463_684,
+    "flux-dev": 11_901_408_320,
+    "flux-schnell": 11_891_178_560,
+    "wan2.1-t2v-1.3b": 1_418_996_800,
+}
+
+
+@cache
+def measured(name: str) -> tuple[int, BlockGraph, CostTable]:
+    """Parameters, graph and cost of a preset."""
+    model = presets.load(name)
+    return sum(p.numel() for p in model.parameters()), describe(model), measure_cost(model)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_numbers_of_the_models_of_the_paper(name):
+    known = PAPER[name]
+    parameters, graph, cost = measured(name)
+    lean, blocks = cost.conv_linear(), list(graph.blocks)
+    assert parameters / 1e6 == pytest.approx(known.parameters, rel=1e-3)
+    assert cost.step_macs / 1e9 == pytest.approx(known.full, rel=1e-3)
+    assert lean.step_macs / 1e9 == pytest.approx(known.conv_linear, rel=1e-3)
+    assert lean.macs[blocks].sum() / lean.step_macs == pytest.approx(known.coverage, abs=1e-3)
+    assert Counter(graph.sites[i].kind for i in blocks) == known.kinds
+    assert cost.value_bytes[blocks].sum() / 2 / MIB == pytest.approx(known.cache, rel=0.01)  # float32 here
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_is_described_on_the_meta_device(name):
+    model = presets.load(name)
+    assert type(model).__name__ == presets.get(name).class_name and not model.training
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    parameters, graph, cost = measured(name)
+    assert parameters == PARAMETERS.get(name, parameters)
+    assert graph.names == cost.sites and cost.coverage > 0.99
+    assert (cost.product_macs >= 0).all() and (cost.product_macs < cost.macs).all()
+    assert cost.always_product_macs == pytest.approx(0, abs=1), "attention runs in sites"
+
+
+def test_products_are_those_of_the_attentions():
+    _, graph, cost = measured("sdxl")
+    kinds = {site.kind for site, products in zip(graph.sites, cost.product_macs, strict=True) if products}
+    assert kinds == {"transformer"}
+    assert cost.conv_linear().step_macs / 1e9 == pytest.approx(2988, rel=1e-3)
+
+
+def test_ldm_4_reads_its_class_as_one_token():
+    preset = presets.get("ldm4-imagenet-256")
+    plain = preset.build()
+    assert preset.example_inputs(plain)["encoder_hidden_states"].shape == (1, 1, 512)
+    assert measured("ldm4-imagenet-256")[1].fingerprint == describe(plain).fingerprint, "as declared"
+    assert measure_cost(plain).step_macs > measured("ldm4-imagenet-256")[2].step_macs, "with a text of 77 tokens"
+
+
+def test_the_largest_takes_no_memory():
+    code = (
+        "import resource, sys; from stepmask import measure_cost, presets; "
+        "cost = measure_cost(presets.load('flux-dev')); "
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024); "
+        "print(len(cost.sites), peak)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    sites, peak = map(int, done.stdout.split())
+    assert sites == 3 * (19 + 38) and peak < 2e9, "12 billion parameters would be 48 GB"
+
+
+def test_importing_presets_is_light():
+    code = "import sys, stepmask.presets as p; p.names(); print({'torch', 'diffusers'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_unknown_names_are_answered_with_the_known():
+    with pytest.raises(StepMaskError, match=r"no preset 'sd15'; there are ddpm-cifar10-32, .*stable-diffusion-1\.5"):
+        presets.load("sd15")
+
+
+def test_every_preset_says_where_it_comes_from():
+    for name in presets.names():
+        preset = presets.get(name)
+        assert "steps" in preset.published and all(hub.count("/") == 1 for hub in preset.hub)
+    assert [name for name in presets.names() if not presets.get(name).hub] == ["ldm4-imagenet-256"]
