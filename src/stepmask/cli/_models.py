@@ -61,11 +61,15 @@ def _load(model: str, dtype: DType | None) -> Any:
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
-    from stepmask import reference
+    from stepmask import presets, reference
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     precision = None if dtype is None else getattr(torch, dtype.value)
+    if model.startswith(presets.PREFIX):
+        hub = presets.get(model.removeprefix(presets.PREFIX)).hub
+        instead = f"give {' or '.join(hub)}" if hub else "give a model with weights"
+        raise StepMaskError(f"{model} has no weights and makes no images, only `stepmask describe` takes it: {instead}")
     if model.startswith(reference.PREFIX):
         return reference.load(model.removeprefix(reference.PREFIX), precision)
     if Path(model).is_dir() and not (Path(model) / "model_index.json").exists():

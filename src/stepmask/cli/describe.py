@@ -2,36 +2,94 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+import typer
+
+from stepmask import presets
 from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import Guidance, Model
+from stepmask.cli._arguments import Guidance
 from stepmask.cli._models import guidance_kwargs, load
+from stepmask.cli._site_tables import FEW, amount, cost_table, mib, sites_table
+from stepmask.errors import StepMaskError
+
+ModelOrPreset = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Id on the Hugging Face hub, folder of a diffusers pipeline, reference:NAME; or preset:NAME, a published "
+        f"configuration that needs no weights: {', '.join(presets.names())}.",
+    ),
+]
+Sites = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sites",
+        metavar="PATTERN",
+        help="Look at these submodules instead, '**.attn1' for example: * stands for one part of a dotted name, ** "
+        "for any number. May be given several times.",
+    ),
+]
+Every = Annotated[
+    bool, typer.Option("--all", help=f"A row for each site and who reads it, even if there are more than {FEW}.")
+]
 
 
 @app.command()
-def describe(model: Model, guidance_scale: Guidance = None) -> None:
+def describe(model: ModelOrPreset, sites: Sites = None, every: Every = False, guidance_scale: Guidance = None) -> None:
     """List the blocks of MODEL that a mask decides on, and what each costs."""
-    from rich.table import Table
-
     import stepmask
     from stepmask.architectures import denoiser_of
 
-    pipe = load(model, device="cpu")
-    graph = stepmask.describe(pipe)
+    if model.startswith(presets.PREFIX):
+        pipe, preset = _preset(model.removeprefix(presets.PREFIX), guidance_scale)
+    else:
+        pipe, preset = load(model, device="cpu"), None
+    inputs = preset.example_inputs(pipe) if preset and sites else None
+    graph = stepmask.describe(pipe, sites=sites or None, example_inputs=inputs)
     cost = stepmask.measure_cost(pipe, call_kwargs=guidance_kwargs(guidance_scale))
-    shares, always = cost.shares()
-    table = Table(title=f"{type(denoiser_of(pipe)).__name__} in a {type(pipe).__name__}", title_justify="left")
-    for heading in ("site", "kind", "level", "read by", "MACs"):
-        table.add_column(heading, justify="right" if heading in ("level", "MACs") else "left")
-    for index, site in enumerate(graph.sites):
-        readers = ["output" if reader < 0 else str(reader) for reader in graph.readers(index)]
-        level = "" if site.depth is None else str(site.depth)
-        table.add_row(f"{index:>2} {site.name}", site.kind, level, ", ".join(readers), f"{shares[index]:.1%}")
-    table.add_row("[dim]outside of all sites, always runs[/]", "", "", "", f"{always:.1%}")
+    denoiser = denoiser_of(pipe)
+    title = type(denoiser).__name__ + ("" if pipe is denoiser else f" in a {type(pipe).__name__}")
     out = stdout()
-    out.print(table)
+    out.print(sites_table(title, graph, cost, every or len(graph) <= FEW))
+    if not every and len(graph) > FEW:
+        out.print("[dim]--all gives each site a row and lists who reads it[/]")
     twice = ", two forwards because of guidance" if cost.forwards_per_image == 2 else ""
-    out.print(
-        f"{len(graph)} sites, {len(graph.blocks)} of them decided by masks; "
-        f"{cost.step_macs / 1e6:.5g} M MACs per image and step{twice}; structure {graph.fingerprint}; "
-        f"scheduler {type(pipe.scheduler).__name__}"
-    )
+    out.print(f"\nper image and step{twice}; conv + linear leaves out the products of attention")
+    out.print(cost_table(graph, cost))
+    for line in _lines(pipe, denoiser, graph, cost, preset):
+        out.print(line)
+
+
+def _preset(name: str, guidance_scale: float | None) -> tuple[Any, presets.Preset]:
+    """The denoiser of a preset, and where it comes from."""
+    if guidance_scale is not None:
+        raise StepMaskError(
+            f"{presets.PREFIX}{name} is a denoiser without a pipeline: its MACs are those of one input, and guidance "
+            "doubles them; leave --guidance-scale out"
+        )
+    return presets.load(name), presets.get(name)
+
+
+def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Preset | None) -> list[str]:
+    """Structure, parameters, the size of the cache, and where a preset comes from."""
+    from stepmask.runtime.sampling import parameters_of
+
+    scheduler = "" if preset else f"; scheduler {type(pipe.scheduler).__name__}"
+    parameters = list(denoiser.parameters())
+    halves = cost.value_bytes * 2 / parameters[0].dtype.itemsize / cost.forwards_per_image
+    kept = halves[list(graph.blocks)].sum()
+    cache = f"{mib(kept)} per image"
+    if preset.guided if preset else "guidance_scale" in parameters_of(pipe):
+        cache += f", {mib(2 * kept)} with guidance"
+    if len(graph.blocks) < len(graph):
+        cache += f"; samplers would add {mib(halves.sum() - kept)}"
+    lines = [
+        f"{len(graph)} sites, {len(graph.blocks)} of them decided by masks; structure {graph.fingerprint}{scheduler}",
+        f"{amount(sum(p.numel() for p in parameters))} parameters",
+        f"cache if everything is kept, in float16: {cache}",
+    ]
+    if preset:
+        weights = ", ".join(preset.hub) or "not on the hub in diffusers' format"
+        lines += [f"published with {preset.published}", f"weights: {weights}"]
+    return lines
