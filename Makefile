@@ -19,8 +19,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(READY)    ## the results in the README: learned masks, FORA and DeepCache on both reference models
-	$(BIN)/stepmask bench --output bench
+bench: $(READY)    ## the results in the README: learned masks, FORA and DeepCache on the reference models
+	$(BIN)/stepmask bench --output bench --transfer
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "stepmask needs Python 3.10 or newer: make PYTHON=...")'

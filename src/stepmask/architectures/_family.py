@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from stepmask.architectures._inputs import repeated
 from stepmask.architectures._probe import trace
 from stepmask.architectures._sites import Patterns, find_sites
 from stepmask.architectures._skeleton import meta_skeleton, meta_twin
@@ -150,17 +150,7 @@ class Given(Architecture):
         """What was given, on the model's device, for `batch_size` samples."""
         if self._inputs is None:
             return self._base.example_inputs(model, batch_size)
-        device = next(model.parameters()).device
-        given = len(self._inputs[self.step_inputs[0]])
-
-        def fit(tensor: Tensor) -> Tensor:
-            if tensor.is_meta and device.type != "meta":
-                tensor = torch.zeros_like(tensor, device=device)
-            if tensor.dim() and len(tensor) == given:
-                tensor = tensor[[i % given for i in range(batch_size)]]
-            return tensor.to(device)
-
-        return {name: tree_map_only(Tensor, fit, value) for name, value in self._inputs.items()}
+        return repeated(self._inputs, batch_size, next(model.parameters()))
 
     def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """One forward pass, as the base family does it; else the first tensor of what the model returns."""

@@ -19,6 +19,7 @@ from stepmask import reference
 from stepmask._files import write_atomically
 from stepmask.benchmark.memory import probing_memory_mib
 from stepmask.benchmark.methods import Entry, entries, family, is_unet, random_mask
+from stepmask.benchmark.transfer import run_transfer
 from stepmask.errors import StepMaskError
 from stepmask.evaluation import Evaluation, evaluate
 from stepmask.family import MaskFamily
@@ -41,6 +42,7 @@ def run_benchmark(
     num_images: int = NUM_IMAGES,
     speed: bool = True,
     memory: bool = True,
+    transfer: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare learned masks with FORA and DeepCache on the reference models.
 
@@ -51,6 +53,7 @@ def run_benchmark(
         num_images: Images per point, on seeds that learning has not seen.
         speed: Whether to measure the denoiser's speed-up at batch 16.
         memory: Whether to measure the memory of probing runs.
+        transfer: Whether to measure what masks are worth outside of what they were learned for.
 
     Returns:
         All rows: model, steps, method, setting, macs, psnr_mean, psnr_min, psnr_sem, ssim_mean.
@@ -59,7 +62,8 @@ def run_benchmark(
         raise StepMaskError("the package has no reference models; see stepmask.reference.train")
     console = Console(stderr=True)
     (output / "masks").mkdir(parents=True, exist_ok=True)
-    for name in list(models or reference.names()):
+    names = list(models or reference.names())
+    for name in names:
         bench = _Bench(name, output, num_images, console)
         for count in steps:
             bench.compare(count)
@@ -67,7 +71,10 @@ def run_benchmark(
             bench.measure_speed()
         if memory:
             bench.measure_memory()
-    results = [json.loads(path.read_text()) for path in sorted(output.glob("*.json"))]
+    for name in names if transfer else ():
+        run_transfer(output, name)
+    paths = [output / f"{name}.json" for name in reference.names()]
+    results = [json.loads(path.read_text()) for path in paths if path.exists()]
     rows = [row for result in results for row in result["rows"]]
     return rows
 

@@ -183,12 +183,12 @@ def _larger(pipe: Any) -> Any:
 
 def _with_lora(pipe: Any) -> Any:
     """Random low-rank changes of all attention projections: not a trained LoRA, but as far from the model as one."""
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(0)
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
     config = LoraConfig(
         r=LORA_RANK, lora_alpha=LORA_STRENGTH * LORA_RANK, target_modules=targets, init_lora_weights=False
     )
-    denoiser_of(pipe).add_adapter(config)
+    inject_adapter_in_model(config, denoiser_of(pipe))
     return pipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,9 @@ def bench(
     ] = None,
     speed: Annotated[bool, typer.Option(help="Measure speed-ups too.")] = True,
     memory: Annotated[bool, typer.Option(help="Measure the peak memory of learning too.")] = True,
+    transfer: Annotated[
+        bool, typer.Option(help="Measure what masks are worth outside of what they were learned for too.")
+    ] = False,
 ) -> None:
     """Compare learned masks with FORA and DeepCache, with and without forecasts; some hours on two cores.
 
@@ -37,10 +41,12 @@ def bench(
     ready_folder(output)
     from stepmask._files import write_atomically
     from stepmask.benchmark import run_benchmark
-    from stepmask.report import curve, markdown_table, save_png
+    from stepmask.report import curve, markdown_table, save_png, transfer_table
 
     chosen = {"models": model or None, "steps": steps or None, "num_images": num_images}
-    rows = run_benchmark(output, speed=speed, memory=memory, **{k: v for k, v in chosen.items() if v is not None})
+    rows = run_benchmark(
+        output, speed=speed, memory=memory, transfer=transfer, **{k: v for k, v in chosen.items() if v is not None}
+    )
     if rows:
         stdout().print(_table(rows))
         save_png(curve(rows), output / "curve.png")
@@ -48,6 +54,10 @@ def bench(
         stdout().print(
             f"look at {output / 'curve.png'} and {output / 'results.md'}; raw results are the JSON files there"
         )
+    found = [json.loads(path.read_text()) for path in sorted(output.glob("transfer-*.json"))]
+    if found:
+        write_atomically(output / "transfer.md", transfer_table(found))
+        stdout().print(f"and at {output / 'transfer.md'}")
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

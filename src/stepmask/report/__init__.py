@@ -9,7 +9,7 @@ from stepmask.report.grid import grid
 from stepmask.report.heatmap import heatmap
 from stepmask.report.pictures import side_by_side, tiles
 from stepmask.report.scores import scores
-from stepmask.report.table import markdown_table
+from stepmask.report.table import markdown_table, transfer_table
 from stepmask.report.terminal import terminal_map
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "side_by_side",
     "terminal_map",
     "tiles",
+    "transfer_table",
 ]

@@ -1,4 +1,4 @@
-"""A benchmark as a Markdown table: one line per model, number of steps and method."""
+"""Benchmarks as Markdown tables."""
 
 from __future__ import annotations
 
@@ -29,3 +29,29 @@ def _point(same: list[Mapping[str, Any]]) -> str:
     macs = sum(row["macs"] for row in same) / len(same)
     spread = f" ({min(values):.1f}–{max(values):.1f})" if len(values) > 1 else ""
     return f"{sum(values) / len(values):.1f}{spread} at {macs:.3f}"
+
+
+def transfer_table(results: Iterable[Mapping[str, Any]]) -> str:
+    """What masks are worth outside of what they were learned for: one line per model and setting.
+
+    Args:
+        results: What ``transfer-MODEL.json`` holds.
+    """
+    lines = [
+        "| model | setting | MACs | learned there | taken over | costs | FORA 1:2 with forecasts, its MACs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        for row in result["rows"]:
+            lost = row["psnr_here"] - row["psnr_taken_over"]
+            cells = (
+                result["model"],
+                row["setting"],
+                f"{row['macs']:.3f}",
+                f"{row['psnr_here']:.1f}",
+                f"{row['psnr_taken_over']:.1f}",
+                f"{lost:.1f}",
+                f"{row['psnr_schedule']:.1f} at {row['macs_schedule']:.3f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

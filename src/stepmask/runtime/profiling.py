@@ -13,10 +13,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stepmask.architectures import architecture_of, denoiser_of, describe
+from stepmask.architectures._inputs import repeated
 from stepmask.architectures._skeleton import meta_skeleton, meta_twin
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import num_bytes
+from stepmask.runtime.capture import denoiser_inputs
 from stepmask.runtime.gate import Gates
 from stepmask.runtime.sampling import forwards_per_image
 
@@ -34,24 +36,27 @@ def measure_cost(
 ) -> CostTable:
     """Cost of every site of a pipeline's denoiser.
 
-    MACs are counted by torch's FlopCounterMode on the meta device (on the CPU it counts fused attention as zero), for
-    the configured sample size, attention products included, per image: a guided image runs the denoiser on two inputs.
+    MACs are counted by torch's FlopCounterMode on the meta device (on the CPU it counts fused attention as zero),
+    attention products included, per image: a guided image runs the denoiser on two inputs. Sizes of latents and texts
+    are those of the pipeline's call, found by starting one; for a bare denoiser the configured or usual ones.
     The products are also listed alone, for the convention that leaves them out (`CostTable.conv_linear`).
 
     Args:
         model: A pipeline or a denoiser.
         scheduler: Accepted beside a bare denoiser; costs do not depend on it.
-        call_kwargs: What the pipeline will be called with; a ``guidance_scale`` of at most 1 halves the cost.
+        call_kwargs: What the pipeline will be called with: height and width, prompts; a ``guidance_scale`` of at most
+            1 halves the cost.
         latency: Also time the sites on the model's device, for one batch.
         batch_size: Images in that batch.
     """
     denoiser = denoiser_of(model)
     graph = describe(denoiser)
     forwards = forwards_per_image(model, call_kwargs)
-    one = _count_macs(denoiser, graph)
+    inputs = denoiser_inputs(model, call_kwargs)
+    one = _count_macs(denoiser, graph, inputs)
     times = always_time = None
     if latency:
-        times, always_time = _time_sites(denoiser, graph, batch_size * forwards)
+        times, always_time = _time_sites(denoiser, graph, batch_size * forwards, inputs)
     return CostTable(
         graph.names,
         one.macs * forwards,
@@ -65,26 +70,33 @@ def measure_cost(
     )
 
 
-def _count_macs(denoiser: nn.Module, graph: BlockGraph) -> CostTable:
+def _inputs(denoiser: nn.Module, model: nn.Module, inputs: Mapping[str, Any] | None, batch: int = 1) -> dict[str, Any]:
+    """Arguments for `model`, which is `denoiser` or a copy of it: those of a call, else the family's example."""
+    family = architecture_of(denoiser)
+    return family.example_inputs(model, batch) if inputs is None else repeated(inputs, batch, next(model.parameters()))
+
+
+def _count_macs(denoiser: nn.Module, graph: BlockGraph, inputs: Mapping[str, Any] | None = None) -> CostTable:
     """MACs of each site and of everything else, and the bytes of each site's value, for one input."""
     try:
-        return _count_macs_of(denoiser, meta_skeleton(denoiser), graph)
+        return _count_macs_of(denoiser, meta_skeleton(denoiser), graph, inputs)
     except (RuntimeError, NotImplementedError, TypeError):
         twin = meta_twin(denoiser)  # without quantised weights and foreign kernels
         if twin is None:
             raise
-        return _count_macs_of(denoiser, twin, graph)
+        return _count_macs_of(denoiser, twin, graph, inputs)
 
 
-def _count_macs_of(denoiser: nn.Module, twin: nn.Module, graph: BlockGraph) -> CostTable:
+def _count_macs_of(
+    denoiser: nn.Module, twin: nn.Module, graph: BlockGraph, inputs: Mapping[str, Any] | None
+) -> CostTable:
     size: dict[str, int] = {}
     modules = dict(twin.named_modules())
     for name in graph.names:
         modules[name].register_forward_hook(lambda _m, _a, value, name=name: size.update({name: num_bytes(value)}))
-    family = architecture_of(denoiser)
-    inputs = family.example_inputs(twin)
+    inputs = _inputs(denoiser, twin, inputs)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        family.run(twin, inputs)
+        architecture_of(denoiser).run(twin, inputs)
     by_module = counter.get_flop_counts()
     prefix = type(twin).__name__
     macs = np.array([sum(by_module[f"{prefix}.{name}"].values()) / 2 for name in graph.names])
@@ -112,10 +124,12 @@ def _product_macs(by_module: Mapping[str, Mapping[Any, int]], prefix: str, name:
 
 
 @torch.no_grad()
-def _time_sites(denoiser: nn.Module, graph: BlockGraph, batch_size: int, rounds: int = 5) -> tuple[np.ndarray, float]:
+def _time_sites(
+    denoiser: nn.Module, graph: BlockGraph, batch_size: int, inputs: Mapping[str, Any] | None = None, rounds: int = 5
+) -> tuple[np.ndarray, float]:
     """Median milliseconds of each site, and of the rest of a forward pass."""
     family = architecture_of(denoiser)
-    inputs = family.example_inputs(denoiser, batch_size)
+    inputs = _inputs(denoiser, denoiser, inputs, batch_size)
     device = next(denoiser.parameters()).device
     spent = np.zeros((rounds, len(graph) + 1))
     current = 0

@@ -1,0 +1,61 @@
+"""What pipelines hand to their denoisers, found without running them."""
+
+from __future__ import annotations
+
+import torch
+
+import stepmask
+from stepmask import measure_cost
+from stepmask.runtime.capture import denoiser_inputs
+from stepmask.runtime.sampling import SamplerLoop
+from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
+
+
+def never(*args, **kwargs):
+    raise AssertionError("the denoiser computed something")
+
+
+def test_one_sample_of_the_call(monkeypatch):
+    pipe = dit_pipeline()
+    before = pipe.scheduler, pipe.transformer.forward
+    monkeypatch.setattr(pipe.transformer.transformer_blocks[0], "forward", never)
+    state = torch.get_rng_state()
+    found = denoiser_inputs(pipe, {"class_labels": [3, 4], "guidance_scale": 2.0})
+    assert torch.equal(torch.get_rng_state(), state), "random numbers are as they were"
+    assert found["hidden_states"].shape == (1, 4, 8, 8) and found["class_labels"].tolist() == [3]
+    assert pipe.scheduler is before[0] and pipe.scheduler.num_inference_steps is None
+    assert not pipe.transformer._forward_pre_hooks
+    monkeypatch.undo()
+    assert pipe.transformer.forward == before[1]
+
+
+def test_drawn_conditions_will_do():
+    assert set(denoiser_inputs(dit_pipeline())) >= {"hidden_states", "timestep", "class_labels"}
+    assert denoiser_inputs(ddim_pipeline())["sample"].shape == (1, 3, 16, 16)
+
+
+def test_what_cannot_be_started_has_none():
+    pipe = dit_pipeline()
+    assert denoiser_inputs(pipe, {"no_such_argument": 1}) is None
+    assert denoiser_inputs(pipe.transformer) is None
+    assert denoiser_inputs(SamplerLoop(pipe.transformer, pipe.scheduler)) is None
+
+
+def test_costs_are_those_of_the_sizes_that_run():
+    pipe = ddim_pipeline()
+    small = measure_cost(pipe)
+    pipe.unet.register_to_config(sample_size=32)
+    large = measure_cost(pipe)
+    # 4 times the pixels: convolutions cost 4 times as much, attention more
+    assert 4 < large.step_macs / small.step_macs < 6
+    assert large.value_bytes.sum() == 4 * small.value_bytes.sum()
+
+
+def test_an_applied_mask_does_not_notice():
+    pipe = ddim_pipeline()
+    mask = random_mask(pipe, pipe.scheduler, 4)
+    with stepmask.apply(pipe, mask) as run:
+        wanted = pipe(num_inference_steps=4, generator=generator(), output_type="np").images
+        first = run.summary()
+        assert (pipe(num_inference_steps=4, generator=generator(), output_type="np").images == wanted).all()
+        assert run.summary() == first
