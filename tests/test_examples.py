@@ -16,12 +16,14 @@ FEW = {
     "family": {"steps": 4, "rounds": 1},
     "compare_schedules": {"steps": 4, "num_images": 2},
     "bare_denoiser": {"steps": 3},
+    "any_model": {"steps": 4, "rounds": 0, "num_probes": 2, "num_validation": 3, "num_held_back": 3},
 }
 SAYS = {
     "learn_and_sample": "of the MACs",
     "family": "of cells compute",
     "compare_schedules": "speed-up, denoiser",
     "bare_denoiser": "5 rows",
+    "any_model": "of the MACs",
 }
 
 

@@ -29,6 +29,7 @@ from stepmask.learning._adjoints import Adjoints, Parts, inner
 from stepmask.liveness import Plan, State
 from stepmask.mask import Action
 from stepmask.runtime.cache import extrapolate
+from stepmask.runtime.features import Layout, put_together, take_apart
 from stepmask.runtime.gate import Gates
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
 
@@ -89,7 +90,7 @@ class Chain:
         self._call: _Call | None = None
         self._replay: _Replay | None = None
         self._values: dict[tuple[int, int], list[tuple[int, Parts]]] = {}
-        self._layouts: dict[int, TreeSpec] = {}
+        self._layouts: dict[int, Layout] = {}
         self._adjoints: dict[int, Adjoints] = {}
         self.anchor = torch.zeros((), requires_grad=True)
         """Every call depends on it, so that gradients come back through all of them."""
@@ -283,7 +284,7 @@ class Chain:
             state = self._states[row][site]
             if state == State.compute or row == 0:
                 value = compute()
-                parts, self._layouts[site] = tree_flatten(value)
+                parts, self._layouts[site] = take_apart(value)
                 if self._replay is not None:
                     self._replay.values[site] = parts
                 else:
@@ -302,8 +303,8 @@ class Chain:
                 self._replay.leaves[site] = parts
                 if self._fresh:
                     with torch.no_grad():
-                        self._replay.fresh[site] = tree_flatten(compute())[0]
-            return tree_unflatten(parts, self._layouts[site])
+                        self._replay.fresh[site] = take_apart(compute())[0]
+            return put_together(parts, self._layouts[site])
 
         return control
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from stepmask.learning.relaxations import Draw, mix, per_image
 from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.features import put_together, take_apart
 
 
 class RelaxedPolicy:
@@ -57,8 +57,8 @@ class RelaxedPolicy:
             self._traces.pop((site, self.stream), None)
             return fresh
         cached = cache.get(site)
-        fresh_parts, layout = tree_flatten(fresh)
-        cached_parts = tree_flatten(cached)[0]
+        fresh_parts, layout = take_apart(fresh)
+        cached_parts = take_apart(cached)[0]
         values, kept, changes = [], [], []
         for new, old in zip(fresh_parts, cached_parts, strict=True):
             weight = per_image(self.draw.weight[:, site], new)
@@ -71,8 +71,8 @@ class RelaxedPolicy:
             changes.append((new - old).detach())
         self.mixed = True
         self._collect(self.row, site, values, changes)
-        cache.put(site, tree_unflatten(kept, layout))
-        return tree_unflatten(values, layout)
+        cache.put(site, put_together(kept, layout))
+        return put_together(values, layout)
 
     def _collect(self, row: int, site: int, values: list[Tensor], changes: list[Tensor]) -> None:
         """Prepare for the gradient of these values: the own score's share, and that of earlier rows."""
@@ -112,5 +112,5 @@ def _inner(a: Tensor, b: Tensor, num_images: int) -> Tensor:
 
 
 def _map(function: Callable[[Tensor], Tensor], feature: Feature) -> Feature:
-    parts, layout = tree_flatten(feature)
-    return tree_unflatten([function(part) for part in parts], layout)
+    parts, layout = take_apart(feature)
+    return put_together([function(part) for part in parts], layout)
