@@ -7,6 +7,9 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+LEFT_BEHIND = ("forward", "_hf_hook", "_compiled_call_impl")
+"""Attributes that would run the original."""
+
 
 def meta_skeleton(model: nn.Module) -> nn.Module:
     """Copy `model` in eval mode with meta tensors; costs no memory, leaves the model alone.
@@ -32,7 +35,7 @@ def _copy(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
         return done[id(module)]
     twin = module.__class__.__new__(module.__class__)
     done[id(module)] = twin
-    twin.__dict__ = {key: value for key, value in module.__dict__.items() if key not in ("forward", "_hf_hook")}
+    twin.__dict__ = {key: value for key, value in module.__dict__.items() if key not in LEFT_BEHIND}
     for name, value in vars(module).items():
         if name.endswith("_hooks") and isinstance(value, dict):
             twin.__dict__[name] = OrderedDict()

@@ -42,10 +42,19 @@ class UNet2DCondition(UNet):
     }
 
     def describe(self, model: nn.Module) -> BlockGraph:
-        """As declared. A T2I-Adapter adds to the value of each encoder block in place."""
+        """As declared. A T2I-Adapter adds to the values of encoder blocks and the middle in place.
+
+        FreeU, where it is on, scales in place what a decoder's layer reads.
+        """
         graph = super().describe(model)
-        last = {name.split(".")[1]: i for i, name in enumerate(graph.names) if name.startswith("down_blocks")}
-        return replace(graph, rewritten=frozenset(last.values()))
+        blocks = [
+            ".".join(name.split(".")[:2]) if name.startswith("down") else name.split(".")[0] for name in graph.names
+        ]
+        last = {block: i for i, block in enumerate(blocks)}
+        rewritten = {i for block, i in last.items() if block != "up_blocks"}
+        if any(getattr(block, "b1", None) for block in model.up_blocks):
+            rewritten |= {i for i, block in enumerate(blocks) if block == "up_blocks"}
+        return replace(graph, rewritten=frozenset(rewritten))
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
         """A sample of the configured size, text tokens, and what the configuration adds to them."""

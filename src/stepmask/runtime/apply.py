@@ -13,6 +13,7 @@ from torch import nn
 from stepmask.architectures import architecture_of, denoiser_of, describe_for
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
+from stepmask.graph import BlockGraph
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.executor import Executor
@@ -59,13 +60,13 @@ class Summary:
 class Handle:
     """A mask that is applied to a denoiser; a context manager that removes it."""
 
-    def __init__(self, pipe: Any, plan: Plan) -> None:
+    def __init__(self, pipe: Any, plan: Plan, graph: BlockGraph) -> None:
         self.pipe, self.plan, self.mask = pipe, plan, plan.mask
         self._denoiser = denoiser_of(pipe)
         self._policy_from = lru_cache(maxsize=8)(lambda row: RunPlan(plan.from_row(row)))
         self._executor: Executor | None = Executor(
             self._denoiser,
-            plan.graph,
+            graph,
             scheduler=lambda: pipe.scheduler,
             policy_from=self._policy_from,
             on_run=self._check,
@@ -89,6 +90,7 @@ class Handle:
             del _applied[self._denoiser]
 
     def _check(self, scheduler: Any) -> None:
+        denoiser_of(self.pipe)  # raises where it was compiled since
         self.mask.check(scheduler=scheduler)
 
     def summary(self) -> Summary:
@@ -140,18 +142,20 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
             or number of steps.
     """
     pipe = as_pipeline(pipe, scheduler)
-    if isinstance(mask, Plan):
-        mask.mask.check(graph=describe_for(pipe, mask.sites))
-        plan = mask
-    elif isinstance(mask, StepMask):
-        plan = make_plan(mask, describe_for(pipe, mask.sites), eliminate_dead=eliminate_dead)
-    else:
+    if not isinstance(mask, StepMask | Plan):
         raise StepMaskError(f"apply needs a StepMask or a Plan, got {type(mask).__name__}: StepMask.load reads a file")
+    graph = describe_for(pipe, mask.sites)
+    if isinstance(mask, Plan):
+        mask.mask.check(graph=graph)
+        plan = mask
+    else:
+        plan = make_plan(mask, graph, eliminate_dead=eliminate_dead)
     denoiser = denoiser_of(pipe)
     before = _handle_of(denoiser)
     if before is not None:
         before.remove()
-    handle = Handle(pipe, plan)
+    # what is written into in place may have changed since the plan was made
+    handle = Handle(pipe, plan, graph if graph.names == plan.sites else plan.graph)
     _applied[denoiser] = ref(handle)
     return handle
 

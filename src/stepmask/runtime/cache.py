@@ -37,6 +37,11 @@ def extrapolate(newest: Feature, second: Feature, distance: float) -> Feature:
     return tree_unflatten(moved, layout)
 
 
+def versions(feature: Feature) -> list[int]:
+    """How often each tensor was written into; tensors made under inference mode do not count."""
+    return [0 if leaf.is_inference() else leaf._version for leaf in tree_leaves(feature) if isinstance(leaf, Tensor)]
+
+
 @dataclass
 class Meter:
     """Bytes held now and at most, over all streams of a run."""
@@ -56,17 +61,23 @@ class Cache:
     def __init__(self, meter: Meter) -> None:
         self._values: dict[int, list[tuple[int, Feature]]] = {}
         self._poison: dict[int, Feature] = {}
+        self._versions: dict[int, list[int]] = {}
         self._meter = meter
 
     def put(self, site: int, feature: Feature, step: int = 0, keep: int = 1) -> None:
         """Add the newest value of a site, and keep so many, at least this one."""
         self.trim(site, keep - 1)
         self._values.setdefault(site, []).insert(0, (step, feature))
+        self._versions[site] = versions(feature)
         self._meter.add(num_bytes(feature))
 
     def get(self, site: int) -> Feature:
         """The newest value of a site; KeyError where there is none."""
         return self._values[site][0][1]
+
+    def written(self, site: int) -> bool:
+        """Whether something has written into the newest value of a site since it was put here."""
+        return versions(self.get(site)) != self._versions[site]
 
     def forecast(self, site: int, step: int) -> Feature:
         """The line through the two newest values, at `step`; where there is one value, that."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from stepmask.errors import UnsupportedModelError
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
 from stepmask.runtime.gate import Gates
@@ -69,10 +70,16 @@ class Executor:
         for i, site in enumerate(graph.sites):
             for name in (feeders or {}).get(site.name, ()):
                 gates.append((name, modules[name], self._feeder_controller(i)))
-        self._hooks = []
         self._gates = Gates(gates)
-        self._hooks.append(denoiser.register_forward_pre_hook(self._before, with_kwargs=True))
-        self._hooks.append(denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True))
+        try:
+            self._gates.check(denoiser)
+        except BaseException:
+            self._gates.remove()
+            raise
+        self._hooks = [
+            denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
+            denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+        ]
 
     @property
     def start(self) -> int:
@@ -108,12 +115,15 @@ class Executor:
         return control
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if torch.compiler.is_compiling():  # ends the trace; what runs then, eagerly, is right or says what is wrong
+            raise UnsupportedModelError(f"{type(module).__name__} is compiled as a whole while a mask is applied")
         scheduler = self._scheduler()
         position = self._tracker.locate(scheduler, timestep_of(args, kwargs))
         if position.new_run:
             self._streams = {}
             self.meter = Meter()
             try:
+                self._gates.check(module)
                 self._on_run(scheduler)
             except BaseException:
                 self._tracker = PositionTracker()  # whatever the loop calls next is asked again
@@ -137,7 +147,10 @@ class Executor:
 
 
 def _shape(args: tuple, kwargs: dict) -> tuple:
-    """What must stay the same for cached values to fit: shapes, dtype and device of the sample."""
+    """What must stay the same for cached values to fit: shapes, dtype and device of the sample, and which arguments
+    there are: an adapter that ends in mid-run takes its part of the values with it.
+    """
     values = [*args, *kwargs.values()]
     sample = next((value for value in values if isinstance(value, Tensor) and value.dim() > 1), None)
-    return () if sample is None else (tuple(sample.shape), sample.dtype, sample.device)
+    given = tuple(name for name, value in kwargs.items() if value is not None)
+    return given if sample is None else (tuple(sample.shape), sample.dtype, sample.device, *given)

@@ -19,13 +19,14 @@ others; either may be called any number of times."""
 
 
 class Gate:
-    """Replaces the forward of one module instance until `remove`."""
+    """Replaces the forward of one module instance until `remove`; of a compiled one, what was compiled."""
 
     def __init__(self, name: str, module: nn.Module, controller: Controller) -> None:
-        self.name = name
-        self._module = module
-        self._had_own = "forward" in module.__dict__  # a wrapper that was there before, as accelerate's
-        self._original = original = module.forward
+        self.name, self.module = name, module
+        # outside of a compiled region: within it, the gate would be compiled anew for every row
+        self._where = "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
+        self._had_own = self._where in module.__dict__  # a wrapper that was there before, as accelerate's
+        self._original = original = getattr(module, self._where)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             def compute(a: tuple = args, k: dict = kwargs) -> Any:
@@ -34,7 +35,12 @@ class Gate:
             return controller(compute, args, kwargs)
 
         self._forward = forward
-        module.forward = forward
+        setattr(module, self._where, forward)
+
+    @property
+    def bypassed(self) -> bool:
+        """Whether the module was compiled since, so that the gate is within what was compiled, or out of use."""
+        return self.module._compiled_call_impl is not (self._forward if self._where != "forward" else None)
 
     def remove(self) -> None:
         """Put back what was there.
@@ -42,15 +48,15 @@ class Gate:
         Raises:
             UnsupportedModelError: Something else has wrapped the module since; it is left as it is.
         """
-        if self._module.__dict__.get("forward") is not self._forward:
+        if self.module.__dict__.get(self._where) is not self._forward:
             raise UnsupportedModelError(
                 f"{self.name} was wrapped by something else while a mask was applied (offload hooks?); undo that "
                 "first, then remove the mask; in general enable offload first and apply the mask after it"
             )
         if self._had_own:
-            self._module.forward = self._original
+            setattr(self.module, self._where, self._original)
         else:
-            del self._module.forward
+            delattr(self.module, self._where)
 
 
 class Gates:
@@ -64,6 +70,36 @@ class Gates:
         except BaseException:
             self.remove()
             raise
+
+    def check(self, root: nn.Module) -> None:
+        """See that the gates are still where they were put.
+
+        Args:
+            root: The model whose submodules are gated.
+
+        Raises:
+            UnsupportedModelError: A module was replaced by another, or it or one around it was compiled.
+        """
+        around: set[str] = set()
+        for gate in self._gates:
+            parts = gate.name.split(".")
+            around.update(".".join(parts[:end]) for end in range(len(parts)))
+            if root.get_submodule(gate.name) is not gate.module:
+                raise UnsupportedModelError(
+                    f"{gate.name} was replaced after the mask was applied (an adapter, fused layers?): remove the "
+                    "mask before such changes and apply it after them"
+                )
+            if gate.bypassed:
+                raise UnsupportedModelError(
+                    f"{gate.name} was compiled after the mask was applied: remove the mask, compile, apply it again"
+                )
+        for name in sorted(around):
+            if root.get_submodule(name)._compiled_call_impl is not None:
+                raise UnsupportedModelError(
+                    f"{name or type(root).__name__} is compiled as a whole, so no block of it can be skipped: compile "
+                    "the sites instead, before the mask is applied: for name in describe(model).names: "
+                    "model.get_submodule(name).compile()"
+                )
 
     def remove(self) -> None:
         """Restore in reverse order; every gate is tried, the first error is raised at the end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from stepmask.errors import UnsupportedModelError
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Cache, Feature
 
@@ -45,6 +46,11 @@ class RunPlan:
                 cache.learn_shape(site, feature)
                 return feature
             return cache.dead(site)
+        if cache.written(site):
+            raise UnsupportedModelError(
+                f"the model wrote into the value of {self.plan.sites[site]} after it was cached, so it cannot be used "
+                "again: if something like FreeU was switched on after the mask was applied, apply the mask again"
+            )
         feature = cache.get(site) if state == State.reuse else cache.forecast(site, step)
         cache.trim(site, keep)
         return feature

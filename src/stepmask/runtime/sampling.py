@@ -204,17 +204,45 @@ def without_decoder(pipe: Any) -> Iterator[list[Tensor]]:
     vae = getattr(pipe, "vae", None)
     if vae is None:
         yield latents
-        return
+    elif type(vae).__name__ == "AutoencoderKL":
+        with _in_one_piece(vae):
+            gates = Gates([("vae.decoder", vae.decoder, _keep_in(latents))])
+            try:
+                yield latents
+            finally:
+                gates.remove()
+    else:  # others run their decoder once for every few frames
 
+        def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+            latents[:] = [z]
+            return SimpleNamespace(sample=z) if return_dict else (z,)
+
+        vae.decode = decode
+        try:
+            yield latents
+        finally:
+            del vae.decode
+
+
+def _keep_in(latents: list[Tensor]) -> Any:
     def keep(compute: Any, args: tuple, kwargs: dict) -> Tensor:
         latents[:] = [args[0] if args else kwargs["sample"]]
         return latents[0]
 
-    gates = Gates([("vae.decoder", vae.decoder, keep)])
+    return keep
+
+
+@contextlib.contextmanager
+def _in_one_piece(vae: Any) -> Iterator[None]:
+    """No slices of a batch, no tiles of an image."""
+    before = {name: getattr(vae, name) for name in ("use_slicing", "use_tiling") if hasattr(vae, name)}
     try:
-        yield latents
+        for name in before:
+            setattr(vae, name, False)
+        yield
     finally:
-        gates.remove()
+        for name, value in before.items():
+            setattr(vae, name, value)
 
 
 def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_inference_steps: int) -> Tensor:

@@ -1,0 +1,81 @@
+"""Masked runs of pipelines without stepmask: hooks swap in what each site computed last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from cases import Case
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from stepmask import StepMask, describe
+from stepmask.architectures import denoiser_of
+from tiny import Reference, mask_of
+
+Calls = Iterable[tuple[int, int]]
+"""Row and stream of each denoiser call, in order."""
+
+
+class LastValues(Reference):
+    """In a pipeline, streams begin late, and models write into what they are given."""
+
+    def _hook(self, site: int) -> Callable:
+        swap = super()._hook(site)
+        compute = self._mask.compute
+
+        def begin_late(module, args, output):
+            output = tree_map(torch.clone, output)
+            if compute[self.row, site] or (self.stream, site) in self._computed:
+                return tree_map(torch.clone, swap(module, args, output))
+            self._computed[self.stream, site] = [(self.row, output)]
+            return tree_map(torch.clone, output)
+
+        return begin_late
+
+
+def calls_of(case: Case, rows: int) -> Calls:
+    """Every row once, or twice where guidance takes two calls."""
+    streams = 2 if case.guidance == "two calls" else 1
+    return [(row, stream) for row in range(case.start, rows) for stream in range(streams)]
+
+
+def by_reference(pipe: Any, mask: StepMask, calls: Calls, run: Callable[[], Tensor]) -> Tensor:
+    """What `run` makes where the mask is swapped in by hooks."""
+    denoiser, calls = denoiser_of(pipe), iter(calls)
+    running = LastValues(denoiser, mask)
+
+    def next_call(*_: Any) -> None:
+        running.row, running.stream = next(calls)
+
+    hook = denoiser.register_forward_pre_hook(next_call)
+    try:
+        made = run()
+    finally:
+        hook.remove()
+        running.remove()
+    assert next(calls, None) is None, "fewer calls than expected"
+    return made
+
+
+def random_actions(pipe: Any, seed: int = 0, share: float = 0.5, forecasts: float = 0.0) -> StepMask:
+    """A random mask for the steps of the pipeline's latest run."""
+    graph, random = describe(pipe), np.random.default_rng(seed)
+    compute = random.random((len(pipe.scheduler.timesteps), len(graph))) < share
+    compute[0] = True
+    return mask_of(compute, graph, pipe.scheduler, ~compute & (random.random(compute.shape) < forecasts))
+
+
+def all_ones(pipe: Any) -> StepMask:
+    return random_actions(pipe, share=1.1)
+
+
+def marks(pipe: Any) -> dict[str, list[str]]:
+    """What hangs on the modules of a denoiser: hooks and own forwards, with their values."""
+    found = {}
+    for name, module in denoiser_of(pipe).named_modules():
+        hooks = {key: list(value) for key, value in vars(module).items() if key.endswith("_hooks") and value}
+        found[name] = (hooks, vars(module).get("forward"))
+    return found

@@ -1,0 +1,73 @@
+"""Every pipeline of the table runs masks unchanged, bit for bit as hooks would do it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import CASES, verified
+from runs import all_ones, by_reference, calls_of, marks, random_actions
+
+import stepmask
+from stepmask import measure_cost
+from stepmask.architectures import registered_architectures
+
+pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")  # shifts that depend on the resolution
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pipe(case):
+    return case.build()
+
+
+@pytest.fixture(scope="module")
+def plain(case, pipe):
+    return case.run(pipe)
+
+
+def wanted(case, pipe, mask, **call):
+    return by_reference(pipe, mask, calls_of(case, len(mask.timesteps)), lambda: case.run(pipe, **call))
+
+
+def test_all_ones_is_the_plain_pipeline(case, pipe, plain):
+    assert plain.isfinite().all() and plain.std() > 0.01
+    with stepmask.apply(pipe, all_ones(pipe)):
+        assert torch.equal(case.run(pipe), plain)
+
+
+@pytest.mark.parametrize("forecasts", [0.0, 0.6], ids=["binary", "forecasts"])
+def test_a_mask_is_what_hooks_would_do_at_any_batch_and_size(case, pipe, plain, forecasts):
+    mask = random_actions(pipe, seed=3, forecasts=forecasts)
+    calls = [{}, {"batch": 1, "size": 1, "seed": 5}, {"seed": 1}]
+    references = [wanted(case, pipe, mask, **call) for call in calls]
+    assert not torch.equal(references[0], plain), "the mask must matter"
+    with stepmask.apply(pipe, mask):
+        for call, reference in zip(calls, references, strict=True):
+            assert torch.equal(case.run(pipe, **call), reference)
+    with stepmask.apply(pipe, mask, eliminate_dead=False):
+        assert torch.equal(case.run(pipe), references[0])
+
+
+def test_leaving_restores_every_module(case, pipe, plain):
+    before = marks(pipe)
+    with stepmask.apply(pipe, random_actions(pipe)) as handle:
+        case.run(pipe)
+        assert marks(pipe) != before
+        assert handle.summary().rows == len(pipe.scheduler.timesteps) - case.start
+    assert marks(pipe) == before
+    assert torch.equal(case.run(pipe), plain)
+
+
+def test_cost_counts_the_guidance(case, pipe):
+    forwards = 2 if case.guidance in ("one call", "two calls") else 1
+    assert measure_cost(pipe, call_kwargs=case.arguments()).forwards_per_image == forwards
+
+
+def test_the_table_of_verified_pipelines():
+    rows = verified()
+    assert {row.denoiser for row in rows} <= set(registered_architectures())
+    assert len({row.name for row in rows}) == len(rows) == len(CASES)
