@@ -46,6 +46,11 @@ def dit_pipeline(seed: int = 0) -> DiTPipeline:
     return quiet(DiTPipeline(transformer=transformer, vae=vae, scheduler=DDIMScheduler(clip_sample=False)))
 
 
+def sample_of(args: tuple, kwargs: dict) -> torch.Tensor:
+    """The noisy sample among the arguments of a denoiser call."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
 def nan_like(value):
     return tree_map(lambda tensor: torch.full_like(tensor, torch.nan), value)
 

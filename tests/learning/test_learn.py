@@ -26,7 +26,7 @@ from stepmask.evaluation import evaluation_seeds
 from stepmask.learning import LearnConfig, learner
 from stepmask.learning.config import SparseWeights
 from stepmask.mask import scheduler_identity
-from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
+from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, sample_of, tiny_model
 
 STEPS = 5
 QUICK = {"method": "per-step", "num_trajectories": 3, "batch_size": 2, "progress": False}
@@ -249,7 +249,7 @@ def test_teacher_and_student_trajectories_differ():
     for trajectory in ("student", "teacher"):
         pipe, seen = dit_pipeline(), []
         hook = pipe.transformer.register_forward_pre_hook(
-            lambda module, args, kwargs, seen=seen: seen.append(args[0].clone()), with_kwargs=True
+            lambda module, args, kwargs, seen=seen: seen.append(sample_of(args, kwargs).clone()), with_kwargs=True
         )
         learn(pipe, STEPS, 0.6, method="per-step", trajectory=trajectory, num_trajectories=1, batch_size=2,
               importance="uniform", sparsity="projection", progress=False)  # fmt: skip

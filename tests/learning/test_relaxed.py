@@ -25,7 +25,7 @@ from stepmask.learning.relaxed import RelaxedPolicy
 from stepmask.learning.riding import first_tensor, riding
 from stepmask.runtime.cache import Cache, Meter
 from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, without_decoder
-from tiny import conditions, ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model
+from tiny import conditions, ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, sample_of, tiny_model
 
 FAMILIES = ("UNet2DModel", "DiTTransformer2DModel")
 IMAGES = 2
@@ -90,7 +90,8 @@ def ride(model, weights: list[Draw | None], credit_steps: int):
     loop = SamplerLoop(model, DDIMScheduler())
     inputs = []
     hook = model.register_forward_pre_hook(
-        lambda module, args, kwargs: inputs.append((args[0].clone(), kwargs["timestep"])), with_kwargs=True
+        lambda module, args, kwargs: inputs.append((sample_of(args, kwargs).clone(), kwargs["timestep"])),
+        with_kwargs=True,
     )
     with riding(loop, policy, rider):
         loop(IMAGES, len(weights), generator(5), **conditions(model, IMAGES))
