@@ -42,6 +42,8 @@ class TwoBranches(nn.Module):
 
 
 class Family(Architecture):
+    step_inputs = ("sample", "timestep")
+
     def describe(self, model):
         return BlockGraph.branches([Site("still", "mlp"), Site("moving", "mlp")])
 

@@ -45,7 +45,7 @@ class Architecture(ABC):
     tiny_config: ClassVar[Mapping[str, Any]] = {}
     """Configuration of a small model, for the contract tests."""
 
-    def __init__(self, class_name: str) -> None:
+    def __init__(self, class_name: str = "") -> None:
         self.class_name = class_name
 
     def describe(self, model: nn.Module) -> BlockGraph:

@@ -69,6 +69,8 @@ def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _capture(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
     forward = inspect.signature(type(module).forward)
+    if any(p.kind is p.VAR_POSITIONAL for p in forward.parameters.values()):
+        raise TypeError("arguments without names")
     bound = forward.bind(module, *args, **kwargs).arguments
     more = next((p.name for p in forward.parameters.values() if p.kind is p.VAR_KEYWORD), None)
     arguments = {name: value for name, value in bound.items() if name not in ("self", more)}
