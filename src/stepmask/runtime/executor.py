@@ -1,8 +1,8 @@
 """Executor: gates on the sites of one denoiser, a position at every call, one cache per stream.
 
 It does not know what is decided at a cell (`policies`) nor why (masks, learning). A stream is one of several denoiser
-calls within a step; a stream that begins late, skips a row, or changes its shape begins anew, with a policy made for
-the row at which it begins.
+calls within a step; a stream that begins late, skips a row, or changes its shape or its conditions begins anew, with a
+policy made for the row at which it begins.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask.errors import UnsupportedModelError
 from stepmask.graph import BlockGraph
@@ -32,6 +33,26 @@ class Stream:
     shape: tuple
     policy: Policy
     cache: Cache
+    arguments: _Arguments
+
+
+class _Arguments:
+    """Which tensors a call got, by identity: a stream's conditions are the same objects at every step.
+
+    Where they change in mid-run, what was cached belongs to other conditions: a callback has swapped the prompt, or
+    another pipeline calls after an interrupted run. Tensors that a pipeline makes anew for every call say nothing.
+    """
+
+    def __init__(self, args: tuple, kwargs: dict) -> None:
+        self._tensors = [ref(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self._constant: set[int] | None = None
+
+    def follow(self, before: _Arguments) -> bool:
+        """Whether these may follow those of the call before."""
+        pairs = zip(self._tensors, before._tensors, strict=False)
+        same = {i for i, (now, then) in enumerate(pairs) if now() is then()}
+        self._constant = same if before._constant is None else before._constant
+        return self._constant <= same
 
 
 class Executor:
@@ -129,17 +150,18 @@ class Executor:
                 self._tracker = PositionTracker()  # whatever the loop calls next is asked again
                 raise
         self.position = position
-        self._current = self._stream_at(position, _shape(args, kwargs))
+        self._current = self._stream_at(position, _shape(args, kwargs), _Arguments(args, kwargs))
 
-    def _stream_at(self, position: Position, shape: tuple) -> Stream:
+    def _stream_at(self, position: Position, shape: tuple, arguments: _Arguments) -> Stream:
         stream = self._streams.get(position.stream)
-        if stream is None or stream.row + 1 != position.row or stream.shape != shape:
+        goes_on = stream is not None and (stream.row + 1, stream.shape) == (position.row, shape)
+        if not goes_on or not arguments.follow(stream.arguments):
             if stream is not None:
                 stream.cache.clear()
-            cache = Cache(self.meter)
-            stream = Stream(position.row, position.row, shape, self._policy_from(position.row), cache)
+            policy, cache = self._policy_from(position.row), Cache(self.meter)
+            stream = Stream(position.row, position.row, shape, policy, cache, arguments)
             self._streams[position.stream] = stream
-        stream.row = position.row
+        stream.row, stream.arguments = position.row, arguments
         return stream
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
@@ -147,10 +169,16 @@ class Executor:
 
 
 def _shape(args: tuple, kwargs: dict) -> tuple:
-    """What must stay the same for cached values to fit: shapes, dtype and device of the sample, and which arguments
-    there are: an adapter that ends in mid-run takes its part of the values with it.
+    """What must stay the same for cached values to fit.
+
+    Shape, dtype and device of the sample; and which arguments there are, since an adapter that ends in mid-run takes
+    its part of the values with it. Under autocast the values' dtype is that of autocast, while a scheduler may return
+    samples of another dtype than the noise had.
     """
     values = [*args, *kwargs.values()]
     sample = next((value for value in values if isinstance(value, Tensor) and value.dim() > 1), None)
     given = tuple(name for name, value in kwargs.items() if value is not None)
-    return given if sample is None else (tuple(sample.shape), sample.dtype, sample.device, *given)
+    if sample is None:
+        return given
+    dtype = None if torch.is_autocast_enabled(sample.device.type) else sample.dtype
+    return tuple(sample.shape), dtype, sample.device, given

@@ -1,0 +1,272 @@
+"""One thing at a time is different: schedulers, starts, guidance, dtype, what happens in mid-run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import diffusers
+import pytest
+import torch
+from cases import BY_NAME, ddim, stable_diffusion, wan
+from runs import all_ones, by_reference, calls_of, random_actions
+
+import stepmask
+from tiny import quiet, tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ", "ignore:.*autocast:UserWarning")
+
+SD = BY_NAME["Stable Diffusion"]
+IMAGE = BY_NAME["Stable Diffusion, image to image"]
+SD3, FLUX = BY_NAME["Stable Diffusion 3"], BY_NAME["Flux"]
+
+
+def run_as_hooks_would(case, pipe, calls=None, seed=3, share=0.5):
+    """Applies random masks with and without forecasts, and compares with hooks; also a second time."""
+    plain = case.run(pipe)
+    with stepmask.apply(pipe, all_ones(pipe)):
+        assert torch.equal(case.run(pipe), plain)
+    for forecasts in (0.0, 0.6):
+        mask = random_actions(pipe, seed, share, forecasts)
+        wanted = by_reference(pipe, mask, calls or calls_of(case, len(mask.timesteps)), lambda: case.run(pipe))
+        assert not torch.equal(wanted, plain), "the mask must matter"
+        with stepmask.apply(pipe, mask):
+            assert torch.equal(case.run(pipe), wanted)
+            assert torch.equal(case.run(pipe), wanted)
+
+
+# --- schedulers
+
+SCHEDULERS = {
+    "Heun": diffusers.HeunDiscreteScheduler,
+    "KDPM2": diffusers.KDPM2DiscreteScheduler,
+    "DPM++": diffusers.DPMSolverMultistepScheduler,
+    "DPM++ Karras": lambda: diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True),
+    "DPM++ SDE": lambda: diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"),
+    "PNDM": lambda: diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+    "PNDM with Runge-Kutta steps": lambda: diffusers.PNDMScheduler(steps_offset=1),
+    "Euler": diffusers.EulerDiscreteScheduler,
+    "Euler ancestral": diffusers.EulerAncestralDiscreteScheduler,
+    "UniPC": diffusers.UniPCMultistepScheduler,
+    "DDPM": diffusers.DDPMScheduler,
+    "LCM": diffusers.LCMScheduler,
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers(name):
+    case = replace(SD, scheduler=SCHEDULERS[name], steps=5)
+    run_as_hooks_would(case, case.build())
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("Heun", 4), ("PNDM", 2), ("Euler", 2), ("DPM++ SDE", 2), ("Euler ancestral", 2)]
+)
+def test_a_late_start(name, start):
+    case = replace(IMAGE, scheduler=SCHEDULERS[name], start=start)
+    run_as_hooks_would(case, case.build())
+
+
+def test_pndm_repeats_a_timestep():
+    """51 rows for 50 steps: the usual default of Stable Diffusion 1.5."""
+    case = replace(SD, scheduler=SCHEDULERS["PNDM"], steps=50)
+    pipe = case.build()
+    plain = case.run(pipe, batch=1)
+    timesteps = pipe.scheduler.timesteps
+    assert (len(timesteps), len(timesteps.unique())) == (51, 50)
+    mask = random_actions(pipe, 1)
+    wanted = by_reference(pipe, mask, calls_of(case, 51), lambda: case.run(pipe, batch=1))
+    with stepmask.apply(pipe, mask) as handle:
+        assert torch.equal(case.run(pipe, batch=1), wanted) and not torch.equal(wanted, plain)
+        assert handle.summary().rows == 51
+
+
+def test_flow_matching_of_second_order():
+    case = replace(SD3, scheduler=diffusers.FlowMatchHeunDiscreteScheduler)
+    run_as_hooks_would(case, case.build())
+
+
+def test_timesteps_of_ones_own():
+    case = replace(SD, options={"timesteps": [900, 500, 400, 100]}, scheduler=SCHEDULERS["DPM++"])
+    run_as_hooks_would(case, case.build())
+
+
+# --- guidance
+
+
+def test_without_guidance():
+    case = replace(SD, options={"guidance_scale": 1.0})
+    run_as_hooks_would(case, case.build())
+
+
+def test_guidance_that_ends_in_mid_run():
+    """Half the batch is left then: a new stream, whose first row computes."""
+
+    def end_guidance(pipe, step, timestep, inputs):
+        if step == 1:
+            pipe._guidance_scale = 1.0
+            inputs["prompt_embeds"] = inputs["prompt_embeds"].chunk(2)[1]
+        return inputs
+
+    options = {"callback_on_step_end": end_guidance, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    case = replace(SD, steps=6, options=options)
+    run_as_hooks_would(case, case.build(), [(row, int(row > 1)) for row in range(6)])
+
+
+def test_a_third_call_at_some_steps():
+    """Skip-layer guidance of SD3, without the blocks that it skips."""
+    options = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.1, "skip_layer_guidance_stop": 0.7}
+    case = replace(SD3, steps=6, options=options)
+    calls = [(row, stream) for row in range(6) for stream in ((0, 1) if 1 <= row <= 4 else (0,))]
+    run_as_hooks_would(case, case.build(), calls)
+
+
+def test_a_second_denoiser_takes_over():
+    """Wan 2.2: the mask is that of the first; rows of the second run as they are."""
+    other = tiny_model("WanTransformer3DModel", seed=1)
+    case = replace(BY_NAME["Wan"], make=lambda: wan(transformer_2=other, boundary_ratio=0.5), steps=6)
+    rows = range(3)
+    run_as_hooks_would(case, case.build(), [(row, stream) for row in rows for stream in (0, 1)])
+
+
+# --- number formats
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", [SD, FLUX, BY_NAME["Wan"]], ids=lambda case: case.name)
+def test_half_precision(case, dtype):
+    inputs = case.inputs
+
+    def half(batch):
+        return {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in inputs(batch).items()}
+
+    case = replace(case, make=lambda: case_make(case).to(dtype), inputs=half)
+    run_as_hooks_would(case, case.build(), seed=4)
+
+
+def case_make(case):
+    return BY_NAME[case.name].make()
+
+
+@pytest.mark.parametrize("case", [SD, SD3], ids=lambda case: case.name)
+def test_autocast(case):
+    pipe = case.build()
+    with torch.autocast("cpu", torch.bfloat16):
+        run_as_hooks_would(case, pipe)
+
+
+def test_inference_mode():
+    pipe = SD.build()
+    with torch.inference_mode():
+        run_as_hooks_would(SD, pipe)
+
+
+# --- several runs
+
+
+def test_a_run_that_is_interrupted_leaves_nothing_behind():
+    def interrupt(pipe, step, timestep, inputs):
+        pipe._interrupt = step == 1
+        return inputs
+
+    pipe = SD.build()
+    plain = SD.run(pipe)
+    mask = random_actions(pipe, 3)
+    wanted = by_reference(pipe, mask, calls_of(SD, SD.steps), lambda: SD.run(pipe))
+    for scheduler in (pipe.scheduler, diffusers.EulerDiscreteScheduler()):
+        pipe.scheduler = scheduler
+        plain = SD.run(pipe)
+        mask = random_actions(pipe, 3)
+        wanted = by_reference(pipe, mask, calls_of(SD, SD.steps), lambda: SD.run(pipe))
+        with stepmask.apply(pipe, mask):
+            stopped = replace(SD, options={"callback_on_step_end": interrupt}).run(pipe, seed=7)
+            assert not torch.equal(stopped, plain)
+            assert torch.equal(SD.run(pipe), wanted)
+
+
+def test_two_pipelines_step_in_turns():
+    first, second = SD.build(), FLUX.build()
+    pipes, masks, wanted = (first, second), [], []
+    for case, pipe in zip((SD, FLUX), pipes, strict=True):
+        case.run(pipe)
+        masks.append(random_actions(pipe, 3))
+        calls = calls_of(case, case.steps)
+        wanted.append(by_reference(pipe, masks[-1], calls, lambda case=case, pipe=pipe: case.run(pipe)))
+    made = []
+
+    def call_the_other(pipe, step, timestep, inputs):
+        made.append(FLUX.run(second))
+        return inputs
+
+    with stepmask.apply(first, masks[0]), stepmask.apply(second, masks[1]):
+        assert torch.equal(replace(SD, options={"callback_on_step_end": call_the_other}).run(first), wanted[0])
+    assert len(made) == SD.steps and all(torch.equal(images, wanted[1]) for images in made)
+
+
+# --- one denoiser, several pipelines
+
+
+def other_way(pipe):
+    """The same modules as image to image."""
+    return quiet(diffusers.StableDiffusionImg2ImgPipeline.from_pipe(pipe, requires_safety_checker=False))
+
+
+def test_another_pipeline_made_of_the_same_parts_runs_masked():
+    """They share the scheduler, so it is known where the other one stands."""
+    pipe = replace(SD, steps=5).build()
+    other = other_way(pipe)
+    assert other.scheduler is pipe.scheduler and other.unet is pipe.unet
+    plain = IMAGE.run(other)
+    mask = random_actions(other, 3)
+    wanted = by_reference(other, mask, calls_of(IMAGE, 5), lambda: IMAGE.run(other))
+    text = replace(SD, steps=5)
+    text_wanted = by_reference(pipe, mask, calls_of(text, 5), lambda: text.run(pipe))
+    with stepmask.apply(pipe, mask):
+        for _ in range(2):
+            assert torch.equal(IMAGE.run(other), wanted) and not torch.equal(wanted, plain)
+            assert torch.equal(text.run(pipe), text_wanted)
+
+
+@pytest.mark.parametrize(
+    "scheduler", [ddim, lambda: diffusers.EulerDiscreteScheduler(steps_offset=1)], ids=["DDIM", "Euler"]
+)
+@pytest.mark.parametrize("before", ["nothing", "a run", "an interrupted run"])
+def test_another_pipeline_with_a_scheduler_of_its_own_is_refused(before, scheduler):
+    pipe = stable_diffusion(scheduler=scheduler())
+    other = other_way(quiet(pipe))
+    other.scheduler = scheduler()
+    SD.run(pipe)
+    mask = random_actions(pipe, 3)
+    wanted = by_reference(pipe, mask, calls_of(SD, SD.steps), lambda: SD.run(pipe))
+    pipe.scheduler = scheduler()
+
+    def interrupt(pipe, step, timestep, inputs):
+        pipe._interrupt = step == 1
+        return inputs
+
+    with stepmask.apply(pipe, mask):
+        if before == "a run":
+            SD.run(pipe)
+        if before == "an interrupted run":
+            replace(SD, options={"callback_on_step_end": interrupt}).run(pipe)
+        for steps in (5, 8):  # of which 3 and 4 are made
+            with pytest.raises(stepmask.PositionError, match="another pipeline"):
+                replace(IMAGE, steps=steps).run(other)
+        assert torch.equal(SD.run(pipe), wanted)
+
+
+def test_a_pipeline_whose_timesteps_are_rescaled_cannot_be_told_apart_but_runs_right():
+    """Flux divides them by 1000: after an interrupted run, another pipeline's calls look like more of the same row."""
+    pipe, other = FLUX.build(), FLUX.build()
+    other.transformer = pipe.transformer
+    plain = FLUX.run(pipe)
+
+    def interrupt(pipe, step, timestep, inputs):
+        pipe._interrupt = step == 1
+        return inputs
+
+    with stepmask.apply(pipe, random_actions(pipe, 3)):
+        FLUX.run(pipe)
+        with pytest.raises(stepmask.PositionError, match="another pipeline"):
+            FLUX.run(other)
+        replace(FLUX, options={"callback_on_step_end": interrupt}).run(pipe)
+        assert torch.equal(FLUX.run(other), plain), "every call is a stream of its own, and computes"
