@@ -1,0 +1,101 @@
+"""Writes docs/architectures.md from the registry, the presets and the table of pipeline tests.
+
+Run ``python docs/make_architectures.py`` after adding one of them; a test compares the first table with what is there.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests/pipelines")]
+
+HEAD = """\
+# Supported architectures
+
+Made by `python docs/make_architectures.py`; do not edit.
+
+A family is found by the class of the denoiser. Every one of them passes the contract suite (`tests/contract`): an
+all-ones mask is bitwise the plain model, masked runs are bitwise an obvious reference, with and without elimination;
+every surviving computation matters; leaving restores every module. *Verified* are the diffusers pipelines that run
+masks unchanged, bitwise, in `tests/pipelines`: several batch sizes and resolutions, guidance as they have it.
+
+Any other model, from diffusers or not: `stepmask.describe(model, sites=[patterns], example_inputs={...})`.
+
+"""
+PRESETS = """
+## Presets
+
+Published configurations, on the meta device, per image and step without guidance (`stepmask describe preset:NAME`).
+*Conv + linear* leaves out the products of attention. *Coverage* is the share of the MACs that lies in sites; were all
+of them held at every step, what is left would bound the speed-up at *ceiling*. *Cache* is the size of all values that
+masks decide on, in float16.
+
+"""
+
+
+def families() -> str:
+    """One row per family: sites by what they are, guidance as the tests have it, verified pipelines."""
+    from cases import verified
+
+    from stepmask.architectures import registered_architectures
+
+    by_class: dict[str, list] = {}
+    for row in verified():
+        by_class.setdefault(row.denoiser, []).append(row)
+    lines = ["| class | sites | guidance | verified pipelines |", "|---|---|---|---|"]
+    for name, family in sorted(registered_architectures().items(), key=lambda item: (item[0] not in by_class, item[0])):
+        rows = by_class.get(name, [])
+        guidance = ", ".join(dict.fromkeys(row.guidance for row in rows if row.guidance != "none")) or "–"
+        pipelines = "; ".join(row.name for row in rows) or "contract suite only"
+        lines.append(f"| `{name}` | {_sites(family)} | {guidance} | {pipelines} |")
+    return "\n".join(lines) + "\n"
+
+
+def presets() -> str:
+    """One row per preset, measured."""
+    from stepmask import describe, measure_cost
+    from stepmask.presets import load, names
+
+    lines = [
+        "| preset | sites | parameters, M | MACs, G | conv + linear, G | coverage | ceiling | cache, MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names():
+        model = load(name)
+        graph, cost = describe(model), measure_cost(model)
+        kept = (cost.value_bytes[list(graph.blocks)]).sum() * 2 / next(model.parameters()).dtype.itemsize
+        cells = (
+            f"`{name}`",
+            f"{len(graph)}",
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
+            f"{cost.step_macs / 1e9:.5g}",
+            f"{cost.conv_linear().step_macs / 1e9:.5g}",
+            f"{cost.coverage:.1%}",
+            f"{1 / (1 - cost.coverage):.0f}x",
+            f"{kept / 2**20:.4g}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _sites(family) -> str:
+    model = family.tiny()
+    modules = dict(model.named_modules())
+    if family.patterns:
+        found = (re.sub(r"\.\d+\.", ".", name).split(".", 1) for name in family.describe(model).names)
+        groups: dict[str, list[str]] = {}
+        for group, last in found:
+            if last not in groups.setdefault(group, []):
+                groups[group].append(last)
+        if len(groups) == 1:
+            return ", ".join(f"`{last}`" for last in next(iter(groups.values())))
+        return "; ".join(f"{group}: {', '.join(f'`{last}`' for last in lasts)}" for group, lasts in groups.items())
+    classes = dict.fromkeys(type(modules[name]).__name__ for name in family.describe(model).names)
+    return ", ".join(f"`{name}`" for name in classes)
+
+
+if __name__ == "__main__":
+    (ROOT / "docs/architectures.md").write_text(HEAD + families() + PRESETS + presets(), encoding="utf-8")
