@@ -1,0 +1,315 @@
+"""What users do to a pipeline before and after a mask is applied: runs right, or is refused in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import BY_NAME, stable_diffusion
+from peft import LoraConfig
+from runs import all_ones, by_reference, calls_of, marks, random_actions
+
+import stepmask
+from stepmask import UnsupportedModelError, describe, measure_cost
+from stepmask.architectures import denoiser_of
+from stepmask.runtime import executor
+from tiny import count_computes
+
+SD, FLUX = BY_NAME["Stable Diffusion"], BY_NAME["Flux"]
+ADAPTER, ADAPTER_XL = BY_NAME["Stable Diffusion, T2I-Adapter"], BY_NAME["Stable Diffusion XL, T2I-Adapter"]
+
+
+@pytest.fixture
+def flux():
+    pipe = FLUX.build()
+    FLUX.run(pipe)
+    return pipe
+
+
+@pytest.fixture
+def sd():
+    pipe = SD.build()
+    SD.run(pipe)
+    return pipe
+
+
+def hooked(case, pipe, mask):
+    return by_reference(pipe, mask, calls_of(case, len(mask.timesteps)), lambda: case.run(pipe))
+
+
+# --- LoRA
+
+
+def add_lora(denoiser, *names: str):
+    torch.manual_seed(5)
+    denoiser.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=list(names), init_lora_weights=False))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_lora(when):
+    """On layers within sites; with and without a scale."""
+    case = BY_NAME["Stable Diffusion XL"]
+    scaled = replace(case, options={"cross_attention_kwargs": {"scale": 0.7}})
+    pipe = case.build()
+    plain, mask, cost = case.run(pipe), random_actions(pipe, 3), measure_cost(pipe)
+    targets = "to_q", "to_v", "to_out.0", "conv1"
+    if when == "before":
+        add_lora(pipe.unet, *targets)
+    with stepmask.apply(pipe, mask):
+        if when == "after":
+            add_lora(pipe.unet, *targets)
+        found, found_scaled = case.run(pipe), scaled.run(pipe)
+    assert torch.equal(found, hooked(case, pipe, mask)) and torch.equal(found_scaled, hooked(scaled, pipe, mask))
+    assert not torch.equal(found, found_scaled) and not torch.equal(case.run(pipe), plain)
+    assert describe(pipe).fingerprint == mask.graph and (measure_cost(pipe).macs >= cost.macs).all()
+    with_lora = scaled.run(pipe)
+    with stepmask.apply(pipe, all_ones(pipe)):
+        assert torch.equal(scaled.run(pipe), with_lora)
+    pipe.unet.delete_adapters("default")
+    assert torch.equal(case.run(pipe), plain)
+
+
+def test_lora_on_a_site(flux):
+    """The module of that name is another one then."""
+    plain, mask = FLUX.run(flux), random_actions(flux, 3)
+    with stepmask.apply(flux, mask):
+        add_lora(flux.transformer, "proj_mlp")
+        with pytest.raises(UnsupportedModelError, match=r"proj_mlp was replaced after the mask was applied.*apply it"):
+            FLUX.run(flux)
+    with stepmask.apply(flux, mask):
+        found = FLUX.run(flux)
+    assert torch.equal(found, hooked(FLUX, flux, mask))
+    flux.transformer.delete_adapters("default")
+    assert torch.equal(FLUX.run(flux), plain) and not torch.equal(found, hooked(FLUX, flux, mask))
+
+
+# --- other attachments
+
+
+@pytest.mark.parametrize("case", [ADAPTER, ADAPTER_XL], ids=lambda case: case.name)
+def test_an_adapter_writes_into_values(case, monkeypatch):
+    """The table's tests prove that copies are handed out; without them, it is noticed."""
+    pipe = case.build()
+    case.run(pipe)
+    mask = random_actions(pipe, 3, share=0.2)
+    with stepmask.apply(pipe, mask, eliminate_dead=False):
+        assert torch.equal(case.run(pipe), hooked(case, pipe, mask))
+    monkeypatch.setattr(executor, "tree_map_only", lambda kind, function, value: value)
+    with (
+        stepmask.apply(pipe, mask, eliminate_dead=False),
+        pytest.raises(UnsupportedModelError, match=r"wrote into the value of .* after it was cached"),
+    ):
+        case.run(pipe)
+
+
+def test_an_adapter_that_ends_in_mid_run():
+    """What it added is in the cached values: the stream begins anew."""
+    case = replace(ADAPTER_XL, steps=6, options={"adapter_conditioning_factor": 0.5})
+    pipe = case.build()
+    case.run(pipe)
+    mask = random_actions(pipe, 3, share=0.3)
+    calls = [(row, int(row > 2)) for row in range(6)]
+    wanted = by_reference(pipe, mask, calls, lambda: case.run(pipe))
+    with stepmask.apply(pipe, mask):
+        assert torch.equal(case.run(pipe), wanted)
+
+
+def test_a_prompt_that_changes_in_mid_run(sd):
+    """The stream begins anew, although nothing has another shape."""
+
+    def change(pipe, step, timestep, inputs):
+        return {"prompt_embeds": inputs["prompt_embeds"] * -1} if step == 1 else inputs
+
+    options = {"callback_on_step_end": change, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    case = replace(SD, options=options)
+    mask = random_actions(sd, 3, share=0.3)
+    wanted = by_reference(sd, mask, [(row, int(row > 1)) for row in range(4)], lambda: case.run(sd))
+    with stepmask.apply(sd, mask):
+        assert torch.equal(case.run(sd), wanted)
+
+
+def test_freeu(sd):
+    """It scales values in place."""
+    plain, mask = SD.run(sd), random_actions(sd, 3, share=0.2)
+    with stepmask.apply(sd, mask, eliminate_dead=False):
+        SD.run(sd)
+        sd.enable_freeu(0.9, 0.2, 1.2, 1.4)
+        with pytest.raises(UnsupportedModelError, match=r"FreeU was switched on after .* apply the mask again"):
+            SD.run(sd)
+    assert not torch.equal(SD.run(sd), plain)
+    for eliminate_dead in (True, False):
+        with stepmask.apply(sd, mask, eliminate_dead=eliminate_dead):
+            assert torch.equal(SD.run(sd), hooked(SD, sd, mask))
+
+
+def ip_adapter_weights(unet) -> dict:
+    """A checkpoint as it is published, with random numbers."""
+    torch.manual_seed(6)
+    width = unet.config.cross_attention_dim
+    sizes = [p.shape[0] for name, p in unet.named_parameters() if name.endswith("attn2.to_k.weight")]
+    layers = {f"{2 * i + 1}.to_{part}_ip.weight": torch.randn(s, width) for i, s in enumerate(sizes) for part in "kv"}
+    projection = {"proj.weight": torch.randn(4 * width, 10), "proj.bias": torch.zeros(4 * width)}
+    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    return {"image_proj": projection | norm, "ip_adapter": layers}
+
+
+def test_ip_adapter(sd):
+    mask, cost = random_actions(sd, 3), measure_cost(sd)
+    sd.unet._load_ip_adapter_weights([ip_adapter_weights(sd.unet)])
+    picture = torch.randn(4, 1, 10, generator=torch.Generator().manual_seed(1))
+    case = replace(SD, options={"ip_adapter_image_embeds": [picture]})
+    plain = case.run(sd)
+    sd.set_ip_adapter_scale(0.0)
+    assert not torch.equal(case.run(sd), plain)
+    sd.set_ip_adapter_scale(1.0)
+    with stepmask.apply(sd, mask):
+        assert torch.equal(case.run(sd), hooked(case, sd, mask))
+    with stepmask.apply(sd, all_ones(sd)) as handle:
+        assert torch.equal(case.run(sd), plain)
+        assert handle.summary().macs_fraction == pytest.approx(1)
+    assert (measure_cost(sd).macs >= cost.macs).all()
+
+
+# --- offload
+
+
+@pytest.mark.parametrize("case", [SD, FLUX, BY_NAME["Wan"]], ids=lambda case: case.name)
+def test_offload_of_models(case):
+    pipe = case.build()
+    plain, mask = case.run(pipe), random_actions(pipe, 3)
+    wanted = hooked(case, pipe, mask)
+    with stepmask.apply(pipe, mask):  # after: it wraps the denoiser, which no gate does
+        pipe.enable_model_cpu_offload(device="cpu")
+        assert all(torch.equal(case.run(pipe), wanted) for _ in range(2))
+    before = marks(pipe)
+    with stepmask.apply(pipe, mask):
+        assert all(torch.equal(case.run(pipe), wanted) for _ in range(2))
+    assert {name: found for name, found in marks(pipe).items() if name} == {n: f for n, f in before.items() if n}
+    assert torch.equal(case.run(pipe), plain)
+
+
+def offload_leaves(model):
+    device = torch.device("cpu")
+    model.enable_group_offload(onload_device=device, offload_device=device, offload_type="leaf_level")
+
+
+def test_offload_of_submodules_before_a_mask(flux):
+    mask = random_actions(flux, 3)
+    wanted = hooked(FLUX, flux, mask)
+    offload_leaves(flux.transformer)
+    before = marks(flux)
+    with stepmask.apply(flux, mask):
+        assert torch.equal(FLUX.run(flux), wanted)
+    assert marks(flux) == before
+
+
+def test_offload_of_submodules_after_a_mask_must_be_undone_first(flux):
+    """A site is wrapped then; dropping the wrapper would end the offload in silence."""
+    plain, mask = FLUX.run(flux), random_actions(flux, 3)
+    wanted = hooked(FLUX, flux, mask)
+    handle = stepmask.apply(flux, mask)
+    offload_leaves(flux.transformer)
+    for _ in range(2):
+        with pytest.raises(UnsupportedModelError, match=r"proj_.* was wrapped by something else.*enable offload first"):
+            handle.remove()
+    for module in flux.transformer.modules():
+        if hasattr(module, "_diffusers_hook"):
+            module._diffusers_hook.remove_hook("group_offloading", recurse=False)
+    handle.remove()
+    assert torch.equal(FLUX.run(flux), plain)
+    with stepmask.apply(flux, mask):
+        assert torch.equal(FLUX.run(flux), wanted)
+
+
+# --- torch.compile
+
+
+def compile_sites(pipe):
+    for name in describe(pipe).names:
+        denoiser_of(pipe).get_submodule(name).compile(backend="eager")
+
+
+def test_compiled_sites_stay_compiled(flux):
+    """The gate is outside of what is compiled, which is then compiled once."""
+    from torch._dynamo.utils import counters
+
+    mask = random_actions(flux, 3)
+    wanted = hooked(FLUX, flux, mask)
+    compile_sites(flux)
+    plain, before = FLUX.run(flux), marks(flux)
+    compiled = counters["stats"]["unique_graphs"]
+    with stepmask.apply(flux, mask):
+        assert torch.equal(FLUX.run(flux), wanted)
+        assert torch.equal(FLUX.run(flux), wanted)
+    assert counters["stats"]["unique_graphs"] == compiled
+    assert marks(flux) == before and torch.equal(FLUX.run(flux), plain)
+    site = flux.transformer.get_submodule(mask.sites[0])
+    assert site._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_compiled_blocks_are_refused(flux, when):
+    mask = random_actions(flux, 3)
+    wanted = hooked(FLUX, flux, mask)
+    words = pytest.raises(UnsupportedModelError, match=r"blocks\.0 is compiled as a whole.*compile the sites instead")
+    if when == "before":
+        flux.transformer.compile_repeated_blocks(backend="eager")
+        before = marks(flux)
+        with words:
+            stepmask.apply(flux, mask)
+        assert marks(flux) == before
+        return
+    with stepmask.apply(flux, mask):
+        assert torch.equal(FLUX.run(flux), wanted)
+        flux.transformer.compile_repeated_blocks(backend="eager")
+        with words:
+            FLUX.run(flux)
+
+
+@pytest.mark.parametrize("way", ["in place", "wrapped"])
+@pytest.mark.parametrize("case", [SD, FLUX], ids=lambda case: case.name)
+def test_a_compiled_denoiser_is_refused(case, way):
+    pipe = case.build()
+    case.run(pipe)
+    mask, denoiser = random_actions(pipe, 3), denoiser_of(pipe)
+
+    def compile_it():
+        if way == "in place":
+            denoiser.compile(backend="eager")
+        else:
+            name = "unet" if case is SD else "transformer"
+            setattr(pipe, name, torch.compile(denoiser, backend="eager"))
+
+    with stepmask.apply(pipe, mask):
+        compile_it()
+        with pytest.raises(UnsupportedModelError, match="compiled as a whole"):
+            case.run(pipe)
+    with pytest.raises(UnsupportedModelError, match=r"compiled as a whole.*before torch\.compile"):
+        stepmask.apply(pipe, mask)
+
+
+def test_sites_compiled_after_a_mask_are_refused(flux):
+    mask = random_actions(flux, 3)
+    with stepmask.apply(flux, mask):
+        compile_sites(flux)
+        with pytest.raises(UnsupportedModelError, match="was compiled after the mask was applied"):
+            FLUX.run(flux)
+
+
+# --- the model itself is another
+
+
+def test_another_denoiser_runs_as_it_is(sd):
+    with stepmask.apply(sd, random_actions(sd, 3)):
+        sd.unet = stable_diffusion().unet
+        found = SD.run(sd)
+    assert torch.equal(found, SD.run(sd))
+
+
+def test_what_elimination_leaves_out_is_left_out(flux):
+    mask = random_actions(flux, 3, share=0.3)
+    plan = stepmask.make_plan(mask, describe(flux))
+    with count_computes(flux.transformer, mask.sites) as log, stepmask.apply(flux, mask):
+        FLUX.run(flux)
+    assert len(log) == plan.compute.sum() < mask.compute.sum()
