@@ -1,4 +1,4 @@
-"""FORA and DeepCache: rows, inputs, errors."""
+"""Rules: rows, inputs, errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ UNET = BlockGraph(
     (True, False, False, False, True),
 )
 TRANSFORMER = BlockGraph.branches([Site("0.attn1", "attention"), Site("0.ff", "mlp")])
-SCHEDULES = [schedules.fora, schedules.deepcache]
+INTERVALS = [schedules.fora, schedules.deepcache]
+SCHEDULES = [*INTERVALS, schedules.faster_diffusion, schedules.step_skipping, schedules.random_schedule]
 
 
 def words(mask) -> list[str]:
@@ -93,8 +94,8 @@ def test_a_pipeline_and_a_count_mean_its_graph_and_timesteps(schedule):
     run = copy.deepcopy(pipe.scheduler)
     run.set_timesteps(6)
     before = copy.deepcopy(vars(pipe.scheduler))
-    short = schedule(pipe, 6, interval=2)
-    long = schedule(describe(pipe), run.timesteps, interval=2)
+    short = schedule(pipe, 6)
+    long = schedule(describe(pipe), run.timesteps)
     assert np.array_equal(short.compute, long.compute)
     assert (short.sites, short.timesteps, short.graph) == (long.sites, long.timesteps, long.graph)
     assert short.scheduler == scheduler_identity(run) and long.scheduler is None
@@ -124,7 +125,7 @@ def test_depth_must_leave_a_level_below(depth):
 
 
 @pytest.mark.parametrize("interval", [0, -2, 1.5, "2", None])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", INTERVALS)
 def test_bad_intervals(schedule, interval):
     with pytest.raises(StepMaskError, match=r"whole number of steps, at least 1, got"):
         schedule(UNET, range(3), interval=interval)

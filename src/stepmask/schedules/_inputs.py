@@ -38,7 +38,10 @@ class Inputs:
 
             self.graph = describe(model)
             scheduler = copy.deepcopy(model.scheduler)
-            scheduler.set_timesteps(timesteps)
+            config = scheduler.config
+            # a run's own shift depends on its resolution, and is known there alone
+            shift = {"mu": config.get("max_shift", 1.15)} if config.get("use_dynamic_shifting") else {}
+            scheduler.set_timesteps(timesteps, **shift)
             self.scheduler = scheduler_identity(scheduler)
             self.provenance["num_inference_steps"] = timesteps
             timesteps = scheduler.timesteps
@@ -61,7 +64,19 @@ class Inputs:
         )
 
 
-def check_interval(interval: int) -> None:
+def check_interval(interval: int, name: str = "interval") -> None:
     """Raise unless `interval` is a whole number of steps, at least 1."""
     if not isinstance(interval, int) or interval < 1:
-        raise StepMaskError(f"interval must be a whole number of steps, at least 1, got {interval!r}")
+        raise StepMaskError(f"{name} must be a whole number of steps, at least 1, got {interval!r}")
+
+
+def check_steps(steps: Iterable[int], num_rows: int, name: str) -> np.ndarray:
+    """(T,) bool with the given steps true; raises unless they are rows of a run of `num_rows`."""
+    given = list(steps) if isinstance(steps, Iterable) and not isinstance(steps, str) else None
+    if given is None or not all(
+        isinstance(step, int | np.integer) and not isinstance(step, bool) and 0 <= step < num_rows for step in given
+    ):
+        raise StepMaskError(f"{name} must be steps between 0 and {num_rows - 1}, got {steps!r}")
+    table = np.zeros(num_rows, dtype=bool)
+    table[[int(step) for step in given]] = True
+    return table

@@ -1,0 +1,9 @@
+"""Schedules that others have published as files: read into a `StepMask`, and written where a file can say it.
+
+One file per format. A foreign file is never trusted: at worst it is refused.
+"""
+
+from stepmask.schedules.importers.l2c import import_l2c
+from stepmask.schedules.importers.smoothcache import export_smoothcache, import_smoothcache
+
+__all__ = ["export_smoothcache", "import_l2c", "import_smoothcache"]
