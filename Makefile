@@ -20,7 +20,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 bench: $(READY)    ## the results in the README: learned masks, FORA and DeepCache on the reference models
-	$(BIN)/stepmask bench --output bench --transfer
+	$(BIN)/stepmask benchmark --output bench --transfer
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "stepmask needs Python 3.10 or newer: make PYTHON=...")'

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -171,13 +169,38 @@ def test_masks_of_every_scheduler_are_learned_and_run(scheduler, run, folder, qu
     assert names(tmp_path / "images" / "masked") == ["010000.png"]
 
 
-def test_bench_hands_over_to_the_benchmark(run, tmp_path, monkeypatch):
-    fake, calls = ModuleType("stepmask.benchmark"), []
-    fake.run_benchmark = lambda output, **options: calls.append((output, options)) or []
-    monkeypatch.setitem(sys.modules, "stepmask.benchmark", fake)
-    run("bench", "-o", tmp_path / "bench")
-    run("bench", "-o", tmp_path / "bench", "--model", "one", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed")
+def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
+    output = tmp_path / "out"
+    given = (folder, "-o", output, "--steps", 4, "-n", 2, "--batch-size", 2, "--methods", "fora,fora-forecast")
+    text = run("benchmark", *given).output
+    assert "FORA + forecast" in text and "1:5" in text and "curve.png" in text
+    assert {"cells", "masks", "curve.png", "speed.png", "results.md"} < set(names(output))
+    assert len(names(output / "cells")) == 8
+    table = (output / "results.md").read_text()
+    assert "| PSNR in dB at MACs |" in table and "| of 1 / MACs |" in table
+    before = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
+    run("benchmark", *given)
+    after = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
+    assert after == before, "nothing is measured again"
+
+
+def test_benchmark_without_a_model_is_that_of_the_readme(run, tmp_path, monkeypatch):
+    import stepmask.benchmark
+
+    calls = []
+    fake = lambda output, **options: calls.append((output, options)) or []  # noqa: E731
+    monkeypatch.setattr(stepmask.benchmark, "run_benchmark", fake)
+    run("benchmark", "-o", tmp_path / "bench")
+    run("benchmark", "-o", tmp_path / "bench", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed", "--targets", "0.5")
     assert (tmp_path / "bench").is_dir()
-    assert calls[0] == (tmp_path / "bench", {"speed": True, "memory": True})
-    chosen = {"models": ["one"], "steps": [20, 50], "num_images": 4}
-    assert calls[1] == (tmp_path / "bench", {"speed": False, "memory": True, **chosen})
+    (_, first), (_, second) = calls
+    assert len(first.pop("chosen")) == len(second.pop("chosen")) == 7
+    usual = {"speed": True, "memory": True, "transfer": False}
+    assert first == {**usual, "targets": (0.7, 0.6, 0.5, 0.4, 0.3), "num_images": 64}
+    assert second == {**usual, "speed": False, "targets": (0.5,), "num_images": 4, "steps": [20, 50]}
+
+
+def test_benchmark_names_its_methods(run, folder, tmp_path):
+    text = run("benchmark", folder, "-o", tmp_path / "out", "--methods", "fora,lerned", code=2).output
+    assert "no method 'lerned'; there are fora, deepcache, fora-forecast" in text
+    assert not (tmp_path / "out").exists()

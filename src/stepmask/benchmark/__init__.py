@@ -1,5 +1,7 @@
-"""The benchmark behind the README's results: every method on the same executor, seeds and clock."""
+"""The benchmark: every method on the same executor, seeds and clock."""
 
+from stepmask.benchmark.compare import Comparison
+from stepmask.benchmark.methods import Subject, chosen_methods
 from stepmask.benchmark.run import run_benchmark
 
-__all__ = ["run_benchmark"]
+__all__ = ["Comparison", "Subject", "chosen_methods", "run_benchmark"]

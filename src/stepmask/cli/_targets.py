@@ -74,7 +74,7 @@ def arguments(
     if len(given) > 1:
         raise StepMaskError(f"{_options(given)} exclude each other: give one of them")
     if targets is not None:
-        given["targets"] = _shares(targets)
+        given["targets"] = shares(targets)
     if max_cache_mib is not None:
         if not 0 < max_cache_mib < math.inf:
             raise StepMaskError(f"--max-cache-mib must be a positive number, got {max_cache_mib:g}")
@@ -89,11 +89,16 @@ def _options(names: Any) -> str:
     return " and ".join(f"--{name.replace('_', '-').replace('bytes', 'mib')}" for name in names)
 
 
-def _shares(text: str) -> tuple[float, ...]:
+def shares(text: str) -> tuple[float, ...]:
+    """Budgets as ``--targets`` takes them.
+
+    Raises:
+        StepMaskError: They are none.
+    """
     try:
-        shares = tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        shares = ()
-    if not shares or not all(0 < share <= 1 for share in shares):
+        found = ()
+    if not found or not all(0 < share <= 1 for share in found):
         raise StepMaskError(f"--targets takes shares between 0 and 1, 0.7,0.6,0.5 for example, got {text!r}")
-    return shares
+    return found

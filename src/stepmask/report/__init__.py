@@ -9,10 +9,11 @@ from stepmask.report.grid import grid
 from stepmask.report.heatmap import heatmap
 from stepmask.report.pictures import side_by_side, tiles
 from stepmask.report.scores import scores
-from stepmask.report.table import markdown_table, transfer_table
+from stepmask.report.table import comparison_table, markdown_table, transfer_table
 from stepmask.report.terminal import terminal_map
 
 __all__ = [
+    "comparison_table",
     "curve",
     "grid",
     "heatmap",

@@ -1,13 +1,13 @@
-"""PSNR against MACs: one panel per model and number of steps, one line per method."""
+"""PSNR against MACs or measured speed-up: one panel per model and number of steps, one line per method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, PercentFormatter
 
 from stepmask.errors import StepMaskError
 
@@ -16,15 +16,16 @@ STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")
 KEYS = ("model", "steps", "method", "setting", "macs", "psnr_mean", "psnr_min", "psnr_sem")
 
 
-def curve(rows: Iterable[Mapping[str, Any]]) -> Figure:
+def curve(rows: Iterable[Mapping[str, Any]], against: Literal["macs", "speedup"] = "macs") -> Figure:
     """Draw a benchmark.
 
     Args:
         rows: One mapping per measured point: ``model``, ``steps``, ``method``, ``setting`` (a short text beside the
             point; rows of the same setting are learning seeds and averaged), ``macs`` (share of the full run),
             ``psnr_mean``, ``psnr_min``, ``psnr_sem`` (dB).
+        against: What is on the horizontal axis; the speed-up is that of the denoiser, ``speed.denoiser_speedup``.
     """
-    rows = list(rows)
+    rows = [{**row, "x": _x(row, against)} for row in rows]
     missing = sorted({key for row in rows for key in KEYS if key not in row})
     if missing or not rows:
         raise StepMaskError(f"rows of a benchmark need {', '.join(KEYS)}; missing: {', '.join(missing) or 'all rows'}")
@@ -38,7 +39,7 @@ def curve(rows: Iterable[Mapping[str, Any]]) -> Figure:
     for model, line in zip(models, panels, strict=True):
         for count, axes in zip(steps, line, strict=True):
             chosen = [row for row in rows if (row["model"], row["steps"]) == (model, count)]
-            _panel(axes, chosen, styles)
+            _panel(axes, chosen, styles, against)
             axes.set_title(f"{model}, {count} steps", loc="left", fontsize=11, fontweight="bold")
             axes.set_visible(bool(chosen))
     handles = {}
@@ -48,21 +49,25 @@ def curve(rows: Iterable[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: list[Mapping[str, Any]], styles: Mapping[str, tuple[str, str]]) -> None:
+def _x(row: Mapping[str, Any], against: str) -> float | None:
+    return row.get("macs") if against == "macs" else row["speed"]["denoiser_speedup"]
+
+
+def _panel(axes: Axes, rows: list[Mapping[str, Any]], styles: Mapping[str, tuple[str, str]], against: str) -> None:
     for place, (method, (colour, marker)) in enumerate(styles.items()):
-        points = sorted(_means(row for row in rows if row["method"] == method), key=lambda row: row["macs"])
+        points = sorted(_means(row for row in rows if row["method"] == method), key=lambda row: row["x"])
         if not points:
             continue
-        macs, psnr = [row["macs"] for row in points], [row["psnr_mean"] for row in points]
+        place_x, psnr = [row["x"] for row in points], [row["psnr_mean"] for row in points]
         errors = [row["psnr_sem"] for row in points]
         axes.errorbar(
-            macs, psnr, errors, color=colour, marker=marker, markersize=6, linewidth=1.5, capsize=2, label=method
+            place_x, psnr, errors, color=colour, marker=marker, markersize=6, linewidth=1.5, capsize=2, label=method
         )
         above = place == 0
         for row in points:
             axes.annotate(
                 str(row["setting"]),
-                (row["macs"], row["psnr_mean"]),
+                (row["x"], row["psnr_mean"]),
                 (-6, 5) if above else (6, -4),
                 textcoords="offset points",
                 ha="right" if above else "left",
@@ -71,8 +76,12 @@ def _panel(axes: Axes, rows: list[Mapping[str, Any]], styles: Mapping[str, tuple
                 color=colour,
             )
     axes.margins(x=0.12, y=0.12)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel("MACs of the plan, share of the full run")
+    if against == "macs":
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_xlabel("MACs of the plan, share of the full run")
+    else:
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%.1fx"))
+        axes.set_xlabel("measured speed-up of the denoiser")
     axes.set_ylabel("PSNR against the full run, dB")
     axes.grid(color="#e5e5e5", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -84,5 +93,5 @@ def _means(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     by_setting: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_setting.setdefault(str(row["setting"]), []).append(row)
-    keys = ("macs", "psnr_mean", "psnr_sem")
+    keys = ("x", "psnr_mean", "psnr_sem")
     return [{**same[0], **{k: sum(row[k] for row in same) / len(same) for k in keys}} for same in by_setting.values()]

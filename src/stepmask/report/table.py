@@ -31,6 +31,45 @@ def _point(same: list[Mapping[str, Any]]) -> str:
     return f"{sum(values) / len(values):.1f}{spread} at {macs:.3f}"
 
 
+def comparison_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Every row of a benchmark with what was measured of it: worst image, SSIM, speed-up, scores."""
+    rows = sorted(rows, key=lambda row: (row["model"], -row["steps"]))
+    names = list(dict.fromkeys(name for row in rows for name in row.get("scores") or ()))
+    titles = [
+        "model",
+        "steps",
+        "method",
+        "setting",
+        "MACs",
+        "1 / MACs",
+        "speed-up",
+        "of 1 / MACs",
+        "PSNR",
+        "worst",
+        "SSIM",
+    ]
+    lines = [f"| {' | '.join([*titles, *names])} |", "|---" * (len(titles) + len(names)) + "|"]
+    for row in rows:
+        speed, scores = row.get("speed"), row.get("scores") or {}
+        seed = "" if row.get("seed") is None else f", seed {row['seed']}"
+        cells = [
+            row["model"],
+            str(row["steps"]),
+            row["method"] + seed,
+            str(row["setting"]),
+            f"{row['macs']:.3f}",
+            f"{1 / row['macs']:.2f}",
+            f"{speed['denoiser_speedup']:.2f}" if speed else "–",
+            f"{speed['share_of_bound']:.2f}" if speed else "–",
+            f"{row['psnr_mean']:.1f} ± {row['psnr_sem']:.1f}",
+            f"{row['psnr_min']:.1f}",
+            "–" if row["ssim_mean"] is None else f"{row['ssim_mean']:.4f}",
+            *(f"{scores[name]:.4g}" if name in scores else "–" for name in names),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def transfer_table(results: Iterable[Mapping[str, Any]]) -> str:
     """What masks are worth outside of what they were learned for: one line per model and setting.
 

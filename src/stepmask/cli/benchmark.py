@@ -1,0 +1,160 @@
+"""stepmask benchmark: methods x budgets on one model; without a model, the results that the README reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stepmask.cli._app import app, stderr, stdout
+from stepmask.cli._arguments import (
+    BatchSize,
+    Conditions,
+    Device,
+    Folder,
+    Guidance,
+    Precision,
+    Scheduler,
+    SchedulerChoice,
+)
+from stepmask.cli._models import guidance_kwargs, load
+from stepmask.cli._output import ready_folder
+from stepmask.cli._targets import shares
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@app.command()
+def benchmark(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="Id on the Hugging Face hub, folder of a diffusers pipeline, or reference:NAME. Without it all "
+            "reference models are measured at 50 and 20 steps, as for the README, which takes hours.",
+        ),
+    ] = None,
+    output: Folder = Path("benchmark"),
+    steps: Annotated[list[int] | None, typer.Option(min=2, help="Sampling steps, may be repeated.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Only these, as fora,learned; an unknown name lists all.")
+    ] = None,
+    targets: Annotated[
+        str, typer.Option(metavar="SHARE,...", help="Budgets of the learned masks, as shares of the full run's MACs.")
+    ] = "0.7,0.6,0.5,0.4,0.3",
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images per point.")] = 64,
+    batch_size: BatchSize = 16,
+    scheduler: SchedulerChoice = Scheduler.keep,
+    guidance_scale: Guidance = None,
+    conditions: Conditions = None,
+    speed: Annotated[bool, typer.Option(help="Measure speed-ups too.")] = True,
+    memory: Annotated[bool, typer.Option(help="Without MODEL: measure the peak memory of learning too.")] = True,
+    transfer: Annotated[
+        bool, typer.Option(help="Without MODEL: measure masks outside of what they were learned for too.")
+    ] = False,
+    device: Device = None,
+    dtype: Precision = None,
+) -> None:
+    """Compare learned masks with every rival, on the same executor, seeds and clock.
+
+    What the folder holds already is not measured again, so a stopped benchmark goes on where it was. Start it with
+    `accelerate launch --no-python stepmask benchmark ...` for several processes: each measures a part.
+    """
+    from stepmask.benchmark import chosen_methods
+
+    picked, budgets = chosen_methods(methods), shares(targets)
+    ready_folder(output)
+    if model is None:
+        from stepmask.benchmark import run_benchmark
+
+        given = {"steps": steps or None, "num_images": num_images}
+        rows = run_benchmark(
+            output,
+            chosen=picked,
+            targets=budgets,
+            speed=speed,
+            memory=memory,
+            transfer=transfer,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    else:
+        pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
+        call_kwargs = guidance_kwargs(guidance_scale)
+        rows = _one_model(
+            pipe, model, output, steps or [20], picked, budgets, num_images, batch_size, speed, call_kwargs, conditions
+        )
+    if rows:
+        _report(rows, output)
+
+
+def _one_model(
+    pipe: Any,
+    model: str,
+    output: Path,
+    steps: list[int],
+    picked: list[Any],
+    budgets: tuple[float, ...],
+    num_images: int,
+    batch_size: int,
+    speed: bool,
+    call_kwargs: dict[str, Any],
+    conditions: Path | None,
+) -> list[dict[str, Any]]:
+    """The cells of this process; the first of several then writes what all have measured."""
+    from accelerate import PartialState
+
+    from stepmask.benchmark import Comparison, Subject
+
+    state, console = PartialState(), stderr()
+    if state.num_processes > 1:
+        pipe = pipe.to(state.device)
+    for count in steps:
+        comparison = Comparison(
+            model.rpartition(":")[2].rstrip("/").replace("/", "--"),
+            Subject(pipe, count, call_kwargs, conditions, budgets),
+            output,
+            num_images,
+            speed=speed,
+            batch_size=batch_size,
+            tell=console.print,
+        )
+        comparison.run(picked, state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    return comparison.cells.collect()["rows"] if state.is_main_process else []
+
+
+def _report(rows: list[dict[str, Any]], output: Path) -> None:
+    """Tables and pictures of all rows."""
+    from stepmask._files import write_atomically
+    from stepmask.report import comparison_table, curve, markdown_table, save_png, transfer_table
+
+    stdout().print(_table(rows))
+    made = [save_png(curve(rows), output / "curve.png")]
+    timed = [row for row in rows if row.get("speed")]
+    if timed:
+        made.append(save_png(curve(timed, against="speedup"), output / "speed.png"))
+    write_atomically(output / "results.md", markdown_table(rows) + "\n" + comparison_table(rows))
+    made.append(output / "results.md")
+    found = [json.loads(path.read_text()) for path in sorted(output.glob("transfer-*.json"))]
+    if found:
+        write_atomically(output / "transfer.md", transfer_table(found))
+        made.append(output / "transfer.md")
+    stdout().print(f"look at {', '.join(map(str, made))}; raw results are the JSON files in {output}", soft_wrap=True)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="against the full run", title_justify="left")
+    for column in ("model", "steps", "method", "setting", "MACs", "speed-up", "PSNR mean", "worst", "SSIM"):
+        table.add_column(column, justify="left" if column in ("model", "method") else "right")
+    for row in sorted(rows, key=lambda row: (row["model"], -row["steps"], row["method"], -row["macs"])):
+        ssim = "-" if row["ssim_mean"] is None else f"{row['ssim_mean']:.3f}"
+        psnr = f"{row['psnr_mean']:.1f} ± {row['psnr_sem']:.1f}", f"{row['psnr_min']:.1f}"
+        speed = f"{row['speed']['denoiser_speedup']:.2f}x" if row.get("speed") else "-"
+        macs = f"{row['macs']:.1%}"
+        table.add_row(row["model"], str(row["steps"]), row["method"], row["setting"], macs, speed, *psnr, ssim)
+    return table
