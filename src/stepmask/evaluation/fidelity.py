@@ -47,7 +47,7 @@ def psnr_per_image(images: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB, at most `PSNR_CAP`.
 
     Args:
-        images: (N, C, H, W) in [0, 1].
+        images: (N, C, H, W) in [0, 1], or videos (N, frames, C, H, W).
         reference: The same shape; what the images should have been.
 
     Returns:
@@ -55,7 +55,7 @@ def psnr_per_image(images: Tensor, reference: Tensor) -> Tensor:
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
-    _check(images, reference)
+    images, reference = _checked(images, reference)
     values = peak_signal_noise_ratio(images, reference, data_range=1.0, reduction="none", dim=(1, 2, 3))
     return values.reshape(-1).clamp(max=PSNR_CAP)
 
@@ -64,7 +64,7 @@ def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
     """Structural similarity of each image (Wang et al. 2004, Gaussian window of 11 pixels, sigma 1.5).
 
     Args:
-        images: (N, C, H, W) in [0, 1].
+        images: (N, C, H, W) in [0, 1], or videos (N, frames, C, H, W).
         reference: The same shape.
 
     Returns:
@@ -72,17 +72,20 @@ def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    _check(images, reference)
+    images, reference = _checked(images, reference)
     if min(images.shape[-2:]) < SSIM_WINDOW:
         return None
     return structural_similarity_index_measure(images, reference, data_range=1.0, reduction="none").reshape(-1)
 
 
-def _check(images: Tensor, reference: Tensor) -> None:
-    if images.shape != reference.shape or images.dim() != 4:
+def _checked(images: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as (N, C, H, W); the frames of a video count as channels, over which both measures take the mean."""
+    if images.shape != reference.shape or images.dim() not in (4, 5):
         raise StepMaskError(
-            f"images to compare must both have the shape (N, C, H, W), got {tuple(images.shape)} and "
+            f"images to compare must both have the shape (N, C, H, W), videos (N, frames, C, H, W); got "
+            f"{tuple(images.shape)} and "
             f"{tuple(reference.shape)}: make both with the same seeds and pipeline"
         )
     if not (images.isfinite().all() and reference.isfinite().all()):
         raise StepMaskError("there are images with NaN or infinite pixels: was the run made in float16? Try bfloat16")
+    return (images.flatten(1, 2), reference.flatten(1, 2)) if images.dim() == 5 else (images, reference)

@@ -164,6 +164,9 @@ def _in_unit_range(pipe: Any, images: Tensor) -> Tensor:
     """A bare loop returns samples as the model makes them, around [-1, 1]; pipelines return pictures."""
     if isinstance(pipe, SamplerLoop):
         images = (images / 2 + 0.5).clamp(0, 1)
-    if images.dim() != 4:
-        raise StepMaskError(f"expected images of the shape (N, C, H, W), the pipeline made {tuple(images.shape)}")
+    if images.dim() not in (4, 5):
+        raise StepMaskError(
+            "expected images of the shape (N, C, H, W) or videos (N, frames, C, H, W), the pipeline made "
+            f"{tuple(images.shape)}"
+        )
     return images

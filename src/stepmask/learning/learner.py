@@ -24,7 +24,7 @@ from stepmask.learning import losses
 from stepmask.learning.budget import Budget
 from stepmask.learning.config import LearnConfig
 from stepmask.learning.importance import calibrate
-from stepmask.learning.noise import NOISE_SEEDS
+from stepmask.learning.noise import NOISE_SEEDS, Noise
 from stepmask.learning.progress import show_progress
 from stepmask.learning.relaxations import draw
 from stepmask.learning.relaxed import RelaxedPolicy
@@ -101,8 +101,7 @@ class _Learner:
         table = measure_cost(pipe, call_kwargs=self.call_kwargs, latency=latency)
         self.budget = Budget(self.graph, table)
         self.cell_shares = table.shares("latency" if latency else "macs")[0]
-        pipe.scheduler.set_timesteps(num_inference_steps)
-        self.timesteps = [float(t) for t in pipe.scheduler.timesteps]
+        self.timesteps = Noise(pipe, num_inference_steps, seed, self.call_kwargs).timesteps()
         self.num_rows = len(self.timesteps)
         if target is not None:
             self.budget.check_target(target, self.num_rows)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stepmask.errors import StepMaskError
 from stepmask.runtime.prompts import without_clashes
-from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, without_decoder
+from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, timesteps_of_run, without_decoder
 
 NOISE_SEEDS = 2**31
 """Learning draws its noise from the upper half of the 32-bit seeds (torch uses no more), far from what people use."""
@@ -42,6 +42,12 @@ class Noise:
     def seeds(self, first: int, count: int) -> range:
         """Seeds of the images numbered from `first`."""
         return range(self._first + first, self._first + first + count)
+
+    def timesteps(self) -> list[float]:
+        """Timesteps of each run."""
+        return timesteps_of_run(
+            self.pipe, self._conditions([0], [self._first]), [self._first], self.num_inference_steps
+        )
 
     def images(self, first: int, count: int, copies: int = 1) -> Tensor:
         """Final images (copies * count, ...) of the numbered noise, each as often as `copies` says."""

@@ -104,8 +104,8 @@ class Selecting:
         self.cost = self._cost(measured)
         unit = "latency" if asked.target_speedup is not None else "macs"
         self.budget = Budget(self.graph, self.cost, unit)
-        pipe.scheduler.set_timesteps(num_inference_steps)
-        self.timesteps = [float(t) for t in pipe.scheduler.timesteps]
+        self.noise = Noise(pipe, num_inference_steps, seed, self.call_kwargs)
+        self.timesteps = self.noise.timesteps()
         self.targets = asked.shares()
         floor = self.budget.floor(len(self.timesteps))
         if asked.min_psnr is not None:
@@ -117,7 +117,6 @@ class Selecting:
             )
         for target in self.targets:
             self.budget.check_target(target, len(self.timesteps))
-        self.noise = Noise(pipe, num_inference_steps, seed, self.call_kwargs)
         self.search = GlobalSearch(
             self.noise, self.budget, self.cost, self.timesteps, config, measured, asked.max_cache_bytes
         )

@@ -215,7 +215,7 @@ def without_decoder(pipe: Any) -> Iterator[list[Tensor]]:
 
         def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
             latents[:] = [z]
-            return SimpleNamespace(sample=z) if return_dict else (z,)
+            return SimpleNamespace(sample=z.detach()) if return_dict else (z.detach(),)
 
         vae.decode = decode
         try:
@@ -227,7 +227,7 @@ def without_decoder(pipe: Any) -> Iterator[list[Tensor]]:
 def _keep_in(latents: list[Tensor]) -> Any:
     def keep(compute: Any, args: tuple, kwargs: dict) -> Tensor:
         latents[:] = [args[0] if args else kwargs["sample"]]
-        return latents[0]
+        return latents[0].detach()  # what follows only makes pictures, some with numpy
 
     return keep
 
@@ -263,3 +263,34 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
     if not isinstance(made, Tensor):
         raise StepMaskError(f"{type(pipe).__name__} made {type(made).__name__} where a tensor of samples was expected")
     return made.float().cpu()
+
+
+class _Started(Exception):
+    """A run has reached its denoiser."""
+
+
+def timesteps_of_run(
+    pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_inference_steps: int
+) -> list[float]:
+    """Timesteps of a run as the pipeline sets them.
+
+    Pipelines for flow matching bring sigmas of their own, and shifts that depend on the resolution: they are called,
+    and stopped where they first call the denoiser. For others the scheduler alone says it.
+    """
+    config = getattr(pipe.scheduler, "config", {})
+    flows = "FlowMatch" in type(pipe.scheduler).__name__ or config.get("use_flow_sigmas")
+    if not flows and not config.get("use_dynamic_shifting"):
+        pipe.scheduler.set_timesteps(num_inference_steps)
+        return [float(timestep) for timestep in pipe.scheduler.timesteps]
+
+    def stop(*_: Any) -> None:
+        raise _Started
+
+    hook = denoiser_of(pipe).register_forward_pre_hook(stop)
+    try:
+        sample(pipe, call_kwargs, seeds, num_inference_steps)
+    except _Started:
+        pass
+    finally:
+        hook.remove()
+    return [float(timestep) for timestep in pipe.scheduler.timesteps]

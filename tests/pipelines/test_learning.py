@@ -1,0 +1,129 @@
+"""Learning and evaluation inside pipelines that need conditions: a gradient comes back through their loops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import BY_NAME, flux_texts
+
+import stepmask
+from stepmask import UnsupportedModelError, measure_cost, schedules
+from stepmask.runtime.sampling import forwards_per_image, sample, timesteps_of_run, without_decoder
+
+FEW = {"rounds": 1, "num_probes": 2, "num_projections": 1, "num_validation": 3, "num_held_back": 3, "progress": False}
+WAN = BY_NAME["Wan"]
+LEARNED = ["Stable Diffusion", "PixArt-Sigma", "Stable Diffusion 3", "Flux, true guidance", "Wan"]
+
+
+@pytest.mark.filterwarnings("error:.*timesteps differ")
+@pytest.mark.parametrize("case", [BY_NAME[name] for name in LEARNED], ids=LEARNED)
+def test_learn_and_evaluate(case):
+    case = replace(case, steps=3)
+    pipe, inputs = case.build(), case.arguments(3)
+    mask = stepmask.learn(pipe, case.steps, 0.6, call_kwargs=inputs, **FEW)
+    assert 0 < (~mask.compute[1:]).sum() and mask.provenance["psnr"]["mean"] > 20
+    made = case.run(pipe)
+    result = stepmask.evaluate(pipe, mask, seeds=3, call_kwargs=inputs, batch_size=3, speed=False)
+    assert result.macs_fraction <= 0.6 and result.full.shape[1:] == made.shape[1:]
+    assert result.psnr.mean > 20 and not torch.equal(result.full, result.masked)
+
+
+def test_learn_family():
+    case = BY_NAME["PixArt-Sigma"]
+    pipe, inputs = case.build(), case.arguments(2)
+    family = stepmask.learn_family(pipe, case.steps, (0.8, 0.6), call_kwargs=inputs, **FEW)
+    cost = measure_cost(pipe, call_kwargs=inputs)
+    for target in (0.8, 0.6):
+        assert cost.fraction(stepmask.make_plan(family.at(target), stepmask.describe(pipe))) <= target
+
+
+def test_learn_where_pictures_are_made_with_numpy():
+    case = replace(BY_NAME["Stable Diffusion, T2I-Adapter"], steps=2)
+    assert stepmask.learn(case.build(), case.steps, 0.6, call_kwargs=case.arguments(2), **FEW).num_rows == case.steps
+
+
+def test_what_learning_end_to_end_refuses():
+    """A run that starts late, and one with a third call at some steps."""
+    late = BY_NAME["Stable Diffusion, image to image"]
+    with pytest.raises(UnsupportedModelError, match=r'needs the same calls at every step.*method="paper"'):
+        stepmask.learn(late.build(), late.steps, 0.6, call_kwargs=late.arguments(2), **FEW)
+    case = BY_NAME["Stable Diffusion 3"]
+    third = {"skip_guidance_layers": [1, 1], "skip_layer_guidance_stop": 0.6}
+    with pytest.raises(UnsupportedModelError, match=r'method="paper"'):
+        stepmask.learn(case.build(), 6, 0.6, call_kwargs=case.arguments(2) | third, **FEW)
+
+
+# --- latents
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Sana", "Wan", "LTX-Video"])
+def test_latents_are_those_of_the_pipeline(name):
+    """Also of decoders that run once for every few frames, and where slices and tiles are wanted."""
+    case = BY_NAME[name]
+    pipe = case.build()
+    pipe.vae.enable_slicing()
+    plain = case.run(pipe)
+    wanted = replace(case, options={**case.options, "output_type": "latent"}).run(pipe)
+    with without_decoder(pipe) as latents:
+        case.run(pipe)
+    assert latents[0].shape[0] == 2 and latents[0][0].numel() == wanted[0].numel()
+    assert pipe.vae.use_slicing and torch.equal(case.run(pipe), plain)
+
+
+def test_samples_of_pipelines():
+    pipe = WAN.build()
+    videos = sample(pipe, WAN.arguments(2), [0, 1], WAN.steps)
+    assert videos.shape == (2, 5, 3, 16, 16) and 0 <= videos.min() < videos.max() <= 1
+    latents = sample(pipe, WAN.arguments(2) | {"output_type": "latent"}, [0, 1], WAN.steps)
+    assert latents.shape == (2, 4, 2, 2, 2) and latents.min() < 0
+
+
+# --- timesteps
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Flux, true guidance"])
+def test_timesteps_of_a_run_without_the_run(name):
+    case = BY_NAME[name]
+    pipe = case.build()
+    calls = []
+    hook = pipe.vae.decoder.register_forward_pre_hook(lambda *_: calls.append("decoded"))
+    found = timesteps_of_run(pipe, case.arguments(1), [0], case.steps)
+    hook.remove()
+    assert not calls
+    case.run(pipe)
+    assert found == pipe.scheduler.timesteps.tolist()
+
+
+def test_schedules_for_timesteps_that_shift_with_the_resolution():
+    case = BY_NAME["Flux, true guidance"]
+    pipe = case.build()
+    mask = schedules.fora(pipe, 4)
+    with stepmask.apply(pipe, mask), pytest.warns(UserWarning, match="timesteps differ"):
+        case.run(pipe)
+
+
+# --- cost
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "forwards"),
+    [
+        ("Stable Diffusion", {}, 2),
+        ("Stable Diffusion", {"guidance_scale": 1.0}, 1),
+        ("Stable Diffusion XL", {}, 2),
+        ("Stable Diffusion 3", {}, 2),
+        ("PixArt-Sigma", {}, 2),
+        ("Wan", {}, 2),
+        ("Wan", {"guidance_scale": 1.0}, 1),
+        ("Flux", {}, 1),
+        ("Flux", {"guidance_scale": 7.5}, 1),
+        ("Flux", {"true_cfg_scale": 4.0}, 1),
+        ("Flux", {"true_cfg_scale": 4.0, "negative_prompt": "blurred"}, 2),
+        ("Flux", flux_texts(1, 4.0), 2),
+    ],
+)
+def test_forwards_per_image(name, given, forwards):
+    pipe = BY_NAME[name].build()
+    assert forwards_per_image(pipe, given) == measure_cost(pipe, call_kwargs=given).forwards_per_image == forwards
