@@ -11,10 +11,13 @@ from torch import Tensor
 from stepmask.architectures import denoiser_of, describe_for
 from stepmask.errors import StepMaskError
 from stepmask.evaluation._conditions import Conditions
+from stepmask.evaluation.distribution import DistributionScores, compare_sets, score_images
+from stepmask.evaluation.features import FeatureStatistics
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
 from stepmask.evaluation.result import Evaluation, circumstances
 from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
 from stepmask.evaluation.speed import Speed
+from stepmask.evaluation.standard import standard_features
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import is_applied
@@ -22,7 +25,20 @@ from stepmask.runtime.profiling import measure_cost
 from stepmask.runtime.prompts import condition_arguments
 from stepmask.runtime.sampling import as_pipeline, parameters_of
 
-__all__ = ["Evaluation", "Spread", "evaluate", "evaluation_seeds", "psnr_per_image", "sampler_for", "ssim_per_image"]
+__all__ = [
+    "DistributionScores",
+    "Evaluation",
+    "FeatureStatistics",
+    "Spread",
+    "compare_sets",
+    "evaluate",
+    "evaluation_seeds",
+    "psnr_per_image",
+    "sampler_for",
+    "score_images",
+    "ssim_per_image",
+    "standard_features",
+]
 
 FIRST_SEED = 10_000
 
