@@ -15,9 +15,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stepmask.errors import StepMaskError
+
+if TYPE_CHECKING:
+    from stepmask.reference.classifier import Classifier
 
 PREFIX = "reference:"
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -89,6 +92,13 @@ def _pipeline_class(name: str, index: dict[str, Any]) -> Any:
     from diffusers import DiffusionPipeline
 
     return DiffusionPipeline
+
+
+def load_classifier() -> Classifier:
+    """The CIFAR-10 classifier whose features `stepmask.evaluation.score_images` can score images on."""
+    from stepmask.reference import classifier
+
+    return classifier.load_classifier()
 
 
 def training_record(name: str) -> dict[str, Any]:
