@@ -9,6 +9,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from stepmask import reference
 from stepmask.benchmark import transfer
+from stepmask.benchmark.methods import with_dpm
 from stepmask.benchmark.transfer import Setting, run_transfer, settings
 from stepmask.report import transfer_table
 from tiny import ddim_pipeline, dit_pipeline
@@ -49,7 +50,7 @@ def test_every_change_is_one(model):
 def test_rows_and_going_on(tmp_path, monkeypatch):
     def few(pipe):
         yield Setting("6 steps", steps=6)
-        yield Setting("other sampler", steps=4, change=transfer._with_dpm)
+        yield Setting("other sampler", steps=4, change=with_dpm)
         yield Setting("other classes", steps=4, conditions=(5, 6), learned_on=(1, 2))
 
     monkeypatch.setattr(transfer, "settings", few)

@@ -16,10 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from stepmask.benchmark.cells import Cells, Key
-from stepmask.benchmark.methods import FamilyMethod, Method, Subject, methods
+from stepmask.benchmark.methods import AnyMethod, FamilyMethod, FewerSteps, Subject, methods
 from stepmask.evaluation import Evaluation, evaluate
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
+from stepmask.schedules import fora
 
 CIRCUMSTANCES = (
     "pipeline", "denoiser", "scheduler", "num_inference_steps", "seeds", "guidance_scale", "dtype", "device",
@@ -59,7 +60,7 @@ class Comparison:
         self.subject = replace(self.subject, state=self._state)
         self._families = lru_cache(maxsize=None)(self._family)
 
-    def run(self, chosen: Iterable[Method | FamilyMethod], part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
+    def run(self, chosen: Iterable[AnyMethod], part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
         """Measure all cells that are missing, or every `parts`-th method and seed of them; returns all rows."""
         groups = [(method, seed) for method in chosen for seed in method.seeds]
         for method, seed in groups[part::parts]:
@@ -75,24 +76,38 @@ class Comparison:
                     self._measure(key, method)
         return self.cells.rows()
 
-    def _measure(self, key: Key, method: Method | FamilyMethod) -> None:
-        mask = self._mask(key, method)
-        result = evaluate(
-            self.subject.pipe,
+    def _measure(self, key: Key, method: AnyMethod) -> None:
+        if isinstance(method, FewerSteps):
+            result, more = self._with_fewer_steps(key, method)
+        else:
+            mask = self._mask(key, method)
+            result = self._evaluate(self.subject.pipe, mask, speed=self.speed)
+            self._full, more = result.full, {"psnr_when_learned": mask.provenance.get("psnr")}
+        row = row_of(result) | more
+        row |= {} if self.score is None else {"scores": dict(self.score(result.masked))}
+        self.cells.save(key, row)
+
+    def _evaluate(self, pipe: Any, mask: StepMask, **options: Any) -> Evaluation:
+        return evaluate(
+            pipe,
             mask,
             seeds=self.num_images,
             call_kwargs=self.subject.call_kwargs,
             conditions=self.subject.conditions,
             batch_size=self.batch_size,
-            speed=self.speed,
             reference=self._full,
+            **options,
         )
-        self._full = result.full
-        row = row_of(result) | {"psnr_when_learned": mask.provenance.get("psnr")}
-        row |= {} if self.score is None else {"scores": dict(self.score(result.masked))}
-        self.cells.save(key, row)
 
-    def _mask(self, key: Key, method: Method | FamilyMethod) -> StepMask:
+    def _with_fewer_steps(self, key: Key, method: FewerSteps) -> tuple[Evaluation, dict[str, Any]]:
+        """The plain pipeline, compared with the full number of steps."""
+        if self._full is None:
+            self._full = self._evaluate(self.subject.pipe, fora(self.subject.pipe, key.steps, 1), speed=False).full
+        pipe, steps = method.change(self.subject.pipe), int(key.setting)
+        result = self._evaluate(pipe, fora(pipe, steps, 1), speed=False)
+        return result, {"macs": steps / key.steps, "psnr_when_learned": None}
+
+    def _mask(self, key: Key, method: AnyMethod) -> StepMask:
         path = self._masks / f"{key.slug}.json"
         if path.exists():
             return StepMask.load(path)

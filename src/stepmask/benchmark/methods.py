@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from stepmask.architectures import describe
 from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.learning import learn, learn_family
 from stepmask.mask import StepMask
-from stepmask.schedules import deepcache, fora
+from stepmask.runtime.sampling import SamplerLoop
+from stepmask.schedules import deepcache, faster_diffusion, fora, random_schedule, step_skipping
 
 TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 INTERVALS = (2, 3, 4, 5)
@@ -111,26 +111,85 @@ class FamilyMethod:
         return None
 
 
-def methods() -> list[Method | FamilyMethod]:
+@dataclass(frozen=True)
+class FewerSteps:
+    """No mask at all: the plain pipeline with fewer steps, from the same noise.
+
+    Attributes:
+        name: As tables call it.
+        change: Makes the pipeline that runs them.
+    """
+
+    name: str
+    change: Callable[[Any], Any] = lambda pipe: pipe
+    seeds: tuple[None] = (None,)
+
+    def settings(self, subject: Subject) -> Sequence[str]:
+        """Numbers of steps that cost about as much as the budgets."""
+        return [str(max(1, round(target * subject.steps))) for target in subject.targets]
+
+    def fits(self, subject: Subject) -> str | None:
+        """Always."""
+        return None
+
+
+AnyMethod = Method | FamilyMethod | FewerSteps
+
+
+def methods() -> list[AnyMethod]:
     """All methods, in the order of tables."""
-    intervals = lambda subject: [f"1:{k}" for k in INTERVALS]  # noqa: E731
-    found: list[Method | FamilyMethod] = []
-    for forecast, suffix in ((None, ""), ("linear", " + forecast")):
-        for name, schedule, fits in (("FORA", fora, lambda subject: None), ("DeepCache", deepcache, _needs_levels)):
-
-            def make(
-                subject: Subject, setting: str, seed: int | None, rule: Any = schedule, how: Any = forecast
-            ) -> Any:
-                return rule(subject.pipe, subject.steps, int(setting.removeprefix("1:")), forecast=how)
-
-            found.append(Method(f"{name}{suffix}", intervals, make, fits=fits))
-    found.append(FamilyMethod("learned", True, SEEDS))
-    found.append(FamilyMethod("learned, hold only", False, BINARY_SEEDS))
-    found.append(Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps))
+    found: list[AnyMethod] = []
+    for how, suffix in ((None, ""), ("linear", " + forecast")):
+        for name, rule, fits in (("FORA", fora, _always), ("DeepCache", deepcache, _needs_levels)):
+            make = partial(_by_interval, rule=rule, forecast=how)
+            found.append(Method(f"{name}{suffix}", lambda subject: [f"1:{k}" for k in INTERVALS], make, fits=fits))
+    found += [
+        Method("DeepCache, quad", lambda s: [f"1:{k}" for k in INTERVALS], _deepcache_quad, fits=_needs_levels),
+        Method("Faster Diffusion", lambda subject: ["as published"], _faster_diffusion, fits=_needs_levels),
+        Method("step skipping", lambda subject: ["every 2nd", "every 3rd", "every 4th"], _step_skipping),
+        Method("random", lambda subject: [f"{target:g}" for target in subject.targets], _random, (0,)),
+        FewerSteps("fewer steps"),
+        FewerSteps("fewer steps, DPM-Solver++", with_dpm),
+        FamilyMethod("learned", True, SEEDS),
+        FamilyMethod("learned, hold only", False, BINARY_SEEDS),
+        Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps),
+    ]
     return found
 
 
-def chosen_methods(names: str | None = None) -> list[Method | FamilyMethod]:
+def _by_interval(subject: Subject, setting: str, seed: int | None, *, rule: Any, forecast: str | None) -> StepMask:
+    return rule(subject.pipe, subject.steps, int(setting.removeprefix("1:")), forecast=forecast)
+
+
+def _deepcache_quad(subject: Subject, setting: str, seed: int | None) -> StepMask:
+    return deepcache(subject.pipe, subject.steps, int(setting.removeprefix("1:")), spacing="quad")
+
+
+def _faster_diffusion(subject: Subject, setting: str, seed: int | None) -> StepMask:
+    return faster_diffusion(subject.pipe, subject.steps)
+
+
+def _step_skipping(subject: Subject, setting: str, seed: int | None) -> StepMask:
+    return step_skipping(subject.pipe, subject.steps, every=int(setting.removeprefix("every ")[0]))
+
+
+def _random(subject: Subject, setting: str, seed: int | None) -> StepMask:
+    return random_schedule(subject.pipe, subject.steps, density=float(setting), seed=seed)
+
+
+def with_dpm(pipe: Any) -> Any:
+    """A pipeline of the same models that samples with DPM-Solver++."""
+    from diffusers import DDIMPipeline, DDPMPipeline, DPMSolverMultistepScheduler
+
+    scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    if isinstance(pipe, DDIMPipeline):  # takes no other scheduler
+        return DDPMPipeline(pipe.unet, scheduler)
+    if isinstance(pipe, SamplerLoop):
+        return SamplerLoop(pipe.denoiser, scheduler)
+    return type(pipe)(**{**pipe.components, "scheduler": scheduler})
+
+
+def chosen_methods(names: str | None = None) -> list[AnyMethod]:
     """Methods by the names that the command line takes, ``fora,learned`` for example; None for all.
 
     Raises:
@@ -146,7 +205,7 @@ def chosen_methods(names: str | None = None) -> list[Method | FamilyMethod]:
     return [method for name, method in known.items() if name in wanted]
 
 
-def short_name(method: Method | FamilyMethod) -> str:
+def short_name(method: AnyMethod) -> str:
     """The name of a method as the command line takes it."""
     return re.sub(r"[^a-z0-9]+", "-", method.name.lower().replace("'", ""))
 
@@ -165,26 +224,13 @@ def paper(subject: Subject, setting: str, seed: int | None) -> StepMask:
     )
 
 
-def random_mask(pipe: Any, steps: int, share: float = 0.5, seed: int = 0) -> StepMask:
-    """Every block's cells compute with probability `share`: no method, but what an executor may have to run."""
-    mask = fora(pipe, steps, 1)
-    graph = describe(pipe)
-    compute = mask.compute.copy()
-    blocks = list(graph.blocks)
-    compute[1:, blocks] = np.random.default_rng(seed).random((len(compute) - 1, len(blocks))) < share
-    return StepMask(
-        compute=compute,
-        sites=mask.sites,
-        timesteps=mask.timesteps,
-        scheduler=mask.scheduler,
-        graph=mask.graph,
-        provenance={"method": "random", "num_inference_steps": steps},
-    )
-
-
 def is_unet(pipe: Any) -> bool:
     """Whether the sites have levels, which DeepCache needs."""
     return all(site.depth is not None for site in describe(pipe).sites)
+
+
+def _always(subject: Subject) -> str | None:
+    return None
 
 
 def _needs_levels(subject: Subject) -> str | None:

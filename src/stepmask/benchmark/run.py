@@ -15,13 +15,13 @@ from stepmask import reference
 from stepmask.benchmark.cells import Cells
 from stepmask.benchmark.compare import Comparison, speed_row
 from stepmask.benchmark.memory import probing_memory_mib
-from stepmask.benchmark.methods import FamilyMethod, Method, Subject, is_unet, methods, random_mask
+from stepmask.benchmark.methods import AnyMethod, Subject, is_unet, methods
 from stepmask.benchmark.transfer import run_transfer
 from stepmask.errors import StepMaskError
 from stepmask.evaluation import evaluate
 from stepmask.mask import StepMask
 from stepmask.runtime.sampling import parameters_of
-from stepmask.schedules import deepcache, fora
+from stepmask.schedules import deepcache, fora, random_schedule
 
 STEPS = (50, 20)
 NUM_IMAGES = 64
@@ -34,7 +34,7 @@ def run_benchmark(
     output: Path,
     *,
     models: Iterable[str] | None = None,
-    chosen: Sequence[Method | FamilyMethod] | None = None,
+    chosen: Sequence[AnyMethod] | None = None,
     targets: tuple[float, ...] | None = None,
     steps: Iterable[int] = STEPS,
     num_images: int = NUM_IMAGES,
@@ -89,7 +89,7 @@ def _call_kwargs(pipe: Any) -> dict[str, Any]:
 
 def _measure_speed(name: str, pipe: Any, output: Path, console: Console) -> None:
     """Speed-up of the denoiser and of the call at batch 16, beside 1 / MACs."""
-    masks = {"FORA 1:2": fora(pipe, SPEED_STEPS, 2), "random 0.5": random_mask(pipe, SPEED_STEPS)}
+    masks = {"FORA 1:2": fora(pipe, SPEED_STEPS, 2), "random 0.5": random_schedule(pipe, SPEED_STEPS)}
     if is_unet(pipe):
         masks["DeepCache 1:3"] = deepcache(pipe, SPEED_STEPS, 3)
     learned = output / "masks" / f"{name}-{SPEED_STEPS}-learned-0.5-seed0.json"

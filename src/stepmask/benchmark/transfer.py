@@ -18,6 +18,7 @@ from rich.console import Console
 from stepmask import reference
 from stepmask._files import write_atomically
 from stepmask.architectures import denoiser_of, describe
+from stepmask.benchmark.methods import with_dpm
 from stepmask.evaluation import evaluate
 from stepmask.learning import learn
 from stepmask.liveness import make_plan
@@ -58,7 +59,7 @@ def settings(pipe: Any) -> Iterator[Setting]:
     """What can be changed about a reference model."""
     yield Setting("10 steps", steps=10)
     yield Setting("50 steps", steps=50)
-    yield Setting("DPM-Solver++", change=_with_dpm)
+    yield Setting("DPM-Solver++", change=with_dpm)
     yield Setting("bfloat16", change=lambda pipe: pipe.to(torch.bfloat16))
     if "guidance_scale" in parameters_of(pipe):
         yield Setting("guidance 1.5", guidance_scale=1.5)
@@ -164,16 +165,6 @@ class _Transfer:
         mask.save(path)
         path.with_suffix(".safetensors").unlink(missing_ok=True)
         return mask
-
-
-def _with_dpm(pipe: Any) -> Any:
-    from diffusers import DDIMPipeline, DDPMPipeline, DPMSolverMultistepScheduler
-
-    scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
-    if isinstance(pipe, DDIMPipeline):  # takes no other scheduler
-        return DDPMPipeline(pipe.unet, scheduler)
-    pipe.scheduler = scheduler
-    return pipe
 
 
 def _larger(pipe: Any) -> Any:
