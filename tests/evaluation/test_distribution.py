@@ -124,6 +124,16 @@ def test_bytes_are_images_too(extractor, reference):
     assert one == other
 
 
+def test_as_many_real_images_are_scored_too(extractor, scores):
+    """What a perfect sampler gets; known where the reference set is large enough."""
+    many = FeatureStatistics.of(pictures(1000, seed=1), extractor)
+    found = {count: score_images(pictures(count), extractor, many, bootstrap=0) for count in (20, 150, 201)}
+    real = {count: of["fd_tiny"].real for count, of in found.items()}
+    assert real[20] > 3 * real[150] > 0 and real[201] is None and scores["fd_tiny"].real is None
+    assert real[150] / 3 < found[150]["fd_tiny"].value < 3 * real[150], "pictures of the same kind"
+    assert "as many real images" in str(found[150]) and "as many" not in str(found[201])
+
+
 def test_two_sets(extractor):
     same = compare_sets(pictures(), pictures(), extractor, bootstrap=0)
     assert same["fd_tiny"].value == pytest.approx(0, abs=1e-9)

@@ -8,7 +8,7 @@ the formulas.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class Score:
         high: Its upper end.
         num_images: Images it was computed on.
         num_reference: Images of the reference set it was computed against; None where there is none.
+        real: The same score of as many images out of the reference set, which is what a perfect sampler gets: a
+            Fréchet distance is above zero for few images, whatever they are. None where it is not known.
     """
 
     value: float
@@ -43,6 +45,7 @@ class Score:
     high: float | None
     num_images: int
     num_reference: int | None
+    real: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,8 @@ class DistributionScores:
             line = f"  {name:<{width}}  {score.value:>9.4g}"
             if score.standard_error is not None:
                 line += f"  ± {score.standard_error:<8.2g} {score.low:.4g} to {score.high:.4g}"
+            if score.real is not None:
+                line += f"  (as many real images: {score.real:.4g})"
             lines.append(line.rstrip())
         if self.bootstrap:
             lines.append(f"  ± standard error and {CONFIDENCE:.0%} interval over {self.bootstrap} bootstrap draws")
@@ -167,7 +172,7 @@ def _scores(
     found: FeatureSet, reference: FeatureStatistics, draws: Tensor, neighbours: int, splits: int
 ) -> dict[str, Score]:
     """Every score that extractor and reference allow, by its short name."""
-    scores = {"fd": _frechet(found.features, reference.features, draws)}
+    scores = {"fd": replace(_frechet(found.features, reference.features, draws), real=_real(len(found), reference))}
     if found.spatial is not None and reference.spatial is not None:
         scores["sfd"] = _frechet(found.spatial, reference.spatial, draws)
     if found.probabilities is not None:
@@ -197,6 +202,13 @@ def _frechet(values: Tensor, reference: Moments, draws: Tensor) -> Score:
     drawn = _over(draws, lambda rows: frechet_distance(Moments.of(values[rows]), reference))
     value = frechet_distance(Moments.of(values), reference)
     return _score(value, drawn, len(values), reference.count, 0.0)
+
+
+def _real(count: int, reference: FeatureStatistics) -> float | None:
+    """Fréchet distance of some of the reference set to the whole, where they are few of it."""
+    if reference.sample is None or len(reference.sample) < count or reference.num_images < 5 * count:
+        return None
+    return frechet_distance(Moments.of(_shuffled(reference.sample)[:count]), reference.features)
 
 
 def _over(draws: Tensor, statistic: Callable[[Tensor], float]) -> list[float]:
