@@ -12,13 +12,39 @@ from stepmask.learning.config import LearnConfig
 from stepmask.learning.global_config import GlobalConfig
 
 if TYPE_CHECKING:
+    from stepmask.learning.calibrated.block_caching import block_caching
+    from stepmask.learning.calibrated.ditfastattn import ditfastattn
+    from stepmask.learning.calibrated.recording import Recording, record
+    from stepmask.learning.calibrated.smoothcache import smoothcache
     from stepmask.learning.entry import learn, learn_family
     from stepmask.learning.global_search import Round
     from stepmask.learning.learner import LearnProgress
 
-__all__ = ["GlobalConfig", "LearnConfig", "LearnProgress", "Round", "learn", "learn_family"]
+__all__ = [
+    "GlobalConfig",
+    "LearnConfig",
+    "LearnProgress",
+    "Recording",
+    "Round",
+    "block_caching",
+    "ditfastattn",
+    "learn",
+    "learn_family",
+    "record",
+    "smoothcache",
+]
 
-_WHERE = {"learn": "entry", "learn_family": "entry", "Round": "global_search", "LearnProgress": "learner"}
+_WHERE = {
+    "learn": "entry",
+    "learn_family": "entry",
+    "Round": "global_search",
+    "LearnProgress": "learner",
+    "record": "calibrated.recording",
+    "Recording": "calibrated.recording",
+    "smoothcache": "calibrated.smoothcache",
+    "block_caching": "calibrated.block_caching",
+    "ditfastattn": "calibrated.ditfastattn",
+}
 
 
 def __getattr__(name: str) -> Any:
