@@ -44,6 +44,19 @@ def test_learn_where_pictures_are_made_with_numpy():
     assert stepmask.learn(case.build(), case.steps, 0.6, call_kwargs=case.arguments(2), **FEW).num_rows == case.steps
 
 
+@pytest.mark.parametrize("name", ["Stable Diffusion, image to image", "PixArt-Sigma"])
+def test_the_paper_s_learner(name):
+    """It takes late starts too; prompts are gone through again and again."""
+    case = BY_NAME[name]
+    pipe = case.build()
+    inputs = case.arguments(3)
+    mask = stepmask.learn(
+        pipe, case.steps, 0.7, method="paper", call_kwargs=inputs, num_trajectories=2, batch_size=2, progress=False
+    )
+    with stepmask.apply(pipe, mask):
+        assert case.run(pipe).isfinite().all()
+
+
 def test_what_learning_end_to_end_refuses():
     """A run that starts late, and one with a third call at some steps."""
     late = BY_NAME["Stable Diffusion, image to image"]

@@ -24,7 +24,7 @@ from stepmask.learning import losses
 from stepmask.learning.budget import Budget
 from stepmask.learning.config import LearnConfig
 from stepmask.learning.importance import calibrate
-from stepmask.learning.noise import NOISE_SEEDS, Noise
+from stepmask.learning.noise import NOISE_SEEDS, Noise, pick
 from stepmask.learning.progress import show_progress
 from stepmask.learning.relaxations import draw
 from stepmask.learning.relaxed import RelaxedPolicy
@@ -244,9 +244,9 @@ class _Learner:
                 raise
             arguments = {}
         first = NOISE_SEEDS + self._first_seed(trajectory)
-        return sample(
-            self.pipe, {**arguments, **self.call_kwargs}, range(first, first + size), self.num_inference_steps
-        )
+        numbers = range(trajectory * size, (trajectory + 1) * size)
+        given = {name: pick(value, numbers) for name, value in self.call_kwargs.items()}
+        return sample(self.pipe, {**arguments, **given}, range(first, first + size), self.num_inference_steps)
 
     def _judge(self) -> Tensor:
         """Images from noise that no trajectory uses."""

@@ -69,7 +69,7 @@ class Noise:
 
     def _conditions(self, numbers: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:
         """Call arguments of these images."""
-        given = {name: _pick(value, numbers) for name, value in self._given.items()}
+        given = {name: pick(value, numbers) for name, value in self._given.items()}
         try:
             drawn = [random_conditions(self.pipe, 1, torch.Generator().manual_seed(seed)) for seed in seeds]
         except StepMaskError:
@@ -87,7 +87,8 @@ def _join(values: list[Any]) -> Any:
     return sum(values[1:], start=copy.copy(values[0]))  # lists, or the batch size
 
 
-def _pick(value: Any, numbers: Sequence[int]) -> Any:
+def pick(value: Any, numbers: Sequence[int]) -> Any:
+    """A call argument for these images: lists, tuples and tensors hold one value per image and start again."""
     if isinstance(value, Tensor) and value.dim():
         return value[[number % len(value) for number in numbers]]
     if isinstance(value, list | tuple):
