@@ -47,7 +47,7 @@ def test_every_option_says_what_it_does(verb, run):
 
 
 def test_one_file_per_verb():
-    files = {path.stem for path in (Path(stepmask.__file__).parent / "cli").glob("[a-z]*.py")}
+    files = {path.stem.rstrip("_") for path in (Path(stepmask.__file__).parent / "cli").glob("[a-z]*.py")}
     assert files == set(ORDER)
 
 

@@ -90,7 +90,7 @@ def test_the_published_router_skips_664_of_2800_calls():
 def test_published_schedules_of_smoothcache_go_in_and_out(name, tmp_path):
     graph = describe(presets.load("dit-xl-2-256"))
     mask = import_smoothcache(PUBLISHED / name, graph, range(50))
-    written = export_smoothcache(mask, tmp_path / "out.json", "attn, mlp")
+    written = export_smoothcache(mask, tmp_path / "out.json", "dit")
     assert written == json.loads((PUBLISHED / name).read_text()) == json.loads((tmp_path / "out.json").read_text())
 
 
@@ -119,9 +119,9 @@ def test_a_file_that_would_run_code_is_refused(key, tmp_path):
 
 
 def test_the_allow_list_is_left_as_it_was(tmp_path):
-    before = torch.serialization.get_safe_globals()
+    before = set(torch.serialization.get_safe_globals())
     import_l2c(router(tmp_path / "r.pt", [[0.0] * 4] * 2), DIT, range(2))
-    assert torch.serialization.get_safe_globals() == before
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_a_file_that_would_unpack_to_much_is_refused(tmp_path):
@@ -281,13 +281,13 @@ def test_any_json_is_at_worst_refused(tmp_path_factory, content):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32), st.integers(1, 8), st.floats(0, 1), st.sampled_from(["attn1, ff", "attn, mlp"]))
+@given(st.integers(0, 2**32), st.integers(1, 8), st.floats(0, 1), st.sampled_from(["diffusers", "dit"]))
 def test_every_binary_mask_of_a_transformer_goes_out_and_in(tmp_path_factory, seed, rows, density, names):
     path = tmp_path_factory.mktemp("round") / "s.json"
     mask = schedules.random_schedule(PIXART, range(rows), density, seed)
     content = export_smoothcache(mask, path, names)
     assert {key.partition("-")[0] for key in content} == (
-        {"attn1", "attn2", "ff"} if "ff" in names else {"attn", "attn2", "mlp"}
+        {"attn1", "attn2", "ff"} if names == "diffusers" else {"attn", "attn2", "mlp"}
     )
     assert np.array_equal(import_smoothcache(path, PIXART, range(rows)).compute, mask.compute)
 

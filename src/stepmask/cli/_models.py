@@ -69,7 +69,7 @@ def _load(model: str, dtype: DType | None) -> Any:
     if model.startswith(presets.PREFIX):
         hub = presets.get(model.removeprefix(presets.PREFIX)).hub
         instead = f"give {' or '.join(hub)}" if hub else "give a model with weights"
-        raise StepMaskError(f"{model} has no weights and makes no images, only `stepmask describe` takes it: {instead}")
+        raise StepMaskError(f"{model} has no weights and makes no images, only describe and import take it: {instead}")
     if model.startswith(reference.PREFIX):
         return reference.load(model.removeprefix(reference.PREFIX), precision)
     if Path(model).is_dir() and not (Path(model) / "model_index.json").exists():

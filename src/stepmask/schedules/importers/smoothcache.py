@@ -21,7 +21,7 @@ from stepmask.schedules.importers._target import MAX_BYTES, MAX_STEPS, inputs_fo
 
 KINDS = {"attn": "attention", "attn1": "attention", "attn2": "cross_attention", "mlp": "mlp", "ff": "mlp"}
 """Names of layers in files, where a model has no layers of that very name."""
-Names = Literal["attn1, ff", "attn, mlp"]
+Names = Literal["diffusers", "dit"]
 KEY = re.compile(r"([A-Za-z_]\w{0,40}?)(?:-(0|[1-9]\d{0,5}))?")
 LAYER = re.compile(r"(.*\.)?(\d+)\.(attn1?|attn2|mlp|ff)")
 
@@ -56,14 +56,14 @@ def import_smoothcache(
     return inputs.mask(compute, method="smoothcache", imported_from=path.name)
 
 
-def export_smoothcache(mask: StepMask, path: str | Path, names: Names = "attn1, ff") -> dict[str, list[int]]:
+def export_smoothcache(mask: StepMask, path: str | Path, names: Names = "diffusers") -> dict[str, list[int]]:
     """Write a mask as a schedule of SmoothCache, with a key per kind of layer where all blocks do the same.
 
     Args:
         mask: Any mask of a transformer that computes and holds attention and feed-forward layers.
         path: The file to write.
-        names: How keys call layers: as diffusers does (``attn1``, ``attn2``, ``ff``), or as the authors' files for DiT
-            do (``attn``, ``mlp``).
+        names: How keys call layers: ``"diffusers"`` as it does (``attn1``, ``attn2``, ``ff``), ``"dit"`` as the
+            authors' files for DiT do (``attn``, ``mlp``).
 
     Returns:
         What was written.
@@ -77,7 +77,7 @@ def export_smoothcache(mask: StepMask, path: str | Path, names: Names = "attn1, 
         raise StepMaskError(
             "SmoothCache's files know 1 and 0 only, this mask forecasts: use schedules or learn without"
         )
-    spelled = {"attn1": "attn", "ff": "mlp"} if names == "attn, mlp" else {"attn": "attn1", "mlp": "ff"}
+    spelled = {"attn1": "attn", "ff": "mlp"} if names == "dit" else {"attn": "attn1", "mlp": "ff"}
     columns: dict[str, dict[int, list[int]]] = {}
     parents = set()
     for site, name in enumerate(mask.sites):

@@ -1,0 +1,104 @@
+"""stepmask import: a mask from a schedule that others have published."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stepmask import presets
+from stepmask.cli._app import app, stdout
+from stepmask.cli._arguments import Scheduler, SchedulerChoice
+from stepmask.cli._models import CLASSES, load
+from stepmask.cli._output import ready_file
+from stepmask.errors import StepMaskError
+
+THETA = 0.1
+
+
+class Format(str, Enum):
+    """Whose file it is."""
+
+    l2c = "l2c"
+    smoothcache = "smoothcache"
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Router (.pt) or schedule (.json).")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="What the schedule was made for: a model as for the other verbs, or preset:NAME, which needs no "
+            "weights; the mask then has timesteps of DDIM, or of --scheduler, and fits every scheduler.",
+        ),
+    ],
+    format_: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            help="[b]l2c[/b] is a router of Learning-to-Cache, [b]smoothcache[/b] a schedule of SmoothCache. By "
+            "default as the name ends: .pt or .json.",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Mask file to write.")] = Path(
+        "mask.json"
+    ),
+    theta: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help=f"For l2c: layers compute where the router's sigmoid is over it; {THETA} by default, the authors take "
+            "0.9 for 512 px.",
+        ),
+    ] = None,
+    scheduler: SchedulerChoice = Scheduler.keep,
+) -> None:
+    """Make a mask of FILE, a published router or schedule. Nothing in it is executed.
+
+    The number of steps is that of the file.
+    """
+    format_ = format_ or _format_of(file)
+    if theta is not None and format_ != Format.l2c:
+        raise StepMaskError(f"--theta belongs to --format l2c, not to {format_.value}: leave it out")
+    ready_file(output)
+    import stepmask
+    from stepmask.schedules import import_l2c, import_smoothcache
+
+    preset = model.startswith(presets.PREFIX)
+    pipe = _preset(model, scheduler) if preset else load(model, scheduler=scheduler, device="cpu")
+    if format_ == Format.l2c:
+        mask = import_l2c(file, pipe, theta=THETA if theta is None else theta)
+    else:
+        mask = import_smoothcache(file, pipe)
+    if preset:
+        mask = replace(mask, scheduler=None)
+    mask.save(output)
+    out = stdout()
+    rest = (~mask.compute).sum()
+    size = f"{mask.num_rows} steps x {len(mask.sites)} sites"
+    out.print(f"{output}: {size}, {rest} of {mask.compute.size} cells hold", soft_wrap=True)
+    fraction = stepmask.measure_cost(pipe).fraction(stepmask.make_plan(mask, stepmask.describe(pipe)))
+    out.print(f"{fraction:.1%} of the full run's MACs after elimination")
+
+
+def _preset(model: str, scheduler: Scheduler) -> Any:
+    """A published denoiser without weights, with a scheduler that says the timesteps."""
+    import diffusers
+
+    from stepmask.runtime.sampling import SamplerLoop
+
+    denoiser = presets.load(model.removeprefix(presets.PREFIX))
+    return SamplerLoop(denoiser, getattr(diffusers, CLASSES.get(scheduler, "DDIMScheduler"))())
+
+
+def _format_of(file: Path) -> Format:
+    known = {".pt": Format.l2c, ".pth": Format.l2c, ".json": Format.smoothcache}
+    if file.suffix not in known:
+        raise StepMaskError(f"the name of {file} does not tell whose file it is: give --format l2c or smoothcache")
+    return known[file.suffix]
