@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stepmask._mask_file import MAX_CELLS
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask
@@ -92,14 +93,16 @@ def _logits(content: Any, path: Path) -> np.ndarray:
     numbered = {}
     for key, value in routers.items():
         match = ROUTER.fullmatch(key) if isinstance(key, str) else None
-        plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_floating_point()
-        if match is None or not plain or value.dim() != 1 or value.is_meta:
+        plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
+        plain = plain and not value.is_meta and not value.is_nested and value.is_floating_point()
+        if match is None or not plain or value.dim() != 1:
             raise StepMaskError(f'{path}: routers map "0.prob", "1.prob", ... to vectors of numbers, got {key!r:.80}')
         numbered[int(match[1])] = value
     if sorted(numbered) != list(range(len(numbered))) or len(numbered) > MAX_STEPS:
         raise StepMaskError(f"{path}: routers must be numbered from 0 without gaps, got {len(numbered)}")
     lengths = {len(value) for value in numbered.values()}
-    if len(lengths) != 1 or not 0 < min(lengths) <= MAX_STEPS or min(lengths) % 2:
+    small = all(0 < length <= MAX_CELLS // len(numbered) for length in lengths)  # views may be larger than their file
+    if len(lengths) != 1 or not small or min(lengths) % 2:
         raise StepMaskError(f"{path}: each router must hold 2 * depth numbers, got {sorted(lengths)[:5]}")
     logits = torch.stack([numbered[i].double() for i in range(len(numbered))]).detach().numpy()
     if not np.isfinite(logits).all():
