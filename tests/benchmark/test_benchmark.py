@@ -51,11 +51,14 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     others = [("step skipping", f"every {nth}") for nth in ("2nd", "3rd", "4th")]
     others += [("random", target) for target in each]
     others += [(f"fewer steps{how}", steps) for how in ("", ", DPM-Solver++") for steps in ("3", "2")]
+    others += [("SmoothCache", "0.7"), *(("Block Caching", target) for target in each)]  # 0.5 cannot be: first and last
     wanted = fora + forecast_fora + learned + others
-    assert sorted(settings["a-dit"]) == sorted(wanted), "DeepCache needs levels"
+    thresholds = [("DiTFastAttn", "0.05"), ("DiTFastAttn", "0.15")]
+    assert sorted(settings["a-dit"]) == sorted(wanted + thresholds), "DeepCache needs levels"
     of_unets = [("DeepCache, quad", f"1:{k}") for k in methods.INTERVALS] + [("Faster Diffusion", "as published")]
     assert sorted(settings["a-unet"]) == sorted(wanted + cache + forecast_cache + of_unets)
-    assert list(dict(settings["a-unet"])) == [method.name for method in methods.methods()], "in the order of methods"
+    names = [method.name for method in methods.methods() if method.name != "DiTFastAttn"]
+    assert list(dict(settings["a-unet"])) == names, "in the order of methods"
 
     for row in rows:
         assert 0 < row["macs"] <= 1 and row["psnr_min"] <= row["psnr_mean"] <= 100

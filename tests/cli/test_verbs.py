@@ -194,7 +194,7 @@ def test_benchmark_without_a_model_is_that_of_the_readme(run, tmp_path, monkeypa
     run("benchmark", "-o", tmp_path / "bench", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed", "--targets", "0.5")
     assert (tmp_path / "bench").is_dir()
     (_, first), (_, second) = calls
-    assert len(first.pop("chosen")) == len(second.pop("chosen")) == 13
+    assert len(first.pop("chosen")) == len(second.pop("chosen")) == 16
     usual = {"speed": True, "memory": True, "transfer": False}
     assert first == {**usual, "targets": (0.7, 0.6, 0.5, 0.4, 0.3), "num_images": 64}
     assert second == {**usual, "speed": False, "targets": (0.5,), "num_images": 4, "steps": [20, 50]}

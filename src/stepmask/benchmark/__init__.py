@@ -3,5 +3,6 @@
 from stepmask.benchmark.compare import Comparison
 from stepmask.benchmark.methods import Subject, chosen_methods
 from stepmask.benchmark.run import run_benchmark
+from stepmask.benchmark.scores import cifar_scores
 
-__all__ = ["Comparison", "Subject", "chosen_methods", "run_benchmark"]
+__all__ = ["Comparison", "Subject", "chosen_methods", "cifar_scores", "run_benchmark"]

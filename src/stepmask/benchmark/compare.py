@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stepmask.benchmark.cells import Cells, Key
 from stepmask.benchmark.methods import AnyMethod, FamilyMethod, FewerSteps, Subject, methods
+from stepmask.errors import TargetError
 from stepmask.evaluation import Evaluation, evaluate
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
@@ -73,7 +74,10 @@ class Comparison:
                 if not self.cells.has(key):
                     drawn = "" if seed is None else f", learning seed {seed}"
                     self.tell(f"{self.model}, {self.subject.steps} steps: {method.name} {setting}{drawn}")
-                    self._measure(key, method)
+                    try:
+                        self._measure(key, method)
+                    except TargetError as error:
+                        self.tell(f"left out: {error}")
         return self.cells.rows()
 
     def _measure(self, key: Key, method: AnyMethod) -> None:
@@ -103,7 +107,8 @@ class Comparison:
         """The plain pipeline, compared with the full number of steps."""
         if self._full is None:
             self._full = self._evaluate(self.subject.pipe, fora(self.subject.pipe, key.steps, 1), speed=False).full
-        pipe, steps = method.change(self.subject.pipe), int(key.setting)
+        steps = int(key.setting)
+        pipe = method.change(self.subject.pipe)
         result = self._evaluate(pipe, fora(pipe, steps, 1), speed=False)
         return result, {"macs": steps / key.steps, "psnr_when_learned": None}
 

@@ -13,6 +13,9 @@ from stepmask.architectures import describe
 from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.learning import learn, learn_family
+from stepmask.learning.calibrated.block_caching import block_caching
+from stepmask.learning.calibrated.ditfastattn import ditfastattn
+from stepmask.learning.calibrated.smoothcache import smoothcache
 from stepmask.mask import StepMask
 from stepmask.runtime.sampling import SamplerLoop
 from stepmask.schedules import deepcache, faster_diffusion, fora, random_schedule, step_skipping
@@ -84,7 +87,7 @@ class FamilyMethod:
 
     def settings(self, subject: Subject) -> Sequence[str]:
         """The budgets."""
-        return [f"{target:g}" for target in subject.targets]
+        return _budgets(subject)
 
     def family(self, subject: Subject, seed: int) -> MaskFamily:
         """Learn all budgets."""
@@ -147,7 +150,10 @@ def methods() -> list[AnyMethod]:
         Method("DeepCache, quad", lambda s: [f"1:{k}" for k in INTERVALS], _deepcache_quad, fits=_needs_levels),
         Method("Faster Diffusion", lambda subject: ["as published"], _faster_diffusion, fits=_needs_levels),
         Method("step skipping", lambda subject: ["every 2nd", "every 3rd", "every 4th"], _step_skipping),
-        Method("random", lambda subject: [f"{target:g}" for target in subject.targets], _random, (0,)),
+        Method("random", _budgets, _random, (0,)),
+        Method("SmoothCache", _budgets, partial(_calibrated, rule=smoothcache)),
+        Method("Block Caching", _budgets, partial(_calibrated, rule=block_caching)),
+        Method("DiTFastAttn", lambda subject: ["0.05", "0.15"], _ditfastattn, fits=_no_levels),
         FewerSteps("fewer steps"),
         FewerSteps("fewer steps, DPM-Solver++", with_dpm),
         FamilyMethod("learned", True, SEEDS),
@@ -155,6 +161,20 @@ def methods() -> list[AnyMethod]:
         Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps),
     ]
     return found
+
+
+def _budgets(subject: Subject) -> list[str]:
+    return [f"{target:g}" for target in subject.targets]
+
+
+def _calibrated(subject: Subject, setting: str, seed: int | None, *, rule: Any) -> StepMask:
+    options = {"call_kwargs": subject.call_kwargs, "conditions": subject.conditions}
+    return rule(subject.pipe, subject.steps, target_macs=float(setting), **options)
+
+
+def _ditfastattn(subject: Subject, setting: str, seed: int | None) -> StepMask:
+    options = {"call_kwargs": subject.call_kwargs, "conditions": subject.conditions}
+    return ditfastattn(subject.pipe, subject.steps, float(setting), **options)
 
 
 def _by_interval(subject: Subject, setting: str, seed: int | None, *, rule: Any, forecast: str | None) -> StepMask:
@@ -235,6 +255,10 @@ def _always(subject: Subject) -> str | None:
 
 def _needs_levels(subject: Subject) -> str | None:
     return None if is_unet(subject.pipe) else "needs the levels of a U-Net"
+
+
+def _no_levels(subject: Subject) -> str | None:
+    return "is for transformers" if is_unet(subject.pipe) else None
 
 
 def _few_steps(subject: Subject) -> str | None:

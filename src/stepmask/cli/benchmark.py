@@ -51,6 +51,13 @@ def benchmark(
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
     speed: Annotated[bool, typer.Option(help="Measure speed-ups too.")] = True,
+    scores: Annotated[
+        bool,
+        typer.Option(
+            help="With MODEL: score the images of every method as sets too, by the features of a small CIFAR-10 "
+            "classifier; for models of such pictures, and at least 512 images."
+        ),
+    ] = False,
     memory: Annotated[bool, typer.Option(help="Without MODEL: measure the peak memory of learning too.")] = True,
     transfer: Annotated[
         bool, typer.Option(help="Without MODEL: measure masks outside of what they were learned for too.")
@@ -63,7 +70,7 @@ def benchmark(
     What the folder holds already is not measured again, so a stopped benchmark goes on where it was. Start it with
     `accelerate launch --no-python stepmask benchmark ...` for several processes: each measures a part.
     """
-    from stepmask.benchmark import chosen_methods
+    from stepmask.benchmark import Comparison, Subject, chosen_methods, cifar_scores
 
     picked, budgets = chosen_methods(methods), shares(targets)
     ready_folder(output)
@@ -83,45 +90,29 @@ def benchmark(
     else:
         pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
         call_kwargs = guidance_kwargs(guidance_scale)
-        rows = _one_model(
-            pipe, model, output, steps or [20], picked, budgets, num_images, batch_size, speed, call_kwargs, conditions
-        )
+        options = {
+            "num_images": num_images,
+            "batch_size": batch_size,
+            "speed": speed,
+            "score": cifar_scores() if scores else None,
+        }
+        name = model.rpartition(":")[2].rstrip("/").replace("/", "--")
+        rows = []
+        for count in steps or [20]:
+            subject = Subject(pipe, count, call_kwargs, conditions, budgets)
+            rows = _part_of_this_process(Comparison(name, subject, output, tell=stderr().print, **options), picked)
     if rows:
         _report(rows, output)
 
 
-def _one_model(
-    pipe: Any,
-    model: str,
-    output: Path,
-    steps: list[int],
-    picked: list[Any],
-    budgets: tuple[float, ...],
-    num_images: int,
-    batch_size: int,
-    speed: bool,
-    call_kwargs: dict[str, Any],
-    conditions: Path | None,
-) -> list[dict[str, Any]]:
-    """The cells of this process; the first of several then writes what all have measured."""
+def _part_of_this_process(comparison: Any, picked: list[Any]) -> list[dict[str, Any]]:
+    """Measure; the first of several processes then returns what all have measured."""
     from accelerate import PartialState
 
-    from stepmask.benchmark import Comparison, Subject
-
-    state, console = PartialState(), stderr()
+    state = PartialState()
     if state.num_processes > 1:
-        pipe = pipe.to(state.device)
-    for count in steps:
-        comparison = Comparison(
-            model.rpartition(":")[2].rstrip("/").replace("/", "--"),
-            Subject(pipe, count, call_kwargs, conditions, budgets),
-            output,
-            num_images,
-            speed=speed,
-            batch_size=batch_size,
-            tell=console.print,
-        )
-        comparison.run(picked, state.process_index, state.num_processes)
+        comparison.subject.pipe.to(state.device)
+    comparison.run(picked, state.process_index, state.num_processes)
     state.wait_for_everyone()
     return comparison.cells.collect()["rows"] if state.is_main_process else []
 
