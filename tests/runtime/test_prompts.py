@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from stepmask import StepMaskError
-from stepmask.runtime.prompts import condition_arguments, default_prompts, read_conditions, without_clashes
+from stepmask.runtime.prompts import (
+    condition_arguments,
+    default_prompts,
+    is_per_image,
+    read_conditions,
+    without_clashes,
+)
 
 TAKES = {"prompt": ["self", "prompt"], "class_labels": ["self", "class_labels"]}
 
@@ -58,3 +65,12 @@ def test_embeddings_take_the_place_of_drawn_prompts():
     assert without_clashes(drawn, {"prompt_embeds": 1}) == {"batch_size": 1}
     assert without_clashes(drawn, {"batch_size": 2}) == {"prompt": ["a"]}
     assert without_clashes(drawn, {}) == drawn
+
+
+def test_lists_of_a_run_are_not_dealt_out_to_images():
+    assert (
+        is_per_image("prompt", ["a", "b"]) and is_per_image("class_labels", [1]) and is_per_image("latents", np.ones(2))
+    )
+    assert not is_per_image("prompt", "a red fox") and not is_per_image("guidance_scale", np.float32(2))
+    for name in ("sigmas", "timesteps", "ip_adapter_image_embeds", "control_guidance_end", "skip_guidance_layers"):
+        assert not is_per_image(name, [1, 2])

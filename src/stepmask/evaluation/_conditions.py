@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.runtime.prompts import without_clashes
+from stepmask.runtime.prompts import is_per_image, without_clashes
 from stepmask.runtime.sampling import parameters_of, random_conditions
 
 CONDITION_SEED = 20_260_101
@@ -47,14 +47,12 @@ class Conditions:
     def slice(self, start: int, stop: int) -> dict[str, Any]:
         """Arguments for the images from `start` to before `stop`; indices wrap around after N."""
         order = [index % self._num_images for index in range(start, stop)]
-        arguments = {name: self._pick(value, order) for name, value in self._arguments.items()}
+        arguments = {name: self._pick(name, value, order) for name, value in self._arguments.items()}
         if self._takes_batch_size:
             arguments["batch_size"] = len(order)
         return arguments
 
-    def _pick(self, value: Any, order: Sequence[int]) -> Any:
-        if isinstance(value, Tensor) and value.dim() and len(value) == self._num_images:
-            return value[order]
-        if isinstance(value, list | tuple) and len(value) == self._num_images:
-            return [value[index] for index in order]
-        return value
+    def _pick(self, name: str, value: Any, order: Sequence[int]) -> Any:
+        if not is_per_image(name, value) or len(value) != self._num_images:
+            return value
+        return value[list(order)] if isinstance(value, Tensor) else [value[index] for index in order]

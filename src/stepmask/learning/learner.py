@@ -245,7 +245,7 @@ class _Learner:
             arguments = {}
         first = NOISE_SEEDS + self._first_seed(trajectory)
         numbers = range(trajectory * size, (trajectory + 1) * size)
-        given = {name: pick(value, numbers) for name, value in self.call_kwargs.items()}
+        given = {name: pick(name, value, numbers) for name, value in self.call_kwargs.items()}
         return sample(self.pipe, {**arguments, **given}, range(first, first + size), self.num_inference_steps)
 
     def _judge(self) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.runtime.prompts import without_clashes
+from stepmask.runtime.prompts import is_per_image, without_clashes
 from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, timesteps_of_run, without_decoder
 
 NOISE_SEEDS = 2**31
@@ -69,7 +69,7 @@ class Noise:
 
     def _conditions(self, numbers: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:
         """Call arguments of these images."""
-        given = {name: pick(value, numbers) for name, value in self._given.items()}
+        given = {name: pick(name, value, numbers) for name, value in self._given.items()}
         try:
             drawn = [random_conditions(self.pipe, 1, torch.Generator().manual_seed(seed)) for seed in seeds]
         except StepMaskError:
@@ -87,10 +87,9 @@ def _join(values: list[Any]) -> Any:
     return sum(values[1:], start=copy.copy(values[0]))  # lists, or the batch size
 
 
-def pick(value: Any, numbers: Sequence[int]) -> Any:
+def pick(name: str, value: Any, numbers: Sequence[int]) -> Any:
     """A call argument for these images: lists, tuples and tensors hold one value per image and start again."""
-    if isinstance(value, Tensor) and value.dim():
-        return value[[number % len(value) for number in numbers]]
-    if isinstance(value, list | tuple):
-        return [value[number % len(value)] for number in numbers]
-    return value
+    if not is_per_image(name, value):
+        return value
+    order = [number % len(value) for number in numbers]
+    return value[order] if isinstance(value, Tensor) else [value[i] for i in order]

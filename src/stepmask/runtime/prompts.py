@@ -10,6 +10,9 @@ from typing import Any
 
 from stepmask.errors import StepMaskError
 
+_OF_THE_RUN = ("sigmas", "timesteps", "ip_adapter", "control", "skip_", "height", "width")
+"""How the names of lists begin that belong to a run as a whole."""
+
 
 @cache
 def default_prompts() -> tuple[str, ...]:
@@ -32,6 +35,12 @@ def read_conditions(path: str | Path) -> list[str] | list[int]:
     if not lines:
         raise StepMaskError(f"{path} holds no conditions: write one prompt, or one class number, per line")
     return [int(line) for line in lines] if all(line.isdecimal() for line in lines) else lines
+
+
+def is_per_image(name: str, value: Any) -> bool:
+    """Whether an argument of a pipeline's call may hold one value per image: a list or tensor, but not of the run."""
+    listed = isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
+    return listed and not name.startswith(_OF_THE_RUN)
 
 
 def without_clashes(drawn: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
