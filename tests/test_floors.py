@@ -59,6 +59,17 @@ def test_imports_point_down():
     assert not up
 
 
+def test_the_ways_to_learn_share_only_what_lies_beside_them():
+    known = files()
+    ways = ("learning.end_to_end", "learning.per_step", "learning.calibrated")
+    way_of = {name: way for name in known for way in ways if f"{name}.".startswith(f"{way}.")}
+    assert set(way_of.values()) == set(ways)
+    edges = [(name, other) for name in known for other in imports(name, known[name], set(known)) if other in way_of]
+    above = {"learning", "learning.entry"}  # these hand on to them
+    inside = [edge for edge in edges if edge[0].startswith("learning") and edge[0] not in above]
+    assert not [f"{name} imports {other}" for name, other in inside if way_of.get(name) != way_of[other]]
+
+
 def test_no_circles():
     known = files()
     graph = {name: imports(name, path, set(known)) for name, path in known.items()}

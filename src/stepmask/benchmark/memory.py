@@ -27,7 +27,7 @@ def main(model: str, steps: int) -> None:
 
     from stepmask import describe, make_plan, reference
     from stepmask.architectures import denoiser_of
-    from stepmask.learning.chain import Chain
+    from stepmask.learning.end_to_end.chain import Chain
     from stepmask.learning.noise import Noise
     from stepmask.learning.riding import frozen
     from stepmask.schedules import fora

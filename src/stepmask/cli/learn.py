@@ -73,8 +73,8 @@ def learn(
     if resume is not None:
         ready_file(resume)
     import stepmask
+    from stepmask.learning.end_to_end.select import Asked
     from stepmask.learning.entry import DEFAULT_TARGET, config_for
-    from stepmask.learning.select import Asked
 
     if not wanted.keys() - {"max_cache_bytes"}:
         wanted["target_macs"] = DEFAULT_TARGET

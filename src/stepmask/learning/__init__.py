@@ -1,6 +1,9 @@
-"""Learning masks for frozen models, inside the user's own pipeline.
+"""Learning masks for frozen models, inside the user's own pipeline. Begin with `entry`.
 
-The learner imports torch, its options do not: the command line lists them without waiting for it.
+Three ways to a mask, which know nothing of each other: `end_to_end` selects by the final image, `per_step` learns from
+the error of each step, `calibrated` follows rules by others. What more than one of them needs lies beside them.
+
+Learning imports torch, its options do not: the command line lists them without waiting for it.
 """
 
 from __future__ import annotations
@@ -8,17 +11,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from stepmask.learning.config import LearnConfig
-from stepmask.learning.global_config import GlobalConfig
+from stepmask.learning.end_to_end.config import GlobalConfig
+from stepmask.learning.per_step.config import LearnConfig
 
 if TYPE_CHECKING:
     from stepmask.learning.calibrated.block_caching import block_caching
     from stepmask.learning.calibrated.ditfastattn import ditfastattn
     from stepmask.learning.calibrated.recording import Recording, record
     from stepmask.learning.calibrated.smoothcache import smoothcache
+    from stepmask.learning.end_to_end.search import Round
     from stepmask.learning.entry import learn, learn_family
-    from stepmask.learning.global_search import Round
-    from stepmask.learning.learner import LearnProgress
+    from stepmask.learning.per_step.learner import LearnProgress
 
 __all__ = [
     "GlobalConfig",
@@ -37,8 +40,8 @@ __all__ = [
 _WHERE = {
     "learn": "entry",
     "learn_family": "entry",
-    "Round": "global_search",
-    "LearnProgress": "learner",
+    "Round": "end_to_end.search",
+    "LearnProgress": "per_step.learner",
     "record": "calibrated.recording",
     "Recording": "calibrated.recording",
     "smoothcache": "calibrated.smoothcache",

@@ -10,12 +10,13 @@ import torch
 
 from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
-from stepmask.learning.config import LearnConfig
-from stepmask.learning.global_config import GlobalConfig
-from stepmask.learning.global_search import Round
-from stepmask.learning.learner import LearnProgress, learn_per_step
+from stepmask.learning._arguments import check_steps
+from stepmask.learning.end_to_end.config import GlobalConfig
+from stepmask.learning.end_to_end.search import Round
+from stepmask.learning.end_to_end.select import Asked, Selecting
+from stepmask.learning.per_step.config import LearnConfig
+from stepmask.learning.per_step.learner import LearnProgress, learn_per_step
 from stepmask.learning.progress import show_rounds
-from stepmask.learning.select import Asked, Selecting, check_steps
 from stepmask.mask import StepMask
 from stepmask.runtime.prompts import condition_arguments
 from stepmask.runtime.sampling import as_pipeline, parameters_of

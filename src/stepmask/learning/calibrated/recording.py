@@ -20,10 +20,10 @@ from torch import Tensor
 from stepmask.architectures import denoiser_of, describe
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
+from stepmask.learning._arguments import check_steps
 from stepmask.learning.budget import Budget
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import riding
-from stepmask.learning.select import check_steps
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.features import take_apart

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from stepmask.architectures import denoiser_of
-from stepmask.learning.losses import relative_norm
+from stepmask.learning.per_step.losses import relative_norm
 from stepmask.learning.riding import first_tensor, riding
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.position import Position

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from stepmask.errors import StepMaskError
-from stepmask.learning._ranges import check_ranges
+from stepmask.learning._arguments import check_ranges
 
 Sparsity = Literal["search", "projection", "penalty"]
 Sampling = Literal["random", "gumbel", "interpolation"]

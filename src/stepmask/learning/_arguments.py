@@ -1,4 +1,4 @@
-"""The check of numbers that every configuration makes."""
+"""Arguments that every way to learn takes: checks of numbers, and call arguments as JSON."""
 
 from __future__ import annotations
 
@@ -16,3 +16,16 @@ def check_ranges(config: Any, ranges: Mapping[str, tuple[float, float]], whole: 
             raise StepMaskError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
         if name in whole and not isinstance(value, int):
             raise StepMaskError(f"{name} must be a whole number, got {value!r}")
+
+
+def check_steps(num_inference_steps: Any) -> None:
+    """Raise unless it is a number of steps."""
+    if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+        raise StepMaskError(f"num_inference_steps must be a whole number of at least 1, got {num_inference_steps!r}")
+
+
+def comparable(value: Any) -> Any:
+    """A call argument as JSON; of anything but plain values only the type, its text may hold an address."""
+    if isinstance(value, list | tuple):
+        return [comparable(one) for one in value]
+    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__

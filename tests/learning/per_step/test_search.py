@@ -5,8 +5,8 @@ import pytest
 
 from stepmask import describe, learn
 from stepmask.learning.budget import Budget
-from stepmask.learning.config import LearnConfig
-from stepmask.learning.learner import _Learner
+from stepmask.learning.per_step.config import LearnConfig
+from stepmask.learning.per_step.learner import _Learner
 from stepmask.liveness import rows_of
 from stepmask.runtime.profiling import measure_cost
 from stepmask.schedules import deepcache, fora

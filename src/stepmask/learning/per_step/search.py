@@ -16,8 +16,8 @@ from torch import Tensor
 from stepmask.architectures import denoiser_of
 from stepmask.graph import BlockGraph
 from stepmask.learning.budget import Budget
+from stepmask.learning.per_step.state import LearnerState
 from stepmask.learning.riding import frozen
-from stepmask.learning.state import LearnerState
 from stepmask.liveness import rows_of
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import apply

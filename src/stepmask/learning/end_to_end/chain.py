@@ -25,7 +25,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from stepmask.architectures import denoiser_of
 from stepmask.errors import UnsupportedModelError
-from stepmask.learning._adjoints import Adjoints, Parts, inner
+from stepmask.learning.end_to_end._adjoints import Adjoints, Parts, inner
 from stepmask.liveness import Plan, State
 from stepmask.mask import Action
 from stepmask.runtime.cache import extrapolate

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from stepmask.errors import StepMaskError
-from stepmask.learning._ranges import check_ranges
+from stepmask.learning._arguments import check_ranges
 
 _RANGES = {
     "rounds": (0, 10**4),

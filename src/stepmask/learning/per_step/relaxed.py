@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stepmask.learning.relaxations import Draw, mix, per_image
+from stepmask.learning.per_step.relaxations import Draw, mix, per_image
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.features import put_together, take_apart
 

@@ -23,8 +23,9 @@ from stepmask import (
 )
 from stepmask.architectures import denoiser_of
 from stepmask.evaluation import evaluation_seeds
-from stepmask.learning import LearnConfig, learner
-from stepmask.learning.config import SparseWeights
+from stepmask.learning import LearnConfig
+from stepmask.learning.per_step import learner
+from stepmask.learning.per_step.config import SparseWeights
 from stepmask.mask import scheduler_identity
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, sample_of, tiny_model
 

@@ -7,7 +7,7 @@ import torch
 
 from stepmask import StepMaskError, learn
 from stepmask.learning import LearnConfig
-from stepmask.learning.state import LearnerState, adam_step
+from stepmask.learning.per_step.state import LearnerState, adam_step
 from tiny import ddim_pipeline, dit_pipeline, generator
 
 STEPS = 4

@@ -21,14 +21,14 @@ from stepmask.architectures import denoiser_of
 from stepmask.cost import CostTable
 from stepmask.errors import TargetError
 from stepmask.learning.budget import TOLERANCE, Budget
-from stepmask.learning.global_config import GlobalConfig
-from stepmask.learning.measured import Measured
+from stepmask.learning.end_to_end.config import GlobalConfig
+from stepmask.learning.end_to_end.measured import Measured
+from stepmask.learning.end_to_end.portfolio import portfolio
+from stepmask.learning.end_to_end.probe import Probe, probe
+from stepmask.learning.end_to_end.sizes import Sizes
+from stepmask.learning.end_to_end.switches import Selection, settle
 from stepmask.learning.noise import Noise
-from stepmask.learning.portfolio import portfolio
-from stepmask.learning.probe import Probe, probe
 from stepmask.learning.riding import frozen
-from stepmask.learning.selection import Selection, settle
-from stepmask.learning.sizes import Sizes
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import Action, StepMask
 from stepmask.runtime.apply import apply

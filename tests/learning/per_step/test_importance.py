@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask.architectures import denoiser_of, describe
-from stepmask.learning.importance import _Prober, calibrate
-from stepmask.learning.losses import relative_norm
+from stepmask.learning.per_step.importance import _Prober, calibrate
+from stepmask.learning.per_step.losses import relative_norm
 from stepmask.learning.riding import riding
 from stepmask.runtime.sampling import SamplerLoop, sample, without_decoder
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model

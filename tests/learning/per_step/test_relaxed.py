@@ -18,10 +18,10 @@ from fakes import GrowingBatch, Mixture, TwoCalls, frozen
 from stepmask import describe
 from stepmask.architectures import denoiser_of
 from stepmask.learning import LearnConfig
-from stepmask.learning.learner import _Learner, _Student
-from stepmask.learning.losses import feature_loss
-from stepmask.learning.relaxations import Draw, draw
-from stepmask.learning.relaxed import RelaxedPolicy
+from stepmask.learning.per_step.learner import _Learner, _Student
+from stepmask.learning.per_step.losses import feature_loss
+from stepmask.learning.per_step.relaxations import Draw, draw
+from stepmask.learning.per_step.relaxed import RelaxedPolicy
 from stepmask.learning.riding import first_tensor, riding
 from stepmask.runtime.cache import Cache, Meter
 from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, without_decoder

@@ -26,8 +26,8 @@ from stepmask import (
 from stepmask.architectures import denoiser_of
 from stepmask.evaluation import evaluation_seeds
 from stepmask.learning import GlobalConfig, LearnConfig
+from stepmask.learning.end_to_end.portfolio import portfolio
 from stepmask.learning.noise import Noise
-from stepmask.learning.portfolio import portfolio
 from stepmask.mask import Action, scheduler_identity
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
 

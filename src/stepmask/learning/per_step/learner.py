@@ -20,18 +20,18 @@ from torch import Tensor
 from stepmask.architectures import denoiser_of, describe
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph
-from stepmask.learning import losses
+from stepmask.learning._arguments import comparable
 from stepmask.learning.budget import Budget
-from stepmask.learning.config import LearnConfig
-from stepmask.learning.importance import calibrate
 from stepmask.learning.noise import NOISE_SEEDS, Noise, pick
+from stepmask.learning.per_step import losses
+from stepmask.learning.per_step.config import LearnConfig
+from stepmask.learning.per_step.importance import calibrate
+from stepmask.learning.per_step.relaxations import draw
+from stepmask.learning.per_step.relaxed import RelaxedPolicy
+from stepmask.learning.per_step.search import Search
+from stepmask.learning.per_step.state import LearnerState, adam_step
 from stepmask.learning.progress import show_progress
-from stepmask.learning.relaxations import draw
-from stepmask.learning.relaxed import RelaxedPolicy
 from stepmask.learning.riding import detached, first_tensor, riding
-from stepmask.learning.search import Search
-from stepmask.learning.select import comparable
-from stepmask.learning.state import LearnerState, adam_step
 from stepmask.liveness import rows_of
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.position import Position

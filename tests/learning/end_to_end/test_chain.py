@@ -20,12 +20,12 @@ import stepmask
 from fakes import GrowingBatch, TwoCalls, assert_unchanged, snapshot
 from stepmask import State, StepMask, UnsupportedModelError, describe, make_plan, measure_cost
 from stepmask.architectures import denoiser_of
-from stepmask.learning._adjoints import inner
 from stepmask.learning.budget import Budget
-from stepmask.learning.chain import Chain
-from stepmask.learning.probe import probe
+from stepmask.learning.end_to_end._adjoints import inner
+from stepmask.learning.end_to_end.chain import Chain
+from stepmask.learning.end_to_end.probe import probe
+from stepmask.learning.end_to_end.switches import settle
 from stepmask.learning.riding import frozen
-from stepmask.learning.selection import settle
 from stepmask.mask import Action
 from stepmask.runtime.sampling import SamplerLoop, seeded, without_decoder
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from stepmask.learning.budget import Budget
-from stepmask.learning.probe import Probe
+from stepmask.learning.end_to_end.probe import Probe
 from stepmask.liveness import State, make_plan
 from stepmask.mask import Action, StepMask
 

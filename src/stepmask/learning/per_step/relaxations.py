@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stepmask.learning.config import Sampling
+from stepmask.learning.per_step.config import Sampling
 
 
 class Draw(NamedTuple):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from stepmask._files import write_atomically
 from stepmask.errors import StepMaskError
-from stepmask.learning.probe import Probe
+from stepmask.learning.end_to_end.probe import Probe
 
 _PROBE = ("square", "linear", "projections")
 

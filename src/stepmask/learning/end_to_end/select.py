@@ -18,12 +18,13 @@ import torch
 
 from stepmask.architectures import denoiser_of, describe
 from stepmask.cost import CostTable
-from stepmask.errors import StepMaskError, TargetError
+from stepmask.errors import TargetError
 from stepmask.family import MaskFamily, Member
+from stepmask.learning._arguments import comparable
 from stepmask.learning.budget import Budget
-from stepmask.learning.global_config import GlobalConfig
-from stepmask.learning.global_search import PROBES, Candidate, GlobalSearch, Round
-from stepmask.learning.measured import Measured
+from stepmask.learning.end_to_end.config import GlobalConfig
+from stepmask.learning.end_to_end.measured import Measured
+from stepmask.learning.end_to_end.search import PROBES, Candidate, GlobalSearch, Round
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_learnable
 from stepmask.liveness import make_plan
@@ -240,13 +241,6 @@ def _weights_sum(denoiser: torch.nn.Module) -> float:
     return float(np.sum([parameter.float().abs().sum().item() for parameter in denoiser.parameters()]))
 
 
-def comparable(value: Any) -> Any:
-    """A call argument as JSON; of anything but plain values only the type, its text may hold an address."""
-    if isinstance(value, list | tuple):
-        return [comparable(one) for one in value]
-    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
-
-
 def student_t_95(degrees: int) -> float:
     """97.5% quantile of Student's t, by its expansion around the normal one (Abramowitz and Stegun, 26.7.5)."""
     z = 1.959964
@@ -256,9 +250,3 @@ def student_t_95(degrees: int) -> float:
         + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
     )
-
-
-def check_steps(num_inference_steps: Any) -> None:
-    """Raise unless it is a number of steps."""
-    if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-        raise StepMaskError(f"num_inference_steps must be a whole number of at least 1, got {num_inference_steps!r}")

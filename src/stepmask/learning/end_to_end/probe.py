@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stepmask.architectures import denoiser_of
 from stepmask.errors import UnsupportedModelError
-from stepmask.learning.chain import Chain
+from stepmask.learning.end_to_end.chain import Chain
 from stepmask.learning.riding import frozen
 from stepmask.liveness import Plan
 from stepmask.mask import Action

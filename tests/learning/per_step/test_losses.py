@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stepmask.learning.losses import feature_loss, regulariser_gradient, relative_norm, step_weights
+from stepmask.learning.per_step.losses import feature_loss, regulariser_gradient, relative_norm, step_weights
 from stepmask.learning.riding import first_tensor
 from tiny import generator, tiny_model
 
