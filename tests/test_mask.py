@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -450,10 +451,10 @@ def test_shifted_timesteps_are_a_warning():
 # --- resample
 
 
-def test_resample_to_timesteps_takes_the_nearest():
-    mask = small().resample([900, 690, 710, 90])
-    assert mask.compute.astype(int).tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1], [0, 1, 0]]
-    assert mask.timesteps == (900, 690, 710, 90)
+def test_resample_takes_rows_around():
+    mask = small().resample([900, 510, 90])
+    assert mask.compute.astype(int).tolist() == [[1, 1, 1], [1, 0, 1], [0, 1, 0]]
+    assert mask.timesteps == (900, 510, 90)
     assert mask.scores is None
     assert mask.provenance == {"method": "test", "resampled_from_rows": 3}
     assert (mask.graph, mask.scheduler, mask.sites) == (small().graph, None, small().sites)
@@ -468,8 +469,31 @@ def test_resample_keeps_forecasts():
 def test_resample_to_a_number_spreads_rows_evenly():
     mask = small(compute=[[1, 1, 1], [0, 0, 1], [0, 1, 0]]).resample(6)
     rows = ["".join(map(str, row)) for row in mask.compute.astype(int)]
-    assert rows[0] == "111" and rows[2] == "001" and rows[4:] == ["010", "010"]
+    assert rows[0] == "111" and rows[-1] == "010" and set(rows) == {"111", "001", "010"}
     assert len(mask.timesteps) == 6 and list(mask.timesteps) == sorted(mask.timesteps, reverse=True)
+
+
+@pytest.mark.parametrize("rows", [7, 10, 13, 20, 30, 40, 61])
+def test_resample_keeps_every_second_step_as_such(rows):
+    """Rows by the nearest timestep alone would all compute, or none, at half as many."""
+    old = 20
+    compute = np.repeat((np.arange(old) % 2 == 0)[:, None], 4, axis=1)
+    mask = StepMask(compute=compute, sites="abcd", timesteps=np.linspace(950, 0, old))
+    found = mask.resample(np.linspace(950, 0, rows)).compute
+    assert (found == found[:, :1]).all(), "rows stay whole"
+    assert abs(found[:, 0].mean() - 0.5) <= 1.5 / rows
+    changes = (np.diff(found[:, 0].astype(int)) != 0).mean()
+    assert changes > 0.8, "and in turns"
+
+
+@given(mask=masks(), rows=st.integers(1, 12))
+def test_resampled_rows_are_old_rows_from_around(mask, rows):
+    actions = mask.resample(rows).actions
+    step = mask.num_rows / rows
+    for row in range(1, rows):
+        place = row * step
+        around = range(max(0, math.floor(place) - 1), min(mask.num_rows - 1, math.ceil(place) + 1) + 1)
+        assert any(np.array_equal(actions[row], mask.actions[old]) for old in around)
 
 
 def test_resample_to_another_scheduler_takes_its_identity():

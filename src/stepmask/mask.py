@@ -285,9 +285,11 @@ class StepMask:
             )
 
     def resample(self, rows: int | Iterable[float] | Any) -> StepMask:
-        """The mask for another run, each new row taken from the nearest old timestep.
+        """The mask for another run, each new row taken from one of the old rows around its timestep.
 
-        What that costs in quality against learning anew is measured in docs/transfer.md.
+        Of the rows around, the one is taken that keeps every site's share of computes on the way so far: so a mask that
+        computes at every second step still does with half or twice as many. The same timesteps give the same mask.
+        What a new run costs in quality against learning anew is measured in docs/transfer.md.
 
         Args:
             rows: A scheduler after ``set_timesteps``, which may be of another class; or the new timesteps alone; or
@@ -303,15 +305,15 @@ class StepMask:
         if isinstance(rows, int):
             if rows < 1:
                 raise StepMaskError(f"a mask needs at least one row, got {rows}")
-            position = np.arange(rows) * (self.num_rows / rows)
-            new = np.interp(position, np.arange(self.num_rows), old)
-            source = np.minimum(np.rint(position).astype(int), self.num_rows - 1)
+            places = np.minimum(np.arange(rows) * (self.num_rows / rows), self.num_rows - 1)
+            new = np.interp(places, np.arange(self.num_rows), old)
         else:
             new = np.asarray([float(t) for t in rows])
             if not len(new):
                 raise StepMaskError("a mask needs at least one row, got no timesteps")
-            source = np.abs(old[None, :] - new[:, None]).argmin(axis=1)
-        actions = self.actions[source]
+            order = np.argsort(old, kind="stable")
+            places = np.interp(new, old[order], order.astype(float))
+        actions = self.actions[_sources(self.compute, places)]
         actions[0] = Action.compute
         return self.with_actions(
             actions,
@@ -322,6 +324,34 @@ class StepMask:
                 "resampled_from_rows": self.num_rows,
             },
         )
+
+
+def _sources(compute: np.ndarray, places: np.ndarray) -> list[int]:
+    """For each new row the old row to take, so that the computes of each site add up as they did.
+
+    Args:
+        compute: (T, B) of the old rows.
+        places: Where the new rows lie among the old ones, 0 to T - 1, in fractions.
+    """
+    last = len(compute) - 1
+    share = compute.astype(float)
+    if len(places) > len(compute) > 1:  # what took turns at a rate may do so at another
+        padded = np.pad(share, ((1, 1), (0, 0)), mode="edge")
+        share = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+    total = np.vstack([np.zeros(share.shape[1]), np.cumsum(share, axis=0)])  # at the edges of old rows
+    middles = (places[1:] + places[:-1]) / 2
+    edges = np.clip(np.concatenate([places[:1] - 0.5, middles, places[-1:] + 0.5]) + 0.5, 0, last + 1)
+    lower = np.minimum(edges.astype(int), last)
+    reached = total[lower] + (edges - lower)[:, None] * (total[lower + 1] - total[lower])
+    widths = np.maximum(np.diff(edges), 1e-9)[:, None]
+    wanted = np.cumsum(np.diff(reached, axis=0) / widths, axis=0)
+    sources, done = [], np.zeros(share.shape[1])
+    for place, goal in zip(places, wanted, strict=True):
+        around = range(max(0, int(np.floor(place)) - 1), min(last, int(np.ceil(place)) + 1) + 1)
+        error = [np.square(done + compute[row] - goal).sum() + 1e-6 * abs(row - place) for row in around]
+        sources.append(around[int(np.argmin(error))])
+        done = done + compute[sources[-1]]
+    return sources
 
 
 def _boolean_table(
