@@ -10,7 +10,7 @@ demo: $(READY)     ## learn a mask for the reference model, sample with and with
 	$(BIN)/stepmask demo --output demo
 
 test: $(READY)     ## the test suite, without what is slow or needs a GPU
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(READY)
 	$(BIN)/pytest -m "slow and not gpu"
