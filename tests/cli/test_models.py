@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stepmask import reference
 from stepmask.cli._arguments import Scheduler
 from stepmask.cli._models import CLASSES, load
 
@@ -39,3 +40,11 @@ def test_dtype(folder):
     from stepmask.cli._arguments import DType
 
     assert load(str(folder), device="cpu", dtype=DType.bfloat16).unet.dtype == torch.bfloat16
+
+
+def test_a_folder_with_a_pipeline_of_ours(tmp_path):
+    """diffusers alone would not know its class."""
+    from stepmask.reference.class_conditional_ldm import ClassConditionalLDMPipeline
+
+    reference.load("ldm-cifar10").save_pretrained(tmp_path / "mine")
+    assert isinstance(load(str(tmp_path / "mine"), device="cpu"), ClassConditionalLDMPipeline)

@@ -75,7 +75,9 @@ def _load(model: str, dtype: DType | None) -> Any:
     if Path(model).is_dir() and not (Path(model) / "model_index.json").exists():
         raise StepMaskError(f"folder {model} has no model_index.json: give a folder that pipe.save_pretrained wrote")
     try:
-        pipe = DiffusionPipeline.from_pretrained(model)
+        own = Path(model).is_dir()
+        pipeline = reference.pipeline_class(Path(model), model) if own else DiffusionPipeline
+        pipe = pipeline.from_pretrained(model)
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         where = "" if Path(model).is_dir() else " (no such folder here; taken for a model on the hub)"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -56,7 +56,7 @@ def load(name: str, dtype: Any = None) -> Any:
     import torch
 
     path = folder(name)
-    pipeline = _pipeline_class(name, json.loads((path / "model_index.json").read_text()))
+    pipeline = pipeline_class(path, f"reference model {name!r}")
     with _quiet():
         pipe = pipeline.from_pretrained(path, local_files_only=True)
         return pipe.to(dtype or torch.float32)  # transformers loads what was saved, diffusers float32
@@ -81,12 +81,21 @@ def _quiet() -> Iterator[None]:
                 logging.enable_progress_bar()
 
 
-def _pipeline_class(name: str, index: dict[str, Any]) -> Any:
-    """Class of a saved pipeline; checked before diffusers puts dummies in the place of what is missing."""
-    libraries = {part[0] for part in index.values() if isinstance(part, list)}
+def pipeline_class(path: Path, label: str) -> Any:
+    """Class of a pipeline that ``save_pretrained`` wrote, one of ours or diffusers' to find out.
+
+    Args:
+        path: Its folder.
+        label: What errors call it.
+
+    Raises:
+        StepMaskError: It reads text and transformers is not installed, in whose place diffusers would put dummies.
+    """
+    index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    libraries = {part[0] for part in index.values() if isinstance(part, list) and part}
     if "transformers" in libraries and importlib.util.find_spec("transformers") is None:
-        raise StepMaskError(f"reference model {name!r} reads text and needs transformers: pip install 'stepmask[text]'")
-    class_name = index["_class_name"]
+        raise StepMaskError(f"{label} reads text and needs transformers: pip install 'stepmask[text]'")
+    class_name = index.get("_class_name")
     if class_name in _OWN_PIPELINES:
         return getattr(importlib.import_module(_OWN_PIPELINES[class_name]), class_name)
     from diffusers import DiffusionPipeline
