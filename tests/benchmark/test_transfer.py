@@ -25,9 +25,9 @@ def stand_ins(monkeypatch):
 
 def test_settings_suit_the_model():
     names = {model: [setting.name for setting in settings(make())] for model, make in MODELS.items()}
-    common = ["10 steps", "50 steps", "DPM-Solver++", "bfloat16"]
-    assert names["a-unet"] == [*common, "48 x 48 pixels"]
-    assert names["a-dit"] == [*common, "guidance 1.5", "guidance 5", "other classes", "LoRA"]
+    common = ["10 steps", "DPM-Solver++", "bfloat16"]
+    assert names["a-unet"] == [*common, "48 x 48 pixels", "50 steps"]
+    assert names["a-dit"] == [*common, "guidance 1.5", "guidance 5", "other classes", "LoRA", "50 steps"]
 
 
 @pytest.mark.parametrize("model", MODELS)

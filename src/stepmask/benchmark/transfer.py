@@ -58,7 +58,6 @@ class Setting:
 def settings(pipe: Any) -> Iterator[Setting]:
     """What can be changed about a reference model."""
     yield Setting("10 steps", steps=10)
-    yield Setting("50 steps", steps=50)
     yield Setting("DPM-Solver++", change=with_dpm)
     yield Setting("bfloat16", change=lambda pipe: pipe.to(torch.bfloat16))
     if "guidance_scale" in parameters_of(pipe):
@@ -72,6 +71,7 @@ def settings(pipe: Any) -> Iterator[Setting]:
         yield Setting("48 x 48 pixels", change=_larger)
     else:
         yield Setting("LoRA", change=_with_lora)
+    yield Setting("50 steps", steps=50)
 
 
 def run_transfer(output: Path, name: str, num_images: int = NUM_IMAGES) -> list[dict[str, Any]]:
