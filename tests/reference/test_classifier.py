@@ -16,7 +16,7 @@ from stepmask.reference import train_classifier
 from stepmask.reference.cifar10 import CLASSES
 from stepmask.reference.classifier import FOLDER, RECORD, STATISTICS, WEIGHTS, Classifier, load_classifier
 from stepmask.reference.train import Budget
-from stepmask.reference.train_classifier import main, shifted
+from stepmask.reference.train_classifier import main, noisy, shifted
 
 shipped = pytest.mark.skipif(not (FOLDER / WEIGHTS).exists(), reason="the weights are not there")
 
@@ -110,6 +110,23 @@ def test_shifts_move_images_by_a_few_pixels():
     assert torch.equal(shifted(images, most=0), images)
 
 
+def test_noise_is_drawn_for_each_image_and_stays_in_range():
+    torch.manual_seed(0)
+    grey = torch.full((200, 3, 16, 16), 0.5)
+    deviations = (noisy(grey, most=0.04) - grey).flatten(1).std(1)
+    assert 0.038 < deviations.max() < 0.043 and deviations.min() < 0.004 and 0.018 < deviations.mean() < 0.022
+    assert noisy(torch.ones(2, 3, 4, 4)).max() == 1 and torch.equal(noisy(grey, most=0.0), grey)
+
+
+def test_a_training_may_begin_with_the_weights_of_another(data, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_classifier, "Classifier", small_class())
+    main(data, tmp_path, images=16, batch_size=16, learning_rate=1e-6, start=trained)
+    one, other = (load_classifier(folder).head.weight for folder in (trained, tmp_path))
+    assert torch.allclose(one, other, atol=1e-3)
+    record = json.loads((tmp_path / RECORD).read_text())
+    assert record["images_seen"] == 16 and record["start"]["images_seen"] == 640
+
+
 def test_training_learns_and_leaves_a_record(trained):
     record = json.loads((trained / RECORD).read_text())
     assert record["test_accuracy"] > 0.9 and record["test_images"] == 32
@@ -171,6 +188,17 @@ def test_the_classifier_of_the_package():
     statistics = FeatureStatistics.load(model.statistics)
     assert statistics.num_images == 50_000 and statistics.extractor == "cifar"
     assert FOLDER.name not in reference.names(), "it is no pipeline"
+
+
+@shipped
+def test_grain_that_is_hardly_seen_hardly_counts():
+    """The features once saw fine detail in colour, of which photographs have none, and hardly anything else."""
+    model = reference.load_classifier()
+    smooth = torch.nn.functional.interpolate(pictures(60, 5), (32, 32), mode="bicubic").clamp(0, 1)
+    torch.manual_seed(0)
+    grain = 0.01 * torch.randn_like(smooth)
+    there, off = (model(images)["features"] for images in (smooth, (smooth + grain).clamp(0, 1)))
+    assert (there - off).norm(dim=1).mean() < 0.2 * torch.cdist(there, there).mean()
 
 
 @shipped

@@ -90,8 +90,14 @@ class Classifier(nn.Module):
         return {"features": features, "spatial": spatial.flatten(1), "logits": self.head(features)}
 
     @torch.no_grad()
-    def fit_whitening(self, images: Tensor, epsilon: float = 5e-4) -> None:
-        """Set the first layer: eigenvectors of the patches of images (N, 3, H, W) in [0, 1], and their negatives."""
+    def fit_whitening(self, images: Tensor, epsilon: float = 0.1) -> None:
+        """Set the first layer: eigenvectors of the patches of images (N, 3, H, W) in [0, 1], and their negatives.
+
+        Args:
+            images: Of the train split.
+            epsilon: Added to the eigenvalues. A small one blows up what photographs hardly have, fine detail in
+                colour above all, and scores would then tell how much like JPEG files images are.
+        """
         patches = nn.functional.unfold((images - self.mean) / self.std, 2).transpose(1, 2).reshape(-1, 12)
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (vectors / (values + epsilon).sqrt()).T.reshape(12, 3, 2, 2)

@@ -25,6 +25,9 @@ from stepmask.reference.train import Budget, Progress, batches, write_record
 LABEL_SMOOTHING = 0.1
 MOST_SHIFT = 4
 """Pixels by which training images are moved."""
+MOST_NOISE = 0.04
+"""Largest standard deviation of the noise in training images, whose pixels lie in [0, 1]. Without it the features see
+the grain that samplers leave, and hardly anything else."""
 NUM_SAMPLES = 5000
 """Images whose own features are kept, for scores that need more than moments."""
 CHECKPOINT = "checkpoint.pt"
@@ -38,6 +41,11 @@ def shifted(images: Tensor, most: int = MOST_SHIFT) -> Tensor:
     rows, columns = down + torch.arange(height), right + torch.arange(width)
     picked = padded[torch.arange(number)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2)
+
+
+def noisy(images: Tensor, most: float = MOST_NOISE) -> Tensor:
+    """Add Gaussian noise to images in [0, 1], from none at all to `most`, drawn for each image."""
+    return (images + most * torch.rand(len(images), 1, 1, 1) * torch.randn_like(images)).clamp(0, 1)
 
 
 def train(
@@ -73,7 +81,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = budget.rate(progress)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model(shifted(batch / 2 + 0.5))["logits"]
+            logits = model(noisy(shifted(batch / 2 + 0.5)))["logits"]
         loss = nn.functional.cross_entropy(logits.float(), label, label_smoothing=LABEL_SMOOTHING)
         optimizer.zero_grad()
         loss.backward()
@@ -137,6 +145,7 @@ def main(
     images: Annotated[int, typer.Option(help="stop after so many images")] = 10**12,
     learning_rate: Annotated[float, typer.Option()] = 0.2,
     batch_size: Annotated[int, typer.Option()] = 256,
+    start: Annotated[Path | None, typer.Option(help="output of a training whose weights this one begins with")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice")] = 0,
 ) -> None:
     """Train the classifier; give the same command again to go on after a stop."""
@@ -148,8 +157,13 @@ def main(
     torch.manual_seed(0)
     pixels, labels = (torch.from_numpy(array) for array in load_cifar10(data))
     test_pixels, test_labels = (torch.from_numpy(array) for array in load_cifar10(data, "test"))
-    budget = Budget(hours=hours, images=images, learning_rate=learning_rate, warmup_images=2 * len(pixels))
+    warmup = len(pixels) // 2 if start else 2 * len(pixels)
+    budget = Budget(hours=hours, images=images, learning_rate=learning_rate, warmup_images=warmup)
     model = Classifier()
+    more = {}
+    if start:
+        model.load_state_dict(load_classifier(start).state_dict())
+        more["start"] = json.loads((start / RECORD).read_text())
     model.fit_whitening(pixels[:5000].float() / 255)
     progress = train(model, pixels, labels, output, budget, batch_size)
     model = finish(model, output, pixels)
@@ -162,10 +176,12 @@ def main(
         budget,
         batch_size=batch_size,
         label_smoothing=LABEL_SMOOTHING,
+        most_noise=MOST_NOISE,
         epochs=round(progress.images / len(pixels), 2),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         test_accuracy=round(test_accuracy, 4),
         test_images=len(test_labels),
+        **more,
     )
 
 
