@@ -47,6 +47,18 @@ def test_every_change_is_one(model):
         assert images[0].shape != images[1].shape or not torch.equal(*images), setting.name
 
 
+def test_another_sampler_leaves_the_pipeline_alone():
+    for make in MODELS.values():
+        pipe = make()
+        pipe.labels = {"cat": 3}
+        before, config = pipe.scheduler, dict(pipe.config)
+        changed = with_dpm(pipe)
+        assert isinstance(changed.scheduler, DPMSolverMultistepScheduler)
+        assert pipe.scheduler is before and dict(pipe.config) == config
+        if type(changed) is type(pipe):
+            assert changed.labels == {"cat": 3}, "classes keep their names"
+
+
 def test_rows_and_going_on(tmp_path, monkeypatch):
     def few(pipe):
         yield Setting("6 steps", steps=6)

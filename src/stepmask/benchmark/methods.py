@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,7 +207,9 @@ def with_dpm(pipe: Any) -> Any:
         return DDPMPipeline(pipe.unet, scheduler)
     if isinstance(pipe, SamplerLoop):
         return SamplerLoop(pipe.denoiser, scheduler)
-    return type(pipe)(**{**pipe.components, "scheduler": scheduler})
+    changed = copy.copy(pipe)  # made anew from its components it would lose the names of its classes
+    changed.scheduler = scheduler
+    return changed
 
 
 def chosen_methods(names: str | None = None) -> list[AnyMethod]:
