@@ -261,6 +261,14 @@ def ltx_texts(batch: int) -> dict[str, Any]:
     return video_texts(batch) | masks
 
 
+def latent_diffusion() -> Any:
+    from stepmask.reference.class_conditional_ldm import ClassConditionalLDMPipeline, ClassEmbedder
+
+    unet = tiny_model("UNet2DConditionModel")
+    torch.manual_seed(0)
+    return ClassConditionalLDMPipeline(vae(), unet, ClassEmbedder(10, unet.config.cross_attention_dim).eval(), ddim())
+
+
 PIXELS = square(16, 24, 16)
 NO_DECODER = {"output_type": "latent"}
 
@@ -268,6 +276,7 @@ CASES = [
     Case("DDPM", ddpm_pipeline, lambda batch: {"batch_size": batch}),
     Case("DDIM", ddim_pipeline, lambda batch: {"batch_size": batch}),
     Case("DiT", dit_pipeline, lambda batch: {"class_labels": [3, 7, 1][:batch]}, "one call"),
+    Case("LDM, by class", latent_diffusion, lambda batch: {"class_labels": [3, 7, 1][:batch]}, "one call"),
     Case("Stable Diffusion", stable_diffusion, sd_texts, "one call", SD_SIZES),
     Case(
         "Stable Diffusion, image to image",
