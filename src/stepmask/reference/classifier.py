@@ -1,7 +1,8 @@
 """A small CIFAR-10 classifier whose features scores of image sets are computed on, where Inception's are not at hand.
 
-Scores on these features say how near images are to CIFAR-10; they are no FID and are never called so. Training is in
-`train_classifier`, the scores in `stepmask.evaluation`, which knows extractors by their call alone.
+Scores on these features say how near images are to CIFAR-10; they are no FID and are never called so. Precision is weak
+on them: what the classifier cannot tell, noise even, lies amid the real images, and only the other scores, recall among
+them, fall. Training is in `train_classifier`, the scores in `stepmask.evaluation`, which knows extractors by their call.
 """
 
 from __future__ import annotations
