@@ -2,7 +2,7 @@
 
 Scores on these features say how near images are to CIFAR-10; they are no FID and are never called so. Precision is weak
 on them: what the classifier cannot tell, noise even, lies amid the real images, and only the other scores, recall among
-them, fall. Training is in `train_classifier`, the scores in `stepmask.evaluation`, which knows extractors by their call.
+them, fall. Training is in `train_classifier`, the scores in `stepmask.evaluation`, which knows just its call.
 """
 
 from __future__ import annotations
