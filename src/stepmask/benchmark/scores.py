@@ -19,6 +19,7 @@ def cifar_scores() -> Callable[[Tensor], dict[str, float]]:
 
     def score(images: Tensor) -> dict[str, float]:
         found = score_images(images, extractor, bootstrap=0)
-        return {name: one.value for name, one in found.scores.items()}
+        # what this classifier cannot tell lies amid real images, noise too: its precision says nothing
+        return {name: one.value for name, one in found.scores.items() if not name.startswith("precision")}
 
     return score

@@ -139,13 +139,17 @@ def _report(rows: list[dict[str, Any]], output: Path) -> None:
 def _table(rows: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
-    table = Table(title="against the full run", title_justify="left")
-    for column in ("model", "steps", "method", "setting", "MACs", "speed-up", "PSNR mean", "worst", "SSIM"):
-        table.add_column(column, justify="left" if column in ("model", "method") else "right")
+    models = {row["model"] for row in rows}
+    title = "against the full run" if len(models) > 1 else f"{models.pop()}, against the full run"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("model", "steps", "method", "setting", "MACs", "speed-up", "PSNR", "worst", "SSIM"):
+        if column != "model" or models:
+            table.add_column(column, justify="left" if column in ("model", "method") else "right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row["model"], -row["steps"], row["method"], -row["macs"])):
         ssim = "-" if row["ssim_mean"] is None else f"{row['ssim_mean']:.3f}"
         psnr = f"{row['psnr_mean']:.1f} ± {row['psnr_sem']:.1f}", f"{row['psnr_min']:.1f}"
         speed = f"{row['speed']['denoiser_speedup']:.2f}x" if row.get("speed") else "-"
         macs = f"{row['macs']:.1%}"
-        table.add_row(row["model"], str(row["steps"]), row["method"], row["setting"], macs, speed, *psnr, ssim)
+        first = [row["model"]] if models else []
+        table.add_row(*first, str(row["steps"]), row["method"], row["setting"], macs, speed, *psnr, ssim)
     return table
