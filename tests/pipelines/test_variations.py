@@ -20,7 +20,7 @@ IMAGE = BY_NAME["Stable Diffusion, image to image"]
 SD3, FLUX = BY_NAME["Stable Diffusion 3"], BY_NAME["Flux"]
 
 
-def run_as_hooks_would(case, pipe, calls=None, seed=3, share=0.5):
+def assert_runs_as_hooks_would(case, pipe, calls=None, seed=3, share=0.5):
     """Applies random masks with and without forecasts, and compares with hooks; also a second time."""
     plain = case.run(pipe)
     with stepmask.apply(pipe, all_ones(pipe)):
@@ -55,7 +55,7 @@ SCHEDULERS = {
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers(name):
     case = replace(SD, scheduler=SCHEDULERS[name], steps=5)
-    run_as_hooks_would(case, case.build())
+    assert_runs_as_hooks_would(case, case.build())
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_schedulers(name):
 )
 def test_a_late_start(name, start):
     case = replace(IMAGE, scheduler=SCHEDULERS[name], start=start)
-    run_as_hooks_would(case, case.build())
+    assert_runs_as_hooks_would(case, case.build())
 
 
 def test_pndm_repeats_a_timestep():
@@ -82,12 +82,12 @@ def test_pndm_repeats_a_timestep():
 
 def test_flow_matching_of_second_order():
     case = replace(SD3, scheduler=diffusers.FlowMatchHeunDiscreteScheduler)
-    run_as_hooks_would(case, case.build())
+    assert_runs_as_hooks_would(case, case.build())
 
 
 def test_timesteps_of_ones_own():
     case = replace(SD, options={"timesteps": [900, 500, 400, 100]}, scheduler=SCHEDULERS["DPM++"])
-    run_as_hooks_would(case, case.build())
+    assert_runs_as_hooks_would(case, case.build())
 
 
 # --- guidance
@@ -95,7 +95,7 @@ def test_timesteps_of_ones_own():
 
 def test_without_guidance():
     case = replace(SD, options={"guidance_scale": 1.0})
-    run_as_hooks_would(case, case.build())
+    assert_runs_as_hooks_would(case, case.build())
 
 
 def test_guidance_that_ends_in_mid_run():
@@ -109,7 +109,7 @@ def test_guidance_that_ends_in_mid_run():
 
     options = {"callback_on_step_end": end_guidance, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
     case = replace(SD, steps=6, options=options)
-    run_as_hooks_would(case, case.build(), [(row, int(row > 1)) for row in range(6)])
+    assert_runs_as_hooks_would(case, case.build(), [(row, int(row > 1)) for row in range(6)])
 
 
 def test_a_third_call_at_some_steps():
@@ -117,7 +117,7 @@ def test_a_third_call_at_some_steps():
     options = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.1, "skip_layer_guidance_stop": 0.7}
     case = replace(SD3, steps=6, options=options)
     calls = [(row, stream) for row in range(6) for stream in ((0, 1) if 1 <= row <= 4 else (0,))]
-    run_as_hooks_would(case, case.build(), calls)
+    assert_runs_as_hooks_would(case, case.build(), calls)
 
 
 def test_a_second_denoiser_takes_over():
@@ -125,7 +125,7 @@ def test_a_second_denoiser_takes_over():
     other = tiny_model("WanTransformer3DModel", seed=1)
     case = replace(BY_NAME["Wan"], make=lambda: wan(transformer_2=other, boundary_ratio=0.5), steps=6)
     rows = range(3)
-    run_as_hooks_would(case, case.build(), [(row, stream) for row in rows for stream in (0, 1)])
+    assert_runs_as_hooks_would(case, case.build(), [(row, stream) for row in rows for stream in (0, 1)])
 
 
 # --- number formats
@@ -140,7 +140,7 @@ def test_half_precision(case, dtype):
         return {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in inputs(batch).items()}
 
     case = replace(case, make=lambda: case_make(case).to(dtype), inputs=half)
-    run_as_hooks_would(case, case.build(), seed=4)
+    assert_runs_as_hooks_would(case, case.build(), seed=4)
 
 
 def case_make(case):
@@ -151,13 +151,13 @@ def case_make(case):
 def test_autocast(case):
     pipe = case.build()
     with torch.autocast("cpu", torch.bfloat16):
-        run_as_hooks_would(case, pipe)
+        assert_runs_as_hooks_would(case, pipe)
 
 
 def test_inference_mode():
     pipe = SD.build()
     with torch.inference_mode():
-        run_as_hooks_would(SD, pipe)
+        assert_runs_as_hooks_would(SD, pipe)
 
 
 # --- several runs

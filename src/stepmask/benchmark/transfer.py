@@ -173,7 +173,7 @@ def _larger(pipe: Any) -> Any:
 
 
 def _with_lora(pipe: Any) -> Any:
-    """Random low-rank changes of all attention projections: not a trained LoRA, but as far from the model as one."""
+    """Random low-rank changes of all attention projections: a stand-in for a trained LoRA."""
     from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(0)

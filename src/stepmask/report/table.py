@@ -77,7 +77,7 @@ def transfer_table(results: Iterable[Mapping[str, Any]]) -> str:
         results: What ``transfer-MODEL.json`` holds.
     """
     lines = [
-        "| model | setting | MACs | learned there | taken over | costs | FORA 1:2 with forecasts, its MACs |",
+        "| model | setting | MACs | learned there, its MACs | taken over | costs | FORA 1:2 with forecasts, its MACs |",
         "|---|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -87,7 +87,7 @@ def transfer_table(results: Iterable[Mapping[str, Any]]) -> str:
                 result["model"],
                 row["setting"],
                 f"{row['macs']:.3f}",
-                f"{row['psnr_here']:.1f}",
+                f"{row['psnr_here']:.1f} at {row['macs_here']:.3f}",
                 f"{row['psnr_taken_over']:.1f}",
                 f"{lost:.1f}",
                 f"{row['psnr_schedule']:.1f} at {row['macs_schedule']:.3f}",
