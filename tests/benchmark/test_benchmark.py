@@ -72,7 +72,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
         pipe = make()
         mask = StepMask.load(output / "masks" / f"{name}-{STEPS}-learned-0.5-seed1.json")
         (row,) = (r for r in result["rows"] if (r["method"], r["setting"], r["seed"]) == ("learned", "0.5", 1))
-        guided = {"guidance_scale": run.GUIDANCE_SCALE} if name == "a-dit" else {}
+        guided = {"guidance_scale": methods.GUIDANCE_SCALE} if name == "a-dit" else {}
         assert mask.provenance["guidance_scale"] == guided.get("guidance_scale")
         fraction = measure_cost(pipe, call_kwargs=guided).fraction(make_plan(mask, describe(pipe)))
         assert row["macs"] == pytest.approx(fraction)

@@ -18,7 +18,7 @@ from stepmask.learning.calibrated.block_caching import block_caching
 from stepmask.learning.calibrated.ditfastattn import ditfastattn
 from stepmask.learning.calibrated.smoothcache import smoothcache
 from stepmask.mask import StepMask
-from stepmask.runtime.sampling import SamplerLoop
+from stepmask.runtime.sampling import SamplerLoop, parameters_of
 from stepmask.schedules import deepcache, faster_diffusion, fora, random_schedule, step_skipping
 
 TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
@@ -28,6 +28,7 @@ BINARY_SEEDS = (0,)
 ROUNDS: int | None = 3
 """Refining rounds at each target; None for the default."""
 TRAJECTORIES = 8
+GUIDANCE_SCALE = 2.5
 PAPER_STEPS = 20
 """The paper's learner is compared up to so many steps: it costs as much as ours."""
 
@@ -245,6 +246,11 @@ def paper(subject: Subject, setting: str, seed: int | None) -> StepMask:
         conditions=subject.conditions,
         num_trajectories=TRAJECTORIES,
     )
+
+
+def guided(pipe: Any, scale: float = GUIDANCE_SCALE) -> dict[str, float]:
+    """The guidance of a reference model, as an argument of its call; empty where it has none."""
+    return {"guidance_scale": scale} if "guidance_scale" in parameters_of(pipe) else {}
 
 
 def is_unet(pipe: Any) -> bool:

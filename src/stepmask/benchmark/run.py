@@ -15,17 +15,15 @@ from stepmask import reference
 from stepmask.benchmark.cells import Cells
 from stepmask.benchmark.compare import Comparison, speed_row
 from stepmask.benchmark.memory import probing_memory_mib
-from stepmask.benchmark.methods import AnyMethod, Subject, is_unet, methods
+from stepmask.benchmark.methods import AnyMethod, Subject, guided, is_unet, methods
 from stepmask.benchmark.transfer import run_transfer
 from stepmask.errors import StepMaskError
 from stepmask.evaluation import evaluate
 from stepmask.mask import StepMask
-from stepmask.runtime.sampling import parameters_of
 from stepmask.schedules import deepcache, fora, random_schedule
 
 STEPS = (50, 20)
 NUM_IMAGES = 64
-GUIDANCE_SCALE = 2.5
 SPEED_STEPS = 20
 MEMORY_STEPS = (20, 50, 100)
 
@@ -69,7 +67,7 @@ def run_benchmark(
     for name in names:
         pipe = reference.load(name)
         for count in steps:
-            subject = Subject(pipe, count, _call_kwargs(pipe), **({} if targets is None else {"targets": targets}))
+            subject = Subject(pipe, count, guided(pipe), **({} if targets is None else {"targets": targets}))
             comparison = Comparison(name, subject, output, num_images, tell=console.print)
             comparison.run(methods() if chosen is None else chosen)
             comparison.cells.collect()
@@ -81,10 +79,6 @@ def run_benchmark(
         run_transfer(output, name)
     order = [method.name for method in methods()]
     return [row for name in reference.names() for row in Cells(output, name, order).rows()]
-
-
-def _call_kwargs(pipe: Any) -> dict[str, Any]:
-    return {"guidance_scale": GUIDANCE_SCALE} if "guidance_scale" in parameters_of(pipe) else {}
 
 
 def _measure_speed(name: str, pipe: Any, output: Path, console: Console) -> None:
@@ -101,7 +95,7 @@ def _measure_speed(name: str, pipe: Any, output: Path, console: Console) -> None
         if any(row["mask"] == label for row in rows):
             continue
         console.print(f"{name}: speed of {label}")
-        result = evaluate(pipe, mask, seeds=16, call_kwargs=_call_kwargs(pipe), batch_size=16, speed_pairs=5)
+        result = evaluate(pipe, mask, seeds=16, call_kwargs=guided(pipe), batch_size=16, speed_pairs=5)
         rows.append({"mask": label, "steps": SPEED_STEPS, "macs": result.macs_fraction, **speed_row(result)})
         cells.collect(speed=rows)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from stepmask import reference
 from stepmask._files import write_atomically
 from stepmask.architectures import denoiser_of, describe
-from stepmask.benchmark.methods import with_dpm
+from stepmask.benchmark.methods import GUIDANCE_SCALE, guided, with_dpm
 from stepmask.evaluation import evaluate
 from stepmask.learning import learn
 from stepmask.liveness import make_plan
@@ -29,7 +29,6 @@ from stepmask.schedules import fora
 
 STEPS = 20
 TARGET = 0.5
-GUIDANCE_SCALE = 2.5
 NUM_IMAGES = 64
 ROUNDS = 1
 """Refining rounds of every learning here."""
@@ -42,7 +41,7 @@ class Setting:
 
     name: str
     steps: int = STEPS
-    guidance_scale: float | None = None
+    guidance_scale: float = GUIDANCE_SCALE
     change: Callable[[Any], Any] = lambda pipe: pipe
     """Makes the pipeline of this setting from the model's."""
     conditions: tuple[int, ...] | None = None
@@ -51,8 +50,7 @@ class Setting:
 
     def call_kwargs(self, pipe: Any) -> dict[str, Any]:
         """Arguments of the pipeline's call."""
-        guided = "guidance_scale" in parameters_of(pipe)
-        return {"guidance_scale": self.guidance_scale or GUIDANCE_SCALE} if guided else {}
+        return guided(pipe, self.guidance_scale)
 
 
 def settings(pipe: Any) -> Iterator[Setting]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from stepmask.runtime.features import put_together, take_apart
 
 Feature = Any
 """Value of a site: a tensor, or a tuple of tensors."""
@@ -29,12 +31,9 @@ def poison_like(feature: Feature) -> Feature:
 
 def extrapolate(newest: Feature, second: Feature, distance: float) -> Feature:
     """``newest + distance * (newest - second)``, where distance 1 is as far again as the two are apart."""
-    leaves, layout = tree_flatten(newest)
-    moved = [
-        torch.lerp(old, new, 1 + distance) if isinstance(new, Tensor) else new
-        for new, old in zip(leaves, tree_leaves(second), strict=True)
-    ]
-    return tree_unflatten(moved, layout)
+    parts, layout = take_apart(newest)
+    before = take_apart(second)[0]
+    return put_together([torch.lerp(old, new, 1 + distance) for new, old in zip(parts, before, strict=True)], layout)
 
 
 def versions(feature: Feature) -> list[int]:

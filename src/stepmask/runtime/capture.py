@@ -18,12 +18,7 @@ from torch.utils._pytree import tree_map_only
 from stepmask.architectures import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.runtime.prompts import without_clashes
-from stepmask.runtime.sampling import SamplerLoop, parameters_of, quiet, random_conditions
-
-
-class _Captured(Exception):
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self.arguments = arguments
+from stepmask.runtime.sampling import SamplerLoop, first_call, parameters_of, quiet, random_conditions
 
 
 def denoiser_inputs(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -38,20 +33,17 @@ def denoiser_inputs(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> 
     """
     if isinstance(pipe, torch.nn.Module | SamplerLoop) or not callable(pipe):
         return None
-    denoiser, scheduler = denoiser_of(pipe), pipe.scheduler
-    hook = denoiser.register_forward_pre_hook(_capture, with_kwargs=True, prepend=True)
+    scheduler = pipe.scheduler
     pipe.scheduler = copy.deepcopy(scheduler)
     try:
         with quiet(pipe):
-            pipe(**_arguments(pipe, call_kwargs or {}))
-    except _Captured as found:
-        return _first(found.arguments)
+            call = first_call(pipe, lambda: pipe(**_arguments(pipe, call_kwargs or {})))
     except Exception:  # the family's own example has to do
         return None
     finally:
-        hook.remove()
         pipe.scheduler = scheduler
-    return None
+    named = None if call is None else _named(denoiser_of(pipe), *call)
+    return None if named is None else _first(named)
 
 
 def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,19 +54,20 @@ def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     except StepMaskError:
         drawn = {}
     arguments = {**without_clashes(drawn, one), **one, "num_inference_steps": 2}
-    return (
-        arguments | {"generator": torch.Generator().manual_seed(0)} if "generator" in parameters_of(pipe) else arguments
-    )
+    if "generator" in parameters_of(pipe):
+        arguments["generator"] = torch.Generator().manual_seed(0)
+    return arguments
 
 
-def _capture(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-    forward = inspect.signature(type(module).forward)
-    if any(p.kind is p.VAR_POSITIONAL for p in forward.parameters.values()):
-        raise TypeError("arguments without names")
-    bound = forward.bind(module, *args, **kwargs).arguments
-    more = next((p.name for p in forward.parameters.values() if p.kind is p.VAR_KEYWORD), None)
-    arguments = {name: value for name, value in bound.items() if name not in ("self", more)}
-    raise _Captured(arguments | bound.get(more, {}))
+def _named(denoiser: torch.nn.Module, args: tuple, kwargs: dict) -> dict[str, Any] | None:
+    """Arguments of a call by name; None where the denoiser's forward has no names for them."""
+    forward = inspect.signature(type(denoiser).forward)
+    kinds = {p.kind: p.name for p in forward.parameters.values()}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return None
+    bound = forward.bind(denoiser, *args, **kwargs).arguments
+    more = bound.pop(kinds.get(inspect.Parameter.VAR_KEYWORD), {})
+    return {name: value for name, value in bound.items() if name != "self"} | more
 
 
 def _first(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -265,8 +265,31 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
     return made.float().cpu()
 
 
-class _Started(Exception):
+class _Called(Exception):
     """A run has reached its denoiser."""
+
+
+def first_call(pipe: Any, run: Callable[[], Any]) -> tuple[tuple, dict] | None:
+    """Arguments of the denoiser's first call in a run, which ends there; None where it never calls.
+
+    Args:
+        pipe: The pipeline.
+        run: Calls it.
+    """
+    found: list[tuple[tuple, dict]] = []
+
+    def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        found.append((args, kwargs))
+        raise _Called
+
+    hook = denoiser_of(pipe).register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
+    try:
+        run()
+    except _Called:
+        return found[0]
+    finally:
+        hook.remove()
+    return None
 
 
 def timesteps_of_run(
@@ -279,18 +302,8 @@ def timesteps_of_run(
     """
     config = getattr(pipe.scheduler, "config", {})
     flows = "FlowMatch" in type(pipe.scheduler).__name__ or config.get("use_flow_sigmas")
-    if not flows and not config.get("use_dynamic_shifting"):
+    if flows or config.get("use_dynamic_shifting"):
+        first_call(pipe, lambda: sample(pipe, call_kwargs, seeds, num_inference_steps))
+    else:
         pipe.scheduler.set_timesteps(num_inference_steps)
-        return [float(timestep) for timestep in pipe.scheduler.timesteps]
-
-    def stop(*_: Any) -> None:
-        raise _Started
-
-    hook = denoiser_of(pipe).register_forward_pre_hook(stop)
-    try:
-        sample(pipe, call_kwargs, seeds, num_inference_steps)
-    except _Started:
-        pass
-    finally:
-        hook.remove()
     return [float(timestep) for timestep in pipe.scheduler.timesteps]
