@@ -49,6 +49,18 @@ def test_dit_pipeline_refuses_schedulers_that_it_runs_wrongly(run, dit_folder, t
     assert "never scales its noise" in words(result)
 
 
+@pytest.mark.parametrize("verb", ["benchmark", "describe", "evaluate", "learn", "sample"])
+def test_guidance_of_a_pipeline_that_has_none(verb, run, folder, mask_file, tmp_path):
+    more = {
+        "benchmark": ["-o", tmp_path / "b", "--steps", 4, "--methods", "fora", "-n", 2],
+        "evaluate": ["--mask", mask_file],
+        "learn": ["-o", tmp_path / "m.json", "--steps", 4],
+        "sample": ["--mask", mask_file, "-o", tmp_path / "s"],
+    }
+    text = words(run(verb, folder, "--guidance-scale", 2.5, *more.get(verb, []), code=2))
+    assert "the call of DDIMPipeline takes no guidance_scale: leave it out; it takes batch_size, generator" in text
+
+
 def test_seeds_that_learning_saw(run, folder, mask_file, tmp_path):
     content = json.loads(mask_file.read_text())
     content["provenance"]["noise_seeds"] = [10_000, 10_003]

@@ -33,6 +33,11 @@ def test_help_does_not_import_torch():
     assert done.stdout.strip().endswith("[]")
 
 
+def test_the_package_is_the_command_too():
+    done = subprocess.run([sys.executable, "-m", "stepmask", "--help"], capture_output=True, text=True, check=True)
+    assert "Usage: stepmask " in done.stdout and "benchmark" in done.stdout
+
+
 def test_every_verb_is_listed_in_order(run):
     assert GROUP.list_commands(None) == list(ORDER)
     text = run("--help").output

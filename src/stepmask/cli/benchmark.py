@@ -88,8 +88,11 @@ def benchmark(
             **{name: value for name, value in given.items() if value is not None},
         )
     else:
+        from stepmask.runtime.sampling import check_call_kwargs
+
         pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
         call_kwargs = guidance_kwargs(guidance_scale)
+        check_call_kwargs(pipe, call_kwargs)
         options = {
             "num_images": num_images,
             "batch_size": batch_size,

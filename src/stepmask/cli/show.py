@@ -10,7 +10,7 @@ import typer
 from stepmask.cli._app import app, stdout
 from stepmask.cli._arguments import At
 from stepmask.cli._mask_files import load_mask
-from stepmask.cli._models import load
+from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_folder
 from stepmask.cli._reached import reached
 
@@ -38,8 +38,8 @@ def show(
     if model is not None:
         pipe = load(model, device="cpu")
         drawn = stepmask.make_plan(decision, stepmask.describe(pipe))
-        guidance = decision.provenance.get("guidance_scale")
-        fraction = stepmask.measure_cost(pipe, call_kwargs={"guidance_scale": guidance}).fraction(drawn)
+        guidance = guidance_kwargs(decision.provenance.get("guidance_scale"))
+        fraction = stepmask.measure_cost(pipe, call_kwargs=guidance).fraction(drawn)
     out = stdout()
     out.print(terminal_map(drawn, min(100, out.width)))
     made = ", ".join(f"{k} {v}" for k, v in decision.provenance.items() if isinstance(v, str | int | float))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stepmask.errors import StepMaskError
 from stepmask.runtime.prompts import is_per_image, without_clashes
-from stepmask.runtime.sampling import parameters_of, random_conditions
+from stepmask.runtime.sampling import check_call_kwargs, parameters_of, random_conditions
 
 CONDITION_SEED = 20_260_101
 """Seed of the generator that draws the conditions of all evaluations."""
@@ -26,7 +26,8 @@ class Conditions:
         num_images: N.
 
     Raises:
-        StepMaskError: The pipeline needs conditions that neither the user nor stepmask gave.
+        StepMaskError: The pipeline needs conditions that neither the user nor stepmask gave, or does not take what the
+            user gave.
     """
 
     def __init__(self, pipe: Any, call_kwargs: Mapping[str, Any] | None, num_images: int) -> None:
@@ -34,6 +35,7 @@ class Conditions:
         for name in ("generator", "num_inference_steps", "output_type", "return_dict"):
             if name in given:
                 raise StepMaskError(f"call_kwargs must not contain {name}: evaluation sets it itself")
+        check_call_kwargs(pipe, given)
         try:
             drawn = random_conditions(pipe, num_images, torch.Generator().manual_seed(CONDITION_SEED))
         except StepMaskError:

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from stepmask.errors import StepMaskError
 from stepmask.runtime.prompts import is_per_image, without_clashes
-from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, timesteps_of_run, without_decoder
+from stepmask.runtime.sampling import (
+    SamplerLoop,
+    check_call_kwargs,
+    random_conditions,
+    sample,
+    timesteps_of_run,
+    without_decoder,
+)
 
 NOISE_SEEDS = 2**31
 """Learning draws its noise from the upper half of the 32-bit seeds (torch uses no more), far from what people use."""
@@ -30,6 +37,9 @@ class Noise:
         seed: Of learning.
         call_kwargs: The user's arguments for the call, which win over drawn ones. Lists, tuples and tensors hold one
             value per image and are gone through again and again.
+
+    Raises:
+        StepMaskError: The call does not take one of them.
     """
 
     def __init__(
@@ -38,6 +48,7 @@ class Noise:
         self.pipe, self.num_inference_steps = pipe, num_inference_steps
         self._first = NOISE_SEEDS + (seed * IMAGES_PER_SEED) % (NOISE_SEEDS - IMAGES_PER_SEED)
         self._given = dict(call_kwargs or {})
+        check_call_kwargs(pipe, self._given)
 
     def seeds(self, first: int, count: int) -> range:
         """Seeds of the images numbered from `first`."""

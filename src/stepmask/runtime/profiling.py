@@ -20,7 +20,7 @@ from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import num_bytes
 from stepmask.runtime.capture import denoiser_inputs
 from stepmask.runtime.gate import Gates
-from stepmask.runtime.sampling import forwards_per_image
+from stepmask.runtime.sampling import check_call_kwargs, forwards_per_image
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
 """Operations that attention takes its products with."""
@@ -48,7 +48,12 @@ def measure_cost(
             1 halves the cost.
         latency: Also time the sites on the model's device, for one batch.
         batch_size: Images in that batch.
+
+    Raises:
+        StepMaskError: The pipeline's call does not take one of `call_kwargs`.
     """
+    if not isinstance(model, nn.Module):
+        check_call_kwargs(model, call_kwargs)
     denoiser = denoiser_of(model)
     graph = describe(denoiser)
     forwards = forwards_per_image(model, call_kwargs)

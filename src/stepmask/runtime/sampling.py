@@ -105,6 +105,22 @@ def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(type(pipe).__call__).parameters
 
 
+def check_call_kwargs(pipe: Any, call_kwargs: Mapping[str, Any] | None) -> None:
+    """Refuse arguments that a pipeline's call, or the denoiser of a `SamplerLoop`, does not take.
+
+    Raises:
+        StepMaskError: Names them, and what is taken.
+    """
+    parameters, owner = parameters_of(pipe), f"the call of {type(pipe).__name__}"
+    if isinstance(pipe, SamplerLoop):
+        parameters = inspect.signature(type(pipe.denoiser).forward).parameters
+        owner = f"{type(pipe.denoiser).__name__}, sampled in a plain loop,"
+    strangers = sorted(set(call_kwargs or {}) - set(parameters))
+    if strangers and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        taken = [name for name, p in parameters.items() if name != "self" and p.kind is not p.VAR_POSITIONAL]
+        raise StepMaskError(f"{owner} takes no {', '.join(strangers)}: leave it out; it takes {', '.join(taken)}")
+
+
 def num_classes(pipe: Any) -> int | None:
     """Number of classes of a class-conditional pipeline or denoiser; None where there are none."""
     labels = getattr(pipe, "labels", None)  # of a DiTPipeline: numbers by name, several names for some
