@@ -105,7 +105,8 @@ def test_an_interrupted_benchmark_keeps_what_it_has(tmp_path, monkeypatch):
     assert len(list((tmp_path / "cells").iterdir())) == 2
     assert calls[0] is None and calls[1] is not None, "the full run is made once"
     rows = run_benchmark(tmp_path, models=["a-dit"], **QUICK)
-    assert len(rows) == len(calls) - 1, "only the one that failed was tried again"
+    masked = [row for row in rows if not row["method"].startswith("fewer steps")]
+    assert len(masked) == len(calls) - 1, "only the one that failed was tried again"
     assert len({(row["method"], row["setting"], row["seed"]) for row in rows}) == len(rows)
 
 

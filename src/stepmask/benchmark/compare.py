@@ -9,19 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from stepmask.benchmark.cells import Cells, Key
-from stepmask.benchmark.methods import AnyMethod, FamilyMethod, FewerSteps, Subject, methods
+from stepmask.benchmark.methods import AnyMethod, FamilyMethod, Subject, Unmasked, methods
+from stepmask.benchmark.unmasked import evaluate_unmasked
 from stepmask.errors import TargetError
 from stepmask.evaluation import Evaluation, evaluate
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
-from stepmask.schedules import fora
 
 CIRCUMSTANCES = (
     "pipeline", "denoiser", "scheduler", "num_inference_steps", "seeds", "guidance_scale", "dtype", "device",
@@ -81,36 +81,26 @@ class Comparison:
         return self.cells.rows()
 
     def _measure(self, key: Key, method: AnyMethod) -> None:
-        if isinstance(method, FewerSteps):
-            result, more = self._with_fewer_steps(key, method)
+        options = {
+            "seeds": self.num_images,
+            "call_kwargs": self.subject.call_kwargs,
+            "conditions": self.subject.conditions,
+            "batch_size": self.batch_size,
+            "speed": self.speed,
+            "reference": self._full,
+        }
+        if isinstance(method, Unmasked):
+            running = partial(method.running, self.subject, key.setting)
+            result = evaluate_unmasked(self.subject.pipe, self.subject.steps, running, **options)
+            more = {"peak_cache_bytes": None, "psnr_when_learned": None}
         else:
             mask = self._mask(key, method)
-            result = self._evaluate(self.subject.pipe, mask, speed=self.speed)
-            self._full, more = result.full, {"psnr_when_learned": mask.provenance.get("psnr")}
+            result = evaluate(self.subject.pipe, mask, **options)
+            more = {"psnr_when_learned": mask.provenance.get("psnr")}
+        self._full = result.full
         row = row_of(result) | more
         row |= {} if self.score is None else {"scores": dict(self.score(result.masked))}
         self.cells.save(key, row)
-
-    def _evaluate(self, pipe: Any, mask: StepMask, **options: Any) -> Evaluation:
-        return evaluate(
-            pipe,
-            mask,
-            seeds=self.num_images,
-            call_kwargs=self.subject.call_kwargs,
-            conditions=self.subject.conditions,
-            batch_size=self.batch_size,
-            reference=self._full,
-            **options,
-        )
-
-    def _with_fewer_steps(self, key: Key, method: FewerSteps) -> tuple[Evaluation, dict[str, Any]]:
-        """The plain pipeline, compared with the full number of steps."""
-        if self._full is None:
-            self._full = self._evaluate(self.subject.pipe, fora(self.subject.pipe, key.steps, 1), speed=False).full
-        steps = int(key.setting)
-        pipe = method.change(self.subject.pipe)
-        result = self._evaluate(pipe, fora(pipe, steps, 1), speed=False)
-        return result, {"macs": steps / key.steps, "psnr_when_learned": None}
 
     def _mask(self, key: Key, method: AnyMethod) -> StepMask:
         path = self._masks / f"{key.slug}.json"

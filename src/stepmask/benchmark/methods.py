@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -117,28 +118,25 @@ class FamilyMethod:
 
 
 @dataclass(frozen=True)
-class FewerSteps:
-    """No mask at all: the plain pipeline with fewer steps, from the same noise.
+class Unmasked:
+    """No mask: a pipeline that runs something of its own, from the same noise.
 
     Attributes:
         name: As tables call it.
-        change: Makes the pipeline that runs them.
+        settings: Of a subject.
+        running: Of a subject and a setting, for one call of the pipeline: a context manager that gives the pipeline to
+            call and its number of steps. At its end, by an exception too, the subject's pipeline is as it was.
+        fits: Why a subject cannot run so; None where it can.
     """
 
     name: str
-    change: Callable[[Any], Any] = lambda pipe: pipe
+    settings: Callable[[Subject], Sequence[str]]
+    running: Callable[[Subject, str], AbstractContextManager[tuple[Any, int]]]
+    fits: Callable[[Subject], str | None] = lambda subject: None
     seeds: tuple[None] = (None,)
 
-    def settings(self, subject: Subject) -> Sequence[str]:
-        """Numbers of steps that cost about as much as the budgets."""
-        return [str(max(1, round(target * subject.steps))) for target in subject.targets]
 
-    def fits(self, subject: Subject) -> str | None:
-        """Always."""
-        return None
-
-
-AnyMethod = Method | FamilyMethod | FewerSteps
+AnyMethod = Method | FamilyMethod | Unmasked
 
 
 def methods() -> list[AnyMethod]:
@@ -156,8 +154,8 @@ def methods() -> list[AnyMethod]:
         Method("SmoothCache", _budgets, partial(_calibrated, rule=smoothcache)),
         Method("Block Caching", _budgets, partial(_calibrated, rule=block_caching)),
         Method("DiTFastAttn", lambda subject: ["0.05", "0.15"], _ditfastattn, fits=_no_levels),
-        FewerSteps("fewer steps"),
-        FewerSteps("fewer steps, DPM-Solver++", with_dpm),
+        Unmasked("fewer steps", _affordable_steps, _fewer_steps),
+        Unmasked("fewer steps, DPM-Solver++", _affordable_steps, partial(_fewer_steps, change=with_dpm)),
         FamilyMethod("learned", True, SEEDS),
         FamilyMethod("learned, hold only", False, BINARY_SEEDS),
         Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps),
@@ -197,6 +195,18 @@ def _step_skipping(subject: Subject, setting: str, seed: int | None) -> StepMask
 
 def _random(subject: Subject, setting: str, seed: int | None) -> StepMask:
     return random_schedule(subject.pipe, subject.steps, density=float(setting), seed=seed)
+
+
+def _affordable_steps(subject: Subject) -> list[str]:
+    """Numbers of steps that cost about as much as the budgets."""
+    return [str(max(1, round(target * subject.steps))) for target in subject.targets]
+
+
+@contextmanager
+def _fewer_steps(
+    subject: Subject, setting: str, change: Callable[[Any], Any] = lambda pipe: pipe
+) -> Iterator[tuple[Any, int]]:
+    yield change(subject.pipe), int(setting)
 
 
 def with_dpm(pipe: Any) -> Any:

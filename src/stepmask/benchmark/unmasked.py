@@ -1,0 +1,106 @@
+"""Measures a pipeline that runs something of its own, without a mask, as `stepmask.evaluate` measures a mask.
+
+What it costs cannot be read from a plan: the MACs are those that ran, counted during one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from stepmask.architectures import denoiser_of
+from stepmask.evaluation import Evaluation, psnr_per_image, sampler_for, ssim_per_image
+from stepmask.evaluation.fidelity import Spread
+from stepmask.evaluation.result import circumstances
+from stepmask.evaluation.sampled import Sampler, sample_pairs
+from stepmask.evaluation.speed import Speed, Times
+from stepmask.runtime.counting import counted
+from stepmask.schedules import fora
+
+Running = Callable[[], AbstractContextManager[tuple[Any, int]]]
+"""What gives the pipeline to call and its number of steps, for one call."""
+
+
+@dataclass(kw_only=True)
+class OtherSampler(Sampler):
+    """Runs a pipeline plainly, or with something of its own in place of a plan."""
+
+    running: Running
+
+    def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
+        """Images and times of the other run; see `Sampler.full`."""
+        with self.running() as (pipe, steps):
+            return replace(self, pipe=pipe, num_inference_steps=steps).full(start, seeds)
+
+    def macs_per_image(self, start: int, seeds: Sequence[int]) -> float:
+        """MACs per image that really ran in the other run, averaged over a batch."""
+        with self.running() as (pipe, steps), counted(denoiser_of(pipe)) as counter:
+            replace(self, pipe=pipe, num_inference_steps=steps).full(start, seeds)
+        return counter.macs / len(seeds)
+
+    def full_macs_per_image(self, start: int, seeds: Sequence[int]) -> float:
+        """The same of the full run."""
+        with counted(denoiser_of(self.pipe)) as counter:
+            self.full(start, seeds)
+        return counter.macs / len(seeds)
+
+
+def evaluate_unmasked(
+    pipe: Any,
+    num_inference_steps: int,
+    running: Running,
+    *,
+    seeds: int,
+    call_kwargs: Any = None,
+    conditions: Any = None,
+    batch_size: int = 16,
+    speed: bool = True,
+    speed_pairs: int = 3,
+    reference: Tensor | None = None,
+) -> Evaluation:
+    """Compare what `running` gives with the full run from the same noise.
+
+    Args:
+        pipe: The pipeline.
+        num_inference_steps: Of the full run.
+        running: Entered for every batch anew, so nothing is carried from one to the next.
+        seeds: Number of images; the other arguments are those of `stepmask.evaluate`.
+        call_kwargs: For the pipeline's call.
+        conditions: Prompts or class numbers.
+        batch_size: Images per call.
+        speed: Whether to measure the speed-up, full and other runs in turns.
+        speed_pairs: Smallest number of such pairs.
+        reference: Images of the full run from an earlier evaluation.
+
+    Returns:
+        An evaluation without cells, whose peak of cached bytes is unknown and 0.
+    """
+    everything = fora(pipe, num_inference_steps, 1)
+    plain, numbers = sampler_for(pipe, everything, seeds, num_inference_steps, call_kwargs, conditions)
+    sampler = OtherSampler(**vars(plain), running=running)
+    pairs = sample_pairs(sampler, numbers, batch_size, reference=reference, timed_pairs=speed_pairs if speed else 0)
+    full_macs = sampler.full_macs_per_image(0, numbers[:1])
+    macs = sampler.macs_per_image(0, numbers[:batch_size])
+    with running() as (other, steps):
+        known = circumstances(other, plain.call_kwargs)
+    psnr, ssim = psnr_per_image(pairs.masked, pairs.full), ssim_per_image(pairs.masked, pairs.full)
+    return Evaluation(
+        **known,
+        num_inference_steps=steps,
+        rows=len(other.scheduler.timesteps),
+        seeds=tuple(numbers),
+        macs_fraction=macs / full_macs,
+        macs_per_image=macs,
+        full_macs_per_image=full_macs,
+        cells={},
+        peak_cache_bytes=0,
+        psnr=Spread.of(psnr),
+        ssim=None if ssim is None else Spread.of(ssim),
+        speed=Speed.of(pairs.times, batch_size) if speed else None,
+        full=pairs.full,
+        masked=pairs.masked,
+    )
