@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from stepmask import apply, describe, make_plan, measure_cost
 from stepmask.architectures import denoiser_of
@@ -31,6 +32,9 @@ def test_what_runs_is_what_the_cost_table_says(name):
         pipe(**arguments, generator=generator(), num_inference_steps=STEPS)
     assert masked.macs / 2 == pytest.approx(cost.total_macs(plan), rel=1e-12)
     assert masked.macs < full.macs
+    with torch.inference_mode(), counted(denoiser) as inferred:
+        pipe(**arguments, generator=generator(), num_inference_steps=STEPS)
+    assert inferred.macs == full.macs
     assert "forward" not in vars(denoiser)
 
 

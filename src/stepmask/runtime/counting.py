@@ -11,35 +11,50 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from stepmask.runtime.gate import Gates
 
 
-class Counter:
-    """Multiply-accumulates of the calls of a denoiser since counting began, attention products included."""
+class Counter(TorchDispatchMode):
+    """Adds up the multiply-accumulates of the operations that torch runs, by the formulas of its FlopCounterMode.
+
+    That itself also follows modules, and does not come back from those that hold their parents.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.macs = 0
 
-    def __call__(self, compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
-        """Run one call; a controller of a `Gate`."""
-        # a linear layer whose input is not contiguous is a batched product, torch's formulas know both
-        with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as flops:
-            value = compute()
-        self.macs += flops.get_total_flops() // 2
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        formula = _FORMULAS.get(func.overloadpacket)
+        if formula is None:  # in inference mode operations come whole that have none, but consist of some
+            with self:
+                value = func.decompose(*args, **kwargs)
+            if value is not NotImplemented:
+                return value
+        value = func(*args, **kwargs)
+        if formula is not None:
+            self.macs += formula(*args, **kwargs, out_val=value) // 2
         return value
 
 
 @contextmanager
 def counted(denoiser: nn.Module) -> Iterator[Counter]:
-    """Count the MACs of a denoiser's calls for a while: by the operations that torch runs, not by its modules.
+    """Count the MACs of a denoiser's calls for a while.
 
     The conventions are those of `measure_cost`: attention products count, norms, activations and sums do not. Enter it
     after whatever replaces the denoiser's forward, and leave it before.
     """
     counter = Counter()
-    gates = Gates([("denoiser", denoiser, counter)])
+
+    def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
+        with counter:
+            return compute()
+
+    gates = Gates([("denoiser", denoiser, control)])
     try:
         yield counter
     finally:
@@ -47,8 +62,8 @@ def counted(denoiser: nn.Module) -> Iterator[Counter]:
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
-# torch's counter takes the fused attention of the CPU for free
-_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+# torch takes the fused attention of the CPU for free
+_FORMULAS = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
