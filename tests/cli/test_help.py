@@ -1,4 +1,4 @@
-"""Help comes at once, lists every verb, and the options of learn are those of its two configurations."""
+"""Help comes at once, lists every verb, and the options of learn are those of its configurations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stepmask.cli import app
 from stepmask.cli._app import ORDER
 from stepmask.cli._learn_options import NOT_OFFERED
 from stepmask.cli.learn import Method
-from stepmask.learning import GlobalConfig, LearnConfig
+from stepmask.learning import entry
 
 GROUP = typer.main.get_command(app)
 VERBS = GROUP.commands
@@ -56,10 +56,9 @@ def test_one_file_per_verb():
     assert files == set(ORDER)
 
 
-@pytest.mark.parametrize(
-    ("config", "method"), [(GlobalConfig(), "global"), (LearnConfig(), "per-step"), (LearnConfig.paper(), "paper")]
-)
-def test_every_knob_is_an_option_whose_help_says_the_default(config, method):
+@pytest.mark.parametrize("method", get_args(entry.Method))
+def test_every_knob_is_an_option_whose_help_says_the_default(method):
+    config = entry.CONFIGS[method]()
     options = {p.name: p for p in VERBS["learn"].params}
     for field in fields(config):
         if field.name in NOT_OFFERED:
@@ -69,8 +68,8 @@ def test_every_knob_is_an_option_whose_help_says_the_default(config, method):
         assert option.default is None, "an option that is not given leaves the choice to the method"
         assert method in option.rich_help_panel
         default = option.help.rpartition("Default: ")[2].removesuffix(".")
-        usual, _, paper = default.partition("; paper: ")
-        shown = paper if method == "paper" and paper else usual
+        usual, *others = default.split("; ")
+        shown = dict(other.split(": ") for other in others).get(method, usual)
         spelled = f"--{'' if value else 'no-'}{field.name.replace('_', '-')}" if isinstance(value, bool) else str(value)
         assert shown == spelled
 
@@ -94,8 +93,6 @@ def test_learn_has_the_arguments_of_learn_and_of_learn_family(function):
 
 
 def test_methods_and_target_are_those_of_learn():
-    from stepmask.learning import entry
-
     options = {p.name: p for p in VERBS["learn"].params}
     assert tuple(method.value for method in Method) == get_args(entry.Method)
     assert options["method"].default == inspect.signature(stepmask.learn).parameters["method"].default

@@ -1,4 +1,4 @@
-"""Command line options made from the fields of `GlobalConfig` and `LearnConfig`: written once, there.
+"""Command line options made from the fields of the methods' configurations: written once, there.
 
 An option that the user does not give is not passed on, so that a method's own default holds.
 """
@@ -15,12 +15,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from stepmask.learning import GlobalConfig, LearnConfig
+from stepmask.learning import FullChainConfig, GeneticConfig, GlobalConfig, LearnConfig
 
 PANELS = {
     GlobalConfig: "How it selects (method global)",
-    LearnConfig: "How it learns (methods per-step and paper)",
+    LearnConfig: "How it learns (methods per-step, paper, harmonica and l2c)",
+    GeneticConfig: "How it evolves (method ecad)",
+    FullChainConfig: "How it learns (method dip-go)",
 }
+PRESETS = {LearnConfig: ("paper", "harmonica", "l2c")}
+"""Methods with defaults of their own, each a class method of the configuration."""
+
 NOT_OFFERED = {"objective"}
 """What no text can say."""
 
@@ -60,8 +65,9 @@ def _parameters(config: type) -> typing.Iterator[inspect.Parameter]:
 def _default(config: type, name: str) -> str:
     """What holds where the option is not given."""
     usual = _spelled(name, getattr(config(), name))
-    paper = _spelled(name, getattr(config.paper(), name)) if config is LearnConfig else usual
-    return f"Default: {usual}." if paper == usual else f"Default: {usual}; paper: {paper}."
+    others = {method: _spelled(name, getattr(getattr(config, method)(), name)) for method in PRESETS.get(config, ())}
+    differ = [f"; {method}: {value}" for method, value in others.items() if value != usual]
+    return f"Default: {usual}{''.join(differ)}."
 
 
 def _spelled(name: str, value: Any) -> str:

@@ -31,8 +31,7 @@ def reached(mask: StepMask) -> str:
     if "target_speedup" in record.get("asked", {}):
         words.append(f"{1 / record['cost']:.2f} times the speed of the denoiser by the latencies of its sites")
     if "psnr" in record:
-        low, high = record["psnr"]["confidence_95"]
-        words.append(f"PSNR {record['psnr']['mean']:.1f} dB (95% confidence {low:.1f} to {high:.1f})")
+        words.append(f"PSNR {record['psnr']['mean']:.1f} dB{_confidence(record, ' (95% confidence {})')}")
         words[-1] += f" on {record['psnr']['held_back_images']} held-back images"
     else:
         words.append("PSNR not measured (stepmask evaluate does)")
@@ -50,12 +49,17 @@ def family_table(family: MaskFamily) -> Table:
         table.add_column(heading, justify="right")
     for member in family:
         record: Any = member.mask.provenance
-        low, high = record["psnr"]["confidence_95"]
         cache = size(record["cache_bytes_per_image"])
-        table.add_row(f"{record['macs']:.1%}", f"{member.psnr:.1f} dB", f"{low:.1f} to {high:.1f}", cache)
+        table.add_row(f"{record['macs']:.1%}", f"{member.psnr:.1f} dB", _confidence(record), cache)
     table.caption = f"PSNR against the full run, on {record['psnr']['held_back_images']} held-back images"
     table.caption_justify = "left"
     return table
+
+
+def _confidence(record: Any, words: str = "{}") -> str:
+    """The interval in words; nothing where it was not measured."""
+    known = record["psnr"].get("confidence_95")
+    return words.format(f"{known[0]:.1f} to {known[1]:.1f}") if known else ""
 
 
 def size(count: float) -> str:

@@ -79,7 +79,8 @@ def arguments(
         if not 0 < max_cache_mib < math.inf:
             raise StepMaskError(f"--max-cache-mib must be a positive number, got {max_cache_mib:g}")
         given["max_cache_bytes"] = int(max_cache_mib * 2**20)
-    strangers = [name for name in given if name != "target_macs"]
+    known = {"target_macs", "targets"} if method == "ecad" else {"target_macs"}
+    strangers = [name for name in given if name not in known]
     if strangers and method != "global":
         raise StepMaskError(f"only --method global knows {_options(strangers)}, got --method {method}")
     return given

@@ -23,6 +23,10 @@ class Method(str, Enum):
     everything = "global"
     per_step = "per-step"
     paper = "paper"
+    harmonica = "harmonica"
+    l2c = "l2c"
+    ecad = "ecad"
+    dip_go = "dip-go"
 
 
 @app.command()
@@ -41,7 +45,9 @@ def learn(
         typer.Option(
             help="[b]global[/b] selects by the final image what each block does at each step: compute, hold its last "
             "value, or forecast from its last two. [b]per-step[/b] learns from the error of each step alone, "
-            "[b]paper[/b] does so as arXiv 2603.19939 (as we read it); both only compute or hold."
+            "[b]paper[/b] does so as arXiv 2603.19939 (as we read it), [b]harmonica[/b] and [b]l2c[/b] as HarmoniCa "
+            "and Learning-to-Cache; [b]ecad[/b] searches by a genetic algorithm, [b]dip-go[/b] learns by gradients "
+            "through the whole run. All but global only compute or hold."
         ),
     ] = Method.everything,
     target_macs: TargetMacs = None,
@@ -84,7 +90,8 @@ def learn(
     given |= {"num_inference_steps": steps, "call_kwargs": guidance_kwargs(guidance_scale) or None}
     given["conditions"] = conditions
     try:
-        made = stepmask.learn_family(pipe, **given) if targets else stepmask.learn(pipe, method=method.value, **given)
+        make = stepmask.learn_family if targets else stepmask.learn
+        made = make(pipe, method=method.value, **given)
     except KeyboardInterrupt:
         if resume is not None and resume.exists():
             stderr().print(f"the state is kept in {resume}; run the same command again to go on")

@@ -1,7 +1,8 @@
 """Learning masks for frozen models, inside the user's own pipeline. Begin with `entry`.
 
-Three ways to a mask, which know nothing of each other: `end_to_end` selects by the final image, `per_step` learns from
-the error of each step, `calibrated` follows rules by others. What more than one of them needs lies beside them.
+Five ways to a mask, which know nothing of each other: `end_to_end` selects by the final image, `per_step` learns from
+the error of each step, `full_chain` by gradients through the whole run, `genetic` searches by trial, `calibrated`
+follows rules by others. What more than one of them needs lies beside them.
 
 Learning imports torch, its options do not: the command line lists them without waiting for it.
 """
@@ -12,6 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from stepmask.learning.end_to_end.config import GlobalConfig
+from stepmask.learning.full_chain.config import FullChainConfig
+from stepmask.learning.genetic.config import GeneticConfig
 from stepmask.learning.per_step.config import LearnConfig
 
 if TYPE_CHECKING:
@@ -21,10 +24,16 @@ if TYPE_CHECKING:
     from stepmask.learning.calibrated.smoothcache import smoothcache
     from stepmask.learning.end_to_end.search import Round
     from stepmask.learning.entry import learn, learn_family
+    from stepmask.learning.full_chain.learner import Iteration
+    from stepmask.learning.genetic.search import Generation
     from stepmask.learning.per_step.learner import LearnProgress
 
 __all__ = [
+    "FullChainConfig",
+    "Generation",
+    "GeneticConfig",
     "GlobalConfig",
+    "Iteration",
     "LearnConfig",
     "LearnProgress",
     "Recording",
@@ -42,6 +51,8 @@ _WHERE = {
     "learn_family": "entry",
     "Round": "end_to_end.search",
     "LearnProgress": "per_step.learner",
+    "Generation": "genetic.search",
+    "Iteration": "full_chain.learner",
     "record": "calibrated.recording",
     "Recording": "calibrated.recording",
     "smoothcache": "calibrated.smoothcache",

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
+from stepmask.architectures import denoiser_of
 from stepmask.errors import StepMaskError
-from stepmask.family import MaskFamily
+from stepmask.family import MaskFamily, Member
 from stepmask.learning._arguments import check_steps
+from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.search import Round
 from stepmask.learning.end_to_end.select import Asked, Selecting
+from stepmask.learning.full_chain.config import FullChainConfig
+from stepmask.learning.full_chain.learner import Iteration, learn_full_chain
+from stepmask.learning.genetic.config import GeneticConfig
+from stepmask.learning.genetic.search import Generation, learn_genetic
 from stepmask.learning.per_step.config import LearnConfig
 from stepmask.learning.per_step.learner import LearnProgress, learn_per_step
 from stepmask.learning.progress import show_rounds
@@ -21,8 +29,23 @@ from stepmask.mask import StepMask
 from stepmask.runtime.prompts import condition_arguments
 from stepmask.runtime.sampling import as_pipeline, parameters_of
 
-Method = Literal["global", "per-step", "paper"]
+Method = Literal["global", "per-step", "paper", "harmonica", "l2c", "ecad", "dip-go"]
+Config = GlobalConfig | LearnConfig | GeneticConfig | FullChainConfig
+Report = Round | LearnProgress | Generation | Iteration
 DEFAULT_TARGET = 0.6
+
+CONFIGS: dict[str, Callable[..., Config]] = {
+    "global": GlobalConfig,
+    "per-step": LearnConfig,
+    "paper": LearnConfig.paper,
+    "harmonica": LearnConfig.harmonica,
+    "l2c": LearnConfig.l2c,
+    "ecad": GeneticConfig,
+    "dip-go": FullChainConfig,
+}
+"""What makes the knobs of each method."""
+
+_METHOD_OF = {LearnConfig: "per-step", GeneticConfig: "ecad", FullChainConfig: "dip-go"}
 
 
 @torch.inference_mode(False)  # what is made under a caller's inference mode could not be updated
@@ -40,9 +63,9 @@ def learn(
     call_kwargs: Mapping[str, Any] | None = None,
     conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
     resume: str | Path | None = None,
-    callback: Callable[[Round | LearnProgress], None] | None = None,
+    callback: Callable[[Report], None] | None = None,
     progress: bool = True,
-    config: GlobalConfig | LearnConfig | None = None,
+    config: Config | None = None,
     **options: Any,
 ) -> StepMask:
     """Learn which block computes, holds or forecasts at which step.
@@ -54,8 +77,10 @@ def learn(
         target_macs: Kept share of the full run's MACs after elimination, 0.6 for 60%. The plan ends at or under it.
             None with ``method="paper"`` or ``"per-step"`` learns with a fixed ``lambda_sparse``.
         method: ``"global"`` selects end to end by the final image (`GlobalConfig`); ``"paper"`` is arXiv 2603.19939 as
-            we read it, ``"per-step"`` the same frame with what was found to help (`LearnConfig`); both make binary
-            masks.
+            we read it, ``"per-step"`` the same frame with what was found to help, ``"harmonica"`` and ``"l2c"`` are
+            HarmoniCa and Learning-to-Cache in that frame (`LearnConfig`); ``"ecad"`` is a genetic search
+            (`GeneticConfig`), ``"dip-go"`` learns by gradients through the whole run (`FullChainConfig`). All but the
+            first make binary masks.
         target_speedup: Instead of `target_macs`: the factor by which the denoiser's time shall fall, by latencies of
             the sites that are measured here and now.
         min_psnr: Instead of `target_macs`: the cheapest mask whose images have at least this mean PSNR in dB against
@@ -69,11 +94,12 @@ def learn(
         resume: File to keep the state in. Where it exists, learning goes on from it, to the same mask.
         callback: Called after each round; an exception in it stops learning.
         progress: Whether to show a progress bar.
-        config: All other knobs: a `GlobalConfig`, or a `LearnConfig`, which also chooses the method.
+        config: All other knobs, a configuration of the method; one of another kind than `GlobalConfig` chooses it.
         options: Single knobs, in place of `config`.
 
     Returns:
-        The mask; its provenance says what was asked and what was reached, on how many held-back images.
+        The mask; its provenance says what was asked and what was reached, on how many held-back images, and what it
+        took: ``denoiser_calls`` and ``seconds`` (of a ``"global"`` search that was resumed they are not known).
 
     Raises:
         TargetError: No plan can cost so little, or none was found that has the PSNR.
@@ -82,24 +108,28 @@ def learn(
     """
     if method not in get_args(Method):
         raise StepMaskError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
-    if isinstance(config, LearnConfig) and method == "global":
-        method = "per-step"
+    if method == "global":
+        method = _METHOD_OF.get(type(config), method)
     config = config_for(method, config, options)
     check_steps(num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
     call_kwargs = _with_conditions(pipe, conditions, call_kwargs)
     other = {"target_speedup": target_speedup, "min_psnr": min_psnr, "max_cache_bytes": max_cache_bytes}
+    unused = [name for name, value in other.items() if value is not None]
+    if unused and not isinstance(config, GlobalConfig):
+        raise StepMaskError(f'{", ".join(unused)} needs method="global", got method={method!r}')
+    rest = seed, call_kwargs, resume, callback, progress, config
     if isinstance(config, LearnConfig):
-        unused = [name for name, value in other.items() if value is not None]
-        if unused:
-            raise StepMaskError(f'{", ".join(unused)} needs method="global", got method={method!r}')
-        return learn_per_step(
-            pipe, num_inference_steps, target_macs, seed, call_kwargs, resume, callback, progress, config
-        )
+        return learn_per_step(pipe, num_inference_steps, target_macs, *rest)
+    if isinstance(config, FullChainConfig):
+        return learn_full_chain(pipe, num_inference_steps, target_macs, *rest)
+    if isinstance(config, GeneticConfig):
+        return learn_genetic(pipe, num_inference_steps, (target_macs,), *rest).at(target_macs)
     if target_macs == DEFAULT_TARGET and (target_speedup is not None or min_psnr is not None):
         target_macs = None
     asked = Asked(target_macs=target_macs, **other)
-    return _select(pipe, num_inference_steps, asked, seed, call_kwargs, resume, callback, progress, config).mask()
+    with _counting(pipe, resume) as noted:
+        return noted(_select(pipe, num_inference_steps, asked, *rest).mask())
 
 
 @torch.inference_mode(False)
@@ -108,15 +138,16 @@ def learn_family(
     num_inference_steps: int = 50,
     targets: Iterable[float] = (0.7, 0.6, 0.5, 0.4, 0.3),
     *,
+    method: Literal["global", "ecad"] = "global",
     max_cache_bytes: int | None = None,
     scheduler: Any | None = None,
     seed: int = 0,
     call_kwargs: Mapping[str, Any] | None = None,
     conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
     resume: str | Path | None = None,
-    callback: Callable[[Round], None] | None = None,
+    callback: Callable[[Round | Generation], None] | None = None,
     progress: bool = True,
-    config: GlobalConfig | None = None,
+    config: GlobalConfig | GeneticConfig | None = None,
     **options: Any,
 ) -> MaskFamily:
     """Learn masks for several budgets in one pass, each started from those before.
@@ -125,6 +156,7 @@ def learn_family(
         pipe: As for `learn`.
         num_inference_steps: As for `learn`.
         targets: Kept shares of the full run's MACs.
+        method: As for `learn`; of the others only ``"ecad"`` makes families.
         max_cache_bytes: As for `learn`.
         scheduler: As for `learn`.
         seed: As for `learn`.
@@ -139,14 +171,23 @@ def learn_family(
     Returns:
         The best mask at each target and those found between; ``family.at(0.45)`` picks one.
     """
-    if isinstance(config, LearnConfig):
-        raise StepMaskError("families are learned end to end: give a GlobalConfig")
-    config = config_for("global", config, options)
+    if method == "global":
+        method = _METHOD_OF.get(type(config), method)
+    if method not in ("global", "ecad"):
+        raise StepMaskError(f"families are learned end to end, or by ECAD: give a GlobalConfig, got method={method!r}")
+    config = config_for(method, config, options)
     check_steps(num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
     call_kwargs = _with_conditions(pipe, conditions, call_kwargs)
     asked = Asked(targets=tuple(targets), max_cache_bytes=max_cache_bytes)
-    return _select(pipe, num_inference_steps, asked, seed, call_kwargs, resume, callback, progress, config).family()
+    rest = seed, call_kwargs, resume, callback, progress, config
+    if isinstance(config, GeneticConfig):
+        if max_cache_bytes is not None:
+            raise StepMaskError('max_cache_bytes needs method="global", got method="ecad"')
+        return learn_genetic(pipe, num_inference_steps, asked.shares(), *rest)
+    with _counting(pipe, resume) as noted:
+        found = _select(pipe, num_inference_steps, asked, *rest).family()
+        return MaskFamily(tuple(Member(one.macs, one.psnr, noted(one.mask)) for one in found))
 
 
 def _select(
@@ -174,15 +215,24 @@ def _select(
     return selecting
 
 
+@contextlib.contextmanager
+def _counting(pipe: Any, resume: str | Path | None) -> Iterator[Callable[[StepMask], StepMask]]:
+    """Yield a function that notes in a mask what it took; not where an earlier session, uncounted, took a part."""
+    effort, whole = Effort(), resume is None or not Path(resume).exists()
+    with effort.counting(denoiser_of(pipe)):
+        yield lambda mask: replace(mask, provenance={**mask.provenance, **effort.facts()}) if whole else mask
+
+
 def _with_conditions(pipe: Any, conditions: Any, call_kwargs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if conditions is None:
         return call_kwargs
     return {**condition_arguments(list(parameters_of(pipe)), conditions, type(pipe).__name__), **(call_kwargs or {})}
 
 
-def config_for(method: str, config: Any, options: Mapping[str, Any]) -> GlobalConfig | LearnConfig:
+def config_for(method: str, config: Any, options: Mapping[str, Any]) -> Config:
     """The knobs of a method."""
-    kind = GlobalConfig if method == "global" else LearnConfig
+    make = CONFIGS[method]
+    kind = getattr(make, "__self__", make)
     if config is not None:
         if options:
             raise StepMaskError(f"give config or single options, not both ({', '.join(options)})")
@@ -192,4 +242,4 @@ def config_for(method: str, config: Any, options: Mapping[str, Any]) -> GlobalCo
     strangers = set(options) - set(kind.names())
     if strangers:
         raise StepMaskError(f"method={method!r} has no option {min(strangers)!r}; there are {', '.join(kind.names())}")
-    return LearnConfig.paper(**options) if method == "paper" else kind(**options)
+    return make(**options)

@@ -31,6 +31,22 @@ def show_rounds(visible: bool, total: int) -> Iterator[Callable[[Any], None]]:
 
 
 @contextlib.contextmanager
+def show_generations(visible: bool, total: int) -> Iterator[Callable[[Any], None]]:
+    """Yield a function that takes a `Generation` after each of a genetic search."""
+    with _bar(visible, total, "evolving", "measuring the first generation") as advance:
+        yield lambda done: advance(
+            "none within the target yet" if done.psnr != done.psnr else f"best {done.psnr:.1f} dB at {done.macs:.1%}"
+        )
+
+
+@contextlib.contextmanager
+def show_iterations(visible: bool, total: int) -> Iterator[Callable[[Any], None]]:
+    """Yield a function that takes an `Iteration` after each run through the whole chain."""
+    with _bar(visible, total, "learning", "starting") as advance:
+        yield lambda done: advance(f"consistency loss {done.consistency:.4f}  mean gate {done.mean_gate:.3f}")
+
+
+@contextlib.contextmanager
 def _bar(visible: bool, total: int, words: str, first: str) -> Iterator[Callable[[str], None]]:
     """Yield a function that advances a bar by one and says how it stands."""
     columns = (TextColumn(words), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))

@@ -99,7 +99,7 @@ def test_importance_equals_a_recomputation(name):
     make, arguments = PIPELINES[name]
     pipe = make()
     call = caller(pipe, arguments)
-    facts = calibrate(pipe, call, measure_importance=True, num_probes=100)
+    facts = calibrate(pipe, call, kind="final", num_probes=100)
     rows = len(pipe.scheduler.timesteps)
     assert facts.delta.shape == facts.importance.shape == (rows,) and facts.delta[0] == 0
     numbers = [brute_force(pipe, call, row) for row in range(1, rows)]
@@ -112,8 +112,8 @@ def test_importance_equals_a_recomputation(name):
 def test_rows_between_probes_are_interpolated_on_a_log_scale():
     pipe = ddim_pipeline()
     call = caller(pipe, {"batch_size": 2}, 7)
-    some = calibrate(pipe, call, measure_importance=True, num_probes=3).importance.log()
-    every = calibrate(pipe, call, measure_importance=True, num_probes=6).importance.log()
+    some = calibrate(pipe, call, kind="final", num_probes=3).importance.log()
+    every = calibrate(pipe, call, kind="final", num_probes=6).importance.log()
     probed = np.unique(np.rint(np.linspace(1, 6, 3)).astype(int)).tolist()
     offset = some[probed] - every[probed]
     assert torch.allclose(offset, offset[:1].expand(3), atol=1e-4), "the same but for the common scale"
@@ -125,21 +125,21 @@ def test_a_stream_that_begins_late_is_not_probed():
     make, arguments = PIPELINES["two calls, the second late"]
     pipe, calls = make(), []
     call = caller(pipe, arguments)
-    facts = calibrate(pipe, lambda: calls.append(1) or call(), measure_importance=True)
+    facts = calibrate(pipe, lambda: calls.append(1) or call(), kind="final")
     assert len(calls) == 1 and (facts.importance == 1).all()
 
 
 def test_uniform_importance_takes_one_run():
     pipe, calls = ddim_pipeline(), []
     call = caller(pipe, {"batch_size": 2})
-    facts = calibrate(pipe, lambda: calls.append(1) or call(), measure_importance=False)
+    facts = calibrate(pipe, lambda: calls.append(1) or call(), kind="uniform")
     assert len(calls) == 1 and (facts.importance == 1).all() and (facts.delta[1:] > 0).all()
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_very_short_runs(steps):
     pipe = ddim_pipeline()
-    facts = calibrate(pipe, caller(pipe, {"batch_size": 2}, steps), measure_importance=True)
+    facts = calibrate(pipe, caller(pipe, {"batch_size": 2}, steps), kind="final")
     assert facts.importance.tolist() == [1.0] * steps and len(facts.delta) == steps
 
 
@@ -147,6 +147,6 @@ def test_the_model_is_left_as_it_was():
     pipe = dit_pipeline()
     pipe.transformer.train()
     before = snapshot(pipe.transformer), snapshot(pipe.vae)
-    calibrate(pipe, caller(pipe, LABELS), measure_importance=True, num_probes=2)
+    calibrate(pipe, caller(pipe, LABELS), kind="final", num_probes=2)
     assert_unchanged(pipe.transformer, before[0])
     assert_unchanged(pipe.vae, before[1])

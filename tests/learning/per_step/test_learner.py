@@ -275,7 +275,7 @@ def test_config_and_options():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampling": "coin"}, "sampling must be one of random, gumbel, interpolation, got 'coin'"),
+        ({"sampling": "coin"}, "sampling must be one of random, gumbel, interpolation, threshold, got 'coin'"),
         ({"num_trajectories": 0}, "num_trajectories must be a number between 1 and"),
         ({"num_trajectories": 2.5}, "num_trajectories must be a whole number"),
         ({"batch_size": True}, "batch_size must be a number"),

@@ -73,7 +73,7 @@ def ditfastattn(
     compute = np.ones((len(run.timesteps), len(run.graph)), dtype=bool)
     for row, chosen in choice.chosen.items():
         compute[row, sorted(chosen)] = False
-    recording = run.recording(np.zeros((0, 0, 0)), choice.calls)
+    recording = run.recording(np.zeros((0, 0, 0)))
     macs = round(recording.budget.cost(rows_of(compute)), 6)
     return recording.mask(compute, method="ditfastattn", threshold=threshold, macs=macs)
 
@@ -87,7 +87,6 @@ class _Choice:
         self._storing = self._begins = False
         self.chosen: dict[int, frozenset[int]] = {}
         """By row, the sites that hold."""
-        self.calls = 0
 
     def policy(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
         """Hold what is held now; a stream that begins has nothing to hold."""
@@ -117,7 +116,6 @@ class _Choice:
 
     def _run(self, forward: Callable[[], Any], held: frozenset[int], storing: bool = False) -> Any:
         self._held, self._storing = held, storing
-        self.calls += 1
         return forward()
 
 

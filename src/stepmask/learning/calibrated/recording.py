@@ -6,7 +6,6 @@ numbers is said by `smoothcache` and `block_caching`.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.learning._arguments import check_steps
 from stepmask.learning.budget import Budget
+from stepmask.learning.effort import Effort
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import riding
 from stepmask.mask import StepMask, scheduler_identity
@@ -96,7 +96,7 @@ def record(
     run = Run(pipe, num_inference_steps, scheduler, num_images, seed, call_kwargs, conditions)
     recorder = _Recorder(run.graph)
     run(recorder.policy, recorder)
-    return run.recording(recorder.changes(len(run.timesteps)), recorder.calls)
+    return run.recording(recorder.changes(len(run.timesteps)))
 
 
 class Run:
@@ -115,7 +115,7 @@ class Run:
         call_kwargs: Mapping[str, Any] | None,
         conditions: Any,
     ) -> None:
-        self._started = time.perf_counter()
+        self._effort = Effort()
         check_steps(num_inference_steps)
         if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
             raise StepMaskError(f"num_images must be a whole number of at least 1, got {num_images!r}")
@@ -131,11 +131,11 @@ class Run:
 
     def __call__(self, policy: Any, rider: Any) -> None:
         """Run the pipeline once."""
-        with riding(self.pipe, policy, rider):
+        with self._effort.counting(self.denoiser), riding(self.pipe, policy, rider):
             self._noise.images(0, self._facts["num_images"])
         self.timesteps = tuple(float(timestep) for timestep in self.pipe.scheduler.timesteps)
 
-    def recording(self, changes: np.ndarray, calls: int) -> Recording:
+    def recording(self, changes: np.ndarray) -> Recording:
         """What was recorded, and what it took."""
         seeds = self._noise.seeds(0, self._facts["num_images"])
         facts = {
@@ -143,8 +143,7 @@ class Run:
             "noise_seeds": [seeds[0], seeds[-1]],
             "guidance_scale": self._kwargs.get("guidance_scale"),
             "model": type(self.denoiser).__name__,
-            "denoiser_calls": calls,
-            "seconds": round(time.perf_counter() - self._started, 3),
+            **self._effort.facts(),
         }
         budget = Budget(self.graph, measure_cost(self.pipe, call_kwargs=self._kwargs))
         scheduler = scheduler_identity(self.pipe.scheduler)
@@ -160,11 +159,9 @@ class _Recorder:
         self._before: dict[tuple[int, int], deque[list[Tensor]]] = {}
         self._found: list[tuple[int, int, int]] = []
         self._ratios: list[Tensor] = []
-        self.calls = 0
 
     def __call__(self, position: Position, forward: Callable[[], Any]) -> Any:
         self._position = position
-        self.calls += 1
         return forward()
 
     def policy(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:

@@ -10,10 +10,11 @@ from stepmask.errors import StepMaskError
 from stepmask.learning._arguments import check_ranges
 
 Sparsity = Literal["search", "projection", "penalty"]
-Sampling = Literal["random", "gumbel", "interpolation"]
+Sampling = Literal["random", "gumbel", "interpolation", "threshold"]
 Trajectory = Literal["student", "teacher"]
 SparseWeights = Literal["plan", "macs", "latency", "uniform"]
-Importance = Literal["final", "uniform"]
+Importance = Literal["final", "proxy", "uniform"]
+Loss = Literal["relative", "squared"]
 
 _CHOICES = {
     "sparsity": Sparsity,
@@ -21,6 +22,7 @@ _CHOICES = {
     "trajectory": Trajectory,
     "sparse_weights": SparseWeights,
     "importance": Importance,
+    "loss": Loss,
 }
 _RANGES = {
     "num_trajectories": (1, 10**6),
@@ -28,6 +30,7 @@ _RANGES = {
     "learning_rate": (1e-6, 1.0),
     "initial_score": (0.0, 1.0),
     "exploration": (0.0, 0.4),
+    "threshold": (0.0, 0.99),
     "temperature": (1e-3, 10.0),
     "lambda_sparse": (1e-12, 1e12),
     "lambda_bimodal": (0.0, 1e3),
@@ -41,8 +44,9 @@ _PENALTY_ONLY = ("lambda_bimodal", "sparse_weights")
 class LearnConfig:
     """How a mask is learned.
 
-    ``LearnConfig.paper()`` is arXiv 2603.19939 as we read it; the defaults go beyond it where that was measured to
-    help (docs/learning.md), at the same memory of one step.
+    ``LearnConfig.paper()`` is arXiv 2603.19939 as we read it, ``LearnConfig.harmonica()`` and ``LearnConfig.l2c()`` are
+    HarmoniCa and Learning-to-Cache; the defaults go beyond them where that was measured to help (docs/learning.md), at
+    the same memory of one step.
 
     Attributes:
         num_trajectories: Runs of the pipeline to learn from, each with fresh noise.
@@ -57,13 +61,20 @@ class LearnConfig:
         initial_score: Where all scores begin.
         exploration: Scores are kept this far from 0 and 1, so that every cell is tried both ways.
         sampling: ``"random"`` draws Bernoulli(s) with a straight-through gradient, ``"gumbel"`` a relaxed Bernoulli,
-            ``"interpolation"`` mixes the two values (Eq. 4 taken literally).
+            ``"interpolation"`` mixes the two values (Eq. 4 taken literally), ``"threshold"`` computes where the score
+            exceeds `threshold`, with a straight-through gradient.
+        threshold: A cell whose score exceeds it computes: in the mask, where no target decides, and in the cache of
+            mixed values.
         balanced: With random sampling, weigh draws so that holding and computing count alike however likely they
             are: the plain straight-through gradient all but vanishes for a score near 1.
         temperature: Of the Gumbel-Softmax.
         trajectory: Whose output the sampler continues with, the masked model's or the original's.
-        importance: Weigh each step's loss by how much its error moves the ``"final"`` image, or all alike
-            (``"uniform"``, the paper).
+        importance: Weigh each step's loss by how much its error moves the ``"final"`` image, by the squared error of
+            the final image where that step alone is reused (``"proxy"``, HarmoniCa), or all alike (``"uniform"``, the
+            paper).
+        loss: Of a step's output: ``"relative"`` is the L2 norm of the error over that of the original, ``"squared"``
+            the mean square of the error.
+        alternate: Only every second step may reuse, what the step before it computed in full (Learning-to-Cache).
         credit_steps: For how many later steps a computation is credited with the errors that its fresh value
             avoids; 0 is the paper. Costs one more cached value per site and step.
         scale_loss: Whether w(t) of Eq. 10 scales the regularisers.
@@ -79,11 +90,14 @@ class LearnConfig:
     learning_rate: float = 0.5
     initial_score: float = 0.92
     exploration: float = 0.08
+    threshold: float = 0.5
     sampling: Sampling = "random"
     balanced: bool = True
     temperature: float = 0.5
     trajectory: Trajectory = "student"
     importance: Importance = "final"
+    loss: Loss = "relative"
+    alternate: bool = False
     credit_steps: int = 4
     scale_loss: bool = False
     lambda_sparse: float = 1e-3
@@ -119,6 +133,50 @@ class LearnConfig:
             "sparse_weights": "uniform",
         }
         return cls(**{**values, **changes})
+
+    @classmethod
+    def harmonica(cls, **changes: Any) -> LearnConfig:
+        """HarmoniCa (Huang et al., ICML 2025, arXiv 2410.01723): the whole run of the student, weighted by image error.
+
+        Taken from there: learning without images along the masked model's own run, with the caches that it would have;
+        a straight-through threshold of 0.1; the squared error of each step's output, weighted by the squared error of
+        the final image where that step alone is reused; an L1 norm of the scores. What differs: scores move in [0, 1],
+        theirs are logits under a sigmoid; the weights are measured once, with all other steps computed, theirs again
+        every 500 iterations under the router of that moment; the penalty is steered to the target and cells are held
+        or computed to meet it, where they choose its weight by hand; tens of runs instead of 20,000 iterations.
+        """
+        values = {
+            "sampling": "threshold",
+            "threshold": 0.1,
+            "initial_score": 0.2,
+            "importance": "proxy",
+            "loss": "squared",
+            "scale_loss": False,
+            "lambda_bimodal": 0.0,
+        }
+        return cls.paper(**{**values, **changes})
+
+    @classmethod
+    def l2c(cls, **changes: Any) -> LearnConfig:
+        """Learning-to-Cache (Ma et al., NeurIPS 2024, arXiv 2406.01733): pairs of steps, interpolated.
+
+        Taken from there: only every second step may reuse, and only what the step before it computed in full; values
+        are mixed by their scores while learning, and computed above a threshold of 0.1 after it; the squared error of
+        each such step's output, all alike; an L1 norm of the scores. What differs: inputs come from runs of the
+        original model, theirs from images with noise; scores move in [0, 1], theirs are logits under a sigmoid; the
+        penalty is steered to the target and cells are held or computed to meet it; tens of runs instead of 50,000
+        iterations. Half of the run is the least that it can cost.
+        """
+        values = {
+            "sampling": "interpolation",
+            "threshold": 0.1,
+            "trajectory": "teacher",
+            "alternate": True,
+            "loss": "squared",
+            "scale_loss": False,
+            "lambda_bimodal": 0.0,
+        }
+        return cls.paper(**{**values, **changes})
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

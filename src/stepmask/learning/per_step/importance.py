@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from stepmask.architectures import denoiser_of
+from stepmask.learning.per_step.config import Importance
 from stepmask.learning.per_step.losses import relative_norm
 from stepmask.learning.riding import first_tensor, riding
 from stepmask.runtime.cache import Cache, Feature
@@ -28,7 +29,7 @@ class Calibration:
 
     Attributes:
         delta: (T,) relative change of the output since the step before, Eq. 9; 0 at step 0.
-        importance: (T,) relative change of the final image per relative error of the step's output, mean 1.
+        importance: (T,) how much each step matters, mean 1.
     """
 
     delta: Tensor
@@ -81,13 +82,14 @@ class _Prober:
         return relative_norm(now - before, now).mean().item() if now.shape == before.shape else 0.0
 
 
-def calibrate(pipe: Any, call: Callable[[], Tensor], measure_importance: bool, num_probes: int = 12) -> Calibration:
+def calibrate(pipe: Any, call: Callable[[], Tensor], kind: Importance, num_probes: int = 12) -> Calibration:
     """Run the original model once, and once more per probed step from that step on.
 
     Args:
         pipe: The pipeline.
         call: Runs the pipeline from fixed noise and returns the final images (N, C, H, W).
-        measure_importance: Otherwise all steps count alike and nothing is probed.
+        kind: ``"final"``: relative change of the final image per relative error of the step's output; ``"proxy"``:
+            square of that change; ``"uniform"``: all steps count alike and nothing is probed.
         num_probes: Steps to probe; the others are interpolated between them.
     """
     prober = _Prober(denoiser_of(pipe))
@@ -98,13 +100,14 @@ def calibrate(pipe: Any, call: Callable[[], Tensor], measure_importance: bool, n
         importance = torch.ones(rows)
         streams = {stream for _, stream in prober.outputs}
         steady = all((row, stream) in prober.outputs for row in range(rows) for stream in streams)
-        if measure_importance and rows > 2 and steady:
+        if kind != "uniform" and rows > 2 and steady:
             probes = np.unique(np.rint(np.linspace(1, rows - 1, min(num_probes, rows - 1))).astype(int))
             effects = []
             for row in probes.tolist():
                 prober.held_row, prober.error = row, 0.0
                 moved = relative_norm(ride.latents(call()) - final, final).mean().item()
-                effects.append(max(moved, 1e-9) / max(prober.error, 1e-9))
+                moved = max(moved, 1e-9)
+                effects.append(moved**2 if kind == "proxy" else moved / max(prober.error, 1e-9))
             log_effect = np.interp(np.arange(rows), probes, np.log(effects))
             importance = torch.tensor(np.exp(log_effect), dtype=torch.float32)
             importance = importance / importance[1:].mean()

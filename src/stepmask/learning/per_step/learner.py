@@ -1,9 +1,10 @@
 """The per-step learner: a mask for a frozen model, from Gaussian noise alone, inside the user's own pipeline.
 
-Implements Eqs. 4-11 of arXiv 2603.19939 (`LearnConfig.paper`) and what its per-step frame allows beyond (the
-defaults). At each denoiser call the original model gives the reference, the relaxed model runs on the same input with
-gradient, and the pipeline goes on with the detached output. Each row of scores is used once per trajectory, so its
-optimiser step is taken when the trajectory is over. What will be run is what is learned; there is no loop of ours.
+Implements Eqs. 4-11 of arXiv 2603.19939 (`LearnConfig.paper`), what its per-step frame allows beyond (the defaults),
+and rivals that fit into it (`LearnConfig.harmonica`, `LearnConfig.l2c`). At each denoiser call the original model gives
+the reference, the relaxed model runs on the same input with gradient, and the pipeline goes on with what it made,
+detached. Each row of scores is used once per trajectory, so its optimiser step is taken when the trajectory is over.
+What will be run is what is learned; there is no loop of ours.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor
 
 from stepmask.architectures import denoiser_of, describe
-from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.errors import StepMaskError, TargetError, UnsupportedModelError
 from stepmask.graph import BlockGraph
 from stepmask.learning._arguments import comparable
 from stepmask.learning.budget import Budget
+from stepmask.learning.effort import Effort
 from stepmask.learning.noise import NOISE_SEEDS, Noise, pick
 from stepmask.learning.per_step import losses
 from stepmask.learning.per_step.config import LearnConfig
@@ -41,6 +43,9 @@ from stepmask.runtime.sampling import random_conditions, sample
 BENEFIT_RATE = 0.2
 """Weight of the newest run in the running mean of what computing a cell is worth."""
 
+LEAST_LAMBDA = 1e-9
+"""lambda_1 until runs tell what cells are worth."""
+
 
 @dataclass(frozen=True)
 class LearnProgress:
@@ -49,7 +54,7 @@ class LearnProgress:
     trajectory: int
     num_trajectories: int
     loss: float
-    """Mean relative error of the masked model's steps under random masks."""
+    """Mean loss of the masked model's steps while learning."""
     macs: float
     """Share of the full run's MACs that the plan of the rounded scores costs."""
 
@@ -66,16 +71,20 @@ def learn_per_step(
     config: LearnConfig,
 ) -> StepMask:
     """A binary mask from the losses of single steps; see `stepmask.learn` for the arguments."""
+    effort = Effort()
     learner = _Learner(pipe, num_inference_steps, target_macs, seed, call_kwargs, config)
-    state = learner.begin(None if resume is None else Path(resume))
-    with show_progress(progress, config.num_trajectories) as show:
+    with effort.counting(learner.denoiser), show_progress(progress, config.num_trajectories) as show:
+        state = learner.begin(None if resume is None else Path(resume))
+        effort.go_on_from(state.effort)
         while state.trajectory < config.num_trajectories:
             report = learner.run_trajectory(state)
             show(report)
             if resume is not None:
+                state.effort = effort.facts()
                 state.save(resume, learner.identity)
             if callback is not None:
                 callback(report)
+        state.effort = effort.facts()
     return learner.finish(state)
 
 
@@ -103,13 +112,25 @@ class _Learner:
         self.cell_shares = table.shares("latency" if latency else "macs")[0]
         self.timesteps = Noise(pipe, num_inference_steps, seed, self.call_kwargs).timesteps()
         self.num_rows = len(self.timesteps)
-        if target is not None:
-            self.budget.check_target(target, self.num_rows)
         self.learnable = torch.zeros(self.num_rows, len(self.graph), dtype=torch.bool)
-        self.learnable[1:, list(self.graph.blocks)] = True
+        self.learnable[1 :: 2 if config.alternate else 1, list(self.graph.blocks)] = True
+        self.locked = np.zeros(self.learnable.shape, dtype=bool)
+        """Cells after the first row that compute whatever they are worth."""
+        self.locked[1:, list(self.graph.blocks)] = ~self.learnable[1:, list(self.graph.blocks)].numpy()
+        if target is not None:
+            self._check_target(target)
         searches = config.sparsity == "search" and target is not None
         self.search = Search(pipe, self.graph, self.budget, target, self.timesteps, self._judge) if searches else None
         self.policy = RelaxedPolicy(self.num_rows, len(self.graph), config.credit_steps)
+
+    def _check_target(self, target: float) -> None:
+        self.budget.check_target(target, self.num_rows)
+        least = self.budget.cost(rows_of(~self.learnable.numpy()))
+        if self.config.alternate and target < least:
+            raise TargetError(
+                f"target_macs={target:g} cannot be reached where only every second step may reuse: that costs "
+                f"{least:.4f} at least; ask for {np.ceil(least * 1000) / 1000:g} or more"
+            )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -129,7 +150,7 @@ class _Learner:
         if path is not None and path.exists():
             return LearnerState.load(path, self.identity)
         state = LearnerState(lambda_sparse=self.config.lambda_sparse)
-        facts = calibrate(self.pipe, lambda: self._call(0), self.config.importance == "final")
+        facts = calibrate(self.pipe, lambda: self._call(0), self.config.importance)
         weights = losses.step_weights(facts.delta) if self.config.scale_loss else torch.ones(self.num_rows)
         scores = torch.full((self.num_rows, len(self.graph)), self.config.initial_score)
         scores[~self.learnable] = 1.0
@@ -160,8 +181,7 @@ class _Learner:
         state.tensors["benefit"].lerp_(-gradient, rate)
         done = (state.trajectory + 1) / config.num_trajectories
         if self.search is not None:
-            benefit = state.tensors["benefit"] / state.tensors["step_weights"][:, None]
-            updated = self._around(torch.from_numpy(self.search.improve(state, benefit.numpy())))
+            updated = self._around(torch.from_numpy(self.search.improve(state, self._worth(state))))
         elif config.sparsity != "penalty" and self.target is not None:
             updated = self._project(state, done)
         else:
@@ -175,8 +195,7 @@ class _Learner:
 
     def _project(self, state: LearnerState, done: float) -> Tensor:
         """Scores moved towards the best mask on the budget of this moment."""
-        benefit = state.tensors["benefit"] / state.tensors["step_weights"][:, None]
-        chosen = self.budget.exchange(self._rounded(state), benefit.numpy(), self._wanted(done))
+        chosen = self.budget.exchange(self._rounded(state), self._worth(state), self._wanted(done))
         return state.tensors["scores"] + self.config.learning_rate * (2 * torch.from_numpy(chosen).float() - 1)
 
     def _penalise(self, state: LearnerState, gradient: Tensor, done: float) -> Tensor:
@@ -186,14 +205,21 @@ class _Learner:
             state.tensors["cell_cost"] = self._cell_cost(scores)
         cell_cost, weights = state.tensors["cell_cost"], state.tensors["step_weights"]
         if self.target is not None:
-            if state.trajectory == 0:  # where a third of the cells is not worth its cost
+            if state.trajectory == 0 or state.lambda_sparse == LEAST_LAMBDA:
+                # where a third of the cells is not worth its cost; nothing is worth anything while all compute
                 worth = state.tensors["benefit"] / (cell_cost * weights[:, None]).clamp_min(1e-9)
-                state.lambda_sparse = max(worth[self.learnable].quantile(1 / 3).item(), 1e-9)
+                state.lambda_sparse = max(worth[self.learnable].quantile(1 / 3).item(), LEAST_LAMBDA)
             macs = self.budget.cost(rows_of(self._rounded(state)))
-            state.lambda_sparse *= float(np.exp(np.clip(4 * (macs - self._wanted(done)), -0.4, 0.4)))
+            if state.lambda_sparse > LEAST_LAMBDA:
+                state.lambda_sparse *= float(np.exp(np.clip(4 * (macs - self._wanted(done)), -0.4, 0.4)))
         lambda_2 = config.lambda_bimodal * done * state.lambda_sparse
         penalty = losses.regulariser_gradient(scores, cell_cost, state.lambda_sparse, lambda_2, weights)
         return adam_step(scores, gradient + penalty, state, config.learning_rate)
+
+    def _worth(self, state: LearnerState) -> np.ndarray:
+        """(T, B) what computing a cell is worth; infinite where it must."""
+        benefit = state.tensors["benefit"] / state.tensors["step_weights"][:, None]
+        return np.where(self.locked, np.inf, benefit.numpy())
 
     def _around(self, table: Tensor) -> Tensor:
         """Scores of a table, as far from 0 and 1 as exploration asks; (T, B)."""
@@ -210,7 +236,7 @@ class _Learner:
         compute = self._rounded(state)
         if self.target is not None:
             order = (scores + 1e-3 * torch.tanh(state.tensors["benefit"])).numpy()
-            compute = self.budget.meet(compute, order, self.target)
+            compute = self.budget.meet(compute, np.where(self.locked, np.inf, order), self.target)
         first = NOISE_SEEDS + self._first_seed(0)
         last = first + (3 + self.config.num_trajectories) * self.config.batch_size - 1
         return StepMask(
@@ -230,6 +256,7 @@ class _Learner:
                 "guidance_scale": self.call_kwargs.get("guidance_scale"),
                 "model": type(self.denoiser).__name__,
                 "config": asdict(self.config),
+                **state.effort,
             },
         )
 
@@ -256,7 +283,7 @@ class _Learner:
         return ((self.seed * 10**6 + trajectory) * self.config.batch_size) % (NOISE_SEEDS - 10**7)
 
     def _rounded(self, state: LearnerState) -> np.ndarray:
-        return (state.tensors["scores"] > 0.5).numpy()
+        return (state.tensors["scores"] > self.config.threshold).numpy()
 
     def _cell_cost(self, scores: Tensor) -> Tensor:
         """(T, B) cost of a cell relative to the mean cell."""
@@ -264,7 +291,8 @@ class _Learner:
             return torch.ones_like(scores)
         share = torch.tensor(self.cell_shares, dtype=torch.float32).expand_as(scores)
         if self.config.sparse_weights == "plan":
-            marginal = torch.tensor(self.budget.marginal((scores > 0.5).numpy()), dtype=torch.float32)
+            rounded = (scores > self.config.threshold).numpy()
+            marginal = torch.tensor(self.budget.marginal(rounded), dtype=torch.float32)
             # a dead cell costs nothing now, but would if it were read: half its own cost keeps it from drifting
             share = torch.maximum(marginal * len(scores), 0.5 * share)
         return share / share[:, list(self.graph.blocks)].mean()
@@ -297,6 +325,7 @@ class _Student:
                 config.temperature,
                 self._generator,
                 config.balanced,
+                config.threshold,
             )
         policy.row, policy.stream, policy.mixed = position.row, position.stream, False
         policy.teacher = True
@@ -305,9 +334,8 @@ class _Student:
         with torch.enable_grad():
             masked = forward()
             if policy.mixed:
-                loss = losses.feature_loss(
-                    first_tensor(learner.denoiser, masked), first_tensor(learner.denoiser, original)
-                )
+                measure = losses.feature_loss if config.loss == "relative" else losses.squared_loss
+                loss = measure(first_tensor(learner.denoiser, masked), first_tensor(learner.denoiser, original))
                 if not loss.requires_grad:
                     raise UnsupportedModelError(
                         f"no gradient reaches the output of {type(learner.denoiser).__name__}: it is quantised or "

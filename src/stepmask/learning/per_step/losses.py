@@ -20,6 +20,11 @@ def feature_loss(masked: Tensor, original: Tensor) -> Tensor:
     return relative_norm(masked - original, original).mean()
 
 
+def squared_loss(masked: Tensor, original: Tensor) -> Tensor:
+    """Mean square of the difference, as Learning-to-Cache and HarmoniCa take it; arguments as for `feature_loss`."""
+    return (masked.float() - original.float()).square().mean()
+
+
 def relative_norm(difference: Tensor, original: Tensor) -> Tensor:
     """(N,) L2 norms of `difference` over those of `original`; the gradient is 0, not NaN, where nothing differs."""
     squares = difference.float().flatten(1).square().sum(1)

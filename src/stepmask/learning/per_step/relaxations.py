@@ -32,6 +32,7 @@ def draw(
     temperature: float,
     generator: torch.Generator,
     balanced: bool = False,
+    threshold: float = 0.5,
 ) -> Draw:
     """Draw the weights of one row.
 
@@ -42,11 +43,14 @@ def draw(
         temperature: Of the Gumbel-Softmax.
         generator: Source of randomness, on the CPU.
         balanced: Whether the slope makes up for how likely each draw was: the mean of the derivatives at 0 and at 1.
+        threshold: Above it the cache is refreshed with mixed values, and sampling by threshold computes.
     """
     scores = scores.expand(num_images, -1)
     ones = torch.ones_like(scores)
     if sampling == "interpolation":  # Eq. 4
-        return Draw(scores, ones, scores > 0.5)
+        return Draw(scores, ones, scores > threshold)
+    if sampling == "threshold":
+        return Draw((scores > threshold).float(), ones, scores > threshold)
     uniform = torch.rand(scores.shape, generator=generator)
     if sampling == "random":
         weight = (uniform < scores).float()

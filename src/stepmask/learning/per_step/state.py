@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -24,12 +25,14 @@ class LearnerState:
         trajectory: Number of trajectories done.
         lambda_sparse: lambda_1 now.
         history: Per trajectory the mean loss and the plan's cost.
+        effort: Denoiser calls and seconds so far.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     trajectory: int = 0
     lambda_sparse: float = 1.0
     history: list[tuple[float, float]] = field(default_factory=list)
+    effort: dict[str, Any] = field(default_factory=lambda: {"denoiser_calls": 0, "seconds": 0.0})
 
     def save(self, path: str | Path, identity: dict) -> None:
         """Write the state as safetensors, whole or not at all.
@@ -38,7 +41,8 @@ class LearnerState:
             path: Where to.
             identity: JSON values that must be the same when learning goes on.
         """
-        progress = {"trajectory": self.trajectory, "lambda_sparse": self.lambda_sparse, "history": self.history}
+        names = ("trajectory", "lambda_sparse", "history", "effort")
+        progress = {name: getattr(self, name) for name in names}
         metadata = {"stepmask_learner": json.dumps(identity, sort_keys=True), "progress": json.dumps(progress)}
         contiguous = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         write_atomically(path, safetensors.torch.save(contiguous, metadata))
@@ -57,9 +61,8 @@ class LearnerState:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             before = json.loads(metadata["stepmask_learner"])
             progress = json.loads(metadata["progress"])
-            state = cls(
-                tensors, progress["trajectory"], progress["lambda_sparse"], list(map(tuple, progress["history"]))
-            )
+            progress["history"] = list(map(tuple, progress["history"]))
+            state = cls(tensors, **progress)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise StepMaskError(f"{path} is no state of an interrupted learning run ({error}): {advice}") from error
         now = json.loads(json.dumps(identity))

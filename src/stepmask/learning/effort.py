@@ -1,0 +1,47 @@
+"""What making a mask takes, counted alike for every method: denoiser calls and seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from stepmask.runtime.gate import Gates
+
+
+class Effort:
+    """Counts from when it is made; what an interrupted session took is added with `go_on_from`.
+
+    A call is one forward pass of the denoiser, whatever its batch and with gradient or without; passes that are run
+    again on the way back count again.
+    """
+
+    def __init__(self) -> None:
+        self._calls, self._before, self._began = 0, 0.0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def counting(self, denoiser: nn.Module) -> Iterator[None]:
+        """Count the calls of this denoiser for a while, those made by whatever gates it meanwhile included."""
+
+        def count(compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+            self._calls += 1
+            return compute()
+
+        gates = Gates([(type(denoiser).__name__, denoiser, count)])
+        try:
+            yield
+        finally:
+            gates.remove()
+
+    def go_on_from(self, facts: Mapping[str, Any]) -> None:
+        """Add what `facts` said at the end of an earlier session."""
+        self._calls += facts["denoiser_calls"]
+        self._before += facts["seconds"]
+
+    def facts(self) -> dict[str, Any]:
+        """For the provenance of masks: ``denoiser_calls`` and ``seconds`` so far."""
+        seconds = self._before + time.perf_counter() - self._began
+        return {"denoiser_calls": self._calls, "seconds": round(seconds, 3)}

@@ -1,0 +1,1 @@
+"""Method "ecad": a genetic search over binary masks, as in ECAD. Begin with `search`; `nsga2` knows no masks."""

@@ -1,0 +1,105 @@
+"""What a learning run is about: pipeline, steps, seed and conditions, with all that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from stepmask.architectures import denoiser_of, describe
+from stepmask.learning._arguments import comparable
+from stepmask.learning.budget import Budget
+from stepmask.learning.noise import Noise
+from stepmask.learning.riding import check_learnable
+from stepmask.liveness import make_plan, rows_of
+from stepmask.mask import StepMask, scheduler_identity
+from stepmask.runtime.profiling import measure_cost
+
+
+class Setting:
+    """A pipeline that masks are made for.
+
+    Args:
+        pipe: What samples.
+        num_inference_steps: Of each run.
+        seed: Of noise, conditions and draws.
+        call_kwargs: For the pipeline's call.
+        config: The method's knobs, a dataclass of JSON values.
+
+    Raises:
+        StepMaskError: A mask is applied to the model.
+        UnsupportedModelError: It is offloaded.
+    """
+
+    def __init__(
+        self, pipe: Any, num_inference_steps: int, seed: int, call_kwargs: Mapping[str, Any] | None, config: Any
+    ) -> None:
+        self.pipe, self.num_inference_steps, self.seed, self.config = pipe, num_inference_steps, seed, config
+        self.denoiser = denoiser_of(pipe)
+        check_learnable(self.denoiser)
+        self.graph = describe(self.denoiser)
+        self.call_kwargs = dict(call_kwargs or {})
+        self.scheduler = scheduler_identity(pipe.scheduler)
+        self._costs = measure_cost(pipe, call_kwargs=self.call_kwargs)
+        self.budget = Budget(self.graph, self._costs)
+        self.noise = Noise(pipe, num_inference_steps, seed, self.call_kwargs)
+        self.timesteps = self.noise.timesteps()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(T, B)."""
+        return len(self.timesteps), len(self.graph)
+
+    def identity(self, **more: Any) -> dict[str, Any]:
+        """JSON values that must be the same for an interrupted run to go on."""
+        return {
+            "config": asdict(self.config),
+            "seed": self.seed,
+            "num_inference_steps": self.num_inference_steps,
+            "scheduler": self.scheduler,
+            "graph": self.graph.fingerprint,
+            "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
+            **more,
+        }
+
+    def cost(self, compute: np.ndarray) -> float:
+        """Kept share of the full run's MACs of a table (T, B), after elimination."""
+        return self.budget.cost(rows_of(compute))
+
+    def bare(self, compute: np.ndarray) -> StepMask:
+        """A mask without identity, to try."""
+        return StepMask(compute=compute, sites=self.graph.names, timesteps=self.timesteps)
+
+    def mask(
+        self, compute: np.ndarray, num_images: int, scores: np.ndarray | None = None, **provenance: Any
+    ) -> StepMask:
+        """A mask with its identity and what is known of it.
+
+        Args:
+            compute: (T, B) bool.
+            num_images: How many numbered images of the noise were used, so that nobody evaluates on them.
+            scores: (T, B) as `StepMask` has them.
+            provenance: What the method says, its name first.
+        """
+        seeds = self.noise.seeds(0, num_images)
+        facts = {
+            "num_inference_steps": self.num_inference_steps,
+            "macs": round(self.cost(compute), 6),
+            "cache_bytes_per_image": self._costs.peak_cache_bytes(make_plan(self.bare(compute), self.graph)),
+            "seed": self.seed,
+            "noise_seeds": [seeds[0], seeds[-1]],
+            "guidance_scale": self.call_kwargs.get("guidance_scale"),
+            "model": type(self.denoiser).__name__,
+            "config": asdict(self.config),
+        }
+        return StepMask(
+            compute=compute,
+            sites=self.graph.names,
+            timesteps=self.timesteps,
+            scheduler=self.scheduler,
+            graph=self.graph.fingerprint,
+            scores=scores,
+            provenance={**provenance, **facts},
+        )
