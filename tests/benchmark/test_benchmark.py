@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from stepmask import StepMask, StepMaskError, describe, make_plan, measure_cost, reference
-from stepmask.benchmark import compare, memory, methods, run, run_benchmark
+from stepmask.benchmark import Comparison, Subject, chosen_methods, compare, memory, methods, run, run_benchmark
+from stepmask.evaluation import Metrics
 from stepmask.report import curve, save_png
 from tiny import ddim_pipeline, dit_pipeline
 
@@ -16,7 +19,7 @@ MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
 QUICK = {"steps": (STEPS,), "num_images": 2, "speed": False, "memory": False}
 FIELDS = {
     "model", "steps", "method", "setting", "seed", "macs", "psnr_mean", "psnr_min", "psnr_sem", "ssim_mean",
-    "peak_cache_bytes", "psnr_when_learned",
+    "peak_cache_bytes", "psnr_when_learned", "num_images",
 }  # fmt: skip
 
 
@@ -52,7 +55,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     others += [("random", target) for target in each]
     others += [(f"fewer steps{how}", steps) for how in ("", ", DPM-Solver++") for steps in ("3", "2")]
     others += [("SmoothCache", "0.7"), *(("Block Caching", target) for target in each)]  # 0.5 cannot be: first and last
-    wanted = fora + forecast_fora + learned + others
+    wanted = [("full run", "all"), *fora, *forecast_fora, *learned, *others]
     thresholds = [("DiTFastAttn", "0.05"), ("DiTFastAttn", "0.15")]
     assert sorted(settings["a-dit"]) == sorted(wanted + thresholds), "DeepCache needs levels"
     of_unets = [("DeepCache, quad", f"1:{k}") for k in methods.INTERVALS] + [("Faster Diffusion", "as published")]
@@ -79,7 +82,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     without = [row for row in rows if row["method"].startswith("fewer steps")]
     assert all(row["macs"] == int(row["setting"]) / STEPS for row in without)
     saved = len(list((output / "masks").iterdir()))
-    assert saved == len(rows) - len(without) + 3 * len(MODELS), "and three families a model"
+    assert saved == len(rows) - len(without) + 2 * len(MODELS), "three families a model, none of the full run"
     assert len(list((output / "cells").iterdir())) == len(rows)
     save_png(curve(rows), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
@@ -102,30 +105,108 @@ def test_an_interrupted_benchmark_keeps_what_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "evaluate", failing)
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(tmp_path, models=["a-dit"], **QUICK)
-    assert len(list((tmp_path / "cells").iterdir())) == 2
-    assert calls[0] is None and calls[1] is not None, "the full run is made once"
+    assert len(list((tmp_path / "cells").iterdir())) == 3
+    assert None not in calls, "the full run is made once, before all others"
     rows = run_benchmark(tmp_path, models=["a-dit"], **QUICK)
     masked = [row for row in rows if not row["method"].startswith("fewer steps")]
     assert len(masked) == len(calls) - 1, "only the one that failed was tried again"
     assert len({(row["method"], row["setting"], row["seed"]) for row in rows}) == len(rows)
 
 
-def test_speed_and_memory_are_recorded_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "SPEED_STEPS", STEPS)
+def test_memory_is_recorded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "probing_memory_mib", lambda name, steps: {"peak": 100.0 + steps / 10, "waiting": 5.0})
     options = {"models": ["a-unet"], "steps": (), "num_images": 2}
     assert run_benchmark(tmp_path, **options) == []
     result = json.loads((tmp_path / "a-unet.json").read_text())
-    assert [row["mask"] for row in result["speed"]] == ["FORA 1:2", "random 0.5", "DeepCache 1:3"]
-    for row in result["speed"]:
-        assert row["one_over_macs"] == pytest.approx(1 / row["macs"])
-        assert row["share_of_bound"] == pytest.approx(row["denoiser_speedup"] * row["macs"])
     assert result["probing_memory_mib"] == {
         str(steps): {"peak": 100.0 + steps / 10, "waiting": 5.0} for steps in run.MEMORY_STEPS
     }
-    forbid(monkeypatch, "evaluate", "probing_memory_mib")
+    forbid(monkeypatch, "probing_memory_mib")
     run_benchmark(tmp_path, **options)
     assert json.loads((tmp_path / "a-unet.json").read_text()) == result
+
+
+def comparison(folder, **options):
+    subject = Subject(ddim_pipeline(), STEPS, targets=(0.5,))
+    return Comparison("a-unet", subject, folder, num_images=3, batch_size=2, **options)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many images each evaluation made, and whether it was timed."""
+    calls = []
+
+    def counting(function):
+        def call(*args, **kwargs):
+            calls.append((kwargs["seeds"], kwargs["speed"]))
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("evaluate", "evaluate_unmasked"):
+        monkeypatch.setattr(compare, name, counting(getattr(compare, name)))
+    return calls
+
+
+def test_speed_ups_are_added_to_what_was_measured_without(tmp_path, counted):
+    chosen = chosen_methods("random,fewer-steps")
+    rows = comparison(tmp_path).run(chosen)
+    assert counted == [(3, False)] * 3 and not any("speed" in row for row in rows)
+    counted.clear()
+    timed = comparison(tmp_path, speed=True).run(chosen)
+    assert counted == [(2, True)] * 3, "the full run too; one batch, no images anew"
+    for before, row in zip(rows, timed, strict=True):
+        speed = row.pop("speed")
+        assert row == before and speed["pairs"] == 3 and speed["batch_size"] == 2 and speed["device"]
+        assert speed["one_over_macs"] == pytest.approx(1 / row["macs"])
+        assert speed["share_of_bound"] == pytest.approx(speed["denoiser_speedup"] * row["macs"])
+    counted.clear()
+    comparison(tmp_path, speed=True).run(chosen)
+    assert counted == []
+    assert all("versions" in json.loads(path.read_text())["circumstances"] for path in (tmp_path / "cells").iterdir())
+
+
+def test_speed_ups_are_added_to_collected_results(tmp_path, counted):
+    chosen = chosen_methods("random,fewer-steps")
+    rows = comparison(tmp_path).run(chosen)
+    comparison(tmp_path).cells.collect()
+    for path in [*(tmp_path / "cells").iterdir(), *(tmp_path / "masks").iterdir()]:
+        path.unlink()
+    counted.clear()
+    told = []
+    timed = comparison(tmp_path, speed=True, tell=told.append).run(chosen)
+    assert [row.get("speed") is not None for row in timed] == [row["method"] != "random" for row in rows]
+    assert counted == [(2, True)] * 2, "no mask is drawn anew for it"
+    assert any("no speed of a-unet, 4 steps: random 0.5, learning seed 0: its mask is not in" in line for line in told)
+
+
+def test_every_cell_shows_its_first_images(tmp_path, counted):
+    chosen = chosen_methods("fora")
+    comparison(tmp_path).run(chosen)
+    strips = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
+    assert len(strips) == 5 and "a-unet-4-full-run-all.png" in strips
+    names = ("a-unet-4-full-run-all.png", "a-unet-4-fora-1to5.png")
+    full, masked = (np.asarray(Image.open(tmp_path / "pictures" / name)) for name in names)
+    size = ddim_pipeline().unet.config.sample_size
+    assert full.shape == masked.shape == (size, 3 * size, 3) and (full != masked).any()
+    for path in (tmp_path / "pictures").iterdir():
+        path.unlink()
+    counted.clear()
+    comparison(tmp_path).run(chosen)
+    assert counted == [(3, False)] * 5
+    assert {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()} == strips
+
+
+def test_scores_come_with_intervals_and_the_full_runs_own(tmp_path, counted):
+    metrics = Metrics(lpips=lambda one, other: (one - other).square().mean((1, 2, 3)))
+    comparison(tmp_path, speed=True).run(chosen_methods("random"))
+    counted.clear()
+    full, masked = comparison(tmp_path, speed=True, metrics=metrics).run(chosen_methods("random"))
+    assert counted == [(3, False)] * 2, "sampled again for scores, not timed again"
+    assert (full["method"], full["macs"], full["psnr_mean"]) == ("full run", 1, 100)
+    assert full["scores"]["lpips"]["value"] == 0
+    score = masked["scores"]["lpips"]
+    assert score["low"] < score["value"] < score["high"] and score["num_images"] == 3 and masked["speed"]["pairs"] == 3
 
 
 def test_no_reference_models(tmp_path, monkeypatch):

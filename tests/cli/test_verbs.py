@@ -142,6 +142,22 @@ def test_evaluate_prints_a_table_and_writes_json(run, folder, mask_file, tmp_pat
     assert content["speed"]["pairs"] == 1 and content["speed"]["batch_size"] == 2
 
 
+def test_evaluate_scores_the_images_too(run, folder, mask_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("stepmask.benchmark.scores.BOOTSTRAP", 3)
+    file = tmp_path / "result.json"
+    given = ("evaluate", folder, "--mask", mask_file, "--no-speed", "-n", 8)
+    text = run(*given, "--metrics", "cifar", "--json", file).stdout
+    scores = json.loads(file.read_text())["scores"]
+    assert list(scores) == ["fd_cifar", "sfd_cifar", "is_cifar", "recall_cifar", "kid_cifar"]
+    for name, score in scores.items():
+        assert f"{name} " in text and f"{score['value']:.4g}" in text and score["num_images"] == 8
+        assert score["low"] <= score["value"] <= score["high"] and score["change"]["low"] <= score["change"]["high"]
+    text = " ".join(run(*given, "--metrics", "cifar,lips", code=2).stderr.split())
+    assert "no metric 'lips'; there are lpips, clip, fid" in text
+    text = " ".join(run(*given, "--real", mask_file, code=2).stderr.split())
+    assert "ask for them with --metrics fid,kid" in text
+
+
 def test_show_draws_compute_and_hold_or_the_plan(run, folder, mask_file, tmp_path):
     text = run("show", mask_file).stdout
     assert "hold" in text and "dead" not in text and "fora" in text
@@ -175,7 +191,7 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
     text = run("benchmark", *given).output
     assert "FORA + forecast" in text and "1:5" in text and "curve.png" in text
     assert {"cells", "masks", "curve.png", "speed.png", "results.md"} < set(names(output))
-    assert len(names(output / "cells")) == 8
+    assert len(names(output / "cells")) == 9
     table = (output / "results.md").read_text()
     assert "| PSNR in dB at MACs |" in table and "| of 1 / MACs |" in table
     before = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
@@ -194,13 +210,13 @@ def test_benchmark_without_a_model_is_that_of_the_readme(run, tmp_path, monkeypa
     run("benchmark", "-o", tmp_path / "bench", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed", "--targets", "0.5")
     assert (tmp_path / "bench").is_dir()
     (_, first), (_, second) = calls
-    assert len(first.pop("chosen")) == len(second.pop("chosen")) == 16
-    usual = {"speed": True, "memory": True, "transfer": False}
+    assert len(first.pop("chosen")) == len(second.pop("chosen")) == 17
+    usual = {"speed": True, "metrics": None, "memory": True, "transfer": False}
     assert first == {**usual, "targets": (0.7, 0.6, 0.5, 0.4, 0.3), "num_images": 64}
     assert second == {**usual, "speed": False, "targets": (0.5,), "num_images": 4, "steps": [20, 50]}
 
 
 def test_benchmark_names_its_methods(run, folder, tmp_path):
     text = run("benchmark", folder, "-o", tmp_path / "out", "--methods", "fora,lerned", code=2).output
-    assert "no method 'lerned'; there are fora, deepcache, fora-forecast" in text
+    assert "no method 'lerned'; there are full-run, fora, deepcache" in text
     assert not (tmp_path / "out").exists()

@@ -3,6 +3,6 @@
 from stepmask.benchmark.compare import Comparison
 from stepmask.benchmark.methods import Subject, chosen_methods
 from stepmask.benchmark.run import run_benchmark
-from stepmask.benchmark.scores import cifar_scores
+from stepmask.benchmark.scores import metrics_by_name
 
-__all__ = ["Comparison", "Subject", "chosen_methods", "cifar_scores", "run_benchmark"]
+__all__ = ["Comparison", "Subject", "chosen_methods", "metrics_by_name", "run_benchmark"]

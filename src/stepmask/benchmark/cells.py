@@ -56,9 +56,20 @@ class Cells:
         found = dict(self.collected().get("circumstances", {}))
         return found | {str(row["steps"]): row["circumstances"] for row in self._files()}
 
-    def has(self, key: Key) -> bool:
-        """Whether a cell was measured."""
-        return self._path(key).exists() or any(self._key(row) == key for row in self.collected().get("rows", []))
+    def row(self, key: Key) -> dict[str, Any] | None:
+        """What was measured of a cell, with its circumstances where they are known; None where nothing was."""
+        if self._path(key).exists():
+            return _read(self._path(key))
+        collected = self.collected()
+        for row in collected.get("rows", []):
+            if self._key(row) == key:
+                known = collected.get("circumstances", {}).get(str(key.steps))
+                return row if known is None else {**row, "circumstances": known}
+        return None
+
+    def strip(self, key: Key) -> Path:
+        """The file of a cell's first images."""
+        return self.folder / "pictures" / f"{key.slug}.png"
 
     def save(self, key: Key, row: Mapping[str, Any]) -> None:
         """Keep the row of a cell."""

@@ -1,13 +1,14 @@
 """Measures methods x budgets on one pipeline, a cell at a time; draws nothing.
 
 What a folder holds already is not measured again, so a stopped comparison goes on where it was. Several processes share
-the work by method and seed: each takes its part, and all write into the same folder.
+the work by method and seed: each takes its part, and all write into the same folder. Images come first, speed-ups after
+all of them: those want a quiet machine, and may be added later to what was measured without.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 from torch import Tensor
 
 from stepmask.benchmark.cells import Cells, Key
-from stepmask.benchmark.methods import AnyMethod, FamilyMethod, Subject, Unmasked, methods
+from stepmask.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, Subject, Unmasked, methods
+from stepmask.benchmark.strips import SHOWN, save_strip
 from stepmask.benchmark.unmasked import evaluate_unmasked
 from stepmask.errors import TargetError
-from stepmask.evaluation import Evaluation, evaluate
+from stepmask.evaluation import Evaluation, Score, evaluate
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
 
@@ -40,7 +42,7 @@ class Comparison:
         num_images: Per cell, on seeds that learning has not seen.
         speed: Whether to measure the speed-up of every cell.
         batch_size: Images per call.
-        score: Scores of the masked images (N, C, H, W) as sets, by name; None leaves them out.
+        metrics: Scores by name, of the masked run's images, the full run's and their prompts; None leaves them out.
         tell: Gets a line before each cell.
     """
 
@@ -50,9 +52,9 @@ class Comparison:
     num_images: int = 64
     speed: bool = False
     batch_size: int = 16
-    score: Callable[[Tensor], Mapping[str, float]] | None = None
+    metrics: Callable[[Tensor, Tensor, Sequence[str] | None], Mapping[str, Score]] | None = None
     tell: Callable[[str], None] = lambda line: None
-    _full: Tensor | None = field(default=None, init=False)
+    _full: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.cells = Cells(self.output, self.model, [method.name for method in methods()])
@@ -62,7 +64,39 @@ class Comparison:
         self._families = lru_cache(maxsize=None)(self._family)
 
     def run(self, chosen: Iterable[AnyMethod], part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
-        """Measure all cells that are missing, or every `parts`-th method and seed of them; returns all rows."""
+        """Measure all cells that are missing, or every `parts`-th method and seed of them; returns all rows.
+
+        The full run is among them always, as what the others' scores are read against. Cells that have images but no
+        speed-up, or none of the scores that are asked for, get them.
+        """
+        chosen = list(chosen)
+        chosen = [FULL_RUN, *(method for method in chosen if method.name != FULL_RUN.name)]
+        mine = list(self._mine(chosen, part, parts))
+        for key, method in mine:
+            row = self.cells.row(key)
+            if row is None or (self.metrics is not None and "scores" not in row):
+                self.tell(_words(key))
+                try:
+                    self._measure(key, method, row or {})
+                except TargetError as error:
+                    self.tell(f"left out: {error}")
+        for key, method in mine:
+            row = self.cells.row(key)
+            if row is None:
+                continue
+            shown, timed = self.cells.strip(key).exists(), not self.speed or "speed" in row
+            if key.seed is not None and not self._file(key).exists():
+                if not timed:
+                    self.tell(f"no speed of {_words(key)}: its mask is not in {self._masks}")
+                continue
+            if not shown:
+                self._show(key, method)
+            if not timed:
+                self.tell(f"speed of {_words(key)}")
+                self._time(key, method, row)
+        return self.cells.rows()
+
+    def _mine(self, chosen: list[AnyMethod], part: int, parts: int) -> Iterator[tuple[Key, AnyMethod]]:
         groups = [(method, seed) for method in chosen for seed in method.seeds]
         for method, seed in groups[part::parts]:
             reason = method.fits(self.subject)
@@ -70,24 +104,37 @@ class Comparison:
                 self.tell(f"{self.model}: no {method.name}, it {reason}")
                 continue
             for setting in method.settings(self.subject):
-                key = Key(self.model, self.subject.steps, method.name, setting, seed)
-                if not self.cells.has(key):
-                    drawn = "" if seed is None else f", learning seed {seed}"
-                    self.tell(f"{self.model}, {self.subject.steps} steps: {method.name} {setting}{drawn}")
-                    try:
-                        self._measure(key, method)
-                    except TargetError as error:
-                        self.tell(f"left out: {error}")
-        return self.cells.rows()
+                yield Key(self.model, self.subject.steps, method.name, setting, seed), method
 
-    def _measure(self, key: Key, method: AnyMethod) -> None:
+    def _measure(self, key: Key, method: AnyMethod, before: Mapping[str, Any]) -> None:
+        result, more = self._evaluate(key, method, self.num_images)
+        row = row_of(result) | more
+        if self.metrics is not None:
+            found = self.metrics(result.masked, result.full, result.prompts)
+            row["scores"] = {name: score.to_dict() for name, score in found.items()}
+        save_strip(result.masked, self.cells.strip(key))
+        self.cells.save(key, {name: before[name] for name in ("speed",) if name in before} | row)
+
+    def _show(self, key: Key, method: AnyMethod) -> None:
+        """The first images of a cell that has none to show, made again."""
+        result, _ = self._evaluate(key, method, min(SHOWN, self.num_images))
+        save_strip(result.masked, self.cells.strip(key))
+
+    def _time(self, key: Key, method: AnyMethod, row: Mapping[str, Any]) -> None:
+        result, _ = self._evaluate(key, method, self.batch_size, speed=True)
+        circumstances = row.get("circumstances") or row_of(result)["circumstances"]
+        self.cells.save(key, {**row, "circumstances": circumstances, "speed": speed_row(result)})
+
+    def _evaluate(
+        self, key: Key, method: AnyMethod, num_images: int, speed: bool = False
+    ) -> tuple[Evaluation, dict[str, Any]]:
         options = {
-            "seeds": self.num_images,
+            "seeds": num_images,
             "call_kwargs": self.subject.call_kwargs,
             "conditions": self.subject.conditions,
             "batch_size": self.batch_size,
-            "speed": self.speed,
-            "reference": self._full,
+            "speed": speed,
+            "reference": self._full.get(num_images),
         }
         if isinstance(method, Unmasked):
             running = partial(method.running, self.subject, key.setting)
@@ -97,13 +144,11 @@ class Comparison:
             mask = self._mask(key, method)
             result = evaluate(self.subject.pipe, mask, **options)
             more = {"psnr_when_learned": mask.provenance.get("psnr")}
-        self._full = result.full
-        row = row_of(result) | more
-        row |= {} if self.score is None else {"scores": dict(self.score(result.masked))}
-        self.cells.save(key, row)
+        self._full[num_images] = result.full
+        return result, more
 
     def _mask(self, key: Key, method: AnyMethod) -> StepMask:
-        path = self._masks / f"{key.slug}.json"
+        path = self._file(key)
         if path.exists():
             return StepMask.load(path)
         if isinstance(method, FamilyMethod):
@@ -126,6 +171,9 @@ class Comparison:
         self._state(f"{method.label}-seed{seed}").unlink(missing_ok=True)
         return found
 
+    def _file(self, key: Key) -> Path:
+        return self._masks / f"{key.slug}.json"
+
     def _state(self, label: str) -> Path:
         return self._masks / f"{self.model}-{self.subject.steps}-{label}.safetensors"
 
@@ -133,18 +181,16 @@ class Comparison:
 def row_of(result: Evaluation) -> dict[str, Any]:
     """What tables need of an evaluation, and what it depends on."""
     values = result.to_dict()
-    row = {
+    return {
         "macs": result.macs_fraction,
         "psnr_mean": result.psnr.mean,
         "psnr_min": result.psnr.min,
         "psnr_sem": result.psnr.standard_error,
+        "num_images": len(result.seeds),
         "ssim_mean": None if result.ssim is None else result.ssim.mean,
         "peak_cache_bytes": result.peak_cache_bytes,
         "circumstances": {name: values[name] for name in CIRCUMSTANCES},
     }
-    if result.speed is not None:
-        row["speed"] = speed_row(result)
-    return row
 
 
 def speed_row(result: Evaluation) -> dict[str, Any]:
@@ -156,4 +202,10 @@ def speed_row(result: Evaluation) -> dict[str, Any]:
         "denoiser_speedup": median,
         "share_of_bound": median / bound,
         **result.speed.to_dict(),
+        "device": result.device,
     }
+
+
+def _words(key: Key) -> str:
+    drawn = "" if key.seed is None else f", learning seed {key.seed}"
+    return f"{key.model}, {key.steps} steps: {key.method} {key.setting}{drawn}"

@@ -103,4 +103,5 @@ def evaluate_unmasked(
         speed=Speed.of(pairs.times, batch_size) if speed else None,
         full=pairs.full,
         masked=pairs.masked,
+        prompts=sampler.conditions.prompts(),
     )

@@ -50,6 +50,28 @@ NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Numbe
 FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first image; the others follow.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per call of the pipeline.")]
 
+MetricNames = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="NAME,...",
+        help="Score the images too: lpips, clip, fid, sfid, is, kid, precision, recall on their standard networks, "
+        "with 'stepmask\\[metrics]' installed; cifar by a small classifier that comes with stepmask, for images like "
+        "CIFAR-10. Scores of sets take 512 images and more.",
+    ),
+]
+RealImages = Annotated[
+    Path | None,
+    typer.Option(
+        "--real",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Statistics of real images under Inception (.npz with mu and sigma, as published, or what "
+        "FeatureStatistics.save wrote) for fid and its kin. By default the full run's images take their place.",
+    ),
+]
+
 
 class DType(str, Enum):
     """Precision of the weights."""

@@ -15,12 +15,15 @@ from stepmask.cli._arguments import (
     Device,
     Folder,
     Guidance,
+    MetricNames,
     Precision,
+    RealImages,
     Scheduler,
     SchedulerChoice,
 )
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_folder
+from stepmask.cli._scores import metrics_for
 from stepmask.cli._targets import shares
 
 if TYPE_CHECKING:
@@ -51,13 +54,9 @@ def benchmark(
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
     speed: Annotated[bool, typer.Option(help="Measure speed-ups too.")] = True,
-    scores: Annotated[
-        bool,
-        typer.Option(
-            help="With MODEL: score the images of every method as sets too, by the features of a small CIFAR-10 "
-            "classifier; for models of such pictures, and at least 512 images."
-        ),
-    ] = False,
+    metrics: MetricNames = None,
+    real: RealImages = None,
+    scores: Annotated[bool, typer.Option(help="The same as --metrics cifar.")] = False,
     memory: Annotated[bool, typer.Option(help="Without MODEL: measure the peak memory of learning too.")] = True,
     transfer: Annotated[
         bool, typer.Option(help="Without MODEL: measure masks outside of what they were learned for too.")
@@ -70,9 +69,11 @@ def benchmark(
     What the folder holds already is not measured again, so a stopped benchmark goes on where it was. Start it with
     `accelerate launch --no-python stepmask benchmark ...` for several processes: each measures a part.
     """
-    from stepmask.benchmark import Comparison, Subject, chosen_methods, cifar_scores
+    from stepmask.benchmark import Comparison, Subject, chosen_methods
 
     picked, budgets = chosen_methods(methods), shares(targets)
+    named = ",".join([*([metrics] if metrics else []), *(["cifar"] if scores else [])])
+    measure = metrics_for(named, real) if named or real else None
     ready_folder(output)
     if model is None:
         from stepmask.benchmark import run_benchmark
@@ -83,6 +84,7 @@ def benchmark(
             chosen=picked,
             targets=budgets,
             speed=speed,
+            metrics=measure,
             memory=memory,
             transfer=transfer,
             **{name: value for name, value in given.items() if value is not None},
@@ -93,11 +95,13 @@ def benchmark(
         pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
         call_kwargs = guidance_kwargs(guidance_scale)
         check_call_kwargs(pipe, call_kwargs)
+        if measure is not None:
+            measure.check(pipe)
         options = {
             "num_images": num_images,
             "batch_size": batch_size,
             "speed": speed,
-            "score": cifar_scores() if scores else None,
+            "metrics": measure,
         }
         name = model.rpartition(":")[2].rstrip("/").replace("/", "--")
         rows = []

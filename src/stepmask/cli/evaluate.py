@@ -16,14 +16,17 @@ from stepmask.cli._arguments import (
     FirstSeed,
     Guidance,
     MaskFile,
+    MetricNames,
     Model,
     NumImages,
     Precision,
+    RealImages,
 )
 from stepmask.cli._mask_files import load_mask
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_file, write_json
 from stepmask.cli._progress import runs_bar
+from stepmask.cli._scores import metrics_for, scores_table
 
 
 @app.command()
@@ -37,6 +40,8 @@ def evaluate(
     batch_size: BatchSize = 16,
     speed: Annotated[bool, typer.Option(help="Measure the speed-up, full and masked runs in turns.")] = True,
     pairs: Annotated[int, typer.Option(min=1, help="Smallest number of such pairs of runs.")] = 3,
+    metrics: MetricNames = None,
+    real: RealImages = None,
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
     device: Device = None,
@@ -48,7 +53,9 @@ def evaluate(
     decision = load_mask(mask, at)
     if json is not None:
         ready_file(json)
+    measure = metrics_for(metrics, real)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
+    measure.check(pipe)
     with runs_bar("evaluating") as tell:
         result = stepmask.evaluate(
             pipe,
@@ -62,6 +69,9 @@ def evaluate(
             progress=tell,
         )
     stdout().print(result)
+    scores = measure(result.masked, result.full, result.prompts)
+    if scores:
+        stdout().print(scores_table(scores))
     if json is not None:
-        write_json(json, result.to_dict())
+        write_json(json, result.to_dict() | {"scores": {name: score.to_dict() for name, score in scores.items()}})
         stdout().print(str(json))

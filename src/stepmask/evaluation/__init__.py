@@ -11,9 +11,10 @@ from torch import Tensor
 from stepmask.architectures import denoiser_of, describe_for
 from stepmask.errors import StepMaskError
 from stepmask.evaluation._conditions import Conditions
-from stepmask.evaluation.distribution import DistributionScores, compare_sets, score_images
+from stepmask.evaluation.distribution import DistributionScores, Score, compare_sets, score_images
 from stepmask.evaluation.features import FeatureStatistics
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
+from stepmask.evaluation.metrics import Metrics, load_metrics
 from stepmask.evaluation.result import Evaluation, circumstances
 from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
 from stepmask.evaluation.speed import Speed
@@ -29,10 +30,13 @@ __all__ = [
     "DistributionScores",
     "Evaluation",
     "FeatureStatistics",
+    "Metrics",
+    "Score",
     "Spread",
     "compare_sets",
     "evaluate",
     "evaluation_seeds",
+    "load_metrics",
     "psnr_per_image",
     "sampler_for",
     "score_images",
@@ -117,6 +121,7 @@ def evaluate(
         speed=Speed.of(pairs.times, batch_size) if speed else None,
         full=pairs.full,
         masked=pairs.masked,
+        prompts=sampler.conditions.prompts(),
     )
 
 

@@ -54,6 +54,13 @@ class Conditions:
             arguments["batch_size"] = len(order)
         return arguments
 
+    def prompts(self) -> tuple[str, ...] | None:
+        """One per image; None where the pipeline takes none."""
+        given = self._arguments.get("prompt")
+        if isinstance(given, str):
+            return (given,) * self._num_images
+        return None if given is None else tuple(self.slice(0, self._num_images)["prompt"])
+
     def _pick(self, name: str, value: Any, order: Sequence[int]) -> Any:
         if not is_per_image(name, value) or len(value) != self._num_images:
             return value

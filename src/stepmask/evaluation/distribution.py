@@ -7,8 +7,9 @@ the formulas.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -25,6 +26,23 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
+class Change:
+    """A score less that of the full run, from the same noise.
+
+    Attributes:
+        value: Of all images.
+        standard_error: Over the same bootstrap draws of both sets, or the same images; None without a bootstrap.
+        low: Lower end of the interval of 95%.
+        high: Its upper end.
+    """
+
+    value: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Score:
     """One score and how sure it is, given the number of images.
 
@@ -37,6 +55,8 @@ class Score:
         num_reference: Images of the reference set it was computed against; None where there is none.
         real: The same score of as many images out of the reference set, which is what a perfect sampler gets: a
             Fréchet distance is above zero for few images, whatever they are. None where it is not known.
+        change: Against the full run; None where none was given.
+        drawn: The score of each bootstrap draw.
     """
 
     value: float
@@ -46,6 +66,29 @@ class Score:
     num_images: int
     num_reference: int | None
     real: float | None = None
+    change: Change | None = None
+    drawn: tuple[float, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of_images(cls, values: Tensor, full: Tensor | None = None) -> Score:
+        """The mean of one value per image (N,), and its change against those of the full run."""
+        values = values.double()
+        score = _score(values.mean().item(), (), len(values), None, error=_error_of_mean(values))
+        if full is None:
+            return score
+        lost = values - full.double()
+        return replace(score, change=Change(*_interval(lost.mean().item(), _error_of_mean(lost))))
+
+    def against(self, full: Score) -> Score:
+        """The same score with its change; both were drawn with one seed and have as many images."""
+        if len(self.drawn) != len(full.drawn) or self.num_images != full.num_images:
+            raise StepMaskError("only scores of as many images and bootstrap draws can be compared in pairs")
+        error = _spread([one - other for one, other in zip(self.drawn, full.drawn, strict=True)])
+        return replace(self, change=Change(*_interval(self.value - full.value, error)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields but the draws, as JSON values."""
+        return {name: value for name, value in asdict(self).items() if name != "drawn"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +120,8 @@ class DistributionScores:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return asdict(self)
+        scores = {name: score.to_dict() for name, score in self.scores.items()}
+        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "scores": scores}
 
     def __str__(self) -> str:
         """One line per score."""
@@ -217,18 +261,34 @@ def _over(draws: Tensor, statistic: Callable[[Tensor], float]) -> list[float]:
 
 def _score(
     value: float,
-    drawn: list[float],
+    drawn: Sequence[float],
     num_images: int,
     num_reference: int | None,
     least: float = float("-inf"),
     most: float = float("inf"),
+    error: float | None = None,
 ) -> Score:
     """With a normal interval: draws repeat images, which shifts statistics that have a bias; their spread stays."""
-    if not drawn:
-        return Score(value, None, None, None, num_images, num_reference)
-    error = torch.tensor(drawn, dtype=torch.float64).std().item()
-    reach = error * torch.special.ndtri(torch.tensor((1 + CONFIDENCE) / 2, dtype=torch.float64)).item()
-    return Score(value, error, max(least, value - reach), min(most, value + reach), num_images, num_reference)
+    numbers = _interval(value, _spread(drawn) if error is None else error, least, most)
+    return Score(*numbers, num_images, num_reference, drawn=tuple(drawn))
+
+
+def _spread(drawn: Sequence[float]) -> float | None:
+    return torch.tensor(drawn, dtype=torch.float64).std().item() if len(drawn) else None
+
+
+def _error_of_mean(values: Tensor) -> float | None:
+    return values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def _interval(
+    value: float, error: float | None, least: float = float("-inf"), most: float = float("inf")
+) -> tuple[float, float | None, float | None, float | None]:
+    """Value, standard error, and both ends of the interval."""
+    if error is None:
+        return value, None, None, None
+    reach = error * NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    return value, error, max(least, value - reach), min(most, value + reach)
 
 
 def _shuffled(values: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class Evaluation:
         speed: Measured speed-up, or None.
         full: (N, C, H, W) float32, the images of the full run.
         masked: The images of the masked run.
+        prompts: One per image, where the pipeline takes any.
     """
 
     pipeline: str
@@ -68,10 +69,12 @@ class Evaluation:
     speed: Speed | None
     full: Tensor = field(repr=False)
     masked: Tensor = field(repr=False)
+    prompts: tuple[str, ...] | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the images, as JSON values."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("full", "masked")}
+        """Everything but images and prompts, as JSON values."""
+        left_out = ("full", "masked", "prompts")
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out}
         brief = {name: values[name] and values[name].to_dict() for name in ("psnr", "ssim", "speed")}
         return {
             **values,

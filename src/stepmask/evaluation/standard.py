@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from stepmask.errors import StepMaskError
+from stepmask.evaluation._weights import loaded, need
 
 SPATIAL_CHANNELS = 7
 """Of 17 x 17 places, as sFID takes them (Nash et al. 2021): 2023 features."""
@@ -47,16 +46,12 @@ def standard_features(weights: str | Path | None = None) -> InceptionFeatures:
         weights: torch-fidelity's file of weights; None downloads it on first use.
 
     Raises:
-        StepMaskError: torch-fidelity is not installed.
+        StepMaskError: torch-fidelity is not installed, or the weights cannot be read.
     """
-    if importlib.util.find_spec("torch_fidelity") is None:
-        raise StepMaskError(
-            "FID and its kin need torch-fidelity and its Inception weights: pip install 'stepmask[metrics]'. Without "
-            "them, stepmask.reference.load_classifier() gives features for images like CIFAR-10"
-        )
+    need("FID and its kin", "torch_fidelity")
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    network = FeatureExtractorInceptionV3(
-        "inception-v3-compat", ["2048", "logits_unbiased"], None if weights is None else str(weights)
-    )
+    file = None if weights is None else str(weights)
+    features = ["2048", "logits_unbiased"]
+    network = loaded("FID", lambda: FeatureExtractorInceptionV3("inception-v3-compat", features, file))
     return InceptionFeatures(network).eval()

@@ -1,0 +1,48 @@
+"""Metrics that the user names, and the table of what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepmask.errors import StepMaskError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stepmask.evaluation import Metrics, Score
+
+
+def metrics_for(names: str | None, real: Path | None) -> Metrics:
+    """The metrics of ``--metrics`` and ``--real``, none where they were not given.
+
+    Raises:
+        StepMaskError: There is no metric of a name, or its packages or weights are missing.
+    """
+    from stepmask.benchmark import metrics_by_name
+    from stepmask.evaluation import Metrics
+
+    if not names and real is not None:
+        raise StepMaskError("--real is the reference set of fid and its kin: ask for them with --metrics fid,kid")
+    return Metrics() if not names else metrics_by_name(names, real)
+
+
+def scores_table(scores: Mapping[str, Score]) -> Table:
+    """Value, interval, and change against the full run."""
+    from rich.table import Table
+
+    table = Table("score", title="scores of the masked run's images", title_justify="left")
+    for column in ("value", "95% interval", "less the full run's", "95% interval"):
+        table.add_column(column, justify="right")
+    for name, score in scores.items():
+        table.add_row(name, *_numbers(score), *(_numbers(score.change) if score.change else ("-", "-")))
+    counts = sorted({score.num_images for score in scores.values()})
+    table.caption = f"of {' and '.join(map(str, counts))} images"
+    table.caption_justify = "left"
+    return table
+
+
+def _numbers(found: Any) -> tuple[str, str]:
+    interval = "-" if found.low is None else f"{found.low:.4g} to {found.high:.4g}"
+    return f"{found.value:.4g}", interval
