@@ -1,6 +1,7 @@
 """Measures a pipeline that runs something of its own, without a mask, as `stepmask.evaluate` measures a mask.
 
-What it costs cannot be read from a plan: the MACs are those that ran, counted during one batch.
+What it costs cannot be read from a plan: the MACs are those that ran, averaged over the images; over one batch where
+speed is measured, since counting takes time.
 """
 
 from __future__ import annotations
@@ -30,23 +31,29 @@ class OtherSampler(Sampler):
     """Runs a pipeline plainly, or with something of its own in place of a plan."""
 
     running: Running
+    counting: bool = True
+    """Whether to count what runs, which takes time."""
+    macs: int = 0
+    """MACs of all images that were counted."""
+    num_counted: int = 0
 
     def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
         """Images and times of the other run; see `Sampler.full`."""
         with self.running() as (pipe, steps):
-            return replace(self, pipe=pipe, num_inference_steps=steps).full(start, seeds)
+            other = replace(self, pipe=pipe, num_inference_steps=steps)
+            if not self.counting:
+                return other.full(start, seeds)
+            with counted(denoiser_of(pipe)) as counter:
+                result = other.full(start, seeds)
+        self.macs += counter.macs
+        self.num_counted += len(seeds)
+        return result
 
-    def macs_per_image(self, start: int, seeds: Sequence[int]) -> float:
-        """MACs per image that really ran in the other run, averaged over a batch."""
-        with self.running() as (pipe, steps), counted(denoiser_of(pipe)) as counter:
-            replace(self, pipe=pipe, num_inference_steps=steps).full(start, seeds)
-        return counter.macs / len(seeds)
-
-    def full_macs_per_image(self, start: int, seeds: Sequence[int]) -> float:
-        """The same of the full run."""
+    def full_macs_per_image(self, seed: int) -> float:
+        """MACs of the full run of one image, counted in the same way."""
         with counted(denoiser_of(self.pipe)) as counter:
-            self.full(start, seeds)
-        return counter.macs / len(seeds)
+            self.full(0, [seed])
+        return counter.macs
 
 
 def evaluate_unmasked(
@@ -81,10 +88,12 @@ def evaluate_unmasked(
     """
     everything = fora(pipe, num_inference_steps, 1)
     plain, numbers = sampler_for(pipe, everything, seeds, num_inference_steps, call_kwargs, conditions)
-    sampler = OtherSampler(**vars(plain), running=running)
+    sampler = OtherSampler(**vars(plain), running=running, counting=not speed)
     pairs = sample_pairs(sampler, numbers, batch_size, reference=reference, timed_pairs=speed_pairs if speed else 0)
-    full_macs = sampler.full_macs_per_image(0, numbers[:1])
-    macs = sampler.macs_per_image(0, numbers[:batch_size])
+    if speed:
+        sampler.counting = True
+        sampler.masked(0, numbers[:batch_size])
+    macs, full_macs = sampler.macs / sampler.num_counted, sampler.full_macs_per_image(numbers[0])
     with running() as (other, steps):
         known = circumstances(other, plain.call_kwargs)
     psnr, ssim = psnr_per_image(pairs.masked, pairs.full), ssim_per_image(pairs.masked, pairs.full)
