@@ -32,6 +32,8 @@ TRAJECTORIES = 8
 GUIDANCE_SCALE = 2.5
 PAPER_STEPS = 20
 """The paper's learner is compared up to so many steps: it costs as much as ours."""
+SHIPPED = "shipped"
+"""What the command line calls all rivals as they ship."""
 
 
 @dataclass(frozen=True)
@@ -229,18 +231,25 @@ def with_dpm(pipe: Any) -> Any:
 
 
 def chosen_methods(names: str | None = None) -> list[AnyMethod]:
-    """Methods by the names that the command line takes, ``fora,learned`` for example; None for all.
+    """Methods by the names that the command line takes, ``fora,learned`` for example.
+
+    Args:
+        names: Separated by commas; ``shipped`` are all rivals as they ship. None for all others.
 
     Raises:
         StepMaskError: There is no method of a name.
     """
-    known = {short_name(method): method for method in methods()}
+    from stepmask.benchmark.shipped import shipped_methods  # they are written in terms of this file
+
     if names is None:
-        return list(known.values())
-    wanted = [name.strip().lower() for name in names.split(",")]
-    for name in wanted:
+        return methods()
+    shipped = {short_name(method): method for method in shipped_methods()}
+    known = {short_name(method): method for method in methods()} | shipped
+    wanted = {name.strip().lower() for name in names.split(",")}
+    for name in sorted(wanted - {SHIPPED}):
         if name not in known:
-            raise StepMaskError(f"no method {name!r}; there are {', '.join(known)}")
+            raise StepMaskError(f"no method {name!r}; there are {', '.join([*known, SHIPPED])}")
+    wanted |= set(shipped) if SHIPPED in wanted else set()
     return [method for name, method in known.items() if name in wanted]
 
 
