@@ -16,6 +16,12 @@ from tiny import ddim_pipeline, dit_pipeline
 
 STEPS = 4
 MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
+RIVALS = {
+    "HarmoniCa": ("harmonica", 0.5, {"num_trajectories": 1}),
+    "L2C": ("l2c", 0.7, {"num_trajectories": 1}),
+    "ECAD": ("ecad", 0.5, {"population": 6, "generations": 0, "num_checked": 1}),
+    "DiP-GO": ("dip-go", 0.5, {"iterations": 1}),
+}
 QUICK = {"steps": (STEPS,), "num_images": 2, "speed": False, "memory": False}
 FIELDS = {
     "model", "steps", "method", "setting", "seed", "macs", "psnr_mean", "psnr_min", "psnr_sem", "ssim_mean",
@@ -28,6 +34,7 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(reference, "names", lambda: sorted(MODELS))
     monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
     monkeypatch.setattr(methods, "TRAJECTORIES", 2)
+    monkeypatch.setattr(methods, "LEARNED_RIVALS", RIVALS)
     monkeypatch.setattr(methods, "TARGETS", (0.7, 0.5))
     monkeypatch.setattr(methods, "ROUNDS", 0)
     monkeypatch.setattr(methods, "SEEDS", (0, 1))
@@ -50,7 +57,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     )
     each = [("0.7"), ("0.5")]
     learned = [("learned", t) for t in each * 2] + [("learned, hold only", t) for t in each]
-    learned.append(("paper's learner", "0.5"))
+    learned += [("paper's learner", "0.5"), *((name, f"{target:g}") for name, (_, target, _) in RIVALS.items())]
     others = [("step skipping", f"every {nth}") for nth in ("2nd", "3rd", "4th")]
     others += [("random", target) for target in each]
     others += [(f"fewer steps{how}", steps) for how in ("", ", DPM-Solver++") for steps in ("3", "2")]

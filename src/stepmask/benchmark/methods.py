@@ -29,9 +29,16 @@ BINARY_SEEDS = (0,)
 ROUNDS: int | None = 3
 """Refining rounds at each target; None for the default."""
 TRAJECTORIES = 8
+LEARNED_RIVALS: dict[str, tuple[str, float, dict[str, int]]] = {
+    "HarmoniCa": ("harmonica", 0.5, {"num_trajectories": 24}),
+    "L2C": ("l2c", 0.6, {"num_trajectories": 24}),
+    "ECAD": ("ecad", 0.5, {"population": 16, "generations": 8}),
+    "DiP-GO": ("dip-go", 0.5, {"iterations": 24}),
+}
+"""By name: method of `learn`, target and options, for some minutes each. L2C cannot fall below a half."""
 GUIDANCE_SCALE = 2.5
 PAPER_STEPS = 20
-"""The paper's learner is compared up to so many steps: it costs as much as ours."""
+"""The paper's learner and learned rivals are compared up to so many steps: they cost as much as ours."""
 SHIPPED = "shipped"
 """What the command line calls all rivals as they ship."""
 
@@ -167,6 +174,9 @@ def methods() -> list[AnyMethod]:
         FamilyMethod("learned, hold only", False, BINARY_SEEDS),
         Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps),
     ]
+    for name, (method, target, options) in LEARNED_RIVALS.items():
+        make = partial(_learned, method=method, options=options)
+        found.append(Method(name, lambda subject, target=target: [f"{target:g}"], make, (0,), _few_steps))
     return found
 
 
@@ -260,16 +270,25 @@ def short_name(method: AnyMethod) -> str:
 
 def paper(subject: Subject, setting: str, seed: int | None) -> StepMask:
     """A mask from the paper's learner as we read it."""
-    return learn(
+    return _learned(subject, setting, seed, method="paper", options={"num_trajectories": TRAJECTORIES})
+
+
+def _learned(subject: Subject, setting: str, seed: int | None, *, method: str, options: Mapping[str, Any]) -> StepMask:
+    state = subject.state(f"{method}-{setting}-seed{seed}")
+    mask = learn(
         subject.pipe,
         subject.steps,
         float(setting),
-        method="paper",
+        method=method,
         seed=seed,
         call_kwargs=subject.call_kwargs,
         conditions=subject.conditions,
-        num_trajectories=TRAJECTORIES,
+        resume=state,
+        **options,
     )
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return mask
 
 
 def guided(pipe: Any, scale: float = GUIDANCE_SCALE) -> dict[str, float]:
