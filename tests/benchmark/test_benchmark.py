@@ -16,6 +16,7 @@ from tiny import ddim_pipeline, dit_pipeline
 
 STEPS = 4
 MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
+CACHINGS = ("Block Caching", "Block Caching + scale-shift")
 RIVALS = {
     "HarmoniCa": ("harmonica", 0.5, {"num_trajectories": 1}),
     "L2C": ("l2c", 0.7, {"num_trajectories": 1}),
@@ -61,7 +62,10 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     others = [("step skipping", f"every {nth}") for nth in ("2nd", "3rd", "4th")]
     others += [("random", target) for target in each]
     others += [(f"fewer steps{how}", steps) for how in ("", ", DPM-Solver++") for steps in ("3", "2")]
-    others += [("SmoothCache", "0.7"), *(("Block Caching", target) for target in each)]  # 0.5 cannot be: first and last
+    others += [
+        ("SmoothCache", "0.7"),
+        *((name, target) for name in CACHINGS for target in each),
+    ]  # 0.5 cannot be: first and last
     wanted = [("full run", "all"), *fora, *forecast_fora, *learned, *others]
     thresholds = [("DiTFastAttn", "0.05"), ("DiTFastAttn", "0.15")]
     assert sorted(settings["a-dit"]) == sorted(wanted + thresholds), "DeepCache needs levels"

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from stepmask.benchmark.cells import Cells, Key
-from stepmask.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, Subject, Unmasked, methods
+from stepmask.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, Method, Subject, Unmasked, methods
 from stepmask.benchmark.strips import SHOWN, save_strip
 from stepmask.benchmark.unmasked import evaluate_unmasked
 from stepmask.errors import TargetError
@@ -142,7 +142,9 @@ class Comparison:
             more = {"peak_cache_bytes": None, "psnr_when_learned": None}
         else:
             mask = self._mask(key, method)
-            result = evaluate(self.subject.pipe, mask, **options)
+            refine = method.refine if isinstance(method, Method) else None
+            what = mask if refine is None else refine(self.subject, mask)
+            result = evaluate(self.subject.pipe, what, **options)
             more = {"psnr_when_learned": mask.provenance.get("psnr")}
         self._full[num_images] = result.full
         return result, more

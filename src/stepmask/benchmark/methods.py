@@ -17,7 +17,9 @@ from stepmask.family import MaskFamily
 from stepmask.learning import learn, learn_family
 from stepmask.learning.calibrated.block_caching import block_caching
 from stepmask.learning.calibrated.ditfastattn import ditfastattn
+from stepmask.learning.calibrated.scale_shift import fit_scale_shift
 from stepmask.learning.calibrated.smoothcache import smoothcache
+from stepmask.liveness import Plan
 from stepmask.mask import StepMask
 from stepmask.runtime.sampling import SamplerLoop, parameters_of
 from stepmask.schedules import deepcache, faster_diffusion, fora, random_schedule, step_skipping
@@ -74,6 +76,7 @@ class Method:
         make: Mask of a subject at a setting; learns or calibrates where it has to.
         seeds: Of learning; None alone where nothing is drawn.
         fits: Why a subject has no such masks; None where it has.
+        refine: Makes the plan that runs, where that is more than the mask.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Method:
     make: Callable[[Subject, str, int | None], StepMask]
     seeds: tuple[int | None, ...] = (None,)
     fits: Callable[[Subject], str | None] = lambda subject: None
+    refine: Callable[[Subject, StepMask], Plan] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ def methods() -> list[AnyMethod]:
         Method("random", _budgets, _random, (0,)),
         Method("SmoothCache", _budgets, partial(_calibrated, rule=smoothcache)),
         Method("Block Caching", _budgets, partial(_calibrated, rule=block_caching)),
+        Method("Block Caching + scale-shift", _budgets, partial(_calibrated, rule=block_caching), refine=_scaled),
         Method("DiTFastAttn", lambda subject: ["0.05", "0.15"], _ditfastattn, fits=_no_levels),
         Unmasked("fewer steps", _affordable_steps, _fewer_steps),
         Unmasked("fewer steps, DPM-Solver++", _affordable_steps, partial(_fewer_steps, change=with_dpm)),
@@ -187,6 +192,10 @@ def _budgets(subject: Subject) -> list[str]:
 def _calibrated(subject: Subject, setting: str, seed: int | None, *, rule: Any) -> StepMask:
     options = {"call_kwargs": subject.call_kwargs, "conditions": subject.conditions}
     return rule(subject.pipe, subject.steps, target_macs=float(setting), **options)
+
+
+def _scaled(subject: Subject, mask: StepMask) -> Plan:
+    return fit_scale_shift(subject.pipe, mask, call_kwargs=subject.call_kwargs, conditions=subject.conditions)
 
 
 def _ditfastattn(subject: Subject, setting: str, seed: int | None) -> StepMask:

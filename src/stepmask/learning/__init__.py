@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stepmask.learning.calibrated.block_caching import block_caching
     from stepmask.learning.calibrated.ditfastattn import ditfastattn
     from stepmask.learning.calibrated.recording import Recording, record
+    from stepmask.learning.calibrated.scale_shift import fit_scale_shift
     from stepmask.learning.calibrated.smoothcache import smoothcache
     from stepmask.learning.end_to_end.search import Round
     from stepmask.learning.entry import learn, learn_family
@@ -40,6 +41,7 @@ __all__ = [
     "Round",
     "block_caching",
     "ditfastattn",
+    "fit_scale_shift",
     "learn",
     "learn_family",
     "record",
@@ -58,6 +60,7 @@ _WHERE = {
     "smoothcache": "calibrated.smoothcache",
     "block_caching": "calibrated.block_caching",
     "ditfastattn": "calibrated.ditfastattn",
+    "fit_scale_shift": "calibrated.scale_shift",
 }
 
 

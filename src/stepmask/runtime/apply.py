@@ -17,7 +17,7 @@ from stepmask.graph import BlockGraph
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.executor import Executor
-from stepmask.runtime.policies import RunPlan
+from stepmask.runtime.policies import policy_for
 from stepmask.runtime.profiling import measure_cost
 from stepmask.runtime.sampling import as_pipeline
 
@@ -63,7 +63,7 @@ class Handle:
     def __init__(self, pipe: Any, plan: Plan, graph: BlockGraph) -> None:
         self.pipe, self.plan, self.mask = pipe, plan, plan.mask
         self._denoiser = denoiser_of(pipe)
-        self._policy_from = lru_cache(maxsize=8)(lambda row: RunPlan(plan.from_row(row)))
+        self._policy_from = lru_cache(maxsize=8)(lambda row: policy_for(plan.from_row(row)))
         self._executor: Executor | None = Executor(
             self._denoiser,
             graph,

@@ -8,6 +8,7 @@ from typing import Protocol
 from stepmask.errors import UnsupportedModelError
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.scale_shift import ScaledPlan, corrected
 
 
 class Policy(Protocol):
@@ -54,3 +55,22 @@ class RunPlan:
         feature = cache.get(site) if state == State.reuse else cache.forecast(site, step)
         cache.trim(site, keep)
         return feature
+
+
+class RunScaledPlan(RunPlan):
+    """Executes a `ScaledPlan`."""
+
+    def __init__(self, plan: ScaledPlan) -> None:
+        super().__init__(plan)
+        self._corrections = plan.corrections
+
+    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+        """As a plan runs, with held values scaled and shifted."""
+        feature = super().__call__(step, site, compute, cache)
+        by = self._corrections.get((step, site))
+        return feature if by is None else corrected(feature, by)
+
+
+def policy_for(plan: Plan) -> RunPlan:
+    """What executes a plan."""
+    return RunScaledPlan(plan) if isinstance(plan, ScaledPlan) else RunPlan(plan)

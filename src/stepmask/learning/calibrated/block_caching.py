@@ -25,9 +25,9 @@ def block_caching(
     """The schedule of block caching, calibrated on one full run (Wimbauer et al., CVPR 2024, arXiv 2312.03209).
 
     Taken from there: the relative L1 change of each block's output from step to step, added up since the block was
-    computed last; the block is computed again where the sum exceeds the threshold. What differs: after that, they
-    train a scale and a shift per channel for reused outputs, which masks do not have; blocks are the sites of the
-    model, with their residual streams where a site has one; and `target_macs` finds the threshold.
+    computed last; the block is computed again where the sum exceeds the threshold. What differs: blocks are the sites
+    of the model, with their residual streams where a site has one; and `target_macs` finds the threshold. Their second
+    half, a scale and a shift per channel for reused outputs, masks do not have: `fit_scale_shift` makes a plan of both.
 
     Args:
         pipe: As for `record`; or a `Recording`.

@@ -115,7 +115,7 @@ class Run:
         call_kwargs: Mapping[str, Any] | None,
         conditions: Any,
     ) -> None:
-        self._effort = Effort()
+        self.effort = Effort()
         check_steps(num_inference_steps)
         if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
             raise StepMaskError(f"num_images must be a whole number of at least 1, got {num_images!r}")
@@ -131,7 +131,7 @@ class Run:
 
     def __call__(self, policy: Any, rider: Any) -> None:
         """Run the pipeline once."""
-        with self._effort.counting(self.denoiser), riding(self.pipe, policy, rider):
+        with self.effort.counting(self.denoiser), riding(self.pipe, policy, rider):
             self._noise.images(0, self._facts["num_images"])
         self.timesteps = tuple(float(timestep) for timestep in self.pipe.scheduler.timesteps)
 
@@ -143,7 +143,7 @@ class Run:
             "noise_seeds": [seeds[0], seeds[-1]],
             "guidance_scale": self._kwargs.get("guidance_scale"),
             "model": type(self.denoiser).__name__,
-            **self._effort.facts(),
+            **self.effort.facts(),
         }
         budget = Budget(self.graph, measure_cost(self.pipe, call_kwargs=self._kwargs))
         scheduler = scheduler_identity(self.pipe.scheduler)

@@ -1,0 +1,68 @@
+"""Plans whose held values are scaled and shifted per channel before they are handed out, as block caching has it.
+
+Mask files know nothing of it: such a plan is fitted to a mask and a model (`stepmask.learning.calibrated.scale_shift`),
+and applied like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from stepmask.liveness import Plan, State
+from stepmask.runtime.cache import Feature
+from stepmask.runtime.features import put_together, take_apart
+
+
+class Affine(NamedTuple):
+    """What is done to a tensor: ``scale * value + shift``, both (C,)."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The tensor, scaled and shifted along its channels."""
+        shape = [1] * value.dim()
+        shape[channel_dim(value)] = -1
+        return self.scale.to(value).view(shape) * value + self.shift.to(value).view(shape)
+
+
+def channel_dim(value: Tensor) -> int:
+    """Where a tensor has its channels: last in tokens (N, L, C), second in images and videos (N, C, ...)."""
+    return 1 if value.dim() > 3 else -1
+
+
+def corrected(value: Feature, by: list[Affine]) -> Feature:
+    """A value with each of its tensors scaled and shifted."""
+    parts, layout = take_apart(value)
+    return put_together([affine(part) for affine, part in zip(by, parts, strict=True)], layout)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScaledPlan(Plan):
+    """A plan with corrections.
+
+    Attributes:
+        corrections: By row and site of cells that reuse; one `Affine` for each tensor in the value.
+    """
+
+    corrections: Mapping[tuple[int, int], list[Affine]] = field(default_factory=dict)
+
+    def from_row(self, start: int) -> Plan:
+        """The plan of a run that starts late; corrections of values from before its start are left out."""
+        if start == 0:
+            return self
+        plan = super().from_row(start)
+        kept = {
+            (row - start, site): affine
+            for (row, site), affine in self.corrections.items()
+            if self._computed_at(row, site) >= start and plan.states[row - start, site] == State.reuse
+        }
+        return ScaledPlan(plan.states, plan.keep, plan.mask, plan.graph, plan.eliminate_dead, kept)
+
+    def _computed_at(self, row: int, site: int) -> int:
+        return int(np.flatnonzero(self.states[:row, site] == State.compute)[-1])
