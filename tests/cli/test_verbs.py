@@ -190,7 +190,8 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
     given = (folder, "-o", output, "--steps", 4, "-n", 2, "--batch-size", 2, "--methods", "fora,fora-forecast")
     text = run("benchmark", *given).output
     assert "FORA + forecast" in text and "1:5" in text and "curve.png" in text
-    assert {"cells", "masks", "curve.png", "speed.png", "results.md"} < set(names(output))
+    assert {"cells", "masks", "pictures", "images", "results.md"} < set(names(output))
+    assert {"curve.png", "speed.png"} < set(names(output / "images"))
     assert len(names(output / "cells")) == 9
     table = (output / "results.md").read_text()
     assert "| PSNR in dB at MACs |" in table and "| of 1 / MACs |" in table
@@ -198,6 +199,14 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
     run("benchmark", *given)
     after = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
     assert after == before, "nothing is measured again"
+    text = run("benchmark", "-o", output, "--page", tmp_path / "docs").output
+    assert "results.md" in text and names(tmp_path / "docs") == ["images", "results", "results.md"]
+    (raw,) = (tmp_path / "docs" / "results").iterdir()
+    assert len(json.loads(raw.read_text())["rows"]) == 9
+    run("benchmark", "-o", tmp_path / "docs" / "results", "--page", tmp_path / "again")
+    page, again = ((tmp_path / name / "results.md").read_text() for name in ("docs", "again"))
+    assert again == page, "from the raw results alone"
+    assert "holds no results" in run("benchmark", "-o", tmp_path / "none", "--page", tmp_path / "b", code=2).output
 
 
 def test_benchmark_without_a_model_is_that_of_the_readme(run, tmp_path, monkeypatch):
@@ -210,7 +219,7 @@ def test_benchmark_without_a_model_is_that_of_the_readme(run, tmp_path, monkeypa
     run("benchmark", "-o", tmp_path / "bench", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed", "--targets", "0.5")
     assert (tmp_path / "bench").is_dir()
     (_, first), (_, second) = calls
-    assert len(first.pop("chosen")) == len(second.pop("chosen")) == 17
+    assert len(first.pop("chosen")) == len(second.pop("chosen")) == len(stepmask.benchmark.chosen_methods())
     usual = {"speed": True, "metrics": None, "memory": True, "transfer": False}
     assert first == {**usual, "targets": (0.7, 0.6, 0.5, 0.4, 0.3), "num_images": 64}
     assert second == {**usual, "speed": False, "targets": (0.5,), "num_images": 4, "steps": [20, 50]}

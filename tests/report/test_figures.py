@@ -14,6 +14,7 @@ from PIL import Image
 from stepmask import BlockGraph, Site, StepMask, StepMaskError, describe, make_plan, report, schedules
 from stepmask.report._figures import BLUE, GREEN, LIGHT, PALE
 from stepmask.report._labels import group_of, group_starts, short_name
+from stepmask.report.families import family_of, styles_of
 from stepmask.report.heatmap import count_computes
 from tiny import ddim_pipeline
 
@@ -37,6 +38,12 @@ def forecasts():
     return schedules.fora(graph, range(6), 2).with_actions(table), graph
 
 
+def shown_ticks(axis):
+    """Labels of the ticks within view; matplotlib keeps some beyond it."""
+    low, high = sorted(axis.get_view_interval())
+    return [label for at, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True) if low <= at <= high]
+
+
 def texts_overlap(figure) -> list[str]:
     """Pairs of tick labels, titles and axis labels that cover each other, and what leaves the figure."""
     canvas = FigureCanvasAgg(figure)
@@ -44,7 +51,7 @@ def texts_overlap(figure) -> list[str]:
     renderer = canvas.get_renderer()
     found = []
     for axes in figure.axes:
-        parts = [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label, axes.title]
+        parts = [*shown_ticks(axes.xaxis), *shown_ticks(axes.yaxis), axes.xaxis.label, axes.yaxis.label, axes.title]
         parts = [
             part
             for part in [*parts, *(text for text in axes.texts if len(text.get_text()) > 1)]
@@ -154,9 +161,9 @@ def test_a_mask_without_scores_says_so(mask):
         report.scores(one_row)
 
 
-def points(methods=("learned", "fora")):
+def points(methods=("learned", "FORA"), **more):
     return [
-        {"model": model, "steps": steps, "method": method, "setting": f"{macs:.0%}", "macs": macs}
+        {"model": model, "steps": steps, "method": method, "setting": f"{macs:.0%}", "macs": macs, **more}
         | {"psnr_mean": 20 + 20 * macs + place, "psnr_min": 15, "psnr_sem": 0.2}
         for model in ("one", "two")
         for steps in (20, 50)
@@ -165,13 +172,17 @@ def points(methods=("learned", "fora")):
     ]
 
 
+def names_in_legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_curve_has_a_panel_per_model_and_steps():
-    figure = report.curve(points())
+    figure = report.curve(points(("FORA", "learned")))
     assert [axes.get_title("left") for axes in figure.axes] == [
         f"{m}, {s} steps" for m in ("one", "two") for s in (50, 20)
     ]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["learned", "fora"]
-    shape_of(figure)
+    assert names_in_legend(figure) == ["learned", "FORA"], "families in their order"
+    assert not texts_overlap(figure)
 
 
 def test_curve_hides_a_panel_without_points():
@@ -179,11 +190,52 @@ def test_curve_hides_a_panel_without_points():
     assert [axes.get_visible() for axes in report.curve(rows).axes] == [True, True, True, False]
 
 
+def test_curve_averages_learning_seeds_and_leaves_the_full_run_out():
+    rows = [row | {"seed": seed, "psnr_mean": row["psnr_mean"] + seed} for row in points() for seed in (0, 2)]
+    rows += [row | {"method": "full run", "psnr_mean": 100.0} for row in points(("learned",))]
+    axes = report.curve(rows).axes[0]
+    assert names_in_legend(axes.figure) == ["learned", "FORA"]
+    drawn = {container.get_label(): container.lines[0].get_ydata() for container in axes.containers}
+    assert list(drawn["learned"]) == pytest.approx([29, 31, 33])
+
+
 def test_curve_names_what_is_missing():
     with pytest.raises(StepMaskError, match="psnr_sem"):
         report.curve([{k: v for k, v in points()[0].items() if k != "psnr_sem"}])
     with pytest.raises(StepMaskError, match="all rows"):
         report.curve([])
+
+
+def test_trade_offs_have_a_panel_for_each_thing_measured():
+    speed, scores = {"denoiser_speedup": 1.8, "share_of_bound": 0.9}, {"is_cifar": 3.0, "fd_cifar": 7.0}
+    of_one = [row for row in points() if (row["model"], row["steps"]) == ("one", 20)]
+
+    def labels(rows):
+        figure = report.trade_offs(rows)
+        assert not texts_overlap(figure)
+        return [(axes.get_xlabel().split()[0], axes.get_ylabel().split()[0]) for axes in figure.axes]
+
+    assert labels(of_one) == [("MACs,", "PSNR")]
+    assert labels([row | {"scores": scores} for row in of_one]) == [("MACs,", "PSNR"), ("MACs,", "fd_cifar")]
+    both = labels([row | {"scores": scores, "speed": speed} for row in of_one])
+    assert both == [(x, y) for y in ("PSNR", "fd_cifar") for x in ("MACs,", "measured")]
+
+
+def test_trade_offs_mark_the_full_run():
+    of_one = [row for row in points() if (row["model"], row["steps"]) == ("one", 20)]
+    rows = [row | {"scores": {"fd_cifar": 7 + row["macs"]}} for row in of_one]
+    rows.append(of_one[0] | {"method": "full run", "setting": "all", "macs": 1.0, "scores": {"fd_cifar": 5.5}})
+    axes = report.trade_offs(rows).axes[1]
+    assert [text.get_text() for text in axes.texts] == ["full run"]
+    assert any(list(line.get_ydata()) == [5.5, 5.5] for line in axes.lines)
+
+
+def test_methods_of_a_family_share_a_colour_and_no_two_look_alike():
+    names = ["learned", "FORA", "DeepCache", "DeepCache, quad", "FORA + forecast", "SmoothCache", "fewer steps", "new"]
+    styles = styles_of(names)
+    assert styles["FORA"].colour == styles["DeepCache"].colour != styles["FORA + forecast"].colour
+    assert len({(style.colour, style.marker) for style in styles.values()}) == len(names)
+    assert family_of("new").name == "as they ship" and not family_of("new").static and family_of("FORA").static
 
 
 def test_save_png_is_whole_or_not_at_all(tmp_path, plan):

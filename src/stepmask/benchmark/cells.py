@@ -84,7 +84,7 @@ class Cells:
         """Write all rows, and what else is given, to the result file."""
         result = {"model": self.model, **self.collected(), **more}
         result |= {"rows": self.rows(), "circumstances": self.circumstances()}
-        write_atomically(self._collected, json.dumps(result, indent=1) + "\n")
+        write_results(self._collected, result)
         return result
 
     def _files(self) -> list[dict[str, Any]]:
@@ -101,6 +101,25 @@ class Cells:
     @staticmethod
     def _key(row: Mapping[str, Any]) -> Key:
         return Key(*(row[name] for name in Key._fields))
+
+
+def write_results(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result file, a line per row."""
+    fields = [f"{json.dumps(name)}: {_value(value)}" for name, value in result.items()]
+    write_atomically(path, "{\n " + ",\n ".join(fields) + "\n}\n")
+
+
+def _value(value: Any) -> str:
+    if not isinstance(value, list):
+        return json.dumps(value)
+    return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]"
+
+
+def models_in(folder: Path) -> list[str]:
+    """Models of which a benchmark's folder holds results, in alphabetical order."""
+    files = [path for path in folder.glob("*.json") if not path.name.startswith("transfer-")]
+    names = {found["model"] for found in map(_read, files) if {"model", "rows"} <= set(found)}
+    return sorted(names | {_read(path)["model"] for path in (folder / "cells").glob("*.json")})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ all of them: those want a quiet machine, and may be added later to what was meas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from stepmask.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, Method
 from stepmask.benchmark.strips import SHOWN, save_strip
 from stepmask.benchmark.unmasked import evaluate_unmasked
 from stepmask.errors import TargetError
-from stepmask.evaluation import Evaluation, Score, evaluate
+from stepmask.evaluation import Evaluation, Metrics, evaluate
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
 
@@ -42,7 +42,7 @@ class Comparison:
         num_images: Per cell, on seeds that learning has not seen.
         speed: Whether to measure the speed-up of every cell.
         batch_size: Images per call.
-        metrics: Scores by name, of the masked run's images, the full run's and their prompts; None leaves them out.
+        metrics: What else to compute of the images; None for PSNR and SSIM alone.
         tell: Gets a line before each cell.
     """
 
@@ -52,7 +52,7 @@ class Comparison:
     num_images: int = 64
     speed: bool = False
     batch_size: int = 16
-    metrics: Callable[[Tensor, Tensor, Sequence[str] | None], Mapping[str, Score]] | None = None
+    metrics: Metrics | None = None
     tell: Callable[[str], None] = lambda line: None
     _full: dict[int, Tensor] = field(default_factory=dict, init=False)
 
@@ -112,6 +112,7 @@ class Comparison:
         if self.metrics is not None:
             found = self.metrics(result.masked, result.full, result.prompts)
             row["scores"] = {name: score.to_dict() for name, score in found.items()}
+            row["circumstances"]["bootstrap"] = {"draws": self.metrics.bootstrap, "seed": 0}
         save_strip(result.masked, self.cells.strip(key))
         self.cells.save(key, {name: before[name] for name in ("speed",) if name in before} | row)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +22,7 @@ from stepmask.cli._arguments import (
 )
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_folder
+from stepmask.cli._pages import write_pages
 from stepmask.cli._scores import metrics_for
 from stepmask.cli._targets import shares
 
@@ -61,6 +61,13 @@ def benchmark(
     transfer: Annotated[
         bool, typer.Option(help="Without MODEL: measure masks outside of what they were learned for too.")
     ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Measure nothing: write the page of what --output holds here, with pictures and raw results.",
+        ),
+    ] = None,
     device: Device = None,
     dtype: Precision = None,
 ) -> None:
@@ -71,6 +78,9 @@ def benchmark(
     """
     from stepmask.benchmark import Comparison, Subject, chosen_methods
 
+    if page is not None:
+        write_pages(output, page)
+        return
     picked, budgets = chosen_methods(methods), shares(targets)
     named = ",".join([*([metrics] if metrics else []), *(["cifar"] if scores else [])])
     measure = metrics_for(named, real) if named or real else None
@@ -109,7 +119,8 @@ def benchmark(
             subject = Subject(pipe, count, call_kwargs, conditions, budgets)
             rows = _part_of_this_process(Comparison(name, subject, output, tell=stderr().print, **options), picked)
     if rows:
-        _report(rows, output)
+        stdout().print(_table(rows))
+        write_pages(output, output)
 
 
 def _part_of_this_process(comparison: Any, picked: list[Any]) -> list[dict[str, Any]]:
@@ -122,25 +133,6 @@ def _part_of_this_process(comparison: Any, picked: list[Any]) -> list[dict[str, 
     comparison.run(picked, state.process_index, state.num_processes)
     state.wait_for_everyone()
     return comparison.cells.collect()["rows"] if state.is_main_process else []
-
-
-def _report(rows: list[dict[str, Any]], output: Path) -> None:
-    """Tables and pictures of all rows."""
-    from stepmask._files import write_atomically
-    from stepmask.report import comparison_table, curve, markdown_table, save_png, transfer_table
-
-    stdout().print(_table(rows))
-    made = [save_png(curve(rows), output / "curve.png")]
-    timed = [row for row in rows if row.get("speed")]
-    if timed:
-        made.append(save_png(curve(timed, against="speedup"), output / "speed.png"))
-    write_atomically(output / "results.md", markdown_table(rows) + "\n" + comparison_table(rows))
-    made.append(output / "results.md")
-    found = [json.loads(path.read_text()) for path in sorted(output.glob("transfer-*.json"))]
-    if found:
-        write_atomically(output / "transfer.md", transfer_table(found))
-        made.append(output / "transfer.md")
-    stdout().print(f"look at {', '.join(map(str, made))}; raw results are the JSON files in {output}", soft_wrap=True)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -82,6 +82,11 @@ class Metrics:
     clip: tuple[Any, Any] | None = None
     sets: tuple[SetScores, ...] = ()
 
+    @property
+    def bootstrap(self) -> int:
+        """Draws behind the intervals of scores of sets; their seed is 0."""
+        return max((one.bootstrap for one in self.sets), default=0)
+
     def check(self, pipe: Any) -> None:
         """Raise what would be raised after sampling otherwise.
 

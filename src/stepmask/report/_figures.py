@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from stepmask._files import write_atomically
 from stepmask.report._labels import group_starts, short_name
@@ -60,7 +61,10 @@ def png(picture: Any) -> bytes:
     """A matplotlib figure or a PIL image as PNG."""
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
-        picture.savefig(buffer, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+        drawn = io.BytesIO()
+        picture.savefig(drawn, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+        palette = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a third of the size
+        palette.save(buffer, format="PNG", optimize=True)
     else:
         picture.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -1,97 +1,165 @@
-"""PSNR against MACs or measured speed-up: one panel per model and number of steps, one line per method."""
+"""Quality against cost: one panel per model and number of steps, or per pair of quality and cost; a line per method."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, NullFormatter, PercentFormatter
 
 from stepmask.errors import StepMaskError
+from stepmask.report.families import FULL, OURS, Style, family_of, in_order, styles_of
+from stepmask.report.rows import REACH, Row, averaged, error_of, main_score, speedup_of, value_of
 
-# Okabe-Ito colours, which all kinds of colour vision tell apart, with a marker each
-STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"))
+Cost = Literal["macs", "speedup"]
+
 KEYS = ("model", "steps", "method", "setting", "macs", "psnr_mean", "psnr_min", "psnr_sem")
+GREY = "#444444"
 
 
-def curve(rows: Iterable[Mapping[str, Any]], against: Literal["macs", "speedup"] = "macs") -> Figure:
-    """Draw a benchmark.
+def curve(rows: Iterable[Mapping[str, Any]], against: Cost = "macs") -> Figure:
+    """Draw the PSNR of a benchmark, one panel per model and number of steps.
 
     Args:
-        rows: One mapping per measured point: ``model``, ``steps``, ``method``, ``setting`` (a short text beside the
-            point; rows of the same setting are learning seeds and averaged), ``macs`` (share of the full run),
-            ``psnr_mean``, ``psnr_min``, ``psnr_sem`` (dB).
+        rows: One mapping per measured point: ``model``, ``steps``, ``method``, ``setting`` (rows of the same setting
+            are learning seeds and averaged), ``macs`` (share of the full run), ``psnr_mean``, ``psnr_min``,
+            ``psnr_sem`` (dB).
         against: What is on the horizontal axis; the speed-up is that of the denoiser, ``speed.denoiser_speedup``.
+
+    Raises:
+        StepMaskError: There are no rows, or they lack something.
     """
-    rows = [{**row, "x": _x(row, against)} for row in rows]
-    missing = sorted({key for row in rows for key in KEYS if key not in row})
-    if missing or not rows:
-        raise StepMaskError(f"rows of a benchmark need {', '.join(KEYS)}; missing: {', '.join(missing) or 'all rows'}")
+    rows = _checked(rows)
     models = list(dict.fromkeys(row["model"] for row in rows))
     steps = sorted({row["steps"] for row in rows}, reverse=True)
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    styles = {method: STYLES[i % len(STYLES)] for i, method in enumerate(methods)}
-    figure = Figure(figsize=(0.3 + 5.2 * len(steps), 0.6 + 3.9 * len(models)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    panels = figure.subplots(len(models), len(steps), squeeze=False)
+    styles = styles_of(row["method"] for row in rows)
+    figure, panels = _panels(len(models), len(steps), len(styles))
     for model, line in zip(models, panels, strict=True):
         for count, axes in zip(steps, line, strict=True):
             chosen = [row for row in rows if (row["model"], row["steps"]) == (model, count)]
-            _panel(axes, chosen, styles, against)
+            _draw(axes, chosen, styles, against, "psnr")
             axes.set_title(f"{model}, {count} steps", loc="left", fontsize=11, fontweight="bold")
             axes.set_visible(bool(chosen))
-    handles = {}
-    for axes in figure.axes:
-        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside upper left", ncols=len(methods), frameon=False)
+    _legend(figure, styles)
     return figure
 
 
-def _x(row: Mapping[str, Any], against: str) -> float | None:
-    return row.get("macs") if against == "macs" else row["speed"]["denoiser_speedup"]
+def trade_offs(rows: Iterable[Mapping[str, Any]]) -> Figure:
+    """Draw everything measured of one model at one number of steps: PSNR and Fréchet distance, by MACs and speed-up.
+
+    Args:
+        rows: As of `curve`; what was not measured gets no panel.
+
+    Raises:
+        StepMaskError: There are no rows, or they lack something.
+    """
+    rows = _checked(rows)
+    name = main_score(rows)
+    costs: list[Cost] = ["macs", *(["speedup"] if any(map(speedup_of, rows)) else [])]
+    qualities = ["psnr", *([name] if name else [])]
+    if len(costs) == 1:  # side by side, not one above the other
+        pairs = [[(quality, "macs") for quality in qualities]]
+    else:
+        pairs = [[(quality, cost) for cost in costs] for quality in qualities]
+    styles = styles_of(row["method"] for row in rows)
+    figure, panels = _panels(len(pairs), len(pairs[0]), len(styles))
+    for line, wanted in zip(panels, pairs, strict=True):
+        for axes, (quality, cost) in zip(line, wanted, strict=True):
+            _draw(axes, rows, styles, cost, quality)
+    _legend(figure, styles)
+    return figure
 
 
-def _panel(axes: Axes, rows: list[Mapping[str, Any]], styles: Mapping[str, tuple[str, str]], against: str) -> None:
-    for place, (method, (colour, marker)) in enumerate(styles.items()):
-        points = sorted(_means(row for row in rows if row["method"] == method), key=lambda row: row["x"])
-        if not points:
+def _checked(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = list(rows)
+    missing = sorted({key for row in rows for key in KEYS if key not in row})
+    if missing or not rows:
+        raise StepMaskError(f"rows of a benchmark need {', '.join(KEYS)}; missing: {', '.join(missing) or 'all rows'}")
+    return averaged(rows)
+
+
+def _panels(rows: int, columns: int, methods: int) -> tuple[Figure, Sequence[Sequence[Axes]]]:
+    height = max(0.4 + 3.5 * rows, 0.5 + 0.21 * methods)
+    figure = Figure(figsize=(2.6 + 4.7 * columns, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _draw(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style], against: Cost, quality: str) -> None:
+    full = next((row for row in rows if row["method"] == FULL), None)
+    if quality != "psnr" and full is not None and value_of(full, quality) is not None:
+        axes.axhline(value_of(full, quality), color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+        axes.annotate(
+            "full run", (1, value_of(full, quality)), (-2, 3), ("axes fraction", "data"), "offset points",
+            ha="right", fontsize=8, color=GREY,
+        )  # fmt: skip
+    for method, style in styles.items():
+        if method == FULL:
             continue
-        place_x, psnr = [row["x"] for row in points], [row["psnr_mean"] for row in points]
-        errors = [row["psnr_sem"] for row in points]
-        axes.errorbar(
-            place_x, psnr, errors, color=colour, marker=marker, markersize=6, linewidth=1.5, capsize=2, label=method
-        )
-        above = place == 0
-        for row in points:
-            axes.annotate(
-                str(row["setting"]),
-                (row["x"], row["psnr_mean"]),
-                (-6, 5) if above else (6, -4),
-                textcoords="offset points",
-                ha="right" if above else "left",
-                va="bottom" if above else "top",
-                fontsize=7.5,
-                color=colour,
-            )
-    axes.margins(x=0.12, y=0.12)
+        points = sorted(_points([row for row in rows if row["method"] == method], against, quality))
+        if points:
+            x, y, error = zip(*points, strict=True)
+            axes.errorbar(
+                x, y, error if any(error) else None,
+                color=style.colour, marker=style.marker, linestyle=style.line, linewidth=style.width,
+                markersize=6.5 if method == OURS else 5, markerfacecolor=style.colour if style.filled else "white",
+                elinewidth=0.8, capsize=1.5, zorder=4 if family_of(method).name == OURS else 3, label=method,
+            )  # fmt: skip
+    _dress(axes, against, quality)
+
+
+def _points(rows: Sequence[Row], against: Cost, quality: str) -> list[tuple[float, float, float]]:
+    """Cost, quality and half of its 95% interval, 0 where that is not known."""
+    found = []
+    for row in rows:
+        x = row["macs"] if against == "macs" else speedup_of(row)
+        y = row["psnr_mean"] if quality == "psnr" else value_of(row, quality)
+        error = row["psnr_sem"] if quality == "psnr" else error_of(row, quality)
+        if x is not None and y is not None:
+            found.append((x, y, REACH * (error or 0.0)))
+    return found
+
+
+def _dress(axes: Axes, against: Cost, quality: str) -> None:
+    axes.margins(x=0.06, y=0.08)
     if against == "macs":
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_xlabel("MACs of the plan, share of the full run")
+        axes.set_xlabel("MACs, share of the full run (less is faster ←)")
     else:
-        axes.xaxis.set_major_formatter(FormatStrFormatter("%.1fx"))
-        axes.set_xlabel("measured speed-up of the denoiser")
-    axes.set_ylabel("PSNR against the full run, dB")
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%.1f×"))
+        axes.set_xlabel("measured speed-up of the denoiser (→ faster)")
+    if quality == "psnr":
+        axes.set_ylabel("PSNR against the full run, dB (↑ better)")
+    else:
+        values = [value for line in axes.lines for value in line.get_ydata() if value > 0]
+        if values and max(values) > 4 * min(values):
+            axes.set_yscale("log")
+            ticks = _ticks(min(values), max(values))
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel(f"{quality} against real images (↓ better)")
     axes.grid(color="#e5e5e5", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _means(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One point per setting: learning seeds are averaged."""
-    by_setting: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_setting.setdefault(str(row["setting"]), []).append(row)
-    keys = ("x", "psnr_mean", "psnr_sem")
-    return [{**same[0], **{k: sum(row[k] for row in same) / len(same) for k in keys}} for same in by_setting.values()]
+def _ticks(least: float, most: float) -> list[float]:
+    """1, 2, 5, 10, ... from below the least to above the most."""
+    decades = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
+    ticks = [base * 10.0**decade for decade in decades for base in (1, 2, 5)]
+    return [tick for tick in ticks if least / 1.3 <= tick <= most * 1.3]
+
+
+def _legend(figure: Figure, styles: Mapping[str, Style]) -> None:
+    """Once for all panels, families together."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    names = in_order(handles)
+    figure.legend(
+        [handles[name] for name in names], names, loc="outside right upper", frameon=False, fontsize=8.5,
+        handlelength=2.6, labelspacing=0.45,
+    )  # fmt: skip

@@ -88,6 +88,34 @@ def side_by_side(
     return sheet
 
 
+def same_seeds(strips: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
+    """One row per method, the same seeds in every column, every pixel as it was made.
+
+    Args:
+        strips: Name, a note below it, and the images side by side, each as high as it is wide; all of one size.
+    """
+    if not strips or len({strip.size for _, _, strip in strips}) != 1:
+        raise StepMaskError("a grid of the same seeds needs strips of one size: make all with the same images")
+    bold, plain = _font(17, "bold"), _font(14, "normal")
+    size = strips[0][2].height
+    count, scale = strips[0][2].width // size, max(1, math.ceil(TILE_PIXELS / size))
+    measure = ImageDraw.Draw(strips[0][2])
+    texts = [(name, bold) for name, _, _ in strips] + [(note, plain) for _, note, _ in strips]
+    label = math.ceil(max(measure.textlength(text, font) for text, font in texts)) + MARGIN
+    step = size * scale + GAP
+    sheet = Image.new("RGB", (MARGIN + label + count * step + MARGIN, 2 * MARGIN + len(strips) * step), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, note, strip) in enumerate(strips):
+        top = MARGIN + row * step
+        draw.text((MARGIN, top + step // 2 - 22), name, fill="black", font=bold)
+        draw.text((MARGIN, top + step // 2 + 2), note, fill="#555555", font=plain)
+        for column in range(count):
+            tile = strip.convert("RGB").crop((column * size, 0, (column + 1) * size, size))
+            tile = tile.resize((size * scale, size * scale), Image.Resampling.NEAREST)
+            sheet.paste(tile, (MARGIN + label + column * step, top))
+    return sheet
+
+
 def _font(size: int, weight: str) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib brings along."""
     properties = font_manager.FontProperties(family="DejaVu Sans", weight=weight)

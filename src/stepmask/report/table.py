@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from stepmask.report.rows import REACH, Row, change_of, error_of, main_score, score_names, value_of
+
+DASH = "–"
+SAME_PSNR = 100.0
+"""dB. What evaluation gives images that are equal in every pixel."""
 
 
 def markdown_table(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -31,43 +37,50 @@ def _point(same: list[Mapping[str, Any]]) -> str:
     return f"{sum(values) / len(values):.1f}{spread} at {macs:.3f}"
 
 
-def comparison_table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Every row of a benchmark with what was measured of it: worst image, SSIM, speed-up, scores."""
-    rows = sorted(rows, key=lambda row: (row["model"], -row["steps"]))
-    names = list(dict.fromkeys(name for row in rows for name in row.get("scores") or ()))
-    titles = [
-        "model",
-        "steps",
-        "method",
-        "setting",
-        "MACs",
-        "1 / MACs",
-        "speed-up",
-        "of 1 / MACs",
-        "PSNR",
-        "worst",
-        "SSIM",
-    ]
-    lines = [f"| {' | '.join([*titles, *names])} |", "|---" * (len(titles) + len(names)) + "|"]
+def rows_table(rows: Iterable[Row]) -> str:
+    """Every row of one model and number of steps with what was measured of it, intervals of 95% where they are known.
+
+    Rows are in the order that they have; learning seeds have a row each.
+    """
+    rows = list(rows)
+    names, main = score_names(rows), main_score(rows)
+    changes = main is not None and any(change_of(row, main) for row in rows)
+    counts = len({row.get("num_images") for row in rows}) > 1
+    titles = ["method", "setting", "MACs", "1 / MACs", "speed-up", "of 1 / MACs", "PSNR", "worst", "SSIM"]
+    titles += [*names[:1], *(["less full run"] if changes else []), *names[1:], *(["images"] if counts else [])]
+    body = []
     for row in rows:
-        speed, scores = row.get("speed"), row.get("scores") or {}
-        seed = "" if row.get("seed") is None else f", seed {row['seed']}"
-        cells = [
-            row["model"],
-            str(row["steps"]),
-            row["method"] + seed,
+        speed, ssim = row.get("speed"), row["ssim_mean"]
+        scores = [_with_margin(value_of(row, name), error_of(row, name)) for name in names]
+        if changes:
+            scores.insert(1, _with_margin(*(change_of(row, main) or (None, None)), signed=True))
+        body.append([
+            row["method"] + ("" if row.get("seed") is None else f", seed {row['seed']}"),
             str(row["setting"]),
             f"{row['macs']:.3f}",
             f"{1 / row['macs']:.2f}",
-            f"{speed['denoiser_speedup']:.2f}" if speed else "–",
-            f"{speed['share_of_bound']:.2f}" if speed else "–",
-            f"{row['psnr_mean']:.1f} ± {row['psnr_sem']:.1f}",
-            f"{row['psnr_min']:.1f}",
-            "–" if row["ssim_mean"] is None else f"{row['ssim_mean']:.4f}",
-            *(f"{scores[name]:.4g}" if name in scores else "–" for name in names),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            f"{speed['denoiser_speedup']:.2f}" if speed else DASH,
+            f"{speed['share_of_bound']:.2f}" if speed else DASH,
+            "the same" if row["psnr_min"] >= SAME_PSNR else f"{row['psnr_mean']:.1f} ± {REACH * row['psnr_sem']:.1f}",
+            DASH if row["psnr_min"] >= SAME_PSNR else f"{row['psnr_min']:.1f}",
+            DASH if ssim is None else f"{ssim:.4f}",
+            *scores,
+            *([str(row.get("num_images", DASH))] if counts else []),
+        ])  # fmt: skip
+    return markdown(titles, body)
+
+
+def markdown(titles: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table of texts."""
+    lines = [titles, ["---"] * len(titles), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _with_margin(value: float | None, error: float | None, signed: bool = False) -> str:
+    if value is None:
+        return DASH
+    text = f"{value:{'+' if signed else ''}.3g}"
+    return text if error is None else f"{text} ± {REACH * error:.2g}"
 
 
 def transfer_table(results: Iterable[Mapping[str, Any]]) -> str:
