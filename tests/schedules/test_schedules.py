@@ -10,6 +10,7 @@ import pytest
 from stepmask import BlockGraph, Site, State, StepMaskError, describe, make_plan, schedules
 from stepmask.graph import OUT
 from stepmask.mask import scheduler_identity
+from stepmask.schedules.key_steps import spaced
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
 
 # level 0 encoder, sampler down, level 1, sampler up, level 0 decoder
@@ -26,7 +27,13 @@ UNET = BlockGraph(
 )
 TRANSFORMER = BlockGraph.branches([Site("0.attn1", "attention"), Site("0.ff", "mlp")])
 INTERVALS = [schedules.fora, schedules.deepcache]
-SCHEDULES = [*INTERVALS, schedules.faster_diffusion, schedules.step_skipping, schedules.random_schedule]
+SCHEDULES = [
+    *INTERVALS,
+    schedules.faster_diffusion,
+    schedules.key_steps,
+    schedules.step_skipping,
+    schedules.random_schedule,
+]
 
 
 def words(mask) -> list[str]:
@@ -62,6 +69,42 @@ def test_deepcache_forecasts_deep_samplers_too():
         ["dead", "dead", "reuse"],
         ["dead", "dead", "forecast"],
     ]
+
+
+def test_key_steps_are_given_or_spaced():
+    assert words(schedules.key_steps(TRANSFORMER, range(5), [3, 0])) == ["11", "ll", "ll", "11", "ll"]
+    assert words(schedules.key_steps(UNET, range(3), [0], forecast=None)) == ["11111", "01010", "01010"]
+    assert schedules.key_steps(TRANSFORMER, range(7), 3).provenance["steps"] == [0, 2, 4]
+    assert schedules.key_steps(TRANSFORMER, range(9)).compute.all(1).sum() == 5
+    even = schedules.key_steps(TRANSFORMER, range(12), 4, power=1)
+    assert words(even) == words(schedules.fora(TRANSFORMER, range(12), 3, forecast="linear"))
+
+
+@pytest.mark.parametrize("power", [1, 1.2, 2, 4])
+def test_spaced_steps_are_so_many_and_denser_at_the_beginning(power):
+    for rows in (1, 2, 7, 20, 50):
+        for count in range(1, rows + 1):
+            steps = spaced(rows, count, power)
+            assert steps[0] == 0 and len(set(steps)) == count and steps == sorted(steps) and steps[-1] < rows
+    wide, narrow = np.diff(spaced(1000, 10, power)), np.diff(spaced(1000, 10, 1))
+    assert (np.diff(wide) >= -1).all() and wide[0] <= narrow[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "a number of steps from 1 to 6, .*got 0"),
+        ({"steps": 7}, "a number of steps from 1 to 6, .*got 7"),
+        ({"steps": True}, "got True"),
+        ({"steps": [0, 6]}, "steps must be steps between 0 and 5"),
+        ({"steps": [1, 3]}, "must include step 0"),
+        ({"steps": 3, "power": 0.5}, "power must be a number from 1 to 4, got 0.5"),
+        ({"steps": 3, "power": "2"}, "power must be a number from 1 to 4, got '2'"),
+    ],
+)
+def test_key_steps_that_make_no_sense(options, message):
+    with pytest.raises(StepMaskError, match=message):
+        schedules.key_steps(TRANSFORMER, range(6), **options)
 
 
 @pytest.mark.parametrize("forecast", ["cubic", "", True])

@@ -9,6 +9,7 @@ from stepmask.schedules.deepcache import deepcache
 from stepmask.schedules.faster_diffusion import faster_diffusion
 from stepmask.schedules.fora import fora
 from stepmask.schedules.importers import export_smoothcache, import_l2c, import_smoothcache
+from stepmask.schedules.key_steps import key_steps
 from stepmask.schedules.postdiff import postdiff
 from stepmask.schedules.random import random_schedule
 from stepmask.schedules.step_skipping import step_skipping
@@ -20,6 +21,7 @@ __all__ = [
     "fora",
     "import_l2c",
     "import_smoothcache",
+    "key_steps",
     "postdiff",
     "random_schedule",
     "step_skipping",

@@ -13,6 +13,8 @@ from diffusers import DDIMScheduler
 import stepmask
 from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask import (
+    BlockGraph,
+    Site,
     StepMask,
     StepMaskError,
     TargetError,
@@ -26,7 +28,9 @@ from stepmask import (
 from stepmask.architectures import denoiser_of
 from stepmask.evaluation import evaluation_seeds
 from stepmask.learning import GlobalConfig, LearnConfig
-from stepmask.learning.end_to_end.portfolio import portfolio
+from stepmask.learning.end_to_end.portfolio import moved_steps, portfolio, spaced_steps
+from stepmask.learning.end_to_end.search import GlobalSearch
+from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.noise import Noise
 from stepmask.mask import Action, scheduler_identity
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
@@ -55,7 +59,7 @@ def cost_of(mask: StepMask, pipe, call_kwargs=None) -> float:
 def assert_cost(mask: StepMask, pipe, target: float, call_kwargs=None) -> None:
     """At most `target`, and near it; on random weights a table that costs less may be the better one."""
     cost = cost_of(mask, pipe, call_kwargs)
-    assert 0.85 * target <= cost <= target + 1e-9
+    assert 0.75 * target <= cost <= target + 1e-9
 
 
 # --- targets
@@ -88,10 +92,48 @@ def test_no_schedule_within_the_target_is_better_on_the_validation_noise(make, c
         with stepmask.apply(pipe, mask):
             return float(np.minimum(noise.psnrs(noise.images(0, 3), full), 80).mean())
 
-    rivals = list(portfolio(describe(pipe), mask.timesteps, (Action.hold, Action.linear)))
+    inputs = describe(pipe), mask.timesteps, (Action.hold, Action.linear)
+    rivals = [*portfolio(*inputs), *spaced_steps(*inputs, target, partial(cost_of, pipe=pipe, call_kwargs=call_kwargs))]
     within = [rival for rival in rivals if cost_of(rival, pipe, call_kwargs) <= target]
     assert len(within) > 3 and max(psnr(rival) for rival in within) <= psnr(mask) + 0.01
     assert psnr(mask) == pytest.approx(mask.provenance["psnr"]["validation_mean"], abs=0.01)
+
+
+def test_key_steps_that_cost_as_much_as_the_target_and_one_more():
+    """Whole steps of three equal sites: six of ten cost 0.6."""
+    graph = BlockGraph.branches([Site(f"{i}.ff", "mlp") for i in range(3)])
+    found = list(spaced_steps(graph, range(10), (Action.hold, Action.linear), 0.65, lambda mask: mask.compute.mean()))
+    assert {round(mask.compute.mean(), 9) for mask in found} == {0.6, 0.7}
+    assert all(not mask.is_binary for mask in found)
+    binary = spaced_steps(graph, range(10), (Action.hold,), 0.65, lambda mask: mask.compute.mean())
+    assert all(mask.is_binary for mask in binary)
+    assert list(spaced_steps(graph, range(1), (Action.hold,), 1.0, lambda mask: mask.compute.mean())) == []
+
+
+def test_moved_steps_keep_their_number_order_and_the_first():
+    found = [tuple(steps) for steps in moved_steps((0, 2, 3, 6), 8, seed=0)]
+    alone = {(0, 1, 3, 6), (0, 2, 4, 6), (0, 2, 3, 5), (0, 2, 3, 7)}
+    with_later = {(0, 1, 2, 5), (0, 3, 4, 7), (0, 2, 4, 7)}
+    assert set(found) == alone | with_later and len(found) == len(set(found))
+    assert found != [tuple(steps) for steps in moved_steps((0, 2, 3, 6), 8, seed=1)]
+    assert list(moved_steps((0,), 8, seed=0)) == []
+
+
+def test_moving_key_steps_helps(monkeypatch):
+    """A search that measures nothing but tables of key steps, and likes late ones."""
+    pipe = dit_pipeline()
+    monkeypatch.setattr(GlobalSearch, "_psnrs", lambda self, actions, first, count: np.full(count, late(actions)))
+
+    def late(actions) -> float:
+        return float(np.flatnonzero((actions == Action.compute).all(1)).sum())
+
+    selecting = Selecting(pipe, 8, Asked(target_macs=0.5), 0, None, GlobalConfig(num_moves=200, rounds=0), None)
+    search = selecting.search
+    search._begin([0.5])
+    before = search.best(0.5)
+    (report,) = search._climb(0.5)
+    assert report.best.psnr > before.psnr and late(report.best.actions) == 0 + 6 + 7
+    assert report.best.made_by == "key_steps 3 steps linear"
 
 
 def test_without_forecasts_masks_are_binary():
@@ -341,7 +383,7 @@ def test_a_family_is_learned_end_to_end():
         ({"min_psnr": "good"}, "min_psnr is in dB"),
         ({"max_cache_bytes": 0}, "max_cache_bytes must be a positive number"),
         ({"max_cache_bytes": "1 GB"}, "max_cache_bytes must be a positive number"),
-        ({"method": "best"}, "method must be one of global, per-step, paper, got 'best'"),
+        ({"method": "best"}, "method must be one of global, per-step, paper, .*got 'best'"),
         ({"num_trajectories": 3}, r"method='global' has no option 'num_trajectories'; there are rounds, "),
         ({"rounds": -1}, "rounds must be a number between"),
         ({"num_probes": 2.5}, "num_probes must be a whole number"),

@@ -1,15 +1,24 @@
-"""The tables that a search starts from: the full run and every regular schedule, holding and forecasting."""
+"""The tables that a search starts from: the full run, every regular schedule, and key steps that suit the budget.
+
+Holding and forecasting. `moved_steps` are the neighbours of a choice of key steps, for climbing from there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
 
 from stepmask.graph import BlockGraph
 from stepmask.mask import Action, StepMask
-from stepmask.schedules import deepcache, fora
+from stepmask.schedules import deepcache, fora, key_steps
 
 MAX_INTERVAL = 7
 """Of the regular schedules; beyond, too little is computed to be of use."""
+
+POWERS = (1.0, 1.1, 1.2, 1.35)
+"""How much denser key steps are at the beginning."""
 
 
 def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[Action]) -> Iterator[StepMask]:
@@ -22,9 +31,50 @@ def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[A
     """
     yield fora(graph, timesteps, 1)
     levels = [site.depth for site in graph.sites]
-    for forecast in ("linear", None) if Action.linear in allowed else (None,):
+    for forecast in _forecasts(allowed):
         for interval in range(2, min(len(timesteps), MAX_INTERVAL) + 1):
             yield fora(graph, timesteps, interval, forecast=forecast)
             if None not in levels:
                 for depth in range(1, max(levels) + 1):
                     yield deepcache(graph, timesteps, interval, depth, forecast=forecast)
+
+
+def spaced_steps(
+    graph: BlockGraph,
+    timesteps: Sequence[float],
+    allowed: Sequence[Action],
+    target: float,
+    cost: Callable[[StepMask], float],
+) -> Iterator[StepMask]:
+    """As many key steps as cost at most `target`, and one more, spaced in several ways.
+
+    Args:
+        graph: Of the model.
+        timesteps: T timesteps of the run.
+        allowed: Actions that cells may take.
+        target: In the unit of `cost`.
+        cost: Of a mask's plan.
+    """
+    num_rows = len(timesteps)
+    forecast = _forecasts(allowed)[0]
+    one, all_of_them = (cost(key_steps(graph, timesteps, count, forecast=forecast)) for count in (1, num_rows))
+    each = (all_of_them - one) / max(num_rows - 1, 1)
+    most = 1 + int((target - one) / each + 1e-6) if each > 0 else num_rows
+    for count in range(max(2, most), min(num_rows - 1, most + 1) + 1):
+        for power in POWERS:
+            yield key_steps(graph, timesteps, count, power, forecast)
+
+
+def moved_steps(steps: Sequence[int], num_rows: int, seed: int) -> Iterator[list[int]]:
+    """Key steps of which one, or one and all later ones, come one step earlier or later; in random order."""
+    last = len(steps)
+    moves = [(first, end, by) for first in range(1, last) for end in {first + 1, last} for by in (-1, 1)]
+    for index in np.random.default_rng(seed).permutation(len(moves)):
+        first, end, by = moves[index]
+        moved = [step + by if first <= i < end else step for i, step in enumerate(steps)]
+        if moved[-1] < num_rows and all(a < b for a, b in pairwise(moved)):
+            yield moved
+
+
+def _forecasts(allowed: Sequence[Action]) -> tuple:
+    return ("linear", None) if Action.linear in allowed else (None,)

@@ -1,9 +1,10 @@
 """End-to-end selection: tables of actions that bring the final image closest to the full run's, budget by budget.
 
-Starts from every regular schedule and the full run, and improves: each round takes the table that promises most,
-probes what every switch in it would do to the final image (`probe`), lets `Selection` propose a few tables at the
-target or on the way there, and measures them on fixed validation noise. Nothing is believed that was not measured:
-what falls far behind on the first images is dropped, of the rest the best is taken. Knows no files, no progress bars.
+Starts from every regular schedule, from key steps that suit the budget, and from the full run, and improves. Key steps
+are moved for as long as that helps. Then each round takes the table that promises most, probes what every switch in it
+would do to the final image (`probe`), lets `Selection` propose a few tables at the target or on the way there, and
+measures them on fixed validation noise. Nothing is believed that was not measured: what falls far behind on the first
+images is dropped, of the rest the best is taken. Knows no files, no progress bars.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stepmask.errors import TargetError
 from stepmask.learning.budget import TOLERANCE, Budget
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.measured import Measured
-from stepmask.learning.end_to_end.portfolio import portfolio
+from stepmask.learning.end_to_end.portfolio import moved_steps, portfolio, spaced_steps
 from stepmask.learning.end_to_end.probe import Probe, probe
 from stepmask.learning.end_to_end.sizes import Sizes
 from stepmask.learning.end_to_end.switches import Selection, settle
@@ -32,6 +33,7 @@ from stepmask.learning.riding import frozen
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import Action, StepMask
 from stepmask.runtime.apply import apply
+from stepmask.schedules import key_steps
 
 VALIDATION, HELD_BACK, PROBES = 0, 20_000, 40_000
 """First image numbers of the three kinds of noise."""
@@ -50,6 +52,9 @@ NEAR = (0.75, 1.15)
 
 FIRST_IMAGES, HOPELESS_DB = 2, 2.5
 """A candidate so many dB behind on the first images is not measured on the others."""
+
+REACH, CLIMB_DB = 1.03, 4.0
+"""Key steps that cost so many times the target are moved too, unless they are so many dB behind."""
 
 PROPOSALS = ((0.0, 1.0), (0.4, 1.0), (0.8, 1.0), (0.0, 0.3), (0.4, 0.3), (0.8, 0.3))
 """What each round tries: trust of `Selection`, and share of the slack."""
@@ -82,9 +87,9 @@ class Round:
     best: Candidate | None
     """Best at that cost so far."""
     predicted: float
-    """PSNR in dB that the round's best proposal was predicted to have."""
+    """PSNR in dB that the round's best proposal was predicted to have; NaN where key steps were moved."""
     true: float
-    """PSNR in dB that it was measured to have."""
+    """PSNR in dB that it was measured to have; NaN where none was better than hopeless."""
 
 
 class GlobalSearch:
@@ -115,6 +120,7 @@ class GlobalSearch:
         self._allowed = (Action.hold, Action.linear) if config.forecast else (Action.hold,)
         self._full: dict[tuple[int, int], torch.Tensor] = {}
         self._tried: dict[tuple[bytes, float], int] = {}
+        self._key_steps: dict[bytes, StepMask] = {}
         self._sizes = Sizes((len(timesteps), len(budget.graph)))
         self.num_rounds = 0
         """Rounds done."""
@@ -126,6 +132,7 @@ class GlobalSearch:
         current = next(iter(self.candidates.values()))
         for target in targets:
             current = yield from self._descend(current, target)
+            yield from self._climb(target)
             yield from self._refine(target)
             current = self.best(target)
 
@@ -145,6 +152,30 @@ class GlobalSearch:
                 )
             current = found
         return current
+
+    def _climb(self, target: float) -> Iterator[Round]:
+        """Move key steps of the best table of them, for as long as that helps."""
+        within = [c for key, c in self.candidates.items() if key in self._key_steps and c.cost <= REACH * target]
+        best = max(within, key=lambda candidate: candidate.psnr, default=None)
+        if not self.config.num_moves or best is None or best.psnr < self.best(target).psnr - CLIMB_DB:
+            return
+        tried, seen = 0, set()
+        while best is not None:
+            schedule, start, best = self._key_steps[best.actions.tobytes()], best, None
+            for steps in moved_steps(schedule.provenance["steps"], len(self._timesteps), seed=tried):
+                if tuple(steps) in seen or tried >= self.config.num_moves:
+                    continue
+                seen.add(tuple(steps))
+                tried += 1
+                forecast = schedule.provenance.get("forecast")
+                moved = self._try_schedule(
+                    key_steps(self.budget.graph, self._timesteps, steps, forecast=forecast), start
+                )
+                if moved is not None and moved.psnr > start.psnr and moved.cost <= REACH * target:
+                    best = moved
+                    break
+        self._measured.save()
+        yield Round(target, target, self.best(target), math.nan, start.psnr)
 
     def _refine(self, target: float) -> Iterator[Round]:
         """Exchange cells at a target, and draw in tables from around it."""
@@ -185,14 +216,30 @@ class GlobalSearch:
         full = np.full((len(self._timesteps), len(self.budget.graph)), Action.compute, dtype=np.uint8)
         psnrs = np.full(self.config.num_validation, PSNR_CAP)
         self.candidates[full.tobytes()] = Candidate(full, self.budget.cost_of(full), psnrs, "the full run")
-        for schedule in portfolio(self.budget.graph, self._timesteps, self._allowed):
-            actions = settle(schedule, self.budget).actions
-            cost = self.budget.cost_of(actions)
-            if NEAR[0] * targets[-1] <= cost <= NEAR[1] * targets[0] and self.fits(actions):
-                record = schedule.provenance
-                words = [record["method"], f"1:{record['interval']}", record.get("forecast", "")]
-                self._try(actions, " ".join(filter(None, words)))
+        low, high = NEAR[0] * targets[-1], NEAR[1] * targets[0]
+        inputs = self.budget.graph, self._timesteps, self._allowed
+        schedules = [s for s in portfolio(*inputs) if low <= self._cost_of(s) <= high]
+        schedules += [s for target in targets for s in spaced_steps(*inputs, target, self._cost_of)]
+        for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
+            self._try_schedule(schedule)
         self._measured.save()
+
+    def _try_schedule(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
+        """Measure a schedule; None if it is hopeless, or its cache too large."""
+        actions = settle(schedule, self.budget).actions
+        if not self.fits(actions):
+            return None
+        record = schedule.provenance
+        if "steps" in record:
+            self._key_steps[actions.tobytes()] = schedule
+            kind = f"{len(record['steps'])} steps"
+        else:
+            kind = f"1:{record['interval']}"
+        words = [record["method"], kind, record.get("forecast", "")]
+        return self._try(actions, " ".join(filter(None, words)), rival)
+
+    def _cost_of(self, schedule: StepMask) -> float:
+        return self.budget.cost_of(settle(schedule, self.budget).actions)
 
     def _round(self, base: Candidate, level: float, slack: float, target: float) -> Round:
         """Propose tables of a cost of at most `level` from one probe of `base`, and measure them."""
@@ -225,16 +272,20 @@ class GlobalSearch:
         self._tried[key] = self._tried.get(key, 0) + 1
         return base
 
-    def _try(self, actions: np.ndarray, made_by: str) -> Candidate | None:
-        """Measure a table; None if it fell too far behind on the first images to be measured on all."""
+    def _try(self, actions: np.ndarray, made_by: str, rival: Candidate | None = None) -> Candidate | None:
+        """Measure a table; None if it fell too far behind on the first images to be measured on all.
+
+        Behind the best that costs no more; behind `rival`, where one is given, at all.
+        """
         key = actions.tobytes()
         if key in self.candidates:
             return self.candidates[key]
         cost = self.budget.cost_of(actions)
         first = FIRST_IMAGES
         psnrs = self._psnrs(actions, VALIDATION, first)
-        rival = self.best(cost + TOLERANCE)
-        if rival is not None and psnrs.mean() < rival.psnrs[:first].mean() - HOPELESS_DB:
+        behind = 0.0 if rival is not None else HOPELESS_DB
+        rival = rival or self.best(cost + TOLERANCE)
+        if rival is not None and psnrs.mean() < rival.psnrs[:first].mean() - behind:
             return None
         rest = self._psnrs(actions, VALIDATION + first, self.config.num_validation - first)
         candidate = Candidate(actions, cost, np.concatenate([psnrs, rest]), made_by)

@@ -1,0 +1,72 @@
+"""Key steps: every block computes at them and is forecast between; by default densest at the beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from stepmask.errors import StepMaskError
+from stepmask.mask import StepMask
+from stepmask.schedules._inputs import Forecast, Inputs, check_steps
+
+POWER = 1.2
+"""Best of 1, 1.1, 1.2 and 1.35 at most budgets on our reference models; `stepmask.learn` tries all of them."""
+
+
+def key_steps(
+    graph_or_pipe: Any,
+    timesteps: int | Iterable[float],
+    steps: int | Iterable[int] | None = None,
+    power: float = POWER,
+    forecast: Forecast | None = "linear",
+) -> StepMask:
+    """All blocks compute at some steps and are forecast between: FORA for any budget, spaced as forecasts need it.
+
+    A forecast extrapolates two values, so the second computation has to come early: until then there is nothing but
+    the first to go by, and what is lost there the run never makes up for. Ours; needs no learning.
+
+    Args:
+        graph_or_pipe: A `BlockGraph` or a pipeline.
+        timesteps: The timesteps of the run; with a pipeline the number of inference steps.
+        steps: How many compute, step 0 included, or which; by default half of them.
+        power: With a number of steps, step i of n is ``T (i / n) ** power``: 1 spaces them evenly, more puts more of
+            them at the beginning.
+        forecast: None holds between.
+
+    Raises:
+        StepMaskError: `steps` are not steps of the run, or `power` is below 1.
+    """
+    inputs = Inputs(graph_or_pipe, timesteps)
+    num_rows = len(inputs.timesteps)
+    if steps is None:
+        steps = (num_rows + 1) // 2
+    if isinstance(steps, int):
+        steps = spaced(num_rows, steps, power)
+    computes = check_steps(steps, num_rows, "steps")
+    if not computes[0]:
+        raise StepMaskError("steps must include step 0: there is nothing to reuse before it")
+    compute = np.ones((num_rows, len(inputs.graph)), dtype=bool)
+    compute[np.ix_(~computes, inputs.graph.blocks)] = False
+    return inputs.mask(compute, forecast, method="key_steps", steps=np.flatnonzero(computes).tolist())
+
+
+def spaced(num_rows: int, count: int, power: float = POWER) -> list[int]:
+    """`count` steps of `num_rows`, step i at ``num_rows (i / count) ** power``, rounded, no two the same.
+
+    Raises:
+        StepMaskError: There are not so many steps, or `power` is below 1.
+    """
+    if isinstance(count, bool) or not 1 <= count <= num_rows:
+        raise StepMaskError(
+            f"steps must be a number of steps from 1 to {num_rows}, or the steps themselves, got {count!r}"
+        )
+    if isinstance(power, bool) or not isinstance(power, int | float) or not 1 <= power <= 4:
+        raise StepMaskError(f"power must be a number from 1 to 4, got {power!r}")
+    wanted = num_rows * (np.arange(count) / count) ** power
+    # evenly spaced ones are cut off, not rounded: rather early than late
+    near = np.floor(wanted) if power == 1 else np.round(wanted)
+    steps = np.maximum.accumulate(near - np.arange(count)) + np.arange(count)
+    latest = num_rows - count + np.arange(count)
+    return np.minimum(steps, latest).astype(int).tolist()
