@@ -60,6 +60,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     learned = [("learned", t) for t in each * 2] + [("learned, hold only", t) for t in each]
     learned += [("paper's learner", "0.5"), *((name, f"{target:g}") for name, (_, target, _) in RIVALS.items())]
     others = [("step skipping", f"every {nth}") for nth in ("2nd", "3rd", "4th")]
+    others += [("key steps + forecast", steps) for steps in ("3", "2")]
     others += [("random", target) for target in each]
     others += [(f"fewer steps{how}", steps) for how in ("", ", DPM-Solver++") for steps in ("3", "2")]
     others += [

@@ -22,7 +22,7 @@ from stepmask.learning.calibrated.smoothcache import smoothcache
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
 from stepmask.runtime.sampling import SamplerLoop, parameters_of
-from stepmask.schedules import deepcache, faster_diffusion, fora, random_schedule, step_skipping
+from stepmask.schedules import deepcache, faster_diffusion, fora, key_steps, random_schedule, step_skipping
 
 TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 INTERVALS = (2, 3, 4, 5)
@@ -168,6 +168,7 @@ def methods() -> list[AnyMethod]:
         Method("DeepCache, quad", lambda s: [f"1:{k}" for k in INTERVALS], _deepcache_quad, fits=_needs_levels),
         Method("Faster Diffusion", lambda subject: ["as published"], _faster_diffusion, fits=_needs_levels),
         Method("step skipping", lambda subject: ["every 2nd", "every 3rd", "every 4th"], _step_skipping),
+        Method("key steps + forecast", _affordable_steps, _key_steps),
         Method("random", _budgets, _random, (0,)),
         Method("SmoothCache", _budgets, partial(_calibrated, rule=smoothcache)),
         Method("Block Caching", _budgets, partial(_calibrated, rule=block_caching)),
@@ -217,6 +218,10 @@ def _faster_diffusion(subject: Subject, setting: str, seed: int | None) -> StepM
 
 def _step_skipping(subject: Subject, setting: str, seed: int | None) -> StepMask:
     return step_skipping(subject.pipe, subject.steps, every=int(setting.removeprefix("every ")[0]))
+
+
+def _key_steps(subject: Subject, setting: str, seed: int | None) -> StepMask:
+    return key_steps(subject.pipe, subject.steps, int(setting))
 
 
 def _random(subject: Subject, setting: str, seed: int | None) -> StepMask:
