@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench bench-rivals clean
 
 demo: $(READY)     ## learn a mask for the reference model, sample with and without it, compare
 	$(BIN)/stepmask demo --output demo
@@ -21,6 +21,9 @@ lint: $(READY)
 
 bench: $(READY)    ## the results in the README: learned masks, FORA and DeepCache on the reference models
 	$(BIN)/stepmask benchmark --output bench --transfer
+
+bench-rivals: $(READY)    ## rivals as they ship (DeepCache, cache-dit, diffusers' hooks), beside what make bench has measured
+	$(BIN)/stepmask benchmark --methods shipped --steps 20 --no-memory --output bench
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "stepmask needs Python 3.10 or newer: make PYTHON=...")'

@@ -95,12 +95,12 @@ def evaluate_unmasked(
         sampler.masked(0, numbers[:batch_size])
     macs, full_macs = sampler.macs / sampler.num_counted, sampler.full_macs_per_image(numbers[0])
     with running() as (other, steps):
-        known = circumstances(other, plain.call_kwargs)
+        known, rows = circumstances(other, plain.call_kwargs), len(fora(other, steps, 1).compute)
     psnr, ssim = psnr_per_image(pairs.masked, pairs.full), ssim_per_image(pairs.masked, pairs.full)
     return Evaluation(
         **known,
         num_inference_steps=steps,
-        rows=len(other.scheduler.timesteps),
+        rows=rows,
         seeds=tuple(numbers),
         macs_fraction=macs / full_macs,
         macs_per_image=macs,
