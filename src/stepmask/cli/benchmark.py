@@ -43,7 +43,11 @@ def benchmark(
     output: Folder = Path("benchmark"),
     steps: Annotated[list[int] | None, typer.Option(min=2, help="Sampling steps, may be repeated.")] = None,
     methods: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Only these, as fora,learned; an unknown name lists all.")
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Only these, as fora,learned; shipped for rivals as they ship; an unknown name lists all.",
+        ),
     ] = None,
     targets: Annotated[
         str, typer.Option(metavar="SHARE,...", help="Budgets of the learned masks, as shares of the full run's MACs.")
