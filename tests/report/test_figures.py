@@ -12,6 +12,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from stepmask import BlockGraph, Site, StepMask, StepMaskError, describe, make_plan, report, schedules
+from stepmask.benchmark.methods import methods
+from stepmask.benchmark.shipped import shipped_methods
 from stepmask.report._figures import BLUE, GREEN, LIGHT, PALE
 from stepmask.report._labels import group_of, group_starts, short_name
 from stepmask.report.families import family_of, styles_of
@@ -235,7 +237,14 @@ def test_methods_of_a_family_share_a_colour_and_no_two_look_alike():
     styles = styles_of(names)
     assert styles["FORA"].colour == styles["DeepCache"].colour != styles["FORA + forecast"].colour
     assert len({(style.colour, style.marker) for style in styles.values()}) == len(names)
-    assert family_of("new").name == "as they ship" and not family_of("new").static and family_of("FORA").static
+    assert family_of("new").name == "other" and not family_of("new").static and family_of("FORA").static
+
+
+def test_every_method_of_the_benchmark_has_a_family_of_its_own():
+    shipped = {method.name for method in shipped_methods()}
+    for method in [*methods(), *shipped_methods()]:
+        assert family_of(method.name).name != "other", method.name
+        assert (family_of(method.name).name == "as they ship") == (method.name in shipped), method.name
 
 
 def test_save_png_is_whole_or_not_at_all(tmp_path, plan):

@@ -83,7 +83,9 @@ def test_differences_within_their_interval_are_ties(psnr, outcome):
         (scored(6.0), scored(6.5), "leads"),
         (scored(6.2), scored(6.0), "ties"),
         (scored(6.2, change=(0.2, 0.01)), scored(6.0, change=(0.0, 0.02)), "trails"),
-        ({"fd_cifar": 6.2}, scored(6.0), "trails"),
+        ({"fd_cifar": 6.2}, scored(6.0), "ties"),
+        ({"fd_cifar": 6.4}, scored(6.0), "trails"),
+        ({"fd_cifar": 6.01}, {"fd_cifar": 6.0}, "trails"),
         ({"fd_cifar": 6.0}, {"fd_cifar": 6.0}, "ties"),
     ],
 )
@@ -106,7 +108,7 @@ def test_claims_count_by_budget_and_give_reasons():
     assert "| m, 20 steps | learned 0.3 | 0.300 | – | 1 | 1 / 0 / 0 | 1 / 0 / 0 | yes |" in text
     assert "- m, 20 steps: holds at 1 of 2 budgets.\n" in text
     reason = "**FORA 1:2** (regular, holds) at 0.500 MACs, learned 0.5 at 0.500 MACs: PSNR 45.0 against 46.0 dB "
-    assert reason + "(-1.0 ± 0.3, behind); fd_cifar 6 against 5 (+1 ± 0.28)." in text
+    assert reason + "(-1.0 ± 0.3, behind); fd_cifar 6 against 5 (+1.00 ± 0.28)." in text
     assert "(fewer steps, not static)" in text and "(-0.1 ± 0.3, a tie)" in text
     assert list(by_budget(verdicts(rows))) == ["0.5", "0.3"]
 
@@ -124,9 +126,9 @@ def test_table_of_rows_has_the_columns_that_were_measured():
     masked = row("learned", "0.5", 0.5, 40.0, seed=1, speed=timed(1.8), scores=scored(6.5, change=(0.5, 0.1)))
     lines = rows_table([full, masked]).splitlines()
     assert lines[0].endswith("| SSIM | fd_cifar | less full run | is_cifar | images |")
-    assert lines[2].endswith("| the same | – | 0.9000 | 6 ± 0.2 | +0 ± 0 | 3 | 4 |")
+    assert lines[2].endswith("| the same | – | 0.9000 | 6.00 ± 0.20 | +0 | 3 | 4 |")
     assert lines[3].startswith("| learned, seed 1 | 0.5 | 0.500 | 2.00 | 1.80 | 0.90 |")
-    assert lines[3].endswith("| 6.5 ± 0.2 | +0.5 ± 0.2 | – | – |")
+    assert lines[3].endswith("| 6.50 ± 0.20 | +0.50 ± 0.20 | – | – |")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from stepmask.report.families import family_of
 from stepmask.report.frontier import MACS_SLACK, SPEED_SLACK, Verdict, by_budget, counts, verdicts
 from stepmask.report.rows import Row, main_score, speedup_of, value_of
-from stepmask.report.table import DASH, markdown
+from stepmask.report.table import DASH, markdown, with_margin
 
 HOW_COMPARED = f"""\
 Cost is the measured speed-up where both have one (equal within {SPEED_SLACK:.0%}, as timings repeat no better), else
@@ -87,9 +87,8 @@ def _reason(verdict: Verdict, name: str | None) -> str:
         numbers = f"{learned['psnr_mean']:.1f} against {rival['psnr_mean']:.1f} dB"
         reasons.append(f"PSNR {numbers} ({verdict.psnr.value:+.1f} ± {verdict.psnr.margin:.1f}, {said})")
     if verdict.score is not None and verdict.score.outcome == "trails":
-        margin = "" if verdict.score.margin is None else f" ± {verdict.score.margin:.2g}"
         numbers = f"{value_of(learned, name):.3g} against {value_of(rival, name):.3g}"
-        reasons.append(f"{name} {numbers} ({verdict.score.value:+.2g}{margin})")
+        reasons.append(f"{name} {numbers} ({with_margin(verdict.score.value, verdict.score.margin, signed=True)})")
     mask = f"learned {learned['setting']} at {_cost(learned, verdict)}"
     return (
         f"**{rival['method']} {rival['setting']}** ({kind}) at {_cost(rival, verdict)}, {mask}: {'; '.join(reasons)}."

@@ -11,13 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, NullFormatter, PercentFormatter
 
 from stepmask.errors import StepMaskError
-from stepmask.report.families import FULL, OURS, Style, family_of, in_order, styles_of
-from stepmask.report.rows import REACH, Row, averaged, error_of, main_score, speedup_of, value_of
+from stepmask.report.families import FAMILIES, FULL, MARKERS, OURS, Style, family_of, in_order, styles_of
+from stepmask.report.rows import REACH, Row, averaged, change_of, error_of, main_score, speedup_of, value_of
 
 Cost = Literal["macs", "speedup"]
 
 KEYS = ("model", "steps", "method", "setting", "macs", "psnr_mean", "psnr_min", "psnr_sem")
 GREY = "#444444"
+STYLES = tuple((family.colour, marker) for family, marker in zip(FAMILIES[1:], MARKERS, strict=False))
+"""Colours and markers of lines in other figures, which are no methods."""
 
 
 def curve(rows: Iterable[Mapping[str, Any]], against: Cost = "macs") -> Figure:
@@ -92,9 +94,10 @@ def _draw(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style], against:
     full = next((row for row in rows if row["method"] == FULL), None)
     if quality != "psnr" and full is not None and value_of(full, quality) is not None:
         axes.axhline(value_of(full, quality), color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+        cheap = 0 if against == "macs" else 1  # the end where no method comes near
         axes.annotate(
-            "full run", (1, value_of(full, quality)), (-2, 3), ("axes fraction", "data"), "offset points",
-            ha="right", fontsize=8, color=GREY,
+            "full run", (cheap, value_of(full, quality)), (4 - 8 * cheap, 3), ("axes fraction", "data"),
+            "offset points", ha="right" if cheap else "left", fontsize=8, color=GREY,
         )  # fmt: skip
     for method, style in styles.items():
         if method == FULL:
@@ -112,12 +115,13 @@ def _draw(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style], against:
 
 
 def _points(rows: Sequence[Row], against: Cost, quality: str) -> list[tuple[float, float, float]]:
-    """Cost, quality and half of its 95% interval, 0 where that is not known."""
+    """Cost, quality and half of its 95% interval, 0 where that is not known; of scores, that of the change if known."""
     found = []
     for row in rows:
         x = row["macs"] if against == "macs" else speedup_of(row)
         y = row["psnr_mean"] if quality == "psnr" else value_of(row, quality)
-        error = row["psnr_sem"] if quality == "psnr" else error_of(row, quality)
+        change = change_of(row, quality)
+        error = row["psnr_sem"] if quality == "psnr" else change[1] if change else error_of(row, quality)
         if x is not None and y is not None:
             found.append((x, y, REACH * (error or 0.0)))
     return found

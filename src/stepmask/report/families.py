@@ -31,9 +31,10 @@ FAMILIES = (
     Family("fewer steps", r"fewer steps.*", "#7A7A7A"),
     Family("regular, forecasts", r".*\+ forecast|key steps.*", "#009E73", True),
     Family("regular, holds", r"FORA|DeepCache(, quad)?|Faster Diffusion|step skipping|PostDiff.*", "#D55E00", True),
-    Family("calibrated", r"SmoothCache|Block Caching|DiTFastAttn", "#CC79A7", True),
+    Family("calibrated", r"(SmoothCache|Block Caching|DiTFastAttn).*", "#CC79A7", True),
     Family("random", r"random", "#B8B8B8", True),
-    Family("as they ship", r".*", "#E69F00"),
+    Family("as they ship", r".* package|cache-dit .*|diffusers .*", "#E69F00"),
+    Family("other", r".*", "#8C6D31"),
 )
 """In the order of legends; a method belongs to the first that its name fits."""
 

@@ -132,10 +132,14 @@ def _verdict(rival: Row, mask: Row, name: str | None) -> Verdict:
 
 
 def _score_difference(one: Row, other: Row, name: str | None) -> Difference | None:
-    """By changes against the full run where they are known, which are surer than the scores: all share its noise."""
+    """By changes against the full run where they are known, which are surer than the scores: all share its noise.
+
+    Older results have no errors: those of the other row then count twice.
+    """
     if name is None or value_of(one, name) is None or value_of(other, name) is None:
         return None
     changes = [change_of(row, name) for row in (one, other)]
     errors = [error_of(row, name) for row in (one, other)] if None in changes else [change[1] for change in changes]
-    margin = None if None in errors else REACH * hypot(*errors)
+    known = [error for error in errors if error is not None]
+    margin = REACH * hypot(known[0], known[-1]) if known else None
     return Difference(value_of(one, name) - value_of(other, name), margin, False)

@@ -38,7 +38,8 @@ HOW_TO_READ = """\
 - **fd**, **sfd**, **kid** (lower is better), **is** and **recall** (higher) score the images as a set against real
   ones, on the features that their name ends with; only those on Inception are called FID. They depend on the number of
   images: read them against the row *full run*. ± is half of the 95% interval over bootstrap draws of the images; *less
-  full run* is the difference to the full run, over the same draws of the same seeds, and so surer than both.
+  full run* is the difference to the full run, over the same draws of the same seeds, and so surer than both; where it
+  is known, its interval is what figures show.
 - *Fewer steps* is the plain pipeline with that many steps, against the full run of all.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,9 +52,9 @@ def rows_table(rows: Iterable[Row]) -> str:
     body = []
     for row in rows:
         speed, ssim = row.get("speed"), row["ssim_mean"]
-        scores = [_with_margin(value_of(row, name), error_of(row, name)) for name in names]
+        scores = [_score(row, name) for name in names]
         if changes:
-            scores.insert(1, _with_margin(*(change_of(row, main) or (None, None)), signed=True))
+            scores.insert(1, _change(row, main))
         body.append([
             row["method"] + ("" if row.get("seed") is None else f", seed {row['seed']}"),
             str(row["setting"]),
@@ -76,11 +77,23 @@ def markdown(titles: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _with_margin(value: float | None, error: float | None, signed: bool = False) -> str:
-    if value is None:
-        return DASH
-    text = f"{value:{'+' if signed else ''}.3g}"
-    return text if error is None else f"{text} ± {REACH * error:.2g}"
+def with_margin(value: float, margin: float | None, signed: bool = False) -> str:
+    """A value and half of its 95% interval, to two digits of the latter; the value alone where that is not known."""
+    sign = "+" if signed else ""
+    if not margin:
+        return f"{value:{sign}.3g}"
+    decimals = max(0, 1 - math.floor(math.log10(margin)))
+    return f"{value:{sign}.{decimals}f} ± {margin:.{decimals}f}"
+
+
+def _score(row: Row, name: str) -> str:
+    value, error = value_of(row, name), error_of(row, name)
+    return DASH if value is None else with_margin(value, error and REACH * error)
+
+
+def _change(row: Row, name: str) -> str:
+    found = change_of(row, name)
+    return DASH if found is None else with_margin(found[0], found[1] and REACH * found[1], signed=True)
 
 
 def transfer_table(results: Iterable[Mapping[str, Any]]) -> str:

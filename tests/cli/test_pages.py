@@ -1,0 +1,23 @@
+"""The results that the repository shows are what the command makes of the raw ones beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stepmask.cli._pages import write_pages
+from stepmask.report import page
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_of_results_is_up_to_date(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(page, "save_png", lambda picture, path: path)  # numbers are compared, not pixels
+    monkeypatch.setattr(page, "trade_offs", lambda rows: None)
+    monkeypatch.setattr("stepmask.report.save_png", lambda picture, path: path)
+    (tmp_path / "images").mkdir()
+    for grid in (DOCS / "images").glob("seeds-*.png"):
+        (tmp_path / "images" / grid.name).touch()
+    write_pages(DOCS / "results", tmp_path)
+    made, shown = ((folder / "results.md").read_text(encoding="utf-8") for folder in (tmp_path, DOCS))
+    assert made == shown, "run stepmask benchmark -o docs/results --page docs"
+    assert "docs/images" not in shown and (DOCS / "images" / "curve.png").stat().st_size < 300_000
