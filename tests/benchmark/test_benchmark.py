@@ -127,13 +127,17 @@ def test_an_interrupted_benchmark_keeps_what_it_has(tmp_path, monkeypatch):
 
 def test_memory_is_recorded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "probing_memory_mib", lambda name, steps: {"peak": 100.0 + steps / 10, "waiting": 5.0})
+    monkeypatch.setattr(run, "learning_memory_mib", lambda name, steps, way: len(way) + steps / 10)
     options = {"models": ["a-unet"], "steps": (), "num_images": 2}
     assert run_benchmark(tmp_path, **options) == []
     result = json.loads((tmp_path / "a-unet.json").read_text())
     assert result["probing_memory_mib"] == {
         str(steps): {"peak": 100.0 + steps / 10, "waiting": 5.0} for steps in run.MEMORY_STEPS
     }
-    forbid(monkeypatch, "probing_memory_mib")
+    assert result["learning_memory_mib"] == {
+        way: {str(steps): len(way) + steps / 10 for steps in run.MEMORY_STEPS} for way in memory.WAYS
+    }
+    forbid(monkeypatch, "probing_memory_mib", "learning_memory_mib")
     run_benchmark(tmp_path, **options)
     assert json.loads((tmp_path / "a-unet.json").read_text()) == result
 
@@ -235,3 +239,10 @@ def test_memory_is_printed(capsys):
         found.append([float(word) for word in capsys.readouterr().out.split()[-2:]])
     (peak, waiting), (_, later) = found
     assert 50 < peak < 10**6 and 0 < waiting < later
+
+
+@pytest.mark.parametrize("way", memory.WAYS)
+def test_memory_of_every_way_to_learn(way, capsys):
+    memory.main("a-unet", 4, way, 1)
+    peak, waiting = map(float, capsys.readouterr().out.split()[-2:])
+    assert 50 < peak < 10**6 and (waiting > 0) == (way == "end to end")

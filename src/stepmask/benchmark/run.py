@@ -14,7 +14,7 @@ from rich.console import Console
 from stepmask import reference
 from stepmask.benchmark.cells import Cells
 from stepmask.benchmark.compare import Comparison
-from stepmask.benchmark.memory import probing_memory_mib
+from stepmask.benchmark.memory import WAYS, learning_memory_mib, probing_memory_mib
 from stepmask.benchmark.methods import AnyMethod, Subject, guided, methods
 from stepmask.benchmark.transfer import run_transfer
 from stepmask.errors import StepMaskError
@@ -49,7 +49,7 @@ def run_benchmark(
         num_images: Images per point, on seeds that learning has not seen.
         speed: Whether to measure the speed-up of every row at batch 16.
         metrics: What else to compute of the images.
-        memory: Whether to measure the memory of probing runs.
+        memory: Whether to measure the memory of probing runs, and of other ways to learn beside it.
         transfer: Whether to measure what masks are worth outside of what they were learned for.
 
     Returns:
@@ -79,8 +79,14 @@ def run_benchmark(
 
 
 def _measure_memory(name: str, output: Path) -> None:
-    """Memory of a probing run at several numbers of steps."""
+    """Memory of a probing run at several numbers of steps; and of each way to learn from fewer images."""
     cells = Cells(output, name)
+    ways = {way: dict(cells.collected().get("learning_memory_mib", {}).get(way, {})) for way in WAYS}
+    for way, known in ways.items():
+        for steps in MEMORY_STEPS:
+            if str(steps) not in known:
+                known[str(steps)] = round(learning_memory_mib(name, steps, way), 1)
+                cells.collect(learning_memory_mib=ways)
     found = dict(cells.collected().get("probing_memory_mib", {}))
     for steps in MEMORY_STEPS:
         if str(steps) not in found:

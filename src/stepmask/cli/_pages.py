@@ -23,7 +23,8 @@ def write_pages(source: Path, folder: Path) -> None:
         StepMaskError: The folder holds no results, or the other one cannot be written.
     """
     from stepmask.benchmark.cells import models_in, write_results
-    from stepmask.report import curve, save_png, transfer_table, write_page
+    from stepmask.benchmark.memory import NUM_IMAGES
+    from stepmask.report import curve, memory, save_png, transfer_table, write_page
 
     names = models_in(source)
     if not names:
@@ -36,6 +37,11 @@ def write_pages(source: Path, folder: Path) -> None:
     if any(row.get("speed") for row in rows):
         timed = [row for row in rows if row.get("speed")]
         made.append(save_png(curve(timed, against="speedup"), folder / "images" / "speed.png"))
+    for name in names:
+        measured = _collected(source, name).get("learning_memory_mib")
+        if measured:
+            title = f"{name}: learning from one run of {NUM_IMAGES} images"
+            made.append(save_png(memory(measured, title), folder / "images" / f"memory_{name}.png"))
     transfers = [json.loads(path.read_text()) for path in sorted(source.glob("transfer-*.json"))]
     if transfers and folder == source:
         write_atomically(folder / "transfer.md", transfer_table(transfers))

@@ -7,6 +7,7 @@ from stepmask.report._figures import png, save_png
 from stepmask.report.curve import curve, trade_offs
 from stepmask.report.grid import grid
 from stepmask.report.heatmap import heatmap
+from stepmask.report.memory import memory
 from stepmask.report.page import Results, write_page
 from stepmask.report.pictures import same_seeds, side_by_side, tiles
 from stepmask.report.scores import scores
@@ -19,6 +20,7 @@ __all__ = [
     "grid",
     "heatmap",
     "markdown_table",
+    "memory",
     "png",
     "rows_table",
     "same_seeds",
