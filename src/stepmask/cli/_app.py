@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from stepmask.cli._allocator import keep_freed_memory
 from stepmask.errors import StepMaskError
 
-ORDER = ("demo", "describe", "learn", "import", "sample", "evaluate", "show", "export", "benchmark")
+ORDER = ("demo", "describe", "learn", "import", "sample", "evaluate", "show", "export", "benchmark", "reproduce")
 """Verbs in the order in which one needs them."""
 
 

@@ -1,0 +1,117 @@
+"""What the lines of Tables 1 to 5 run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from stepmask.architectures import describe
+from stepmask.benchmark.methods import AnyMethod, Method, Subject, chosen_methods, is_unet
+from stepmask.benchmark.reproduce.bench import Options, Run
+from stepmask.benchmark.reproduce.paper import DEEPCACHE, DITFASTATTN, FORA, L2C, MASKING
+from stepmask.learning import learn
+from stepmask.liveness import make_plan
+from stepmask.mask import StepMask
+from stepmask.runtime.profiling import measure_cost
+from stepmask.schedules import deepcache, fora
+
+OURS = "ours"
+INTERVALS = range(2, 11)
+CHANGES: dict[str, dict[str, dict[str, Any]]] = {
+    "table4": {
+        "random sampling": {},
+        "Gumbel-Softmax": {"sampling": "gumbel"},
+        "interpolation": {"sampling": "interpolation"},
+        "trajectory of the teacher": {"trajectory": "teacher"},
+        "sparsity weighted by MACs": {"sparse_weights": "macs"},
+    },
+    "table5": {
+        "block masking": {},
+        "without loss scaling": {"scale_loss": False},
+        "without bi-modal loss": {"lambda_bimodal": 0.0},
+    },
+}
+"""What each ablation changes about ``LearnConfig.paper()``; the first of both is the paper's learner itself."""
+
+
+def comparison_lines(run: Run) -> list[AnyMethod]:
+    """Of Tables 1 to 3, on one model."""
+    unet = is_unet(run.subject.pipe)
+    found: list[AnyMethod] = [
+        *chosen_methods("full-run,fewer-steps"),
+        _scheduled(DEEPCACHE, deepcache) if unet else _scheduled(FORA, fora),
+    ]
+    if run.model.row(L2C) is not None and not unet:
+        found.append(Method(L2C, _share, partial(_per_step, options=run.options, method="l2c"), (run.options.seed,)))
+    if run.model.row(DITFASTATTN) is not None and not unet:
+        found += [replace(method, settings=lambda subject: ["0.15"]) for method in chosen_methods("ditfastattn")]
+    return [
+        *found,
+        masking(run.options),
+        Method(OURS, _share, partial(_ours, options=run.options), (run.options.seed,)),
+    ]
+
+
+def masking(options: Options, name: str = MASKING, **changes: Any) -> Method:
+    """The paper's learner as we read it, at the paper's share of the MACs, with changes to its configuration."""
+    return Method(name, _share, partial(_per_step, options=options, method="paper", **changes), (options.seed,))
+
+
+def ablation_lines(table: str, options: Options) -> dict[str, Method]:
+    """Methods of Table 4 or 5 by the names of their lines; the unchanged learner is one cell in all tables."""
+    return {
+        line: masking(options, f"{MASKING}, {line}" if changes else MASKING, **changes)
+        for line, changes in CHANGES[table].items()
+    }
+
+
+def _scheduled(name: str, rule: Callable[..., StepMask]) -> Method:
+    """A regular schedule at the interval whose plan comes nearest to the budget."""
+
+    def make(subject: Subject, setting: str, seed: int | None) -> StepMask:
+        return rule(subject.pipe, subject.steps, int(setting.removeprefix("1:")))
+
+    def settings(subject: Subject) -> list[str]:
+        graph, cost = describe(subject.pipe), measure_cost(subject.pipe, call_kwargs=subject.call_kwargs)
+
+        def distance(interval: int) -> float:
+            plan = make_plan(rule(subject.pipe, subject.steps, interval), graph)
+            return abs(cost.fraction(plan) - subject.targets[0])
+
+        return [f"1:{min(INTERVALS, key=distance)}"]
+
+    return Method(name, settings, make)
+
+
+def _share(subject: Subject) -> list[str]:
+    return [f"{subject.targets[0]:g}"]
+
+
+def _per_step(subject: Subject, setting: str, seed: int, *, options: Options, method: str, **changes: Any) -> StepMask:
+    changes = {**changes, "num_trajectories": options.trajectories}
+    label = "-".join([method, *(f"{name}-{value}" for name, value in changes.items())])
+    return _learned(subject, setting, seed, label, method=method, **changes)
+
+
+def _ours(subject: Subject, setting: str, seed: int, *, options: Options) -> StepMask:
+    return _learned(subject, setting, seed, OURS, rounds=options.rounds)
+
+
+def _learned(subject: Subject, setting: str, seed: int, label: str, **options: Any) -> StepMask:
+    """Learn at a share of the MACs; a stopped run goes on where it was."""
+    state = subject.state(f"{label}-{setting}-seed{seed}")
+    mask = learn(
+        subject.pipe,
+        subject.steps,
+        float(setting),
+        seed=seed,
+        call_kwargs=subject.call_kwargs,
+        conditions=subject.conditions,
+        resume=state,
+        **options,
+    )
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return mask
