@@ -57,7 +57,9 @@ def benchmark(
     scheduler: SchedulerChoice = Scheduler.keep,
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
-    speed: Annotated[bool, typer.Option(help="Measure speed-ups too.")] = True,
+    speed: Annotated[
+        bool, typer.Option(help="Measure speed-ups too, after all images; also of what was measured without.")
+    ] = True,
     metrics: MetricNames = None,
     real: RealImages = None,
     scores: Annotated[bool, typer.Option(help="The same as --metrics cifar.")] = False,
@@ -77,7 +79,8 @@ def benchmark(
 ) -> None:
     """Compare learned masks with every rival, on the same executor, seeds and clock.
 
-    What the folder holds already is not measured again, so a stopped benchmark goes on where it was. Start it with
+    What the folder holds already is not measured again, so a stopped benchmark goes on where it was, and speed-ups can
+    be left for a quiet machine: --no-speed first, the same command without it later. Start it with
     `accelerate launch --no-python stepmask benchmark ...` for several processes: each measures a part.
     """
     from stepmask.benchmark import Comparison, Subject, chosen_methods
