@@ -111,6 +111,10 @@ class LearnConfig:
                     f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}"
                 )
         check_ranges(self, _RANGES, _WHOLE)
+        if self.alternate and self.sparsity == "search":
+            raise StepMaskError(
+                'alternate needs sparsity="penalty" or "projection": regular schedules do not alternate'
+            )
         if self.sparsity != "penalty":
             defaults = {field.name: field.default for field in fields(self)}
             ignored = [name for name in _PENALTY_ONLY if getattr(self, name) != defaults[name]]
