@@ -115,7 +115,7 @@ def reproduce(
             result = _table(one, bench, router)
         if result is not None:
             write_json(output / "results" / f"reproduce-{one.value}.json", result)
-    stdout().print(_page(output, wanted, steps=None if paper_steps else steps), markup=False, soft_wrap=True)
+    stdout().print(_page(output), markup=False, soft_wrap=True)
     stderr().print(f"the page is {output / 'reproduce.md'}", soft_wrap=True)
 
 
@@ -141,7 +141,7 @@ def _table(one: What, bench: Bench | None, router: Path | None) -> dict[str, Any
 
 def _figures(bench: Bench, output: Path) -> dict[str, Any]:
     """Draw them; their numbers and what they show."""
-    from stepmask.benchmark.reproduce import ablated, figure_data
+    from stepmask.benchmark.reproduce import ablated, figure_data, options_of
     from stepmask.report import grid, heatmap, save_png, scores
     from stepmask.report.changes import output_changes, site_changes
 
@@ -163,17 +163,32 @@ def _figures(bench: Bench, output: Path) -> dict[str, Any]:
     for name, (words, picture) in pictures.items():
         path = save_png(picture, output / "images" / f"reproduce_{name}.png")
         found.append((words, path.name))
-    return {"model": run.name, "steps": run.subject.steps, **data.to_dict(), "figures": found}
+    return {
+        "options": options_of(bench), "model": run.name, "steps": run.subject.steps, **data.to_dict(), "figures": found,
+    }  # fmt: skip
 
 
-def _page(output: Path, wanted: list[What], steps: int | None) -> str:
-    """Write the page of all results in the folder, with the command that made it."""
+def _page(output: Path) -> str:
+    """Write the page of all results in the folder, with the command that makes it."""
     from stepmask._files import write_atomically
     from stepmask.benchmark.reproduce import page
 
     paths = {one.value: output / "results" / f"reproduce-{one.value}.json" for one in What}
     results = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
-    command = f"stepmask reproduce {' '.join(results)} {'--paper-steps' if steps is None else f'--steps {steps}'}"
-    text = page(results, command)
+    text = page(results, " and ".join(_commands(results)))
     write_atomically(output / "reproduce.md", text)
     return text
+
+
+def _commands(results: dict[str, dict[str, Any]]) -> list[str]:
+    """What makes these results, as text in Markdown: those that were sampled, and those that were not."""
+    sampled = {name: one["options"] for name, one in results.items() if one.get("options")}
+    counted = [name for name in results if name not in sampled]
+    found = [f"`stepmask reproduce {' '.join(counted)} --macs-only`"] if counted else []
+    if sampled:
+        options = next(iter(sampled.values()))
+        steps = "--paper-steps" if options["steps"] is None else f"--steps {options['steps']}"
+        counts = f"--num-images {options['num_images']} --trajectories {options['trajectories']}"
+        switches = [f"--no-{name}" for name in ("speed", "scores") if not options[name]]
+        found.append(f"`{' '.join(['stepmask reproduce', *sampled, steps, counts, *switches])}`")
+    return found

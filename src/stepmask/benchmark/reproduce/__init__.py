@@ -4,7 +4,7 @@
 `bench` keeps what was measured. `pages` writes; figures are drawn by `stepmask.report`.
 """
 
-from stepmask.benchmark.reproduce.bench import Bench, Options, Own
+from stepmask.benchmark.reproduce.bench import Bench, Options, Own, options_of
 from stepmask.benchmark.reproduce.figures import FigureData, figure_data
 from stepmask.benchmark.reproduce.pages import page
 from stepmask.benchmark.reproduce.tables import ablated, ablation_table, comparison_table
@@ -18,5 +18,6 @@ __all__ = [
     "ablation_table",
     "comparison_table",
     "figure_data",
+    "options_of",
     "page",
 ]

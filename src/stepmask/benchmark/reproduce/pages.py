@@ -40,14 +40,14 @@ WITH_SETTING = (DEEPCACHE, FORA, FEWER)
 NOTHING = "–"
 
 
-def page(results: Mapping[str, Mapping[str, Any]], command: str) -> str:
+def page(results: Mapping[str, Mapping[str, Any]], commands: str) -> str:
     """All tables on one page.
 
     Args:
         results: By table, as `tables` makes them, and the figures.
-        command: That made them.
+        commands: That made them, as Markdown.
     """
-    heading = f"# The paper's tables, and ours\n\nMade by `{command}`; raw results are `results/reproduce-*.json`.\n"
+    heading = f"# The paper's tables, and ours\n\nMade by {commands}; raw results are `results/reproduce-*.json`.\n"
     return "\n".join([heading, COMPARABLE, *(SECTIONS[name](result) for name, result in results.items())])
 
 
@@ -87,6 +87,8 @@ def ablation_section(result: Mapping[str, Any]) -> str:
             f"{result['share']:g}, and PSNR differs. One learning seed: two of the same learner differ by some dB. "
             "*Scores decided* are within 0.1 of 0 or 1.\n"
         )
+    else:
+        parts.append("Nothing was sampled. The paper:\n")
     parts.append(_table(head, lines))
     parts += [_circumstances(result["circumstances"])] if "circumstances" in result else []
     parts += [_rectification(result["rectification"])] if "rectification" in result else []
@@ -142,7 +144,8 @@ def _printed(row: Mapping[str, Any]) -> list[str]:
     """MACs, speed-up, scores and hours of a line of the paper."""
     quality = ", ".join(f"{name} {value:g}" for name, value in row.get("quality", {}).items()) or NOTHING
     macs = _number(row.get("macs"), "g")
-    macs = f"{macs} at {row['steps']} steps" if row.get("steps") else macs
+    if row.get("steps"):
+        macs = f"{macs} at {row['steps']} steps".removeprefix(f"{NOTHING} ")
     return [macs, _number(row.get("speedup"), ".2fx"), quality, _number(row.get("train_hours"), "g")]
 
 
