@@ -20,7 +20,7 @@ MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
     monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
-    monkeypatch.setattr(transfer, "ROUNDS", 0)
+    monkeypatch.setattr(transfer, "QUICK", {"rounds": 0})
 
 
 def test_settings_suit_the_model():

@@ -30,8 +30,8 @@ from stepmask.schedules import fora
 STEPS = 20
 TARGET = 0.5
 NUM_IMAGES = 64
-ROUNDS = 1
-"""Refining rounds of every learning here."""
+QUICK = {"rounds": 1, "shrink": 0.3}
+"""Every learning here is a short one, those in the new setting as those that are taken over."""
 LORA_RANK, LORA_STRENGTH = 4, 0.05
 
 
@@ -106,7 +106,7 @@ class _Transfer:
                     "learned_at_steps": STEPS,
                     "target": TARGET,
                     "guidance_scale": GUIDANCE_SCALE,
-                    "refining_rounds": ROUNDS,
+                    "learning": QUICK,
                     "num_images": self.num_images,
                     "scheduler": "DDIM",
                 }
@@ -158,7 +158,7 @@ class _Transfer:
             call_kwargs=setting.call_kwargs(pipe),
             conditions=setting.conditions,
             resume=path.with_suffix(".safetensors"),
-            rounds=ROUNDS,
+            **QUICK,
         )
         mask.save(path)
         path.with_suffix(".safetensors").unlink(missing_ok=True)
