@@ -192,7 +192,8 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
     assert "FORA + forecast" in text and "1:5" in text and "curve.png" in text
     assert {"cells", "masks", "pictures", "images", "results.md"} < set(names(output))
     assert {"curve.png", "speed.png"} < set(names(output / "images"))
-    assert len(names(output / "cells")) == 9
+    cells = names(output / "cells")
+    assert len(cells) == 9 and all(cell.startswith(f"{folder.name}-4-") for cell in cells)
     table = (output / "results.md").read_text()
     assert "| PSNR in dB at MACs |" in table and "| of 1 / MACs |" in table
     before = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}

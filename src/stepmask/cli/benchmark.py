@@ -120,7 +120,8 @@ def benchmark(
             "speed": speed,
             "metrics": measure,
         }
-        name = model.rpartition(":")[2].rstrip("/").replace("/", "--")
+        folder = Path(model)
+        name = folder.resolve().name if folder.is_dir() else model.rpartition(":")[2].replace("/", "--")
         rows = []
         for count in steps or [20]:
             subject = Subject(pipe, count, call_kwargs, conditions, budgets)
