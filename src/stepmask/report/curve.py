@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
@@ -35,16 +36,15 @@ def curve(rows: Iterable[Mapping[str, Any]], against: Cost = "macs") -> Figure:
         StepMaskError: There are no rows, or they lack something.
     """
     rows = _checked(rows)
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    steps = sorted({row["steps"] for row in rows}, reverse=True)
+    pairs = sorted({(row["model"], row["steps"]) for row in rows}, key=lambda pair: (pair[0], -pair[1]))
     styles = styles_of(row["method"] for row in rows)
-    figure, panels = _panels(len(models), len(steps), len(styles))
-    for model, line in zip(models, panels, strict=True):
-        for count, axes in zip(steps, line, strict=True):
-            chosen = [row for row in rows if (row["model"], row["steps"]) == (model, count)]
-            _draw(axes, chosen, styles, against, "psnr")
-            axes.set_title(f"{model}, {count} steps", loc="left", fontsize=11, fontweight="bold")
-            axes.set_visible(bool(chosen))
+    columns = math.ceil(math.sqrt(len(pairs)))
+    figure, panels = _panels(math.ceil(len(pairs) / columns), columns, len(styles))
+    for axes, pair in zip_longest((axes for line in panels for axes in line), pairs):
+        axes.set_visible(pair is not None)
+        if pair is not None:
+            _draw(axes, [row for row in rows if (row["model"], row["steps"]) == pair], styles, against, "psnr")
+            axes.set_title(f"{pair[0]}, {pair[1]} steps", loc="left", fontsize=11, fontweight="bold")
     _legend(figure, styles)
     return figure
 
