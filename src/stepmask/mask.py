@@ -19,6 +19,7 @@ import numpy as np
 
 from stepmask._files import write_atomically
 from stepmask._mask_file import FORECAST_VERSION, FORMAT_VERSION, parsed, readable_json
+from stepmask._resample import places_among, rows_taken
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
 
 
@@ -299,22 +300,11 @@ class StepMask:
         Returns:
             A mask without scores, whose row 0 computes everywhere. It belongs to the given scheduler, else to its own.
         """
-        old = np.asarray(self.timesteps, dtype=float)
         scheduler = self.scheduler
         if hasattr(rows, "timesteps"):
             rows, scheduler = rows.timesteps, scheduler_identity(rows)
-        if isinstance(rows, int):
-            if rows < 1:
-                raise StepMaskError(f"a mask needs at least one row, got {rows}")
-            places = np.minimum(np.arange(rows) * (self.num_rows / rows), self.num_rows - 1)
-            new = np.interp(places, np.arange(self.num_rows), old)
-        else:
-            new = np.asarray([float(t) for t in rows])
-            if not len(new):
-                raise StepMaskError("a mask needs at least one row, got no timesteps")
-            order = np.argsort(old, kind="stable")
-            places = np.interp(new, old[order], order.astype(float))
-        actions = self.actions[_sources(self.compute, places)]
+        new, places = places_among(self.timesteps, rows)
+        actions = self.actions[rows_taken(self.compute, places)]
         actions[0] = Action.compute
         return self.with_actions(
             actions,
@@ -329,34 +319,6 @@ class StepMask:
 
 def _without_effort(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in provenance.items() if name not in ("denoiser_calls", "seconds")}
-
-
-def _sources(compute: np.ndarray, places: np.ndarray) -> list[int]:
-    """For each new row the old row to take, so that the computes of each site add up as they did.
-
-    Args:
-        compute: (T, B) of the old rows.
-        places: Where the new rows lie among the old ones, 0 to T - 1, in fractions.
-    """
-    last = len(compute) - 1
-    share = compute.astype(float)
-    if len(places) > len(compute) > 1:  # what took turns at a rate may do so at another
-        padded = np.pad(share, ((1, 1), (0, 0)), mode="edge")
-        share = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-    total = np.vstack([np.zeros(share.shape[1]), np.cumsum(share, axis=0)])  # at the edges of old rows
-    middles = (places[1:] + places[:-1]) / 2
-    edges = np.clip(np.concatenate([places[:1] - 0.5, middles, places[-1:] + 0.5]) + 0.5, 0, last + 1)
-    lower = np.minimum(edges.astype(int), last)
-    reached = total[lower] + (edges - lower)[:, None] * (total[lower + 1] - total[lower])
-    widths = np.maximum(np.diff(edges), 1e-9)[:, None]
-    wanted = np.cumsum(np.diff(reached, axis=0) / widths, axis=0)
-    sources, done = [], np.zeros(share.shape[1])
-    for place, goal in zip(places, wanted, strict=True):
-        around = range(max(0, int(np.floor(place)) - 1), min(last, int(np.ceil(place)) + 1) + 1)
-        error = [np.square(done + compute[row] - goal).sum() + 1e-6 * abs(row - place) for row in around]
-        sources.append(around[int(np.argmin(error))])
-        done = done + compute[sources[-1]]
-    return sources
 
 
 def _boolean_table(

@@ -29,4 +29,7 @@ def test_changes_of_sites_leave_the_first_step_empty():
 
 
 def test_a_run_that_never_changes_can_be_drawn():
-    FigureCanvasAgg(site_changes(SITES, np.full((2, 3), np.nan))).draw()
+    figure = site_changes(SITES, np.full((2, 3), np.nan))
+    FigureCanvasAgg(figure).draw()
+    (image,) = figure.axes[0].images
+    assert image.get_array().mask.all() and image.get_array().shape == (3, 2)

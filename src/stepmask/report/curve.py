@@ -12,15 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, NullFormatter, PercentFormatter
 
 from stepmask.errors import StepMaskError
-from stepmask.report.families import FAMILIES, FULL, MARKERS, OURS, Style, family_of, in_order, styles_of
+from stepmask.report.families import FULL, OURS, Style, family_of, in_order, styles_of
 from stepmask.report.rows import REACH, Row, averaged, change_of, error_of, main_score, speedup_of, value_of
 
 Cost = Literal["macs", "speedup"]
 
 KEYS = ("model", "steps", "method", "setting", "macs", "psnr_mean", "psnr_min", "psnr_sem")
 GREY = "#444444"
-STYLES = tuple((family.colour, marker) for family, marker in zip(FAMILIES[1:], MARKERS, strict=False))
-"""Colours and markers of lines in other figures, which are no methods."""
 
 
 def curve(rows: Iterable[Mapping[str, Any]], against: Cost = "macs") -> Figure:
