@@ -181,7 +181,7 @@ def methods() -> list[AnyMethod]:
         Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps),
     ]
     for name, (method, target, options) in LEARNED_RIVALS.items():
-        make = partial(_learned, method=method, options=options)
+        make = partial(learned, label=method, method=method, **options)
         found.append(Method(name, lambda subject, target=target: [f"{target:g}"], make, (0,), _few_steps))
     return found
 
@@ -284,16 +284,24 @@ def short_name(method: AnyMethod) -> str:
 
 def paper(subject: Subject, setting: str, seed: int | None) -> StepMask:
     """A mask from the paper's learner as we read it."""
-    return _learned(subject, setting, seed, method="paper", options={"num_trajectories": TRAJECTORIES})
+    return learned(subject, setting, seed, "paper", method="paper", num_trajectories=TRAJECTORIES)
 
 
-def _learned(subject: Subject, setting: str, seed: int | None, *, method: str, options: Mapping[str, Any]) -> StepMask:
-    state = subject.state(f"{method}-{setting}-seed{seed}")
+def learned(subject: Subject, setting: str, seed: int, label: str, **options: Any) -> StepMask:
+    """Learn at a share of the MACs; a stopped run goes on where it was.
+
+    Args:
+        subject: What for.
+        setting: The share.
+        seed: Of learning.
+        label: Names the state of this learning.
+        options: Of `stepmask.learn`.
+    """
+    state = subject.state(f"{label}-{setting}-seed{seed}")
     mask = learn(
         subject.pipe,
         subject.steps,
         float(setting),
-        method=method,
         seed=seed,
         call_kwargs=subject.call_kwargs,
         conditions=subject.conditions,

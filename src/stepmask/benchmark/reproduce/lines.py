@@ -8,10 +8,9 @@ from functools import partial
 from typing import Any
 
 from stepmask.architectures import describe
-from stepmask.benchmark.methods import AnyMethod, Method, Subject, chosen_methods, is_unet
+from stepmask.benchmark.methods import AnyMethod, Method, Subject, chosen_methods, is_unet, learned
 from stepmask.benchmark.reproduce.bench import Options, Run
 from stepmask.benchmark.reproduce.paper import DEEPCACHE, DITFASTATTN, FORA, L2C, MASKING
-from stepmask.learning import learn
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.profiling import measure_cost
@@ -92,26 +91,8 @@ def _share(subject: Subject) -> list[str]:
 def _per_step(subject: Subject, setting: str, seed: int, *, options: Options, method: str, **changes: Any) -> StepMask:
     changes = {**changes, "num_trajectories": options.trajectories}
     label = "-".join([method, *(f"{name}-{value}" for name, value in changes.items())])
-    return _learned(subject, setting, seed, label, method=method, **changes)
+    return learned(subject, setting, seed, label, method=method, **changes)
 
 
 def _ours(subject: Subject, setting: str, seed: int, *, options: Options) -> StepMask:
-    return _learned(subject, setting, seed, OURS, rounds=options.rounds)
-
-
-def _learned(subject: Subject, setting: str, seed: int, label: str, **options: Any) -> StepMask:
-    """Learn at a share of the MACs; a stopped run goes on where it was."""
-    state = subject.state(f"{label}-{setting}-seed{seed}")
-    mask = learn(
-        subject.pipe,
-        subject.steps,
-        float(setting),
-        seed=seed,
-        call_kwargs=subject.call_kwargs,
-        conditions=subject.conditions,
-        resume=state,
-        **options,
-    )
-    if state is not None:
-        state.unlink(missing_ok=True)
-    return mask
+    return learned(subject, setting, seed, OURS, rounds=options.rounds)
