@@ -8,7 +8,7 @@ from torch import nn
 
 from stepmask.errors import UnsupportedModelError
 from stepmask.runtime.cache import Cache, Meter, num_bytes, poison_like
-from stepmask.runtime.gate import Gate, Gates
+from stepmask.runtime.gate import Gate, Gates, gated
 
 
 def model() -> nn.Sequential:
@@ -109,6 +109,15 @@ def test_nested_gates_come_off_in_reverse():
     assert torch.equal(net[0](x), 4 * plain)
     gates.remove()
     assert "forward" not in vars(net[0])
+
+
+def test_gated_restores_after_an_exception_too():
+    net, x = model(), torch.ones(1, 2)
+    plain = net[0](x)
+    with pytest.raises(KeyError), gated([("0", net[0], doubled), ("1", net[1], doubled)]):
+        assert torch.equal(net[0](x), 2 * plain)
+        raise KeyError
+    assert "forward" not in vars(net[0]) and "forward" not in vars(net[1])
 
 
 def test_meter_knows_the_bytes_of_all_streams():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
 
-from stepmask.runtime.gate import Gates
+from stepmask.runtime.gate import gated
 
 
 class Effort:
@@ -22,19 +22,14 @@ class Effort:
     def __init__(self) -> None:
         self._calls, self._before, self._began = 0, 0.0, time.perf_counter()
 
-    @contextlib.contextmanager
-    def counting(self, denoiser: nn.Module) -> Iterator[None]:
+    def counting(self, denoiser: nn.Module) -> AbstractContextManager[None]:
         """Count the calls of this denoiser for a while, those made by whatever gates it meanwhile included."""
 
         def count(compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
             self._calls += 1
             return compute()
 
-        gates = Gates([(type(denoiser).__name__, denoiser, count)])
-        try:
-            yield
-        finally:
-            gates.remove()
+        return gated([(type(denoiser).__name__, denoiser, count)])
 
     def go_on_from(self, facts: Mapping[str, Any]) -> None:
         """Add what `facts` said at the end of an earlier session."""

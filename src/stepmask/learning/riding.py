@@ -18,7 +18,7 @@ from stepmask.architectures import architecture_of, denoiser_of, describe
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.runtime.apply import is_applied
 from stepmask.runtime.executor import Executor
-from stepmask.runtime.gate import Gates
+from stepmask.runtime.gate import gated
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
 from stepmask.runtime.sampling import without_decoder
@@ -78,8 +78,8 @@ def riding(pipe: Any, policy: Policy, rider: Rider) -> Iterator[Ride]:
         executor = Executor(denoiser, describe(denoiser), lambda: pipe.scheduler, lambda row: policy)
         stack.callback(executor.remove)
         name = type(denoiser).__name__
-        gates = Gates([(name, denoiser, lambda compute, args, kwargs: rider(executor.position, compute))])
-        stack.callback(gates.remove)
+        gate = (name, denoiser, lambda compute, args, kwargs: rider(executor.position, compute))
+        stack.enter_context(gated([gate]))
         yield ride
 
 

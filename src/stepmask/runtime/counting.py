@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from stepmask.runtime.gate import Gates
+from stepmask.runtime.gate import gated
 
 
 class Counter(TorchDispatchMode):
@@ -54,11 +54,8 @@ def counted(denoiser: nn.Module) -> Iterator[Counter]:
         with counter:
             return compute()
 
-    gates = Gates([("denoiser", denoiser, control)])
-    try:
+    with gated([("denoiser", denoiser, control)]):
         yield counter
-    finally:
-        gates.remove()
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

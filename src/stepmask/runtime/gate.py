@@ -6,7 +6,8 @@ its controller; it knows neither masks nor steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -114,3 +115,13 @@ class Gates:
         self._gates = kept[::-1]
         if first_error is not None:
             raise first_error
+
+
+@contextlib.contextmanager
+def gated(plan: Sequence[tuple[str, nn.Module, Controller]]) -> Iterator[None]:
+    """Install several gates for a while."""
+    gates = Gates(plan)
+    try:
+        yield
+    finally:
+        gates.remove()

@@ -19,7 +19,7 @@ from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import num_bytes
 from stepmask.runtime.capture import denoiser_inputs
-from stepmask.runtime.gate import Gates
+from stepmask.runtime.gate import gated
 from stepmask.runtime.sampling import check_call_kwargs, forwards_per_image
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
@@ -156,15 +156,14 @@ def _time_sites(
     modules = dict(denoiser.named_modules())
     training = denoiser.training
     denoiser.eval()
-    family.run(denoiser, inputs)
-    gates = Gates([(name, modules[name], timer(i)) for i, name in enumerate(graph.names)])
     try:
-        for current in range(rounds):
-            start = now()
-            family.run(denoiser, inputs)
-            spent[current, -1] = now() - start - spent[current, :-1].sum()
+        family.run(denoiser, inputs)
+        with gated([(name, modules[name], timer(i)) for i, name in enumerate(graph.names)]):
+            for current in range(rounds):
+                start = now()
+                family.run(denoiser, inputs)
+                spent[current, -1] = now() - start - spent[current, :-1].sum()
     finally:
-        gates.remove()
         denoiser.train(training)
     median = np.median(spent, axis=0)
     return median[:-1], float(max(median[-1], 0.0))

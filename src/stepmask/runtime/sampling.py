@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stepmask.architectures import Architecture, architecture_of, denoiser_of
 from stepmask.architectures._skeleton import meta_skeleton
 from stepmask.errors import StepMaskError
-from stepmask.runtime.gate import Gates
+from stepmask.runtime.gate import gated
 from stepmask.runtime.prompts import default_prompts
 
 
@@ -221,12 +221,8 @@ def without_decoder(pipe: Any) -> Iterator[list[Tensor]]:
     if vae is None:
         yield latents
     elif type(vae).__name__ == "AutoencoderKL":
-        with _in_one_piece(vae):
-            gates = Gates([("vae.decoder", vae.decoder, _keep_in(latents))])
-            try:
-                yield latents
-            finally:
-                gates.remove()
+        with _in_one_piece(vae), gated([("vae.decoder", vae.decoder, _keep_in(latents))]):
+            yield latents
     else:  # others run their decoder once for every few frames
 
         def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:

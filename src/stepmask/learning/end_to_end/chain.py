@@ -13,8 +13,8 @@ along each cotangent. Knows no budgets and makes no choices.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ from stepmask.liveness import Plan, State
 from stepmask.mask import Action
 from stepmask.runtime.cache import extrapolate
 from stepmask.runtime.features import Layout, put_together, take_apart
-from stepmask.runtime.gate import Gates
+from stepmask.runtime.gate import gated
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
 
 
@@ -104,17 +104,12 @@ class Chain:
         entries = (parts for history in self._values.values() for _, parts in history)
         return sum(part.numel() * part.element_size() for parts in entries for part in parts)
 
-    @contextlib.contextmanager
-    def riding(self) -> Iterator[None]:
+    def riding(self) -> AbstractContextManager[None]:
         """Gate the denoiser and its sites for a while."""
         denoiser = denoiser_of(self.pipe)
         modules = dict(denoiser.named_modules())
         gates = [(name, modules[name], self._site(i)) for i, name in enumerate(self.plan.sites)]
-        installed = Gates([*gates, (type(denoiser).__name__, denoiser, self._denoiser)])
-        try:
-            yield
-        finally:
-            installed.remove()
+        return gated([*gates, (type(denoiser).__name__, denoiser, self._denoiser)])
 
     def _denoiser(self, compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """One call of the pipeline: a node of the graph."""

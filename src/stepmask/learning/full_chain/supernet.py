@@ -7,8 +7,8 @@ memory, and each denoiser call runs again on the way back. Knows no losses and n
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from stepmask.architectures import denoiser_of
 from stepmask.graph import BlockGraph
 from stepmask.runtime.features import put_together, take_apart
-from stepmask.runtime.gate import Gates
+from stepmask.runtime.gate import gated
 from stepmask.runtime.position import PositionTracker, timestep_of
 
 Values = dict[int, list[Tensor]]
@@ -52,18 +52,13 @@ class SuperNet:
         self._streams: dict[int, tuple[int, Values]] = {}
         self._call: _Call | None = None
 
-    @contextlib.contextmanager
-    def riding(self) -> Iterator[None]:
+    def riding(self) -> AbstractContextManager[None]:
         """Gate the denoiser and its blocks for a while."""
         denoiser = denoiser_of(self.pipe)
         modules = dict(denoiser.named_modules())
         names = self._graph.names
         gates = [(names[i], modules[names[i]], self._site(i)) for i in self._graph.blocks]
-        installed = Gates([*gates, (type(denoiser).__name__, denoiser, self._denoiser)])
-        try:
-            yield
-        finally:
-            installed.remove()
+        return gated([*gates, (type(denoiser).__name__, denoiser, self._denoiser)])
 
     def _denoiser(self, compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """One call of the pipeline."""
