@@ -14,11 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from stepmask.architectures import denoiser_of
-from stepmask.evaluation import Evaluation, psnr_per_image, sampler_for, ssim_per_image
-from stepmask.evaluation.fidelity import Spread
+from stepmask.evaluation import Evaluation, sampler_for
 from stepmask.evaluation.result import circumstances
 from stepmask.evaluation.sampled import Sampler, sample_pairs
-from stepmask.evaluation.speed import Speed, Times
+from stepmask.evaluation.speed import Times
 from stepmask.runtime.counting import counted
 from stepmask.schedules import fora
 
@@ -96,8 +95,9 @@ def evaluate_unmasked(
     macs, full_macs = sampler.macs / sampler.num_counted, sampler.full_macs_per_image(numbers[0])
     with running() as (other, steps):
         known, rows = circumstances(other, plain.call_kwargs), len(fora(other, steps, 1).compute)
-    psnr, ssim = psnr_per_image(pairs.masked, pairs.full), ssim_per_image(pairs.masked, pairs.full)
-    return Evaluation(
+    return Evaluation.of(
+        pairs,
+        batch_size if speed else None,
         **known,
         num_inference_steps=steps,
         rows=rows,
@@ -107,10 +107,5 @@ def evaluate_unmasked(
         full_macs_per_image=full_macs,
         cells={},
         peak_cache_bytes=0,
-        psnr=Spread.of(psnr),
-        ssim=None if ssim is None else Spread.of(ssim),
-        speed=Speed.of(pairs.times, batch_size) if speed else None,
-        full=pairs.full,
-        masked=pairs.masked,
         prompts=sampler.conditions.prompts(),
     )

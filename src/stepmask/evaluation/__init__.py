@@ -17,7 +17,6 @@ from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
 from stepmask.evaluation.metrics import Metrics, load_metrics
 from stepmask.evaluation.result import Evaluation, circumstances
 from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
-from stepmask.evaluation.speed import Speed
 from stepmask.evaluation.standard import standard_features
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
@@ -105,8 +104,9 @@ def evaluate(
     )
     plan = sampler.plan
     cost = measure_cost(pipe, call_kwargs=sampler.call_kwargs)
-    psnr, ssim = psnr_per_image(pairs.masked, pairs.full), ssim_per_image(pairs.masked, pairs.full)
-    return Evaluation(
+    return Evaluation.of(
+        pairs,
+        batch_size if speed else None,
         **circumstances(pipe, sampler.call_kwargs),
         num_inference_steps=sampler.num_inference_steps,
         rows=plan.num_rows,
@@ -116,11 +116,6 @@ def evaluate(
         full_macs_per_image=cost.step_macs * plan.num_rows,
         cells=plan.cells,
         peak_cache_bytes=sampler.peak_cache_bytes,
-        psnr=Spread.of(psnr),
-        ssim=None if ssim is None else Spread.of(ssim),
-        speed=Speed.of(pairs.times, batch_size) if speed else None,
-        full=pairs.full,
-        masked=pairs.masked,
         prompts=sampler.conditions.prompts(),
     )
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import stepmask
 from stepmask.architectures import denoiser_of
-from stepmask.evaluation.fidelity import Spread
+from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
+from stepmask.evaluation.sampled import Pairs
 from stepmask.evaluation.speed import Ratio, Speed
 from stepmask.runtime.sampling import SamplerLoop, parameters_of
 
@@ -70,6 +71,25 @@ class Evaluation:
     full: Tensor = field(repr=False)
     masked: Tensor = field(repr=False)
     prompts: tuple[str, ...] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, pairs: Pairs, timed_batch: int | None, **known: Any) -> Evaluation:
+        """Compare the images and times of pairs of runs.
+
+        Args:
+            pairs: Full and masked runs.
+            timed_batch: Images per call of the runs that speed is measured by; None leaves it unmeasured.
+            known: All fields but ``psnr``, ``ssim``, ``speed``, ``full`` and ``masked``.
+        """
+        ssim = ssim_per_image(pairs.masked, pairs.full)
+        return cls(
+            psnr=Spread.of(psnr_per_image(pairs.masked, pairs.full)),
+            ssim=None if ssim is None else Spread.of(ssim),
+            speed=None if timed_batch is None else Speed.of(pairs.times, timed_batch),
+            full=pairs.full,
+            masked=pairs.masked,
+            **known,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but images and prompts, as JSON values."""
