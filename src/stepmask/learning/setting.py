@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +27,7 @@ class Setting:
         seed: Of noise, conditions and draws.
         call_kwargs: For the pipeline's call.
         config: The method's knobs, a dataclass of JSON values.
+        latency: Whether to measure the latencies of the sites too.
 
     Raises:
         StepMaskError: A mask is applied to the model.
@@ -34,7 +35,13 @@ class Setting:
     """
 
     def __init__(
-        self, pipe: Any, num_inference_steps: int, seed: int, call_kwargs: Mapping[str, Any] | None, config: Any
+        self,
+        pipe: Any,
+        num_inference_steps: int,
+        seed: int,
+        call_kwargs: Mapping[str, Any] | None,
+        config: Any,
+        latency: bool = False,
     ) -> None:
         self.pipe, self.num_inference_steps, self.seed, self.config = pipe, num_inference_steps, seed, config
         self.denoiser = denoiser_of(pipe)
@@ -42,8 +49,8 @@ class Setting:
         self.graph = describe(self.denoiser)
         self.call_kwargs = dict(call_kwargs or {})
         self.scheduler = scheduler_identity(pipe.scheduler)
-        self._costs = measure_cost(pipe, call_kwargs=self.call_kwargs)
-        self.budget = Budget(self.graph, self._costs)
+        self.costs = measure_cost(pipe, call_kwargs=self.call_kwargs, latency=latency)
+        self.budget = Budget(self.graph, self.costs)
         self.noise = Noise(pipe, num_inference_steps, seed, self.call_kwargs)
         self.timesteps = self.noise.timesteps()
 
@@ -68,26 +75,28 @@ class Setting:
         """Kept share of the full run's MACs of a table (T, B), after elimination."""
         return self.budget.cost(rows_of(compute))
 
+    def cache_bytes(self, compute: np.ndarray) -> int:
+        """Most bytes per image that a run under a table (T, B) keeps at once."""
+        return self.costs.peak_cache_bytes(make_plan(self.bare(compute), self.graph))
+
     def bare(self, compute: np.ndarray) -> StepMask:
         """A mask without identity, to try."""
         return StepMask(compute=compute, sites=self.graph.names, timesteps=self.timesteps)
 
     def mask(
-        self, compute: np.ndarray, num_images: int, scores: np.ndarray | None = None, **provenance: Any
+        self, compute: np.ndarray, seeds: Sequence[int], scores: np.ndarray | None = None, **provenance: Any
     ) -> StepMask:
         """A mask with its identity and what is known of it.
 
         Args:
             compute: (T, B) bool.
-            num_images: How many numbered images of the noise were used, so that nobody evaluates on them.
+            seeds: Of the noise that was used, so that nobody evaluates on it.
             scores: (T, B) as `StepMask` has them.
             provenance: What the method says, its name first.
         """
-        seeds = self.noise.seeds(0, num_images)
         facts = {
             "num_inference_steps": self.num_inference_steps,
             "macs": round(self.cost(compute), 6),
-            "cache_bytes_per_image": self._costs.peak_cache_bytes(make_plan(self.bare(compute), self.graph)),
             "seed": self.seed,
             "noise_seeds": [seeds[0], seeds[-1]],
             "guidance_scale": self.call_kwargs.get("guidance_scale"),

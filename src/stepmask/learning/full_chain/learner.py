@@ -125,10 +125,11 @@ class _Learner:
         compute = self.setting.budget.meet(np.ones(self.setting.shape, dtype=bool), scores, self._target)
         return self.setting.mask(
             compute,
-            self.config.iterations * self.config.chain_images,
+            self.setting.noise.seeds(0, self.config.iterations * self.config.chain_images),
             scores,
             method="dip-go",
             target_macs=self._target,
+            cache_bytes_per_image=self.setting.cache_bytes(compute),
             **self._effort.facts(),
         )
 

@@ -142,11 +142,13 @@ class _Search:
             "held_back_images": self.config.num_checked,
             "calibration_mean": round(self.measured[genes][0], 3),
         }
+        table = self._table(genes)
         return self.setting.mask(
-            self._table(genes),
-            self.config.num_calibration + self.config.num_checked,
+            table,
+            self.setting.noise.seeds(0, self.config.num_calibration + self.config.num_checked),
             method="ecad",
             target_macs=target,
+            cache_bytes_per_image=self.setting.cache_bytes(table),
             psnr=record,
             masks_tried=len(self.measured),
             **self._effort.facts(),

@@ -10,7 +10,7 @@ What will be run is what is learned; there is no loop of ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepmask.architectures import denoiser_of, describe
 from stepmask.errors import StepMaskError, TargetError, UnsupportedModelError
-from stepmask.graph import BlockGraph
-from stepmask.learning._arguments import comparable
-from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
-from stepmask.learning.noise import NOISE_SEEDS, Noise, pick
+from stepmask.learning.noise import NOISE_SEEDS, pick
 from stepmask.learning.per_step import losses
 from stepmask.learning.per_step.config import LearnConfig
 from stepmask.learning.per_step.importance import calibrate
@@ -34,10 +30,9 @@ from stepmask.learning.per_step.search import Search
 from stepmask.learning.per_step.state import LearnerState, adam_step
 from stepmask.learning.progress import show_progress
 from stepmask.learning.riding import detached, first_tensor, riding
-from stepmask.liveness import rows_of
-from stepmask.mask import StepMask, scheduler_identity
+from stepmask.learning.setting import Setting
+from stepmask.mask import StepMask
 from stepmask.runtime.position import Position
-from stepmask.runtime.profiling import measure_cost
 from stepmask.runtime.sampling import random_conditions, sample
 
 BENEFIT_RATE = 0.2
@@ -81,14 +76,14 @@ def learn_per_step(
             show(report)
             if resume is not None:
                 state.effort = effort.facts()
-                state.save(resume, learner.identity)
+                state.save(resume, learner.identity())
             if callback is not None:
                 callback(report)
         state.effort = effort.facts()
     return learner.finish(state)
 
 
-class _Learner:
+class _Learner(Setting):
     """One learning run; what changes between trajectories lives in `LearnerState`."""
 
     def __init__(
@@ -100,17 +95,10 @@ class _Learner:
         call_kwargs: Mapping[str, Any] | None,
         config: LearnConfig,
     ) -> None:
-        self.pipe, self.target, self.seed, self.config = pipe, target, seed, config
-        self.num_inference_steps = num_inference_steps
-        self.denoiser = denoiser_of(pipe)
-        self.graph: BlockGraph = describe(self.denoiser)
-        self.call_kwargs = dict(call_kwargs or {})
-        self.scheduler = scheduler_identity(pipe.scheduler)
         latency = config.sparse_weights == "latency"
-        table = measure_cost(pipe, call_kwargs=self.call_kwargs, latency=latency)
-        self.budget = Budget(self.graph, table)
-        self.cell_shares = table.shares("latency" if latency else "macs")[0]
-        self.timesteps = Noise(pipe, num_inference_steps, seed, self.call_kwargs).timesteps()
+        super().__init__(pipe, num_inference_steps, seed, call_kwargs, config, latency)
+        self.target = target
+        self.cell_shares = self.costs.shares("latency" if latency else "macs")[0]
         self.num_rows = len(self.timesteps)
         self.learnable = torch.zeros(self.num_rows, len(self.graph), dtype=torch.bool)
         self.learnable[1 :: 2 if config.alternate else 1, list(self.graph.blocks)] = True
@@ -125,30 +113,21 @@ class _Learner:
 
     def _check_target(self, target: float) -> None:
         self.budget.check_target(target, self.num_rows)
-        least = self.budget.cost(rows_of(~self.learnable.numpy()))
+        least = self.cost(~self.learnable.numpy())
         if self.config.alternate and target < least:
             raise TargetError(
                 f"target_macs={target:g} cannot be reached where only every second step may reuse: that costs "
                 f"{least:.4f} at least; ask for {np.ceil(least * 1000) / 1000:g} or more"
             )
 
-    @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self, **more: Any) -> dict[str, Any]:
         """What must be the same for a state to be continued."""
-        return {
-            "config": asdict(self.config),
-            "target_macs": self.target,
-            "seed": self.seed,
-            "num_inference_steps": self.num_inference_steps,
-            "scheduler": self.scheduler,
-            "graph": self.graph.fingerprint,
-            "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
-        }
+        return super().identity(target_macs=self.target, **more)
 
     def begin(self, path: Path | None) -> LearnerState:
         """The state to go on from, or a fresh one with its calibration."""
         if path is not None and path.exists():
-            return LearnerState.load(path, self.identity)
+            return LearnerState.load(path, self.identity())
         state = LearnerState(lambda_sparse=self.config.lambda_sparse)
         facts = calibrate(self.pipe, lambda: self._call(0), self.config.importance)
         weights = losses.step_weights(facts.delta) if self.config.scale_loss else torch.ones(self.num_rows)
@@ -166,7 +145,7 @@ class _Learner:
             self.search.start(state)
             state.tensors["scores"] = self._around(state.tensors["best"])
         if path is not None:
-            state.save(path, self.identity)  # says early if the file cannot be written
+            state.save(path, self.identity())  # says early if the file cannot be written
         return state
 
     def run_trajectory(self, state: LearnerState) -> LearnProgress:
@@ -188,7 +167,7 @@ class _Learner:
             updated = self._penalise(state, gradient, done)
         updated = updated.clamp(config.exploration, 1 - config.exploration)
         state.tensors["scores"] = torch.where(self.learnable, updated, 1.0)
-        macs = self.budget.cost(rows_of(self._rounded(state)))
+        macs = self.cost(self._rounded(state))
         state.trajectory += 1
         state.history.append((rider.mean_loss, macs))
         return LearnProgress(state.trajectory, config.num_trajectories, rider.mean_loss, macs)
@@ -209,7 +188,7 @@ class _Learner:
                 # where a third of the cells is not worth its cost; nothing is worth anything while all compute
                 worth = state.tensors["benefit"] / (cell_cost * weights[:, None]).clamp_min(1e-9)
                 state.lambda_sparse = max(worth[self.learnable].quantile(1 / 3).item(), LEAST_LAMBDA)
-            macs = self.budget.cost(rows_of(self._rounded(state)))
+            macs = self.cost(self._rounded(state))
             if state.lambda_sparse > LEAST_LAMBDA:
                 state.lambda_sparse *= float(np.exp(np.clip(4 * (macs - self._wanted(done)), -0.4, 0.4)))
         lambda_2 = config.lambda_bimodal * done * state.lambda_sparse
@@ -238,26 +217,13 @@ class _Learner:
             order = (scores + 1e-3 * torch.tanh(state.tensors["benefit"])).numpy()
             compute = self.budget.meet(compute, np.where(self.locked, np.inf, order), self.target)
         first = NOISE_SEEDS + self._first_seed(0)
-        last = first + (3 + self.config.num_trajectories) * self.config.batch_size - 1
-        return StepMask(
-            compute=compute,
-            sites=self.graph.names,
-            timesteps=self.timesteps,
-            scheduler=self.scheduler,
-            graph=self.graph.fingerprint,
-            scores=scores.numpy(),
-            provenance={
-                "method": "learned per step",
-                "num_inference_steps": self.num_inference_steps,
-                "target_macs": self.target,
-                "macs": round(self.budget.cost(rows_of(compute)), 6),
-                "seed": self.seed,
-                "noise_seeds": [first, last],
-                "guidance_scale": self.call_kwargs.get("guidance_scale"),
-                "model": type(self.denoiser).__name__,
-                "config": asdict(self.config),
-                **state.effort,
-            },
+        return self.mask(
+            compute,
+            range(first, first + (3 + self.config.num_trajectories) * self.config.batch_size),
+            scores.numpy(),
+            method="learned per step",
+            target_macs=self.target,
+            **state.effort,
         )
 
     def _call(self, trajectory: int) -> Tensor:
