@@ -62,7 +62,6 @@ def benchmark(
     ] = True,
     metrics: MetricNames = None,
     real: RealImages = None,
-    scores: Annotated[bool, typer.Option(help="The same as --metrics cifar.")] = False,
     memory: Annotated[bool, typer.Option(help="Without MODEL: measure the peak memory of learning too.")] = True,
     transfer: Annotated[
         bool, typer.Option(help="Without MODEL: measure masks outside of what they were learned for too.")
@@ -89,8 +88,7 @@ def benchmark(
         write_pages(output, page)
         return
     picked, budgets = chosen_methods(methods), shares(targets)
-    named = ",".join([*([metrics] if metrics else []), *(["cifar"] if scores else [])])
-    measure = metrics_for(named, real) if named or real else None
+    measure = metrics_for(metrics, real) if metrics or real else None
     ready_folder(output)
     if model is None:
         from stepmask.benchmark import run_benchmark
