@@ -22,9 +22,9 @@ class CostTable:
     Attributes:
         sites: B names in execution order.
         macs: (B,) multiply-accumulates of each site per image and step, attention products counted, guidance
-            included (a guided image runs the denoiser on two inputs).
+            included (a guided image runs the denoiser on two inputs or more).
         always_macs: What runs outside of all sites.
-        forwards_per_image: Denoiser inputs per image and step: 2 with classifier-free guidance.
+        forwards_per_image: Denoiser inputs per image and step: 2 with classifier-free guidance, 3 with some others.
         value_bytes: (B,) bytes of each site's value per image, guidance included, in the model's dtype; or None.
         latency_ms: (B,) measured milliseconds of each site for one batch, or None.
         always_latency_ms: Measured milliseconds outside of all sites, or None.

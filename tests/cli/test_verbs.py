@@ -22,7 +22,7 @@ def names(folder):
 def test_describe_lists_sites_and_costs(run, folder, dit_folder):
     text = run("describe", folder).stdout
     assert "mid_block.attentions.0" in text and "decided by masks" in text and "%" in text
-    assert "two forwards because of guidance" in run("describe", dit_folder, "--guidance-scale", 4).stdout
+    assert "2 forwards because of guidance" in run("describe", dit_folder, "--guidance-scale", 4).stdout
 
 
 def test_learn_writes_a_mask_and_keeps_its_state(run, folder, quick, tmp_path):

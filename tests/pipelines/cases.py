@@ -19,8 +19,10 @@ from torch.nn.functional import interpolate
 from stepmask.runtime.sampling import sample
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, quiet, tiny_model
 
-Guidance = Literal["none", "one call", "two calls", "embedded"]
-"""How classifier-free guidance runs: as one call of twice the batch, as two calls, or as an input of the model."""
+Guidance = Literal["none", "one call", "one call of three", "two calls", "embedded"]
+"""How guidance runs: as one call of two or three times the batch, as two calls, or as an input of the model."""
+FORWARDS: dict[Guidance, int] = {"none": 1, "one call": 2, "one call of three": 3, "two calls": 2, "embedded": 1}
+"""Denoiser inputs per image and step."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,10 @@ def adapter_xl() -> diffusers.T2IAdapter:
 # --- transformers
 
 
-def pixart() -> Any:
+def pixart(kind: str = "PixArtSigmaPipeline", **options) -> Any:
     scheduler = DPMSolverMultistepScheduler()
     model = tiny_model("PixArtTransformer2DModel")
-    return diffusers.PixArtSigmaPipeline(**NO_TEXT, vae=vae(), transformer=model, scheduler=scheduler)
+    return getattr(diffusers, kind)(**NO_TEXT, vae=vae(), transformer=model, scheduler=scheduler, **options)
 
 
 def pixart_texts(batch: int) -> dict[str, Any]:
@@ -183,10 +185,10 @@ def sana() -> Any:
     )
 
 
-def stable_diffusion_3() -> Any:
+def stable_diffusion_3(kind: str = "StableDiffusion3Pipeline", **options) -> Any:
     others = dict.fromkeys(f"{part}_{i}" for part in ("text_encoder", "tokenizer") for i in (2, 3))
-    return diffusers.StableDiffusion3Pipeline(
-        tiny_model("SD3Transformer2DModel"), FlowMatch(), vae(shift_factor=0.1), **NO_TEXT, **others
+    return getattr(diffusers, kind)(
+        tiny_model("SD3Transformer2DModel"), FlowMatch(), vae(shift_factor=0.1), **NO_TEXT, **others, **options
     )
 
 
@@ -307,6 +309,19 @@ CASES = [
         "one call",
         square(32, 32, 48),
     ),
+    Case(
+        "Stable Diffusion, InstructPix2Pix",
+        lambda: stable_diffusion("StableDiffusionInstructPix2PixPipeline", {"in_channels": 8}),
+        lambda batch: sd_texts(batch) | {"image": picture(batch)},
+        "one call of three",
+    ),
+    Case(
+        "Stable Diffusion, PAG",
+        lambda: stable_diffusion("StableDiffusionPAGPipeline"),
+        sd_texts,
+        "one call of three",
+        SD_SIZES,
+    ),
     Case("Stable Diffusion XL", stable_diffusion_xl, xl_texts, "one call", SD_SIZES),
     Case(
         "Stable Diffusion XL, T2I-Adapter",
@@ -316,8 +331,23 @@ CASES = [
         square(32, 32, 48),
     ),
     Case("PixArt-Sigma", pixart, pixart_texts, "one call", PIXELS, options={"use_resolution_binning": False}),
+    Case(
+        "PixArt-Sigma, PAG",
+        lambda: pixart("PixArtSigmaPAGPipeline", pag_applied_layers="blocks.1"),
+        pixart_texts,
+        "one call of three",
+        PIXELS,
+        options={"use_resolution_binning": False},
+    ),
     Case("Sana", sana, pixart_texts, "one call", square(32, 64, 32), options={"use_resolution_binning": False}),
     Case("Stable Diffusion 3", stable_diffusion_3, sd3_texts, "one call", PIXELS),
+    Case(
+        "Stable Diffusion 3, PAG",
+        lambda: stable_diffusion_3("StableDiffusion3PAGPipeline", pag_applied_layers="blocks.1"),
+        sd3_texts,
+        "one call of three",
+        PIXELS,
+    ),
     Case("AuraFlow", aura_flow, pixart_texts, "one call", PIXELS),
     Case("Flux", flux, flux_texts, "embedded", PIXELS),
     Case("Flux, true guidance", lambda: flux(True), lambda batch: flux_texts(batch, 3.0), "two calls", PIXELS),

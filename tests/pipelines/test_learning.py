@@ -6,11 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import BY_NAME, flux_texts
+from cases import BY_NAME, FORWARDS, flux_texts
 
 import stepmask
 from stepmask import UnsupportedModelError, measure_cost, schedules
-from stepmask.runtime.sampling import forwards_per_image, sample, timesteps_of_run, without_decoder
+from stepmask.architectures import denoiser_of
+from stepmask.runtime import capture
+from stepmask.runtime.sampling import (
+    forwards_per_image,
+    parameters_of,
+    sample,
+    timesteps_of_run,
+    without_decoder,
+)
 
 FEW = {"rounds": 1, "num_probes": 2, "num_projections": 1, "num_validation": 3, "num_held_back": 3, "progress": False}
 WAN = BY_NAME["Wan"]
@@ -135,8 +143,50 @@ def test_schedules_for_timesteps_that_shift_with_the_resolution():
         ("Flux", {"true_cfg_scale": 4.0}, 1),
         ("Flux", {"true_cfg_scale": 4.0, "negative_prompt": "blurred"}, 2),
         ("Flux", flux_texts(1, 4.0), 2),
+        ("Stable Diffusion, PAG", {}, 3),
+        ("Stable Diffusion, PAG", {"guidance_scale": 1.0}, 2),
+        ("Stable Diffusion, PAG", {"pag_scale": 0.0}, 2),
+        ("Stable Diffusion, InstructPix2Pix", {}, 3),
+        ("Stable Diffusion, InstructPix2Pix", {"image_guidance_scale": 0.5}, 1),
     ],
 )
 def test_forwards_per_image(name, given, forwards):
     pipe = BY_NAME[name].build()
     assert forwards_per_image(pipe, given) == measure_cost(pipe, call_kwargs=given).forwards_per_image == forwards
+
+
+PAG = [name for name in BY_NAME if name.endswith("PAG")]
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion, InstructPix2Pix", "Flux, true guidance", "Wan", *PAG])
+def test_forwards_are_counted_where_a_run_can_be_started(name, monkeypatch):
+    """Whatever the arguments seem to say; however many images are asked for."""
+    case = BY_NAME[name]
+    pipe, inputs = case.build(), case.arguments(2)
+    monkeypatch.setattr(capture, "forwards_per_image", lambda pipe, call_kwargs: 99)
+    several = next(name for name in parameters_of(pipe) if name.startswith("num_") and name.endswith("_per_prompt"))
+    found = capture.first_step(pipe, inputs | {several: 3, "num_inference_steps": 7})
+    assert found.forwards == FORWARDS[case.guidance] and len(next(iter(found.inputs.values()))) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance_scale": 1.0}, {"pag_scale": 0.0}], ids=str)
+def test_guidance_that_is_off_is_not_counted(options):
+    pipe, inputs = BY_NAME["Stable Diffusion, PAG"].build(), BY_NAME["Stable Diffusion, PAG"].arguments(1)
+    assert capture.first_step(pipe, inputs | options).forwards == 3 - len(options)
+
+
+def test_a_late_start_is_started():
+    case = BY_NAME["Stable Diffusion, image to image"]
+    found = capture.first_step(case.build(), case.arguments(2) | {"strength": 0.2})
+    assert found.forwards == 2 and found.inputs["sample"].shape == (1, 4, 16, 16)
+
+
+@pytest.mark.parametrize("name", PAG)
+def test_perturbed_attention_is_not_left_behind(name):
+    """The pipeline sets processors at the beginning of a run, which is not brought to its end."""
+    case = BY_NAME[name]
+    pipe = case.build()
+    before = denoiser_of(pipe).attn_processors
+    measure_cost(pipe, call_kwargs=case.arguments())
+    timesteps_of_run(pipe, case.arguments(1), [0], case.steps)
+    assert denoiser_of(pipe).attn_processors == before

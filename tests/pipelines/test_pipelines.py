@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, verified
+from cases import CASES, FORWARDS, verified
 from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
 from stepmask import measure_cost
-from stepmask.architectures import registered_architectures
+from stepmask.architectures import denoiser_of, registered_architectures
+from tiny import sample_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")  # shifts that depend on the resolution
 
@@ -62,9 +63,18 @@ def test_leaving_restores_every_module(case, pipe, plain):
     assert torch.equal(case.run(pipe), plain)
 
 
-def test_cost_counts_the_guidance(case, pipe):
-    forwards = 2 if case.guidance in ("one call", "two calls") else 1
-    assert measure_cost(pipe, call_kwargs=case.arguments()).forwards_per_image == forwards
+def test_cost_counts_every_forward_of_an_image(case, pipe):
+    sizes = []
+
+    def note(module, args, kwargs):
+        sizes.append(len(sample_of(args, kwargs)))
+
+    hook = denoiser_of(pipe).register_forward_pre_hook(note, with_kwargs=True)
+    case.run(pipe, batch=2)
+    hook.remove()
+    rows = len(pipe.scheduler.timesteps) - case.start
+    assert sum(sizes) == 2 * rows * FORWARDS[case.guidance]
+    assert measure_cost(pipe, call_kwargs=case.arguments()).forwards_per_image == FORWARDS[case.guidance]
 
 
 def test_the_table_of_verified_pipelines():

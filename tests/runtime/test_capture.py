@@ -6,7 +6,7 @@ import torch
 
 import stepmask
 from stepmask import measure_cost
-from stepmask.runtime.capture import denoiser_inputs
+from stepmask.runtime.capture import first_step
 from stepmask.runtime.sampling import SamplerLoop
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 
@@ -20,7 +20,8 @@ def test_one_sample_of_the_call(monkeypatch):
     before = pipe.scheduler, pipe.transformer.forward
     monkeypatch.setattr(pipe.transformer.transformer_blocks[0], "forward", never)
     state = torch.get_rng_state()
-    found = denoiser_inputs(pipe, {"class_labels": [3, 4], "guidance_scale": 2.0})
+    found, forwards = first_step(pipe, {"class_labels": [3, 4], "guidance_scale": 2.0})
+    assert forwards == 2
     assert torch.equal(torch.get_rng_state(), state), "random numbers are as they were"
     assert found["hidden_states"].shape == (1, 4, 8, 8) and found["class_labels"].tolist() == [3]
     assert pipe.scheduler is before[0] and pipe.scheduler.num_inference_steps is None
@@ -30,15 +31,29 @@ def test_one_sample_of_the_call(monkeypatch):
 
 
 def test_drawn_conditions_will_do():
-    assert set(denoiser_inputs(dit_pipeline())) >= {"hidden_states", "timestep", "class_labels"}
-    assert denoiser_inputs(ddim_pipeline())["sample"].shape == (1, 3, 16, 16)
+    assert set(first_step(dit_pipeline()).inputs) >= {"hidden_states", "timestep", "class_labels"}
+    assert first_step(ddim_pipeline()).inputs["sample"].shape == (1, 3, 16, 16)
 
 
 def test_what_cannot_be_started_has_none():
     pipe = dit_pipeline()
-    assert denoiser_inputs(pipe, {"no_such_argument": 1}) is None
-    assert denoiser_inputs(pipe.transformer) is None
-    assert denoiser_inputs(SamplerLoop(pipe.transformer, pipe.scheduler)) is None
+    assert first_step(pipe, {"no_such_argument": 1}) == (None, 2), "by the default guidance"
+    assert first_step(pipe.transformer) == (None, 1)
+    assert first_step(SamplerLoop(pipe.transformer, pipe.scheduler)) == (None, 1)
+
+
+def test_a_denoiser_that_cannot_run_without_numbers():
+    """Its inputs are known by then; how many forwards there are is left to the arguments of the call."""
+    pipe = dit_pipeline()
+
+    class ByValue(type(pipe.transformer)):
+        def forward(self, hidden_states, **kwargs):
+            assert hidden_states.sum().item()
+            return super().forward(hidden_states, **kwargs)
+
+    pipe.transformer.__class__ = ByValue
+    inputs, forwards = first_step(pipe, {"class_labels": [3], "guidance_scale": 2.0})
+    assert forwards == 2 and inputs["hidden_states"].shape == (1, 4, 8, 8)
 
 
 def test_costs_are_those_of_the_sizes_that_run():

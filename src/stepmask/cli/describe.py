@@ -54,8 +54,9 @@ def describe(model: ModelOrPreset, sites: Sites = None, every: Every = False, gu
     out.print(sites_table(title, graph, cost, every or len(graph) <= FEW))
     if not every and len(graph) > FEW:
         out.print("[dim]--all gives each site a row and lists who reads it[/]")
-    twice = ", two forwards because of guidance" if cost.forwards_per_image == 2 else ""
-    out.print(f"\nper image and step{twice}; conv + linear leaves out the products of attention")
+    forwards = cost.forwards_per_image
+    several = f", {forwards} forwards because of guidance" if forwards > 1 else ""
+    out.print(f"\nper image and step{several}; conv + linear leaves out the products of attention")
     out.print(cost_table(graph, cost))
     for line in _lines(pipe, denoiser, graph, cost, preset):
         out.print(line)
@@ -81,7 +82,7 @@ def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Pres
     kept = halves[list(graph.blocks)].sum()
     cache = f"{mib(kept)} per image"
     if preset.guided if preset else "guidance_scale" in parameters_of(pipe):
-        cache += f", {mib(2 * kept)} with guidance"
+        cache += f", {mib(max(2, cost.forwards_per_image) * kept)} with guidance"
     if len(graph.blocks) < len(graph):
         cache += f"; samplers would add {mib(halves.sum() - kept)}"
     lines = [

@@ -1,65 +1,119 @@
-"""What a pipeline hands to its denoiser: the true sizes of latents and texts, found by starting a run.
+"""What a pipeline asks of its denoiser at its first step: the true sizes of latents and texts, and how many of them.
 
-The run ends before the denoiser computes anything. Nothing is left behind: the scheduler is a copy, nothing random but
-what belongs to the call.
+Found by starting a run, in which the denoiser computes nothing and which ends where the scheduler would step. Nothing
+is left behind: the scheduler is a copy, nothing random but what belongs to the call.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask.architectures import denoiser_of
+from stepmask.architectures._skeleton import meta_skeleton
 from stepmask.errors import StepMaskError
-from stepmask.runtime.prompts import without_clashes
-from stepmask.runtime.sampling import SamplerLoop, first_call, parameters_of, quiet, random_conditions
+from stepmask.runtime.gate import answered
+from stepmask.runtime.prompts import is_per_image, without_clashes
+from stepmask.runtime.sampling import (
+    SamplerLoop,
+    forwards_per_image,
+    parameters_of,
+    quiet,
+    random_conditions,
+    same_processors,
+)
 
 
-def denoiser_inputs(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """Keyword arguments of the denoiser's first call, for one sample.
+class FirstStep(NamedTuple):
+    """What is asked of the denoiser for one image."""
+
+    inputs: dict[str, Any] | None
+    """Keyword arguments of the first call, for one sample; None where they are not known."""
+    forwards: int
+    """Denoiser inputs, over all calls."""
+
+
+def first_step(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> FirstStep:
+    """The first step of a run.
+
+    For bare denoisers and loops, and where the pipeline cannot be started (conditions are missing, say), there are no
+    inputs, and the number of forwards is what the arguments of the call say.
 
     Args:
         pipe: A pipeline.
         call_kwargs: What it will be called with.
-
-    Returns:
-        None for bare denoisers and loops, and where the pipeline cannot be started: conditions are missing, say.
     """
-    if isinstance(pipe, torch.nn.Module | SamplerLoop) or not callable(pipe):
-        return None
-    scheduler = pipe.scheduler
+    by_arguments = forwards_per_image(pipe, call_kwargs)
+    if isinstance(pipe, nn.Module | SamplerLoop) or not callable(pipe):
+        return FirstStep(None, by_arguments)
+    calls, ended = _calls(pipe, call_kwargs or {})
+    if not calls:
+        return FirstStep(None, by_arguments)
+    forwards = sum(_batch(tree_leaves(call)) for call in calls) if ended else by_arguments
+    named = _named(denoiser_of(pipe), *calls[0])
+    return FirstStep(None if named is None else _one_sample(named), forwards)
+
+
+class _Stepped(Exception):
+    """A run has come to its scheduler's first step."""
+
+
+def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]], bool]:
+    """Arguments of the denoiser's calls in the first step, and whether these are all of them."""
+    denoiser, scheduler, arguments = denoiser_of(pipe), pipe.scheduler, _arguments(pipe, given)
+    calls: list[tuple[tuple, dict]] = []
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        """Zeros, of the shapes that a copy of the denoiser says."""
+        calls.append((args, kwargs))
+        meta_args, meta_kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        with torch.no_grad():
+            output = meta_skeleton(denoiser)(*meta_args, **meta_kwargs)
+        device = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)).device
+        return tree_map_only(Tensor, lambda tensor: torch.zeros_like(tensor, device=device), output)
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise _Stepped
+
     pipe.scheduler = copy.deepcopy(scheduler)
+    pipe.scheduler.step = stop
     try:
-        with quiet(pipe):
-            call = first_call(pipe, lambda: pipe(**_arguments(pipe, call_kwargs or {})))
-    except Exception:  # the family's own example has to do
-        return None
+        with quiet(pipe), same_processors(denoiser), answered(denoiser, answer):
+            pipe(**arguments)
+    except _Stepped:
+        return calls, True
+    except Exception:  # whatever a pipeline or a copy may raise: what is known by then has to do
+        return calls, False
     finally:
         pipe.scheduler = scheduler
-    named = None if call is None else _named(denoiser_of(pipe), *call)
-    return None if named is None else _first(named)
+    return calls, False
 
 
 def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """For one image of few steps."""
-    one = {name: value[:1] if isinstance(value, list | Tensor) else value for name, value in given.items()}
+    one = {
+        name: value[:1] if isinstance(value, list | Tensor) and is_per_image(name, value) else value
+        for name, value in given.items()
+    }
+    one |= {name: 1 for name in one if name == "batch_size" or re.fullmatch(r"num_\w+_per_prompt", name)}
     try:
         drawn = random_conditions(pipe, 1, torch.Generator().manual_seed(0))
     except StepMaskError:
         drawn = {}
-    arguments = {**without_clashes(drawn, one), **one, "num_inference_steps": 2}
+    arguments = {**without_clashes(drawn, one), **one, "num_inference_steps": 10}
     if "generator" in parameters_of(pipe):
         arguments["generator"] = torch.Generator().manual_seed(0)
     return arguments
 
 
-def _named(denoiser: torch.nn.Module, args: tuple, kwargs: dict) -> dict[str, Any] | None:
+def _named(denoiser: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any] | None:
     """Arguments of a call by name; None where the denoiser's forward has no names for them."""
     forward = inspect.signature(type(denoiser).forward)
     kinds = {p.kind: p.name for p in forward.parameters.values()}
@@ -70,9 +124,14 @@ def _named(denoiser: torch.nn.Module, args: tuple, kwargs: dict) -> dict[str, An
     return {name: value for name, value in bound.items() if name != "self"} | more
 
 
-def _first(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The first sample of a batch, which guidance may have doubled."""
-    batch = next(len(value) for value in arguments.values() if isinstance(value, Tensor) and value.dim() > 1)
+def _batch(values: Any) -> int:
+    """Batch size of a call: that of its first tensor with one."""
+    return next(len(value) for value in values if isinstance(value, Tensor) and value.dim() > 1)
+
+
+def _one_sample(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The first sample of a batch, which guidance may have made larger."""
+    batch = _batch(arguments.values())
 
     def first(tensor: Tensor) -> Tensor:
         return tensor[:1] if tensor.dim() and len(tensor) == batch else tensor

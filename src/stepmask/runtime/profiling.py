@@ -18,9 +18,9 @@ from stepmask.architectures._skeleton import meta_skeleton, meta_twin
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import num_bytes
-from stepmask.runtime.capture import denoiser_inputs
+from stepmask.runtime.capture import first_step
 from stepmask.runtime.gate import gated
-from stepmask.runtime.sampling import check_call_kwargs, forwards_per_image
+from stepmask.runtime.sampling import check_call_kwargs
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
 """Operations that attention takes its products with."""
@@ -37,9 +37,10 @@ def measure_cost(
     """Cost of every site of a pipeline's denoiser.
 
     MACs are counted by torch's FlopCounterMode on the meta device (on the CPU it counts fused attention as zero),
-    attention products included, per image: a guided image runs the denoiser on two inputs. Sizes of latents and texts
-    are those of the pipeline's call, found by starting one; for a bare denoiser the configured or usual ones.
-    The products are also listed alone, for the convention that leaves them out (`CostTable.conv_linear`).
+    attention products included, per image: a guided image runs the denoiser on two inputs or more. How many, and the
+    sizes of latents and texts, are those of the pipeline's first step, found by starting a call; for a bare denoiser
+    the configured or usual ones. The products are also listed alone, for the convention that leaves them out
+    (`CostTable.conv_linear`).
 
     Args:
         model: A pipeline or a denoiser.
@@ -56,8 +57,7 @@ def measure_cost(
         check_call_kwargs(model, call_kwargs)
     denoiser = denoiser_of(model)
     graph = describe(denoiser)
-    forwards = forwards_per_image(model, call_kwargs)
-    inputs = denoiser_inputs(model, call_kwargs)
+    inputs, forwards = first_step(model, call_kwargs)
     one = _count_macs(denoiser, graph, inputs)
     times = always_time = None
     if latency:

@@ -166,10 +166,11 @@ def random_conditions(pipe: Any, batch_size: int, generator: torch.Generator) ->
 
 
 def forwards_per_image(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> int:
-    """Denoiser inputs per image and step: 2 with classifier-free guidance, else 1.
+    """Denoiser inputs per image and step, as the arguments of a call say it: 2 with classifier-free guidance, else 1.
 
     A scale that is an input of the model (Flux, consistency models) takes no second forward; true guidance of such a
-    pipeline, by ``true_cfg_scale``, needs a negative prompt too.
+    pipeline, by ``true_cfg_scale``, needs a negative prompt too. A third one is for perturbed attention
+    (``pag_scale``), or for the image beside the prompt (``image_guidance_scale``).
     """
     if isinstance(pipe, nn.Module | SamplerLoop):
         return 1
@@ -180,12 +181,26 @@ def forwards_per_image(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) 
         scale = values["true_cfg_scale"] if negative else None
     else:
         scale = None if _embeds_guidance(denoiser_of(pipe)) else values.get("guidance_scale")
-    return 2 if scale is not None and scale > 1 else 1
+    guided, image_scale = scale is not None and scale > 1, values.get("image_guidance_scale")
+    if image_scale is not None:
+        return 3 if guided and image_scale >= 1 else 1
+    return 1 + guided + ((values.get("pag_scale") or 0) > 0)
 
 
 def _embeds_guidance(denoiser: nn.Module) -> bool:
     config = getattr(denoiser, "config", None)
     return bool(getattr(config, "guidance_embeds", False)) or getattr(config, "time_cond_proj_dim", None) is not None
+
+
+@contextlib.contextmanager
+def same_processors(denoiser: nn.Module) -> Iterator[None]:
+    """Put a denoiser's attention processors back, where a pipeline sets others for a run: for perturbed attention."""
+    before = dict(getattr(denoiser, "attn_processors", {}))
+    try:
+        yield
+    finally:
+        if any(before[name] is not now for name, now in getattr(denoiser, "attn_processors", {}).items()):
+            denoiser.set_attn_processor(before)
 
 
 def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -281,27 +296,21 @@ class _Called(Exception):
     """A run has reached its denoiser."""
 
 
-def first_call(pipe: Any, run: Callable[[], Any]) -> tuple[tuple, dict] | None:
-    """Arguments of the denoiser's first call in a run, which ends there; None where it never calls.
+def _until_first_call(pipe: Any, run: Callable[[], Any]) -> None:
+    """Run a pipeline until it calls its denoiser."""
 
-    Args:
-        pipe: The pipeline.
-        run: Calls it.
-    """
-    found: list[tuple[tuple, dict]] = []
-
-    def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        found.append((args, kwargs))
+    def stop(module: nn.Module, args: tuple) -> None:
         raise _Called
 
-    hook = denoiser_of(pipe).register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
+    denoiser = denoiser_of(pipe)
+    hook = denoiser.register_forward_pre_hook(stop, prepend=True)
     try:
-        run()
+        with same_processors(denoiser):
+            run()
     except _Called:
-        return found[0]
+        pass
     finally:
         hook.remove()
-    return None
 
 
 def timesteps_of_run(
@@ -315,7 +324,7 @@ def timesteps_of_run(
     config = getattr(pipe.scheduler, "config", {})
     flows = "FlowMatch" in type(pipe.scheduler).__name__ or config.get("use_flow_sigmas")
     if flows or config.get("use_dynamic_shifting"):
-        first_call(pipe, lambda: sample(pipe, call_kwargs, seeds, num_inference_steps))
+        _until_first_call(pipe, lambda: sample(pipe, call_kwargs, seeds, num_inference_steps))
     else:
         pipe.scheduler.set_timesteps(num_inference_steps)
     return [float(timestep) for timestep in pipe.scheduler.timesteps]
