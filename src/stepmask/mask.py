@@ -22,6 +22,10 @@ from stepmask._mask_file import FORECAST_VERSION, FORMAT_VERSION, parsed, readab
 from stepmask._resample import places_among, rows_taken
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
 
+DENOISER_CALLS, SECONDS = "denoiser_calls", "seconds"
+EFFORT = (DENOISER_CALLS, SECONDS)
+"""Where provenance says what making the mask took; masks that differ in nothing else are equal."""
+
 
 def scheduler_identity(scheduler: Any) -> dict[str, Any]:
     """Class name and public configuration of a diffusers scheduler, as JSON values."""
@@ -318,7 +322,7 @@ class StepMask:
 
 
 def _without_effort(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in provenance.items() if name not in ("denoiser_calls", "seconds")}
+    return {name: value for name, value in provenance.items() if name not in EFFORT}
 
 
 def _boolean_table(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from stepmask.mask import DENOISER_CALLS, SECONDS
 from stepmask.runtime.gate import gated
 
 
@@ -33,10 +34,10 @@ class Effort:
 
     def go_on_from(self, facts: Mapping[str, Any]) -> None:
         """Add what `facts` said at the end of an earlier session."""
-        self._calls += facts["denoiser_calls"]
-        self._before += facts["seconds"]
+        self._calls += facts[DENOISER_CALLS]
+        self._before += facts[SECONDS]
 
     def facts(self) -> dict[str, Any]:
         """For the provenance of masks: ``denoiser_calls`` and ``seconds`` so far."""
         seconds = self._before + time.perf_counter() - self._began
-        return {"denoiser_calls": self._calls, "seconds": round(seconds, 3)}
+        return {DENOISER_CALLS: self._calls, SECONDS: round(seconds, 3)}

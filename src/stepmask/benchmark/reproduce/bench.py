@@ -23,7 +23,7 @@ from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.liveness import make_plan
-from stepmask.mask import StepMask
+from stepmask.mask import SECONDS, StepMask
 from stepmask.runtime.profiling import measure_cost
 
 DEFAULT_STEPS = 20
@@ -185,7 +185,7 @@ class Run:
             return {"conv_linear": None, "train_seconds": None, "decided": None}
         return {
             "conv_linear": self.cost.conv_linear().fraction(make_plan(mask, self.graph)),
-            "train_seconds": mask.provenance.get("seconds"),
+            "train_seconds": mask.provenance.get(SECONDS),
             "decided": None if mask.scores is None else decided(mask, self.graph),
         }
 

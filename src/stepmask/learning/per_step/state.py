@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stepmask._files import write_atomically
 from stepmask.errors import StepMaskError
+from stepmask.mask import EFFORT
 
 
 @dataclass
@@ -32,7 +33,7 @@ class LearnerState:
     trajectory: int = 0
     lambda_sparse: float = 1.0
     history: list[tuple[float, float]] = field(default_factory=list)
-    effort: dict[str, Any] = field(default_factory=lambda: {"denoiser_calls": 0, "seconds": 0.0})
+    effort: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(EFFORT, 0))
 
     def save(self, path: str | Path, identity: dict) -> None:
         """Write the state as safetensors, whole or not at all.
