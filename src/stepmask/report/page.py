@@ -18,7 +18,6 @@ from stepmask.report._figures import save_png
 from stepmask.report.claims import claims
 from stepmask.report.curve import trade_offs
 from stepmask.report.families import FULL, OURS, family_of, in_order
-from stepmask.report.frontier import MACS_SLACK
 from stepmask.report.pictures import same_seeds
 from stepmask.report.rows import Row, main_score, value_of
 from stepmask.report.table import markdown, markdown_table, rows_table
@@ -28,6 +27,8 @@ IMAGES = "images"
 SHOWN_RIVALS = 6
 SHOWN_SHARE = 0.4
 """The learned mask nearest to this share of the MACs is shown beside its rivals: at more, few look different."""
+SHOWN_SLACK = 0.05
+"""A rival shown beside it may cost so much more, so that none is shown at much less for want of a row."""
 
 HOW_TO_READ = """\
 - **PSNR** in dB is against the full run from the same noise, on seeds that learning has not seen; ± is half of the 95%
@@ -119,13 +120,13 @@ def _section(one: Results, steps: int, rows: Sequence[Row], folder: Path, made: 
 
 
 def _strips(one: Results, rows: Sequence[Row]) -> list[tuple[str, str, Image.Image]]:
-    """Full run, learned, and the best rivals within its MACs: one of each family first, best first."""
+    """Full run, learned, and the best rivals of about its MACs: one of each family first, best first."""
     shown = [row for row in rows if (found := one.strip(row)) is not None and found.exists()]
     learned = [row for row in shown if row["method"] == OURS]
     if not learned:
         return []
     ours = min(learned, key=lambda row: (abs(row["macs"] - SHOWN_SHARE), row["seed"]))
-    affordable = [row for row in shown if row["macs"] <= ours["macs"] * (1 + 2 * MACS_SLACK)]
+    affordable = [row for row in shown if row["macs"] <= ours["macs"] * (1 + SHOWN_SLACK)]
     best: dict[str, Row] = {}
     for row in sorted(affordable, key=lambda row: -row["psnr_mean"]):
         if family_of(row["method"]).name not in (OURS, FULL):
