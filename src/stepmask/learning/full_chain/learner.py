@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from stepmask._files import write_atomically
 from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.learning._states import check_identity, damaged
 from stepmask.learning.effort import Effort
 from stepmask.learning.full_chain.config import FullChainConfig
 from stepmask.learning.full_chain.losses import consistency_loss
@@ -139,7 +139,7 @@ class _Learner:
         return table.index_put(tuple(torch.as_tensor(axis) for axis in self._cells), gates.view(len(table) - 1, -1))
 
     def _identity(self) -> dict[str, Any]:
-        return json.loads(json.dumps(self.setting.identity(target_macs=self._target)))
+        return self.setting.identity(target_macs=self._target)
 
     def _save(self) -> None:
         if self._path is None:
@@ -156,20 +156,14 @@ class _Learner:
         write_atomically(self._path, buffer.getvalue())
 
     def _load(self) -> None:
-        advice = "delete it to begin anew, or give another file"
         try:
             content = torch.load(self._path, weights_only=True)
-            before, now = content["stepmask_full_chain"], self._identity()
-            differ = [key for key in now if before.get(key) != now[key]]
-            if not differ:
-                self._pruner.load_state_dict(content["pruner"])
-                self._optimiser.load_state_dict(content["optimiser"])
-                self.done = content["done"]
-                self._effort.go_on_from(content["effort"])
+            check_identity(self._path, "learning run", content["stepmask_full_chain"], self._identity())
+            self._pruner.load_state_dict(content["pruner"])
+            self._optimiser.load_state_dict(content["optimiser"])
+            self.done = content["done"]
+            self._effort.go_on_from(content["effort"])
+        except StepMaskError:
+            raise
         except Exception as error:  # torch.load of a damaged file raises whatever it meets
-            raise StepMaskError(
-                f"{self._path} is no state of an interrupted learning run ({error}): {advice}"
-            ) from error
-        if differ:
-            what = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in differ)
-            raise StepMaskError(f"{self._path} belongs to another learning run ({what}): {advice}")
+            raise damaged(self._path, "learning run", error) from error

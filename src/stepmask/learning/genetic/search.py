@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from stepmask._files import write_atomically
-from stepmask.errors import StepMaskError, TargetError
+from stepmask.errors import TargetError
 from stepmask.family import MaskFamily, Member
+from stepmask.learning._states import check_identity, damaged
 from stepmask.learning.effort import Effort
 from stepmask.learning.genetic.config import GeneticConfig
 from stepmask.learning.genetic.nsga2 import children, survivors
@@ -203,16 +204,11 @@ class _Search:
             write_atomically(self._path, json.dumps(content | {"effort": self._effort.facts()}))
 
     def _load(self) -> None:
-        advice = "delete it to begin anew, or give another file"
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
             before, measured = content["stepmask_genetic"], content["measured"]
             self.measured = {genes: (float(psnr), float(cost)) for genes, (psnr, cost) in measured.items()}
             self._effort.go_on_from(content["effort"])
         except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise StepMaskError(f"{self._path} is no state of an interrupted search ({error}): {advice}") from error
-        now = json.loads(json.dumps(self.setting.identity()))
-        differ = [key for key in now if before.get(key) != now[key]]
-        if differ:
-            what = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in differ)
-            raise StepMaskError(f"{self._path} belongs to another search ({what}): {advice}")
+            raise damaged(self._path, "search", error) from error
+        check_identity(self._path, "search", before, self.setting.identity())

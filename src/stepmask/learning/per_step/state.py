@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stepmask._files import write_atomically
-from stepmask.errors import StepMaskError
+from stepmask.learning._states import check_identity, damaged
 from stepmask.mask import EFFORT
 
 
@@ -55,7 +55,6 @@ class LearnerState:
         Raises:
             StepMaskError: The file is damaged, or belongs to another learning run.
         """
-        advice = "delete it to begin anew, or give another file"
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -65,12 +64,8 @@ class LearnerState:
             progress["history"] = list(map(tuple, progress["history"]))
             state = cls(tensors, **progress)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise StepMaskError(f"{path} is no state of an interrupted learning run ({error}): {advice}") from error
-        now = json.loads(json.dumps(identity))
-        differ = [key for key in now if before.get(key) != now[key]]
-        if differ:
-            what = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in differ)
-            raise StepMaskError(f"{path} belongs to another learning run ({what}): {advice}")
+            raise damaged(path, "learning run", error) from error
+        check_identity(path, "learning run", before, identity)
         return state
 
 
