@@ -1,11 +1,28 @@
-"""Arguments that every way to learn takes: checks of numbers, and call arguments as JSON."""
+"""Arguments that every way to learn takes: checks of numbers and choices, and call arguments as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_args
 
 from stepmask.errors import StepMaskError
+
+
+class Knobs:
+    """What the configurations of all methods, dataclasses of options, have in common."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all options."""
+        return tuple(field.name for field in fields(cls))
+
+
+def check_choices(config: Any, choices: Mapping[str, Any]) -> None:
+    """Raise unless each named attribute is one of the values of its ``Literal``."""
+    for name, allowed in choices.items():
+        if getattr(config, name) not in get_args(allowed):
+            raise StepMaskError(f"{name} must be one of {', '.join(get_args(allowed))}, got {getattr(config, name)!r}")
 
 
 def check_ranges(config: Any, ranges: Mapping[str, tuple[float, float]], whole: Collection[str]) -> None:
@@ -18,10 +35,10 @@ def check_ranges(config: Any, ranges: Mapping[str, tuple[float, float]], whole: 
             raise StepMaskError(f"{name} must be a whole number, got {value!r}")
 
 
-def check_steps(num_inference_steps: Any) -> None:
-    """Raise unless it is a number of steps."""
-    if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-        raise StepMaskError(f"num_inference_steps must be a whole number of at least 1, got {num_inference_steps!r}")
+def check_count(name: str, value: Any) -> None:
+    """Raise unless it is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise StepMaskError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def comparable(value: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 from stepmask.architectures import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily, Member
-from stepmask.learning._arguments import check_steps
+from stepmask.learning._arguments import check_count
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.search import Round
@@ -111,7 +111,7 @@ def learn(
     if method == "global":
         method = _METHOD_OF.get(type(config), method)
     config = config_for(method, config, options)
-    check_steps(num_inference_steps)
+    check_count("num_inference_steps", num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
     call_kwargs = _with_conditions(pipe, conditions, call_kwargs)
     other = {"target_speedup": target_speedup, "min_psnr": min_psnr, "max_cache_bytes": max_cache_bytes}
@@ -176,7 +176,7 @@ def learn_family(
     if method not in ("global", "ecad"):
         raise StepMaskError(f"families are learned end to end, or by ECAD: give a GlobalConfig, got method={method!r}")
     config = config_for(method, config, options)
-    check_steps(num_inference_steps)
+    check_count("num_inference_steps", num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
     call_kwargs = _with_conditions(pipe, conditions, call_kwargs)
     asked = Asked(targets=tuple(targets), max_cache_bytes=max_cache_bytes)

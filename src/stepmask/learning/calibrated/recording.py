@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from stepmask.architectures import denoiser_of, describe
-from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
-from stepmask.learning._arguments import check_steps
+from stepmask.learning._arguments import check_count
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
 from stepmask.learning.noise import Noise
@@ -116,9 +115,8 @@ class Run:
         conditions: Any,
     ) -> None:
         self.effort = Effort()
-        check_steps(num_inference_steps)
-        if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
-            raise StepMaskError(f"num_images must be a whole number of at least 1, got {num_images!r}")
+        check_count("num_inference_steps", num_inference_steps)
+        check_count("num_images", num_images)
         self.pipe = as_pipeline(pipe, scheduler)
         self.denoiser = denoiser_of(self.pipe)
         self.graph = describe(self.denoiser)

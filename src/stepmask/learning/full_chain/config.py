@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
-from stepmask.errors import StepMaskError
-from stepmask.learning._arguments import check_ranges
+from stepmask.learning._arguments import Knobs, check_choices, check_ranges
 
 Consistency = Literal["ssim", "squared"]
 
@@ -20,7 +19,7 @@ _WHOLE = ("iterations", "chain_images")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullChainConfig:
+class FullChainConfig(Knobs):
     """How gates are learned through the whole run.
 
     Attributes:
@@ -42,13 +41,5 @@ class FullChainConfig:
     checkpointing: bool = True
 
     def __post_init__(self) -> None:
-        if self.consistency not in get_args(Consistency):
-            raise StepMaskError(
-                f"consistency must be one of {', '.join(get_args(Consistency))}, got {self.consistency!r}"
-            )
+        check_choices(self, {"consistency": Consistency})
         check_ranges(self, _RANGES, _WHOLE)
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of all options."""
-        return tuple(field.name for field in fields(cls))

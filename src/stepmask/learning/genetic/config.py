@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from stepmask.learning._arguments import check_ranges
+from stepmask.learning._arguments import Knobs, check_ranges
 
 _RANGES = {
     "population": (4, 10**5),
@@ -18,7 +18,7 @@ _WHOLE = ("population", "generations", "num_calibration", "num_checked")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneticConfig:
+class GeneticConfig(Knobs):
     """How a population of masks evolves.
 
     Attributes:
@@ -39,8 +39,3 @@ class GeneticConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES, _WHOLE)
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of all options."""
-        return tuple(field.name for field in fields(cls))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from stepmask.errors import StepMaskError
-from stepmask.learning._arguments import check_ranges
+from stepmask.learning._arguments import Knobs, check_choices, check_ranges
 
 Sparsity = Literal["search", "projection", "penalty"]
 Sampling = Literal["random", "gumbel", "interpolation", "threshold"]
@@ -41,7 +41,7 @@ _PENALTY_ONLY = ("lambda_bimodal", "sparse_weights")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnConfig:
+class LearnConfig(Knobs):
     """How a mask is learned.
 
     ``LearnConfig.paper()`` is arXiv 2603.19939 as we read it, ``LearnConfig.harmonica()`` and ``LearnConfig.l2c()`` are
@@ -105,11 +105,7 @@ class LearnConfig:
     sparse_weights: SparseWeights = "macs"
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise StepMaskError(
-                    f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}"
-                )
+        check_choices(self, _CHOICES)
         check_ranges(self, _RANGES, _WHOLE)
         if self.alternate and self.sparsity == "search":
             raise StepMaskError(
@@ -181,8 +177,3 @@ class LearnConfig:
             "lambda_bimodal": 0.0,
         }
         return cls.paper(**{**values, **changes})
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of all options."""
-        return tuple(field.name for field in fields(cls))
