@@ -122,7 +122,7 @@ def test_moved_steps_keep_their_number_order_and_the_first():
 def test_moving_key_steps_helps(monkeypatch):
     """A search that measures nothing but tables of key steps, and likes late ones."""
     pipe = dit_pipeline()
-    monkeypatch.setattr(GlobalSearch, "_psnrs", lambda self, actions, first, count: np.full(count, late(actions)))
+    monkeypatch.setattr(GlobalSearch, "_psnrs", lambda self, actions, first, count, *_: np.full(count, late(actions)))
 
     def late(actions) -> float:
         return float(np.flatnonzero((actions == Action.compute).all(1)).sum())
@@ -272,6 +272,24 @@ def test_an_objective_is_asked_with_gradient():
     assert seen and all(not gradient[:, 1:].any() and gradient[:, 0].any() for gradient in seen)
     assert mask.provenance["config"]["objective"] == "given"
     assert mask.provenance["psnr"] != plain.provenance["psnr"] or (mask.actions != plain.actions).any()
+
+
+def test_an_objective_judges_the_candidates():
+    """By the first row of pixels alone, what happens to the others is no matter."""
+    rounds = []
+
+    def first_row(images):
+        return images[:, :, :1]
+
+    pipe = ddim_pipeline()
+    learn(pipe, STEPS, 0.6, objective=first_row, callback=rounds.append, **QUICK)
+    best, noise = rounds[-1].best, Noise(pipe, STEPS, seed=0)
+    every = StepMask(compute=np.ones(best.actions.shape), sites=describe(pipe).names, timesteps=noise.timesteps())
+    wanted = noise.images(0, len(best.psnrs))
+    with stepmask.apply(pipe, every.with_actions(best.actions)):
+        error = noise.images(0, len(best.psnrs)) - wanted
+    size, error = (first_row(images).square().sum((1, 2, 3)) for images in (wanted, error))
+    assert error.min() > 0 and best.psnrs == pytest.approx((10 * (size / error).log10()).numpy(), rel=1e-3)
 
 
 # --- resuming

@@ -38,7 +38,8 @@ class GlobalConfig:
         forecast: Whether cells may extrapolate; without, the mask is binary.
         offload: Keep what the sites compute in host memory between the passes; for accelerators.
         objective: Maps final latents, or images where the pipeline has no decoder, (N, ...) to features (N, ...) whose
-            squared distance is made small; differentiable. None compares them as they are.
+            squared distance is made small; differentiable. Candidates are judged by it too. None judges them by the
+            PSNR of the images, and makes the distance of the latents small on the way.
     """
 
     rounds: int = 4

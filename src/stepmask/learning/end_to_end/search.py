@@ -13,7 +13,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +59,10 @@ PROPOSALS = ((0.0, 1.0), (0.4, 1.0), (0.8, 1.0), (0.0, 0.3), (0.4, 0.3), (0.8, 0
 """What each round tries: trust of `Selection`, and share of the slack."""
 
 
+Objective = Callable[[torch.Tensor], torch.Tensor]
+"""Of final latents, or images, (N, ...)."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A table and what it was measured to give."""
@@ -67,12 +70,12 @@ class Candidate:
     actions: np.ndarray
     cost: float
     psnrs: np.ndarray
-    """PSNR in dB on the validation noise, per image."""
+    """PSNR in dB on the validation noise, per image; with an objective the ratio of its size to its error, in dB."""
     made_by: str
 
     @property
     def psnr(self) -> float:
-        """Mean PSNR in dB."""
+        """The mean."""
         return float(self.psnrs.mean())
 
 
@@ -87,9 +90,9 @@ class Round:
     best: Candidate | None
     """Best at that cost so far."""
     predicted: float
-    """PSNR in dB that the round's best proposal was predicted to have; NaN where key steps were moved."""
+    """What the round's best proposal was predicted to have, in dB as in `Candidate`; NaN where key steps were moved."""
     true: float
-    """PSNR in dB that it was measured to have; NaN where none was better than hopeless."""
+    """What it was measured to have; NaN where none was better than hopeless."""
 
 
 class GlobalSearch:
@@ -282,30 +285,36 @@ class GlobalSearch:
             return self.candidates[key]
         cost = self.budget.cost_of(actions)
         first = FIRST_IMAGES
-        psnrs = self._psnrs(actions, VALIDATION, first)
+        psnrs = self._psnrs(actions, VALIDATION, first, self.config.objective)
         behind = 0.0 if rival is not None else HOPELESS_DB
         rival = rival or self.best(cost + TOLERANCE)
         if rival is not None and psnrs.mean() < rival.psnrs[:first].mean() - behind:
             return None
-        rest = self._psnrs(actions, VALIDATION + first, self.config.num_validation - first)
+        rest = self._psnrs(actions, VALIDATION + first, self.config.num_validation - first, self.config.objective)
         candidate = Candidate(actions, cost, np.concatenate([psnrs, rest]), made_by)
         self.candidates[key] = candidate
         return candidate
 
-    def _psnrs(self, actions: np.ndarray, first: int, count: int) -> np.ndarray:
-        """PSNR in dB of numbered images under a table."""
+    def _psnrs(self, actions: np.ndarray, first: int, count: int, objective: Objective | None = None) -> np.ndarray:
+        """PSNR in dB of numbered images under a table, or what the objective says of them."""
         key = f"{first}.{count}.{hashlib.sha256(actions.tobytes()).hexdigest()[:24]}"
         known = self._measured.psnrs(key)
         if known is not None:
             return known
         with frozen(denoiser_of(self._noise.pipe)):
             if (first, count) not in self._full:
-                self._full[first, count] = self._noise.images(first, count)
+                self._full[first, count] = self._sampled(first, count, objective)
             with apply(self._noise.pipe, self._plan(actions)):
-                images = self._noise.images(first, count)
-        psnrs = np.minimum(self._noise.psnrs(images, self._full[first, count]), PSNR_CAP)
+                found = self._sampled(first, count, objective)
+        ratio = self._noise.psnrs if objective is None else size_over_error
+        psnrs = np.minimum(ratio(found, self._full[first, count]), PSNR_CAP)
         self._measured.keep_psnrs(key, psnrs)
         return psnrs
+
+    def _sampled(self, first: int, count: int, objective: Objective | None) -> torch.Tensor:
+        if objective is None:
+            return self._noise.images(first, count)
+        return objective(self._noise.latents(first, count)).detach()
 
     def _probe(self, base: Candidate) -> Probe:
         """What every switch in a table would do, on noise of its own."""
@@ -313,7 +322,7 @@ class GlobalSearch:
         key = f"{first}.{hashlib.sha256(base.actions.tobytes()).hexdigest()[:24]}"
         found = self._measured.probe(key)
         if found is None:
-            features: Callable[[Any], Any] = self.config.objective or (lambda images: images)
+            features: Objective = self.config.objective or (lambda images: images)
             with frozen(denoiser_of(self._noise.pipe)):
                 target = features(self._noise.latents(first, count)).detach()
                 found = probe(
@@ -333,3 +342,9 @@ class GlobalSearch:
 
     def _plan(self, actions: np.ndarray) -> Plan:
         return make_plan(self.mask(actions), self.budget.graph)
+
+
+def size_over_error(found: torch.Tensor, wanted: torch.Tensor) -> np.ndarray:
+    """(N,) ratio in dB of the squares of what is wanted, (N, ...), to those of the error."""
+    size, error = (values.flatten(1).double().square().sum(1).cpu() for values in (wanted, found - wanted))
+    return (10 * (size.clamp_min(1e-12) / error.clamp_min(1e-12)).log10()).numpy()

@@ -145,7 +145,7 @@ class Selecting:
         enough, before = self.asked.min_psnr, None
         for done in self.search.run(self.targets):
             if enough is not None and before is not None and done.target < before:
-                if self.search.best(before).psnr < enough:
+                if self._psnr(self.search.best(before)) < enough:
                     return
             before = done.target
             report(done)
@@ -159,11 +159,16 @@ class Selecting:
         if self.asked.min_psnr is None:
             return self._finish(self.search.best(self.targets[-1]))
         for candidate in reversed(self._frontier()):
-            if candidate.psnr >= self.asked.min_psnr and self.search.held_back(candidate).mean() >= self.asked.min_psnr:
+            enough = self.asked.min_psnr
+            if self._psnr(candidate) >= enough and self.search.held_back(candidate).mean() >= enough:
                 return self._finish(candidate)
         raise TargetError(
             f"min_psnr={self.asked.min_psnr:g} was not reached below the full run: ask for less, or allow more rounds"
         )
+
+    def _psnr(self, candidate: Candidate) -> float:
+        """PSNR in dB; with an objective, by which candidates count instead, on held-back noise."""
+        return candidate.psnr if self.config.objective is None else float(self.search.held_back(candidate).mean())
 
     def family(self) -> MaskFamily:
         """The best masks between the first and the last target."""
@@ -205,7 +210,7 @@ class Selecting:
                 "confidence_95": [round(mean - half_width, 3), round(mean + half_width, 3)],
                 "worst": round(float(held_back.min()), 3),
                 "held_back_images": len(held_back),
-                "validation_mean": round(candidate.psnr, 3),
+                **({"validation_mean": round(candidate.psnr, 3)} if self.config.objective is None else {}),
             },
             "made_by": candidate.made_by,
             "seed": self.seed,
