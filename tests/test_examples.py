@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import stepmask
+from small import ldm_pipeline
 from tiny import ddim_pipeline
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -17,6 +18,7 @@ FEW = {
     "compare_schedules": {"steps": 4, "num_images": 2},
     "bare_denoiser": {"steps": 3},
     "any_model": {"steps": 4, "rounds": 0, "num_probes": 2, "num_validation": 3, "num_held_back": 3},
+    "objective": {"steps": 4, "rounds": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3},
 }
 SAYS = {
     "learn_and_sample": "of the MACs",
@@ -24,6 +26,7 @@ SAYS = {
     "compare_schedules": "speed-up, denoiser",
     "bare_denoiser": "5 rows",
     "any_model": "of the MACs",
+    "objective": "MACs of the plan",
 }
 
 
@@ -34,7 +37,8 @@ def test_every_example_is_run():
 @pytest.mark.parametrize("name", FEW)
 def test_example(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stepmask.reference, "load", lambda name: ddim_pipeline())
+    tiny = {"ddpm-cifar10": ddim_pipeline, "ldm-cifar10": ldm_pipeline}
+    monkeypatch.setattr(stepmask.reference, "load", lambda name: tiny[name]())
     runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**FEW[name])
     assert SAYS[name] in capsys.readouterr().out
     if name == "learn_and_sample":

@@ -10,7 +10,7 @@ from functools import cache, partial
 import pytest
 import torch
 
-from reference.small import ldm_pipeline, pixart_pipeline
+from small import ldm_pipeline, pixart_pipeline
 from stepmask import StepMaskError, apply, make_plan, measure_cost, schedules
 from stepmask.architectures import denoiser_of, describe
 from stepmask.benchmark.methods import Subject, Unmasked, chosen_methods, guided, short_name

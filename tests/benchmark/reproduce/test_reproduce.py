@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from reference.small import ldm_pipeline, pixart_pipeline
+from small import ldm_pipeline, pixart_pipeline
 from stepmask import StepMask, StepMaskError, reference
 from stepmask.benchmark import compare
 from stepmask.benchmark.reproduce import Bench, Options, Own, ablation_table, comparison_table, rectification, tables
