@@ -12,7 +12,8 @@ from stepmask.mask import StepMask
 from stepmask.schedules._inputs import Forecast, Inputs, check_steps
 
 POWER = 1.2
-"""Best of 1, 1.1, 1.2 and 1.35 at most budgets on our reference models; `stepmask.learn` tries all of them."""
+"""Best of 1, 1.1, 1.2 and 1.35 at most budgets of 20 steps on two of our reference models, over 8 images. Of 50
+steps, half of them, even spacing was better (50.8 against 46.9 dB on the DiT). `stepmask.learn` tries all of them."""
 
 
 def key_steps(
