@@ -22,12 +22,12 @@ from stepmask.learning.full_chain.config import FullChainConfig
 from stepmask.learning.full_chain.learner import Iteration, learn_full_chain
 from stepmask.learning.genetic.config import GeneticConfig
 from stepmask.learning.genetic.search import Generation, learn_genetic
+from stepmask.learning.noise import with_conditions
 from stepmask.learning.per_step.config import LearnConfig
 from stepmask.learning.per_step.learner import LearnProgress, learn_per_step
 from stepmask.learning.progress import show_rounds
 from stepmask.mask import StepMask
-from stepmask.runtime.prompts import condition_arguments
-from stepmask.runtime.sampling import as_pipeline, parameters_of
+from stepmask.runtime.sampling import as_pipeline
 
 Method = Literal["global", "per-step", "paper", "harmonica", "l2c", "ecad", "dip-go"]
 Config = GlobalConfig | LearnConfig | GeneticConfig | FullChainConfig
@@ -113,7 +113,7 @@ def learn(
     config = config_for(method, config, options)
     check_count("num_inference_steps", num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
-    call_kwargs = _with_conditions(pipe, conditions, call_kwargs)
+    call_kwargs = with_conditions(pipe, conditions, call_kwargs)
     other = {"target_speedup": target_speedup, "min_psnr": min_psnr, "max_cache_bytes": max_cache_bytes}
     unused = [name for name, value in other.items() if value is not None]
     if unused and not isinstance(config, GlobalConfig):
@@ -178,7 +178,7 @@ def learn_family(
     config = config_for(method, config, options)
     check_count("num_inference_steps", num_inference_steps)
     pipe = as_pipeline(pipe, scheduler)
-    call_kwargs = _with_conditions(pipe, conditions, call_kwargs)
+    call_kwargs = with_conditions(pipe, conditions, call_kwargs)
     asked = Asked(targets=tuple(targets), max_cache_bytes=max_cache_bytes)
     rest = seed, call_kwargs, resume, callback, progress, config
     if isinstance(config, GeneticConfig):
@@ -221,12 +221,6 @@ def _counting(pipe: Any, resume: str | Path | None) -> Iterator[Callable[[StepMa
     effort, whole = Effort(), resume is None or not Path(resume).exists()
     with effort.counting(denoiser_of(pipe)):
         yield lambda mask: replace(mask, provenance={**mask.provenance, **effort.facts()}) if whole else mask
-
-
-def _with_conditions(pipe: Any, conditions: Any, call_kwargs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if conditions is None:
-        return call_kwargs
-    return {**condition_arguments(list(parameters_of(pipe)), conditions, type(pipe).__name__), **(call_kwargs or {})}
 
 
 def config_for(method: str, config: Any, options: Mapping[str, Any]) -> Config:

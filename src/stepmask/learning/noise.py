@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.runtime.prompts import is_per_image, without_clashes
+from stepmask.runtime.prompts import condition_arguments, is_per_image, without_clashes
 from stepmask.runtime.sampling import (
     SamplerLoop,
     check_call_kwargs,
+    parameters_of,
     random_conditions,
     sample,
     timesteps_of_run,
@@ -26,6 +28,20 @@ NOISE_SEEDS = 2**31
 
 IMAGES_PER_SEED = 10**5
 """Numbers of images that one learning seed may use before it meets those of the next."""
+
+
+def with_conditions(
+    pipe: Any,
+    conditions: str | Path | Sequence[str] | Sequence[int] | None,
+    call_kwargs: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Arguments of the pipeline's call: the conditions that a user gave, and all else, which wins over them.
+
+    Raises:
+        StepMaskError: The pipeline takes no such conditions.
+    """
+    listed = condition_arguments(list(parameters_of(pipe)), conditions, type(pipe).__name__)
+    return {**listed, **(call_kwargs or {})}
 
 
 class Noise:

@@ -21,15 +21,14 @@ from stepmask.graph import BlockGraph
 from stepmask.learning._arguments import check_count
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
-from stepmask.learning.noise import Noise
+from stepmask.learning.noise import Noise, with_conditions
 from stepmask.learning.riding import riding
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.features import take_apart
 from stepmask.runtime.position import Position
 from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.prompts import condition_arguments
-from stepmask.runtime.sampling import as_pipeline, parameters_of
+from stepmask.runtime.sampling import as_pipeline
 
 LOOKBACK = 3
 """Steps over which changes are recorded: SmoothCache skips so many at most."""
@@ -120,9 +119,7 @@ class Run:
         self.pipe = as_pipeline(pipe, scheduler)
         self.denoiser = denoiser_of(self.pipe)
         self.graph = describe(self.denoiser)
-        name = type(self.pipe).__name__
-        drawn = condition_arguments(list(parameters_of(self.pipe)), conditions, name)
-        self._kwargs = {**drawn, **(call_kwargs or {})}
+        self._kwargs = with_conditions(self.pipe, conditions, call_kwargs)
         self._noise = Noise(self.pipe, num_inference_steps, seed, self._kwargs)
         self._facts = {"num_inference_steps": num_inference_steps, "num_images": num_images, "seed": seed}
         self.timesteps: tuple[float, ...] = ()
