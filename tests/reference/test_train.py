@@ -16,7 +16,7 @@ from stepmask import StepMaskError, reference
 from stepmask.reference import configurations, train
 from stepmask.reference.cifar10 import CLASSES
 from stepmask.reference.conditioning import trainable
-from stepmask.reference.train import Budget, Progress, batches, main
+from stepmask.reference.train import Budget, Progress, Watch, batches, main
 from tiny import ddim_pipeline, dit_pipeline, generator, quiet
 
 
@@ -205,6 +205,17 @@ def test_a_budget_ends_by_hours_or_images():
     assert budget.done(Progress(images=2000)) == 1.0
     rates = [budget.rate(Progress(images=count)) for count in (0, 49, 99, 500, 999)]
     assert rates[0] < rates[1] < rates[2] > rates[3] > rates[4] > 0 and rates[3] == pytest.approx(0.5)
+
+
+def test_the_curve_is_of_means_and_a_checkpoint_is_due_once(capsys):
+    progress = Progress()
+    watch = Watch(progress, "run", checkpoint_minutes=0)
+    for loss in range(250):
+        watch.after_batch(4, float(loss))
+    assert progress.images == 1000 and progress.curve == [(400, 49.5), (800, 149.5)]
+    assert "run: 800 images, 0.0 min, loss 149.5000" in capsys.readouterr().out
+    assert watch.checkpoint_due() and not watch.checkpoint_due()
+    assert not Watch(progress, "run", checkpoint_minutes=5).checkpoint_due()
 
 
 def test_batches_go_on_where_they_were():

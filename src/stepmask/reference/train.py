@@ -32,6 +32,13 @@ from stepmask.reference.conditioning import trainable
 from stepmask.reference.losses import Loss, noise_prediction_loss, reconstruction_loss
 
 AUTOENCODER = "autoencoder-cifar10"
+CURVE_BATCHES = 100
+"""Batches that a point of the loss curve is the mean of."""
+ENDLESS_HOURS, ENDLESS_IMAGES = 1e9, 10**12
+
+Hours = Annotated[float, typer.Option(help="stop after so many hours of training")]
+Images = Annotated[int, typer.Option(help="stop after so many images")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice")]
 
 
 @dataclass
@@ -68,6 +75,42 @@ class Budget:
         """Learning rate of the next step."""
         warmup = min(1.0, (progress.images + 1) / self.warmup_images)
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * self.done(progress)))
+
+
+class Watch:
+    """Counts the images and seconds of a training, says now and then how it goes, and when to save.
+
+    Args:
+        progress: Where it counts.
+        name: Of the training, as it is printed.
+        checkpoint_minutes: Between two checkpoints.
+    """
+
+    def __init__(self, progress: Progress, name: str, checkpoint_minutes: float) -> None:
+        self._progress, self._name, self._checkpoint_minutes = progress, name, checkpoint_minutes
+        self._clock = self._saved = time.monotonic()
+        self._recent: list[float] = []
+
+    def after_batch(self, num_images: int, loss: float) -> None:
+        """Count a batch."""
+        progress, now = self._progress, time.monotonic()
+        progress.images += num_images
+        progress.seconds += now - self._clock
+        self._clock = now
+        self._recent.append(loss)
+        if len(self._recent) == CURVE_BATCHES:
+            mean = sum(self._recent) / CURVE_BATCHES
+            self._recent = []
+            progress.curve.append((progress.images, round(mean, 5)))
+            minutes = f"{progress.seconds / 60:.1f} min"
+            print(f"{self._name}: {progress.images:,} images, {minutes}, loss {mean:.4f}", flush=True)
+
+    def checkpoint_due(self) -> bool:
+        """Whether it is time for a checkpoint, which counts as made then."""
+        due = self._clock - self._saved > 60 * self._checkpoint_minutes
+        if due:
+            self._saved = self._clock
+        return due
 
 
 def batches(images: Tensor, labels: Tensor, batch_size: int, start: int, seed: int = 0):
@@ -130,8 +173,7 @@ def train(
         if (folder / "checkpoint.old").exists():
             (folder / "checkpoint.old").rmdir()
 
-    clock = saved = time.monotonic()
-    recent: list[float] = []
+    watch = Watch(progress, folder.name, checkpoint_minutes)
     for batch, label in batches(images, labels, batch_size, progress.images):
         for group in optimizer.param_groups:
             group["lr"] = budget.rate(progress)
@@ -142,22 +184,11 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         ema.step(model.parameters())
-        now = time.monotonic()
-        progress.images, progress.seconds, clock = progress.images + batch_size, progress.seconds + now - clock, now
-        recent.append(value.item())
-        if len(recent) == 100:
-            mean = sum(recent) / len(recent)
-            recent = []
-            progress.curve.append((progress.images, round(mean, 5)))
-            print(
-                f"{folder.name}: {progress.images:,} images, {progress.seconds / 60:.1f} min, loss {mean:.4f}",
-                flush=True,
-            )
+        watch.after_batch(batch_size, value.item())
         if budget.done(progress) >= 1:
             break
-        if now - saved > 60 * checkpoint_minutes:
+        if watch.checkpoint_due():
             save()
-            saved = now
     save()
     ema.copy_to(accelerator.unwrap_model(model).parameters())
     return progress
@@ -226,29 +257,38 @@ def train_pipeline(
     write_record(output / "pipeline/training.json", name, progress, budget, **more)
 
 
+def begin(output: Path, hours: float, images: int, threads: int) -> None:
+    """What every training begins with: a number of threads, a folder, a seed.
+
+    Raises:
+        StepMaskError: It would never end.
+    """
+    if hours >= ENDLESS_HOURS and images >= ENDLESS_IMAGES:
+        raise StepMaskError("say when to stop: --hours or --images")
+    if threads:
+        torch.set_num_threads(threads)
+    output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+
+
 def main(
     model: Annotated[str, typer.Argument(help=f"{AUTOENCODER}, {', '.join(configurations.BUILDERS)}")],
     data: Annotated[Path, typer.Option(help="CIFAR-10: a folder or tar archive with train/<class>/*.jpg")],
     output: Annotated[Path, typer.Option(help="folder for checkpoints and the finished pipeline")],
-    hours: Annotated[float, typer.Option(help="stop after so many hours of training")] = 1e9,
-    images: Annotated[int, typer.Option(help="stop after so many images")] = 10**12,
+    hours: Hours = ENDLESS_HOURS,
+    images: Images = ENDLESS_IMAGES,
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
     batch_size: Annotated[int, typer.Option()] = 64,
     autoencoder: Annotated[
         Path | None, typer.Option(help=f"for latent models: a finished {AUTOENCODER}, or a pipeline that has one")
     ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice")] = 0,
+    threads: Threads = 0,
 ) -> None:
     """Train one reference model; give the same command again to go on after a stop."""
-    if threads:
-        torch.set_num_threads(threads)
-    if hours >= 1e9 and images >= 10**12:
-        raise StepMaskError("say when to stop: --hours or --images")
     if model not in (AUTOENCODER, *configurations.BUILDERS):
         known = ", ".join((AUTOENCODER, *configurations.BUILDERS))
         raise StepMaskError(f"unknown reference model {model!r}; there are {known}")
-    output.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
+    begin(output, hours, images, threads)
     budget = Budget(hours=hours, images=images, learning_rate=learning_rate)
     pixels, labels = (torch.from_numpy(array) for array in load_cifar10(data))
     if model == AUTOENCODER:

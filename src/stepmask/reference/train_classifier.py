@@ -8,7 +8,6 @@ A run that was stopped goes on where it was when the same command is given again
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +16,21 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stepmask.errors import StepMaskError
 from stepmask.reference.cifar10 import load_cifar10
 from stepmask.reference.classifier import RECORD, STATISTICS, WEIGHTS, Classifier, load_classifier
-from stepmask.reference.train import Budget, Progress, batches, write_record
+from stepmask.reference.train import (
+    ENDLESS_HOURS,
+    ENDLESS_IMAGES,
+    Budget,
+    Hours,
+    Images,
+    Progress,
+    Threads,
+    Watch,
+    batches,
+    begin,
+    write_record,
+)
 
 LABEL_SMOOTHING = 0.1
 MOST_SHIFT = 4
@@ -73,8 +83,7 @@ def train(
         torch.save(state, folder / "checkpoint.new")
         (folder / "checkpoint.new").replace(folder / CHECKPOINT)
 
-    clock = saved = time.monotonic()
-    recent: list[float] = []
+    watch = Watch(progress, folder.name, checkpoint_minutes)
     for batch, label in batches(images, labels, batch_size, progress.images):
         if budget.done(progress) >= 1:
             break
@@ -86,18 +95,9 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        now = time.monotonic()
-        progress.images, progress.seconds, clock = progress.images + batch_size, progress.seconds + now - clock, now
-        recent.append(loss.item())
-        if len(recent) == 100:
-            progress.curve.append((progress.images, round(sum(recent) / len(recent), 4)))
-            print(
-                f"{progress.images:,} images, {progress.seconds / 60:.1f} min, loss {progress.curve[-1][1]}", flush=True
-            )
-            recent = []
-        if now - saved > 60 * checkpoint_minutes:
+        watch.after_batch(batch_size, loss.item())
+        if watch.checkpoint_due():
             save()
-            saved = now
     save()
     return progress
 
@@ -141,20 +141,15 @@ def finish(model: Classifier, output: Path, pixels: Tensor) -> Classifier:
 def main(
     data: Annotated[Path, typer.Option(help="CIFAR-10: a folder or tar archive with train/ and test/<class>/*.jpg")],
     output: Annotated[Path, typer.Option(help="folder for the checkpoint and the three finished files")],
-    hours: Annotated[float, typer.Option(help="stop after so many hours of training")] = 1e9,
-    images: Annotated[int, typer.Option(help="stop after so many images")] = 10**12,
+    hours: Hours = ENDLESS_HOURS,
+    images: Images = ENDLESS_IMAGES,
     learning_rate: Annotated[float, typer.Option()] = 0.2,
     batch_size: Annotated[int, typer.Option()] = 256,
     start: Annotated[Path | None, typer.Option(help="output of a training whose weights this one begins with")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice")] = 0,
+    threads: Threads = 0,
 ) -> None:
     """Train the classifier; give the same command again to go on after a stop."""
-    if threads:
-        torch.set_num_threads(threads)
-    if hours >= 1e9 and images >= 10**12:
-        raise StepMaskError("say when to stop: --hours or --images")
-    output.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
+    begin(output, hours, images, threads)
     pixels, labels = (torch.from_numpy(array) for array in load_cifar10(data))
     test_pixels, test_labels = (torch.from_numpy(array) for array in load_cifar10(data, "test"))
     warmup = len(pixels) // 2 if start else 2 * len(pixels)
