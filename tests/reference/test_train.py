@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMPipeline
 from PIL import Image
 from safetensors.torch import load_file
-from small import autoencoder, ldm_pipeline, pixart_pipeline
 
+from small import autoencoder, ldm_pipeline, pixart_pipeline
 from stepmask import StepMaskError, reference
 from stepmask.reference import configurations, train
 from stepmask.reference.cifar10 import CLASSES
