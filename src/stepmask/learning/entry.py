@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -99,7 +98,7 @@ def learn(
 
     Returns:
         The mask; its provenance says what was asked and what was reached, on how many held-back images, and what it
-        took: ``denoiser_calls`` and ``seconds`` (of a ``"global"`` search that was resumed they are not known).
+        took, resumed or not: ``denoiser_calls`` and ``seconds``.
 
     Raises:
         TargetError: No plan can cost so little, or none was found that has the PSNR.
@@ -128,8 +127,10 @@ def learn(
     if target_macs == DEFAULT_TARGET and (target_speedup is not None or min_psnr is not None):
         target_macs = None
     asked = Asked(target_macs=target_macs, **other)
-    with _counting(pipe, resume) as noted:
-        return noted(_select(pipe, num_inference_steps, asked, *rest).mask())
+    effort = Effort()
+    with effort.counting(denoiser_of(pipe)):
+        mask = _select(pipe, num_inference_steps, asked, *rest, effort).mask()
+    return _noted(mask, effort)
 
 
 @torch.inference_mode(False)
@@ -185,9 +186,10 @@ def learn_family(
         if max_cache_bytes is not None:
             raise StepMaskError('max_cache_bytes needs method="global", got method="ecad"')
         return learn_genetic(pipe, num_inference_steps, asked.shares(), *rest)
-    with _counting(pipe, resume) as noted:
-        found = _select(pipe, num_inference_steps, asked, *rest).family()
-        return MaskFamily(tuple(Member(one.macs, one.psnr, noted(one.mask)) for one in found))
+    effort = Effort()
+    with effort.counting(denoiser_of(pipe)):
+        found = _select(pipe, num_inference_steps, asked, *rest, effort).family()
+    return MaskFamily(tuple(Member(one.macs, one.psnr, _noted(one.mask, effort)) for one in found))
 
 
 def _select(
@@ -200,10 +202,11 @@ def _select(
     callback: Callable[[Round], None] | None,
     progress: bool,
     config: GlobalConfig,
+    effort: Effort,
 ) -> Selecting:
     """Run a search to its end."""
     path = None if resume is None else Path(resume)
-    selecting = Selecting(pipe, num_inference_steps, asked, seed, call_kwargs, config, path)
+    selecting = Selecting(pipe, num_inference_steps, asked, seed, call_kwargs, config, path, effort)
     with show_rounds(progress, selecting.num_rounds) as show:
 
         def report(done: Round) -> None:
@@ -215,12 +218,9 @@ def _select(
     return selecting
 
 
-@contextlib.contextmanager
-def _counting(pipe: Any, resume: str | Path | None) -> Iterator[Callable[[StepMask], StepMask]]:
-    """Yield a function that notes in a mask what it took; not where an earlier session, uncounted, took a part."""
-    effort, whole = Effort(), resume is None or not Path(resume).exists()
-    with effort.counting(denoiser_of(pipe)):
-        yield lambda mask: replace(mask, provenance={**mask.provenance, **effort.facts()}) if whole else mask
+def _noted(mask: StepMask, effort: Effort) -> StepMask:
+    """The mask with what it took."""
+    return replace(mask, provenance={**mask.provenance, **effort.facts()})
 
 
 def config_for(method: str, config: Any, options: Mapping[str, Any]) -> Config:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from stepmask._files import write_atomically
 from stepmask.errors import StepMaskError
+from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.probe import Probe
 
 _PROBE = ("square", "linear", "projections")
@@ -27,13 +28,15 @@ class Measured:
     Args:
         path: Where to keep them; None keeps them in memory.
         identity: JSON values that must be the same when a search goes on.
+        effort: What the search takes; kept too, and goes on from what an interrupted one took.
 
     Raises:
         StepMaskError: The file is damaged, belongs to another search, or cannot be written.
     """
 
-    def __init__(self, path: str | Path | None, identity: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path | None, identity: dict[str, Any], effort: Effort | None = None) -> None:
         self._path = None if path is None else Path(path)
+        self._effort = effort or Effort()
         self._identity = json.loads(json.dumps(identity))
         self._arrays: dict[str, np.ndarray] = {}
         if self._path is not None and self._path.exists():
@@ -73,7 +76,10 @@ class Measured:
     def save(self) -> None:
         """Write everything, whole or not at all."""
         if self._path is not None:
-            metadata = {"stepmask_search": json.dumps(self._identity, sort_keys=True)}
+            metadata = {
+                "stepmask_search": json.dumps(self._identity, sort_keys=True),
+                "effort": json.dumps(self._effort.facts()),
+            }
             arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays.items()}
             write_atomically(self._path, safetensors.numpy.save(arrays, metadata))
 
@@ -81,7 +87,8 @@ class Measured:
         advice = "delete it to begin anew, or give another file"
         try:
             with safe_open(self._path, framework="np") as file:
-                before = json.loads((file.metadata() or {})["stepmask_search"])
+                metadata = file.metadata() or {}
+                before, effort = json.loads(metadata["stepmask_search"]), json.loads(metadata["effort"])
                 self._arrays = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise StepMaskError(f"{self._path} is no state of an interrupted search ({error}): {advice}") from error
@@ -89,3 +96,4 @@ class Measured:
         if differ:
             what = "; ".join(f"{key} was {before.get(key)!r}, now {self._identity[key]!r}" for key in differ)
             raise StepMaskError(f"{self._path} belongs to another search ({what}): {advice}")
+        self._effort.go_on_from(effort)

@@ -22,6 +22,7 @@ from stepmask.errors import TargetError
 from stepmask.family import MaskFamily, Member
 from stepmask.learning._arguments import comparable
 from stepmask.learning.budget import Budget
+from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.measured import Measured
 from stepmask.learning.end_to_end.search import PROBES, Candidate, GlobalSearch, Round
@@ -93,6 +94,7 @@ class Selecting:
         call_kwargs: Mapping[str, Any] | None,
         config: GlobalConfig,
         resume: Path | None,
+        effort: Effort | None = None,
     ) -> None:
         self.pipe, self.asked, self.seed, self.config = pipe, asked, seed, config
         self.num_inference_steps = num_inference_steps
@@ -101,7 +103,7 @@ class Selecting:
         self.graph = describe(self.denoiser)
         self.call_kwargs = dict(call_kwargs or {})
         self.scheduler = scheduler_identity(pipe.scheduler)
-        measured = Measured(resume, self._identity())
+        measured = Measured(resume, self._identity(), effort)
         self.cost = self._cost(measured)
         unit = "latency" if asked.target_speedup is not None else "macs"
         self.budget = Budget(self.graph, self.cost, unit)
