@@ -18,9 +18,10 @@ from stepmask.report._figures import save_png
 from stepmask.report.claims import claims
 from stepmask.report.curve import trade_offs
 from stepmask.report.families import FULL, OURS, family_of, in_order
+from stepmask.report.glance import at_a_glance
 from stepmask.report.pictures import same_seeds
 from stepmask.report.rows import Row, main_score, value_of
-from stepmask.report.table import markdown, markdown_table, rows_table
+from stepmask.report.table import markdown, rows_table
 
 IMAGES = "images"
 """Folder of the pictures, beside the page."""
@@ -29,6 +30,11 @@ SHOWN_SHARE = 0.4
 """The learned mask nearest to this share of the MACs is shown beside its rivals: at more, few look different."""
 SHOWN_SLACK = 0.05
 """A rival shown beside it may cost so much more, so that none is shown at much less for want of a row."""
+
+GLANCE = """\
+PSNR in dB at MACs, and the measured speed-up of the denoiser: of each method the dearest row that costs at most the
+budget.
+"""
 
 HOW_TO_READ = """\
 - **PSNR** in dB is against the full run from the same noise, on seeds that learning has not seen; ± is half of the 95%
@@ -92,7 +98,8 @@ def write_page(results: Iterable[Results], folder: Path, source: str) -> list[Pa
             HOW_TO_READ,
             _circumstances(parts),
             "## At a glance\n",
-            markdown_table([row for one in results for row in one.rows if row["method"] != FULL]),
+            GLANCE,
+            at_a_glance(row for one in results for row in one.rows),
             claims([(one.model, steps, rows) for one, steps, rows in parts]),
             *sections,
             _shares(results),
