@@ -21,3 +21,11 @@ def test_the_page_of_results_is_up_to_date(tmp_path, monkeypatch, capsys):
     made, shown = ((folder / "results.md").read_text(encoding="utf-8") for folder in (tmp_path, DOCS))
     assert made == shown, "run stepmask benchmark -o docs/results --page docs"
     assert "docs/images" not in shown and (DOCS / "images" / "curve.png").stat().st_size < 300_000
+
+
+def test_the_tables_of_the_readme_are_those_of_the_page():
+    readme, shown = (path.read_text(encoding="utf-8") for path in (DOCS.parent / "README.md", DOCS / "results.md"))
+    tables = [part.strip() for part in readme.split("\n\n") if part.startswith("| 20 steps, ")]
+    assert len(tables) == 2
+    for table in tables:
+        assert f"\n{table}\n" in shown, "copy it from docs/results.md"
