@@ -19,8 +19,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(READY)    ## the results in the README: learned masks, FORA and DeepCache on the reference models
-	$(BIN)/stepmask benchmark --output bench --transfer
+bench: $(READY)    ## the results in the README and more: every method on all reference models, for many hours
+	$(BIN)/stepmask benchmark --steps 20 --metrics cifar --num-images 512 --output bench --transfer
+	$(BIN)/stepmask benchmark --steps 50 --no-memory --output bench
 
 bench-rivals: $(READY)    ## rivals as they ship (DeepCache, cache-dit, diffusers' hooks), beside what make bench has measured
 	$(BIN)/stepmask benchmark --methods shipped --steps 20 --no-memory --output bench

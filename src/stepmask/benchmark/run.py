@@ -38,7 +38,7 @@ def run_benchmark(
     memory: bool = True,
     transfer: bool = False,
 ) -> list[dict[str, Any]]:
-    """Compare learned masks with FORA and DeepCache on the reference models.
+    """Compare learned masks with every rival on the reference models.
 
     Args:
         output: Folder for results, masks and the curve; what is there already is not measured again.
