@@ -8,7 +8,7 @@ def main(steps: int = 20, target_macs: float = 0.4, **options) -> None:
     guided = {"guidance_scale": 2.5}
 
     def decoded(latents):
-        return pipe.vae.decode(latents).sample
+        return pipe.vae.decoder(latents)  # they are as its network reads them
 
     # any differentiable function of the final latents (N, ...) does: classifier features, LPIPS's, a depth model's
     mask = stepmask.learn(pipe, steps, target_macs, objective=decoded, call_kwargs=guided, **options)

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from fakes import TwoCalls
+from small import ldm_pipeline
 from stepmask import StepMaskError
 from stepmask.learning.noise import NOISE_SEEDS, Noise
 from stepmask.runtime.sampling import SamplerLoop
@@ -102,3 +103,12 @@ def test_psnr_in_the_units_of_the_pipeline():
     assert off == pytest.approx(20) and exact == pytest.approx(120)
     loop = SamplerLoop(tiny_model("UNet2DModel"), DDIMScheduler())
     assert Noise(loop, 1, 0).psnrs(other, one)[1] == pytest.approx(20 + 20 * 0.30103, abs=1e-3)
+
+
+def test_latents_are_what_the_network_of_the_decoder_reads():
+    """So an objective may decode them."""
+    pipe = ldm_pipeline()
+    noise = Noise(pipe, 3, seed=0)
+    with torch.no_grad():
+        decoded = pipe.vae.decoder(noise.latents(0, 2)) / 2 + 0.5
+    assert torch.equal(decoded.clamp(0, 1), noise.images(0, 2))

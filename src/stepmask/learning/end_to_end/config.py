@@ -37,9 +37,10 @@ class GlobalConfig:
         slack: How much of the target is first taken away and then given back elsewhere; it adapts.
         forecast: Whether cells may extrapolate; without, the mask is binary.
         offload: Keep what the sites compute in host memory between the passes; for accelerators.
-        objective: Maps final latents, or images where the pipeline has no decoder, (N, ...) to features (N, ...) whose
-            squared distance is made small; differentiable. Candidates are judged by it too. None judges them by the
-            PSNR of the images, and makes the distance of the latents small on the way.
+        objective: Maps final latents, as ``vae.decoder`` of an AutoencoderKL or ``vae.decode`` of others reads them, or
+            images where the pipeline has no decoder, (N, ...) to features (N, ...) whose squared distance is made
+            small; differentiable. Candidates are judged by it too. None judges them by the PSNR of the images, and
+            makes the distance of the latents small on the way.
     """
 
     rounds: int = 4
