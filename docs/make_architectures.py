@@ -20,7 +20,9 @@ Made by `python docs/make_architectures.py`; do not edit.
 A family is found by the class of the denoiser. Every one of them passes the contract suite (`tests/contract`): an
 all-ones mask is bitwise the plain model, masked runs are bitwise an obvious reference, with and without elimination;
 every surviving computation matters; leaving restores every module. *Verified* are the diffusers pipelines that run
-masks unchanged, bitwise, in `tests/pipelines`: several batch sizes and resolutions, guidance as they have it.
+masks unchanged, bitwise, in `tests/pipelines`: several batch sizes and resolutions, guidance as they have it. Where two
+denoisers take turns (Wan 2.2), a row of the mask belongs to the one that runs at that step, and the first row of the
+second computes in full; schedules run there, learning is refused.
 
 Any other model, from diffusers or not: `stepmask.describe(model, sites=[patterns], example_inputs={...})`.
 

@@ -231,6 +231,11 @@ def wan(**components) -> Any:
     return diffusers.WanPipeline(**NO_TEXT, vae=decoder.eval(), scheduler=FlowMatch(), transformer=model, **components)
 
 
+def wan_2_2(boundary_ratio: float = 0.5) -> Any:
+    """A second transformer takes over where half of the noise is gone."""
+    return wan(transformer_2=tiny_model("WanTransformer3DModel", seed=1), boundary_ratio=boundary_ratio)
+
+
 def ltx() -> Any:
     model = tiny_model("LTXVideoTransformer3DModel")
     torch.manual_seed(0)
@@ -272,6 +277,7 @@ def latent_diffusion() -> Any:
 
 
 PIXELS = square(16, 24, 16)
+WAN_2_2 = "Wan 2.2, two transformers"
 NO_DECODER = {"output_type": "latent"}
 
 CASES = [
@@ -352,6 +358,7 @@ CASES = [
     Case("Flux", flux, flux_texts, "embedded", PIXELS),
     Case("Flux, true guidance", lambda: flux(True), lambda batch: flux_texts(batch, 3.0), "two calls", PIXELS),
     Case("Wan", wan, video_texts, "two calls", square(16, 32, 16, num_frames=5)),
+    Case(WAN_2_2, wan_2_2, video_texts, "two calls", square(16, 32, 16, num_frames=5), steps=6),
     Case("LTX-Video", ltx, ltx_texts, "one call", square(32, 64, 32, num_frames=9)),
     Case("CogVideoX", cog_video_x, video_texts, "one call", square(16, 32, 16, num_frames=9), options=NO_DECODER),
 ]

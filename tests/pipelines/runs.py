@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from cases import Case
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from stepmask import StepMask, describe
-from stepmask.architectures import denoiser_of
+from stepmask.architectures import denoisers_of
 from tiny import Reference, mask_of
 
 Calls = Iterable[tuple[int, int]]
@@ -44,18 +44,18 @@ def calls_of(case: Case, rows: int) -> Calls:
 
 def by_reference(pipe: Any, mask: StepMask, calls: Calls, run: Callable[[], Tensor]) -> Tensor:
     """What `run` makes where the mask is swapped in by hooks."""
-    denoiser, calls = denoiser_of(pipe), iter(calls)
-    running = LastValues(denoiser, mask)
+    calls = iter(calls)
+    running = {denoiser: LastValues(denoiser, mask) for denoiser in denoisers_of(pipe)}
 
-    def next_call(*_: Any) -> None:
-        running.row, running.stream = next(calls)
+    def next_call(denoiser: Any, args: Any) -> None:
+        running[denoiser].row, running[denoiser].stream = next(calls)
 
-    hook = denoiser.register_forward_pre_hook(next_call)
+    hooks = [denoiser.register_forward_pre_hook(next_call) for denoiser in running]
     try:
         made = run()
     finally:
-        hook.remove()
-        running.remove()
+        for hook in [*hooks, *running.values()]:
+            hook.remove()
     assert next(calls, None) is None, "fewer calls than expected"
     return made
 
@@ -73,9 +73,9 @@ def all_ones(pipe: Any) -> StepMask:
 
 
 def marks(pipe: Any) -> dict[str, list[str]]:
-    """What hangs on the modules of a denoiser: hooks and own forwards, with their values."""
+    """What hangs on the modules of the denoisers: hooks and own forwards, with their values."""
     found = {}
-    for name, module in denoiser_of(pipe).named_modules():
+    for name, module in nn.ModuleList(denoisers_of(pipe)).named_modules():
         hooks = {key: list(value) for key, value in vars(module).items() if key.endswith("_hooks") and value}
         found[name] = (hooks, vars(module).get("forward"))
     return found

@@ -174,6 +174,11 @@ def test_ip_adapter(sd):
 # --- offload
 
 
+def within(found):
+    """What hangs on submodules alone; offload hangs itself on the denoiser after every call."""
+    return {name: marks for name, marks in found.items() if "." in name}
+
+
 @pytest.mark.parametrize("case", [SD, FLUX, BY_NAME["Wan"]], ids=lambda case: case.name)
 def test_offload_of_models(case):
     pipe = case.build()
@@ -185,7 +190,7 @@ def test_offload_of_models(case):
     before = marks(pipe)
     with stepmask.apply(pipe, mask):
         assert all(torch.equal(case.run(pipe), wanted) for _ in range(2))
-    assert {name: found for name, found in marks(pipe).items() if name} == {n: f for n, f in before.items() if n}
+    assert within(marks(pipe)) == within(before)
     assert torch.equal(case.run(pipe), plain)
 
 

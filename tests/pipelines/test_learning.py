@@ -38,6 +38,19 @@ def test_learn_and_evaluate(case):
     assert result.psnr.mean > 20 and not torch.equal(result.full, result.masked)
 
 
+def test_evaluation_of_a_late_start_counts_what_ran():
+    case = BY_NAME["Stable Diffusion, image to image"]
+    pipe, inputs = case.build(), case.arguments(2)
+    mask = schedules.fora(pipe, case.steps, interval=case.steps)
+    result = stepmask.evaluate(pipe, mask, seeds=2, call_kwargs=inputs, speed=False)
+    ran = case.steps - case.start
+    cost = measure_cost(pipe, call_kwargs=inputs)
+    assert result.rows == ran and result.full_macs_per_image == ran * cost.step_macs
+    with stepmask.apply(pipe, mask) as run:
+        case.run(pipe)
+        assert result.macs_fraction == cost.fraction(run.ran) > 1 / ran
+
+
 def test_learn_family():
     case = BY_NAME["PixArt-Sigma"]
     pipe, inputs = case.build(), case.arguments(2)

@@ -9,7 +9,7 @@ from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
 from stepmask import measure_cost
-from stepmask.architectures import denoiser_of, registered_architectures
+from stepmask.architectures import denoisers_of, registered_architectures
 from tiny import sample_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")  # shifts that depend on the resolution
@@ -69,9 +69,10 @@ def test_cost_counts_every_forward_of_an_image(case, pipe):
     def note(module, args, kwargs):
         sizes.append(len(sample_of(args, kwargs)))
 
-    hook = denoiser_of(pipe).register_forward_pre_hook(note, with_kwargs=True)
+    hooks = [denoiser.register_forward_pre_hook(note, with_kwargs=True) for denoiser in denoisers_of(pipe)]
     case.run(pipe, batch=2)
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     rows = len(pipe.scheduler.timesteps) - case.start
     assert sum(sizes) == 2 * rows * FORWARDS[case.guidance]
     assert measure_cost(pipe, call_kwargs=case.arguments()).forwards_per_image == FORWARDS[case.guidance]

@@ -7,11 +7,11 @@ from dataclasses import replace
 import diffusers
 import pytest
 import torch
-from cases import BY_NAME, ddim, stable_diffusion, wan
+from cases import BY_NAME, ddim, stable_diffusion
 from runs import all_ones, by_reference, calls_of, random_actions
 
 import stepmask
-from tiny import quiet, tiny_model
+from tiny import quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ", "ignore:__array_wrap__:DeprecationWarning")
 
@@ -118,14 +118,6 @@ def test_a_third_call_at_some_steps():
     case = replace(SD3, steps=6, options=options)
     calls = [(row, stream) for row in range(6) for stream in ((0, 1) if 1 <= row <= 4 else (0,))]
     assert_runs_as_hooks_would(case, case.build(), calls)
-
-
-def test_a_second_denoiser_takes_over():
-    """Wan 2.2: the mask is that of the first; rows of the second run as they are."""
-    other = tiny_model("WanTransformer3DModel", seed=1)
-    case = replace(BY_NAME["Wan"], make=lambda: wan(transformer_2=other, boundary_ratio=0.5), steps=6)
-    rows = range(3)
-    assert_runs_as_hooks_would(case, case.build(), [(row, stream) for row in rows for stream in (0, 1)])
 
 
 # --- number formats

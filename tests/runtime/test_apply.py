@@ -543,7 +543,7 @@ def test_summary_of_a_run(batch, forecasts):
         assert run.summary().peak_cache_bytes == 0, "before the first run"
         setup.call(batch)
         summary = run.summary()
-        assert run._executor.meter.held == 0, "everything is freed after its last read"
+        assert run._executors[setup.pipe.unet].meter.held == 0, "everything is freed after its last read"
     assert (summary.rows, summary.computes, summary.forecasts, summary.reuses, summary.dead) == (
         STEPS,
         int((plan.states == State.compute).sum()),

@@ -85,6 +85,24 @@ def denoiser_of(model: Any) -> nn.Module:
                 f"expected a diffusers pipeline with a unet or transformer, or a denoiser, got {type(model).__name__}"
             )
         denoiser = found[0]
+    return _not_compiled(denoiser)
+
+
+def denoisers_of(model: Any) -> tuple[nn.Module, ...]:
+    """All denoisers of a pipeline: the first, and the one that takes over in mid-run where there is such (Wan 2.2).
+
+    Raises:
+        StepMaskError: It is neither a denoiser nor a pipeline with one.
+        UnsupportedModelError: One is compiled as a whole.
+    """
+    first, second = denoiser_of(model), getattr(model, "transformer_2", None)
+    takes_over = getattr(getattr(model, "config", None), "boundary_ratio", None) is not None
+    if isinstance(model, nn.Module) or second is None or second is first or not takes_over:
+        return (first,)
+    return first, _not_compiled(second)
+
+
+def _not_compiled(denoiser: nn.Module) -> nn.Module:
     if hasattr(denoiser, "_orig_mod") or getattr(denoiser, "_compiled_call_impl", None) is not None:
         raise UnsupportedModelError(
             f"{type(denoiser).__name__} is compiled as a whole, so its blocks cannot be skipped one by one: apply "

@@ -18,7 +18,7 @@ LATENT_VIDEO = (21, 60, 104)
 
 @register("WanTransformer3DModel")
 class Wan(Architecture):
-    """Of a pipeline with two transformers (Wan 2.2) the mask is that of the first."""
+    """Of a pipeline with two transformers (Wan 2.2) a row of the mask belongs to the one that runs at that step."""
 
     patterns = {
         "blocks.*.attn1": "attention",

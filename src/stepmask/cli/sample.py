@@ -69,11 +69,12 @@ def sample(
         write_images(images, seeds, output / kind)
         out.print(f"{output / kind}: {len(images)} images")
     if compare:
-        share = stepmask.measure_cost(pipe, call_kwargs=sampler.call_kwargs).fraction(sampler.plan)
+        plan = sampler.ran or sampler.plan
+        share = stepmask.measure_cost(pipe, call_kwargs=sampler.call_kwargs).fraction(plan)
         picture = side_by_side(
             made["full"],
             made["masked"],
-            notes=(f"{sampler.plan.num_rows} steps", f"{share:.1%} of the MACs, same seeds"),
+            notes=(f"{plan.num_rows} steps", f"{share:.1%} of the MACs, same seeds"),
         )
         out.print(str(save_png(picture, output / "side_by_side.png")))
 

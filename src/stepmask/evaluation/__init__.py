@@ -102,7 +102,7 @@ def evaluate(
         timed_pairs=speed_pairs if speed else 0,
         progress=progress,
     )
-    plan = sampler.plan
+    plan = sampler.ran or sampler.plan
     cost = measure_cost(pipe, call_kwargs=sampler.call_kwargs)
     return Evaluation.of(
         pairs,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stepmask.architectures import denoiser_of
+from stepmask.architectures import denoisers_of
 from stepmask.errors import StepMaskError
 from stepmask.evaluation._conditions import Conditions
 from stepmask.evaluation.speed import Times, timed
@@ -32,6 +32,7 @@ class Sampler:
         num_inference_steps: For the pipeline's call.
         conditions: Call arguments of every image.
         call_kwargs: What the user and the mask's record add to every call, guidance for example.
+        ran: What the latest masked run executed: less than the plan where it began late.
         peak_cache_bytes: Largest cache of all masked runs so far.
     """
 
@@ -40,6 +41,7 @@ class Sampler:
     num_inference_steps: int
     conditions: Conditions
     call_kwargs: dict[str, Any]
+    ran: Plan | None = None
     peak_cache_bytes: int = 0
 
     def full(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
@@ -50,7 +52,7 @@ class Sampler:
             seeds: One per image.
         """
         arguments = self.conditions.slice(start, start + len(seeds))
-        with _evaluation_mode(denoiser_of(self.pipe)):
+        with _evaluation_mode(self.pipe):
             images, times = timed(self.pipe, lambda: sample(self.pipe, arguments, seeds, self.num_inference_steps))
         return _in_unit_range(self.pipe, images), times
 
@@ -58,12 +60,12 @@ class Sampler:
         """The same under the plan."""
         with apply(self.pipe, self.plan) as handle:
             result = self.full(start, seeds)
-            self.peak_cache_bytes = max(self.peak_cache_bytes, handle.summary().peak_cache_bytes)
+            self.ran, self.peak_cache_bytes = handle.ran, max(self.peak_cache_bytes, handle.peak_cache_bytes)
         return result
 
     def warm_up(self, seeds: Sequence[int]) -> None:
         """A few steps of the plain pipeline at this batch size, thrown away (PNDM runs no fewer than four)."""
-        with _evaluation_mode(denoiser_of(self.pipe)):
+        with _evaluation_mode(self.pipe):
             sample(self.pipe, self.conditions.slice(0, len(seeds)), seeds, min(5, self.num_inference_steps))
 
 
@@ -149,10 +151,11 @@ def sample_masked(sampler: Sampler, seeds: Sequence[int], batch_size: int, progr
 
 
 @contextmanager
-def _evaluation_mode(denoiser: nn.Module) -> Iterator[None]:
+def _evaluation_mode(pipe: Any) -> Iterator[None]:
     """Models that were built, not loaded, are in training mode, where DiT drops labels at random."""
-    training = [module for module in denoiser.modules() if module.training]
-    denoiser.eval()
+    denoisers = nn.ModuleList(denoisers_of(pipe))
+    training = [module for module in denoisers.modules() if module.training]
+    denoisers.eval()
     try:
         yield
     finally:

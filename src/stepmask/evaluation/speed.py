@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stepmask.architectures import denoiser_of
+from stepmask.architectures import denoisers_of
 
 
 class Times(NamedTuple):
@@ -101,13 +101,13 @@ class Stopwatch:
 
 
 @contextmanager
-def timed_denoiser(denoiser: nn.Module) -> Iterator[Stopwatch]:
-    """Time every call of a denoiser for a while, what an applied mask does before and after its forward included."""
-    watch = Stopwatch(next(denoiser.parameters()).device)
-    hooks = [
-        denoiser.register_forward_pre_hook(watch.start, prepend=True),
-        denoiser.register_forward_hook(watch.stop, always_call=True),
-    ]
+def timed_denoiser(*denoisers: nn.Module) -> Iterator[Stopwatch]:
+    """Time every call of denoisers for a while, what an applied mask does before and after a forward included."""
+    watch = Stopwatch(next(denoisers[0].parameters()).device)
+    hooks = []
+    for denoiser in denoisers:
+        hooks.append(denoiser.register_forward_pre_hook(watch.start, prepend=True))
+        hooks.append(denoiser.register_forward_hook(watch.stop, always_call=True))
     try:
         yield watch
     finally:
@@ -117,7 +117,7 @@ def timed_denoiser(denoiser: nn.Module) -> Iterator[Stopwatch]:
 
 def timed(pipe: Any, run: Callable[[], Any]) -> tuple[Any, Times]:
     """Result and times of `run`, which calls the pipeline once."""
-    with timed_denoiser(denoiser_of(pipe)) as watch:
+    with timed_denoiser(*denoisers_of(pipe)) as watch:
         began = watch.now()
         result = run()
         return result, Times(watch.seconds, watch.now() - began)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from stepmask.architectures import architecture_of, denoiser_of, describe
+from stepmask.architectures import architecture_of, denoiser_of, denoisers_of, describe
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.runtime.apply import is_applied
 from stepmask.runtime.executor import Executor
@@ -42,13 +42,19 @@ def detached(output: Any) -> Any:
     return tree_map_only(Tensor, torch.Tensor.detach, output)
 
 
-def check_learnable(denoiser: nn.Module) -> None:
-    """Refuse models that cannot be ridden.
+def check_learnable(pipe: Any) -> None:
+    """Refuse what cannot be ridden.
 
     Raises:
         StepMaskError: A mask is applied to the model.
-        UnsupportedModelError: It is offloaded.
+        UnsupportedModelError: It is offloaded, or another one takes over in mid-run.
     """
+    denoiser, *others = denoisers_of(pipe)
+    if others:
+        raise UnsupportedModelError(
+            f"{type(pipe).__name__} runs two denoisers one after the other, and learning rides one alone: take a "
+            "schedule that is not learned, schedules.key_steps(pipe, steps) for example; apply runs it in both"
+        )
     if is_applied(denoiser):
         raise StepMaskError("a mask is applied to this model: remove it before learning another")
     if hasattr(denoiser, "_hf_hook") or any(hasattr(module, "_hf_hook") for module in denoiser.modules()):
@@ -69,8 +75,8 @@ class Ride:
 @contextlib.contextmanager
 def riding(pipe: Any, policy: Policy, rider: Rider) -> Iterator[Ride]:
     """Gate the sites with `policy` and the denoiser with `rider` for a while."""
+    check_learnable(pipe)
     denoiser = denoiser_of(pipe)
-    check_learnable(denoiser)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(frozen(denoiser))

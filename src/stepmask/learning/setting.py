@@ -45,7 +45,7 @@ class Setting:
     ) -> None:
         self.pipe, self.num_inference_steps, self.seed, self.config = pipe, num_inference_steps, seed, config
         self.denoiser = denoiser_of(pipe)
-        check_learnable(self.denoiser)
+        check_learnable(pipe)
         self.graph = describe(self.denoiser)
         self.call_kwargs = dict(call_kwargs or {})
         self.scheduler = scheduler_identity(pipe.scheduler)

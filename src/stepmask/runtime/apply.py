@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+import numpy as np
 from torch import nn
 
-from stepmask.architectures import architecture_of, denoiser_of, describe_for
+from stepmask.architectures import architecture_of, denoisers_of, describe_for
 from stepmask.cost import CostTable
-from stepmask.errors import StepMaskError
+from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
@@ -58,22 +60,29 @@ class Summary:
 
 
 class Handle:
-    """A mask that is applied to a denoiser; a context manager that removes it."""
+    """A mask that is applied to the denoisers of a pipeline; a context manager that removes it."""
 
     def __init__(self, pipe: Any, plan: Plan, graph: BlockGraph) -> None:
         self.pipe, self.plan, self.mask = pipe, plan, plan.mask
-        self._denoiser = denoiser_of(pipe)
         self._policy_from = lru_cache(maxsize=8)(lambda row: policy_for(plan.from_row(row)))
-        self._executor: Executor | None = Executor(
-            self._denoiser,
-            graph,
-            scheduler=lambda: pipe.scheduler,
-            policy_from=self._policy_from,
-            on_run=self._check,
-            feeders=architecture_of(self._denoiser).feeders(self._denoiser),
-        )
+        self._executors: dict[nn.Module, Executor] = {}
+        self._run: list[Executor] = []  # those of the latest run, in order
+        self._timesteps: Any = None  # of that run
         self._cost: CostTable | None = None
-        self._last = (plan, 0)
+        denoisers = denoisers_of(pipe)
+        try:
+            for denoiser in denoisers:
+                self._executors[denoiser] = Executor(
+                    denoiser,
+                    graph,
+                    scheduler=lambda: pipe.scheduler,
+                    policy_from=self._policy_from,
+                    on_run=lambda scheduler, denoiser=denoiser: self._begin(denoiser, scheduler),
+                    feeders=architecture_of(denoisers[0]).feeders(denoisers[0]),
+                )
+        except BaseException:
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Restore every module and drop the caches; a second call does nothing.
@@ -81,21 +90,47 @@ class Handle:
         Raises:
             UnsupportedModelError: Something else has wrapped a gated module; undo that, then call again.
         """
-        if self._executor is None:
-            return
-        self._last = self._state()
-        self._executor.remove()
-        self._executor = None
-        if _handle_of(self._denoiser) is self:
-            del _applied[self._denoiser]
+        for denoiser, executor in list(self._executors.items()):
+            executor.remove()
+            del self._executors[denoiser]
+            if _handle_of(denoiser) is self:
+                del _applied[denoiser]
 
-    def _check(self, scheduler: Any) -> None:
-        denoiser_of(self.pipe)  # raises where it was compiled since
+    def _begin(self, denoiser: nn.Module, scheduler: Any) -> None:
+        """A denoiser is called for the first time in a run; what others have cached is none of its business."""
+        denoisers_of(self.pipe)  # raises where it was compiled since
         self.mask.check(scheduler=scheduler)
+        executor = self._executors[denoiser]
+        if scheduler.timesteps is not self._timesteps or executor in self._run:
+            self._run, self._timesteps = [], scheduler.timesteps
+        self._run.append(executor)
+        for other in self._executors.values():
+            if other is not executor:
+                other.rest()
+
+    @property
+    def ran(self) -> Plan:
+        """What ran in the latest run, from the row at which it began; before the first, what would run.
+
+        Where a second denoiser took over, its first row computes in full.
+        """
+        starts = [executor.start for executor in self._run] or [0]
+        plans = [self._policy_from(start).plan for start in starts]
+        if len(plans) == 1:
+            return plans[0]
+        counts = [*(after - start for start, after in pairwise(starts)), None]
+        states = [plan.states[:count] for plan, count in zip(plans, counts, strict=True)]
+        keep = [plan.keep[:count] for plan, count in zip(plans, counts, strict=True)]
+        return replace(plans[0], states=np.vstack(states), keep=np.vstack(keep))
+
+    @property
+    def peak_cache_bytes(self) -> int:
+        """Largest sum of all cached values in the latest run; 0 before the first."""
+        return max((executor.meter.peak for executor in self._run), default=0)
 
     def summary(self) -> Summary:
         """Cells by state, MACs and cache of the latest run."""
-        plan, peak = self._state()
+        plan = self.ran
         if self._cost is None:
             self._cost = measure_cost(self.pipe)
         cells = plan.cells
@@ -107,13 +142,8 @@ class Handle:
             dead=cells["dead"],
             macs_fraction=self._cost.fraction(plan),
             macs_per_image=self._cost.total_macs(plan),
-            peak_cache_bytes=peak,
+            peak_cache_bytes=self.peak_cache_bytes,
         )
-
-    def _state(self) -> tuple[Plan, int]:
-        if self._executor is None:
-            return self._last
-        return self._policy_from(self._executor.start).plan, self._executor.meter.peak
 
     def __enter__(self) -> Handle:
         return self
@@ -129,6 +159,9 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
 
     The pipeline is called as ever: any batch size, dtype, guidance and start; one instance's submodules are gated,
     nothing else changes. Applying again replaces what was applied. Enable offloading before, not after.
+
+    A row of the mask belongs to whichever denoiser runs at that step. Where a second one takes over in mid-run
+    (Wan 2.2), nothing that the first has cached is used by it: it begins as a late start does, with a full row.
 
     Args:
         pipe: A diffusers pipeline; or a denoiser, with its `scheduler`.
@@ -150,14 +183,28 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
         plan = mask
     else:
         plan = make_plan(mask, graph, eliminate_dead=eliminate_dead)
-    denoiser = denoiser_of(pipe)
-    before = _handle_of(denoiser)
-    if before is not None:
-        before.remove()
+    denoisers = denoisers_of(pipe)
+    _check_alike(pipe, denoisers, graph)
+    for denoiser in denoisers:
+        before = _handle_of(denoiser)
+        if before is not None:
+            before.remove()
     # what is written into in place may have changed since the plan was made
     handle = Handle(pipe, plan, graph if graph.names == plan.sites else plan.graph)
-    _applied[denoiser] = ref(handle)
+    for denoiser in denoisers:
+        _applied[denoiser] = ref(handle)
     return handle
+
+
+def _check_alike(pipe: Any, denoisers: tuple[nn.Module, ...], graph: BlockGraph) -> None:
+    """See that one mask can say what each of several denoisers does."""
+    family = architecture_of(denoisers[0])
+    for other in denoisers[1:]:
+        if type(other) is not type(denoisers[0]) or family.describe(other).fingerprint != graph.fingerprint:
+            raise UnsupportedModelError(
+                f"the two denoisers of {type(pipe).__name__} differ in their blocks, so one mask cannot say what both "
+                "do: give apply a pipeline with one of them"
+            )
 
 
 def is_applied(denoiser: nn.Module) -> bool:

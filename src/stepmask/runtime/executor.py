@@ -83,6 +83,8 @@ class Executor:
         self.meter = Meter()
         self.position: Position | None = None
         """Position of the latest denoiser call."""
+        self.start = 0
+        """Row at which the latest run began."""
         modules = dict(denoiser.named_modules())
         gates = [
             (site.name, modules[site.name], self._controller(i, i in graph.rewritten))
@@ -102,10 +104,11 @@ class Executor:
             denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
 
-    @property
-    def start(self) -> int:
-        """Row at which the first stream of the latest run began."""
-        return self._streams[0].start if 0 in self._streams else 0
+    def rest(self) -> None:
+        """Let all caches go: the next call begins a run."""
+        for stream in self._streams.values():
+            stream.cache.clear()
+        self._streams, self._tracker = {}, PositionTracker()
 
     def remove(self) -> None:
         """Restore the modules and drop all caches."""
@@ -141,7 +144,7 @@ class Executor:
         scheduler = self._scheduler()
         position = self._tracker.locate(scheduler, timestep_of(args, kwargs))
         if position.new_run:
-            self._streams = {}
+            self._streams, self.start = {}, position.row
             self.meter = Meter()
             try:
                 self._gates.check(module)

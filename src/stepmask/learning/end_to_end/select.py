@@ -99,7 +99,7 @@ class Selecting:
         self.pipe, self.asked, self.seed, self.config = pipe, asked, seed, config
         self.num_inference_steps = num_inference_steps
         self.denoiser = denoiser_of(pipe)
-        check_learnable(self.denoiser)
+        check_learnable(pipe)
         self.graph = describe(self.denoiser)
         self.call_kwargs = dict(call_kwargs or {})
         self.scheduler = scheduler_identity(pipe.scheduler)

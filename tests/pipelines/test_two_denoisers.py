@@ -1,0 +1,172 @@
+"""Wan 2.2: a second transformer takes over in mid-run. The table of pipelines holds masked runs to the reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import BY_NAME, WAN_2_2, wan_2_2
+from runs import all_ones, by_reference, calls_of, marks, random_actions
+
+import stepmask
+from stepmask import UnsupportedModelError, describe, make_plan, schedules
+from stepmask.architectures import denoisers_of
+from stepmask.mask import Action
+from stepmask.runtime.apply import is_applied
+from tiny import count_computes, quiet, tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")
+
+CASE = BY_NAME[WAN_2_2]
+TAKES_OVER = 3
+"""Row at which the second transformer begins, of 6."""
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = CASE.build()
+    CASE.run(pipe)
+    return pipe
+
+
+def rows_of_calls(pipe) -> list[list[int]]:
+    """Rows at which each transformer is called, once for each guidance call."""
+    found = [[], []]
+    hooks = [
+        denoiser.register_forward_pre_hook(lambda *_, rows=rows: rows.append(pipe.scheduler.step_index or 0))
+        for denoiser, rows in zip((pipe.transformer, pipe.transformer_2), found, strict=True)
+    ]
+    CASE.run(pipe)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_both_run_in_turn(pipe):
+    assert rows_of_calls(pipe) == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
+
+
+def test_the_second_begins_with_a_full_row_and_follows_its_own(pipe):
+    mask = random_actions(pipe, 5, share=0.3, forecasts=0.5)
+    graph, first, second = describe(pipe), pipe.transformer, pipe.transformer_2
+    late = mask.actions[TAKES_OVER:]
+    late[0] = Action.compute
+    plans = make_plan(mask, graph), make_plan(mask.with_actions(late, timesteps=mask.timesteps[TAKES_OVER:]), graph)
+    with (
+        count_computes(first, mask.sites) as of_first,
+        count_computes(second, mask.sites) as of_second,
+        stepmask.apply(pipe, mask) as run,
+    ):
+        CASE.run(pipe)
+    computes = plans[0].compute[:TAKES_OVER].sum(), plans[1].compute.sum()
+    assert (len(of_first), len(of_second)) == (2 * computes[0], 2 * computes[1]), "two guidance calls each"
+    summary = run.summary()
+    assert summary.rows == 6 and summary.computes == sum(computes)
+    assert summary.computes > make_plan(mask, graph).compute.sum()
+
+
+def test_the_first_lets_go_when_the_second_begins(pipe):
+    held = []
+
+    def note(*_):
+        held.append(executors[0].meter.held)
+
+    hold = schedules.fora(pipe, 6, interval=6)
+    with stepmask.apply(pipe, hold) as run:
+        executors = list(run._executors.values())
+        hooks = [denoiser.register_forward_hook(note) for denoiser in denoisers_of(pipe)]
+        CASE.run(pipe)
+        for hook in hooks:
+            hook.remove()
+        assert min(held[:6]) > 0 and held[6:] == [0] * 6
+        assert run.peak_cache_bytes == max(held), "both hold as much, not at once"
+
+
+def test_another_run_and_an_interrupted_one(pipe):
+    """Whichever transformer a run ends in, the next begins anew in both."""
+
+    def interrupt_after(last):
+        def interrupt(pipe, step, timestep, inputs):
+            pipe._interrupt = step == last
+            return inputs
+
+        return replace(CASE, options={"callback_on_step_end": interrupt})
+
+    mask = random_actions(pipe, 3)
+    wanted = by_reference(pipe, mask, calls_of(CASE, 6), lambda: CASE.run(pipe))
+    with stepmask.apply(pipe, mask):
+        for last in (1, TAKES_OVER - 1, TAKES_OVER):
+            interrupt_after(last).run(pipe, seed=7)
+            assert torch.equal(CASE.run(pipe), wanted)
+
+
+@pytest.mark.parametrize(("ratio", "called"), [(0.0, [12, 0]), (None, [12, 0])], ids=["never", "no boundary"])
+def test_a_second_one_that_is_not_called(ratio, called):
+    pipe = quiet(wan_2_2(ratio))
+    assert [len(rows) for rows in rows_of_calls(pipe)] == called
+    assert denoisers_of(pipe)[1:] == (() if ratio is None else (pipe.transformer_2,))
+    mask = random_actions(pipe, 3)
+    wanted = by_reference(pipe, mask, calls_of(CASE, 6), lambda: CASE.run(pipe))
+    with stepmask.apply(pipe, mask) as run:
+        assert torch.equal(CASE.run(pipe), wanted)
+        assert run.summary().computes == make_plan(mask, describe(pipe)).compute.sum()
+
+
+def test_applying_again_replaces_in_both(pipe):
+    before, mask = marks(pipe), random_actions(pipe, 3)
+    old = stepmask.apply(pipe, all_ones(pipe))
+    with stepmask.apply(pipe, mask):
+        old.remove()
+        assert all(map(is_applied, denoisers_of(pipe)))
+        assert torch.equal(CASE.run(pipe), by_reference(pipe, mask, calls_of(CASE, 6), lambda: CASE.run(pipe)))
+    assert marks(pipe) == before and not any(map(is_applied, denoisers_of(pipe)))
+
+
+def test_evaluation_counts_the_full_row(pipe):
+    mask = schedules.fora(pipe, 6, interval=6)
+    result = stepmask.evaluate(pipe, mask, seeds=1, call_kwargs=CASE.arguments(1), speed_pairs=1, batch_size=1)
+    cost = stepmask.measure_cost(pipe, call_kwargs=CASE.arguments(1))
+    assert result.macs_fraction == pytest.approx(1 - cost.coverage * 4 / 6)
+    assert result.rows == 6 and result.speed.full_s.denoiser < result.speed.full_s.call
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("other", ["more blocks", "another class"])
+def test_two_of_different_structure_are_refused(pipe, other):
+    family = type(pipe.transformer)
+    model = (
+        family(**{**pipe.transformer.config, "num_layers": 3}) if other == "more blocks" else tiny_model("UNet2DModel")
+    )
+    pair = quiet(wan_2_2())
+    pair.transformer_2 = model
+    before = marks(pair)
+    with pytest.raises(UnsupportedModelError, match="two denoisers of WanPipeline differ in their blocks"):
+        stepmask.apply(pair, random_actions(pipe))
+    assert marks(pair) == before
+
+
+def test_a_compiled_second_one_is_refused():
+    pipe = CASE.build()
+    CASE.run(pipe)
+    mask = random_actions(pipe)
+    pipe.transformer_2.compile(backend="eager")
+    with pytest.raises(UnsupportedModelError, match="compiled as a whole"):
+        stepmask.apply(pipe, mask)
+    assert not is_applied(pipe.transformer)
+
+
+@pytest.mark.parametrize(
+    "learn",
+    [
+        lambda pipe, **inputs: stepmask.learn(pipe, 6, 0.5, **inputs),
+        lambda pipe, **inputs: stepmask.learn(pipe, 6, 0.5, method="paper", **inputs),
+        lambda pipe, **inputs: stepmask.learning.smoothcache(pipe, 6, target_macs=0.5, **inputs),
+    ],
+    ids=["end to end", "per step", "calibrated"],
+)
+def test_learning_is_refused(pipe, learn):
+    with pytest.raises(UnsupportedModelError, match=r"WanPipeline runs two denoisers.*schedules\.key_steps"):
+        learn(pipe, call_kwargs=CASE.arguments(2))
