@@ -246,19 +246,39 @@ def test_another_pipeline_with_a_scheduler_of_its_own_is_refused(before, schedul
         assert torch.equal(SD.run(pipe), wanted)
 
 
-def test_a_pipeline_whose_timesteps_are_rescaled_cannot_be_told_apart_but_runs_right():
-    """Flux divides them by 1000: after an interrupted run, another pipeline's calls look like more of the same row."""
-    pipe, other = FLUX.build(), FLUX.build()
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("name", ["Flux", "Flux, true guidance"])
+def test_another_pipeline_whose_timesteps_are_rescaled_is_refused(name, last):
+    """Flux divides them by 1000: after an interrupted run, another one's first step looks like more of that row."""
+    case = BY_NAME[name]
+    pipe, other = case.build(), case.build()
     other.transformer = pipe.transformer
-    plain = FLUX.run(pipe)
+    case.run(pipe)
+    mask = random_actions(pipe, 3)
+    wanted = by_reference(pipe, mask, calls_of(case, case.steps), lambda: case.run(pipe))
 
     def interrupt(pipe, step, timestep, inputs):
-        pipe._interrupt = step == 1
+        pipe._interrupt = step == last
         return inputs
 
-    with stepmask.apply(pipe, random_actions(pipe, 3)):
-        FLUX.run(pipe)
+    with stepmask.apply(pipe, mask):
+        case.run(pipe)
         with pytest.raises(stepmask.PositionError, match="another pipeline"):
+            case.run(other)
+        replace(case, options={"callback_on_step_end": interrupt}).run(pipe)
+        with pytest.raises(stepmask.PositionError, match="another timestep than before"):
+            case.run(other)
+        assert torch.equal(case.run(pipe), wanted)
+
+
+def test_a_first_step_that_fails_before_the_scheduler_steps():
+    pipe, other = FLUX.build(), FLUX.build()
+    other.transformer = pipe.transformer
+    FLUX.run(pipe)
+    with stepmask.apply(pipe, random_actions(pipe, 3)):
+        hook = pipe.transformer.proj_out.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            FLUX.run(pipe)
+        hook.remove()
+        with pytest.raises(stepmask.PositionError, match="another timestep than before, still at row 0"):
             FLUX.run(other)
-        replace(FLUX, options={"callback_on_step_end": interrupt}).run(pipe)
-        assert torch.equal(FLUX.run(other), plain), "every call is a stream of its own, and computes"

@@ -19,6 +19,7 @@ from diffusers import (
 )
 
 from stepmask.errors import PositionError
+from stepmask.runtime import position
 from stepmask.runtime.position import PositionTracker, match_row
 
 SCHEDULERS = {
@@ -236,6 +237,38 @@ def test_another_pipeline_after_a_run(name, after_step, stop):
             with pytest.raises(PositionError, match="another pipeline"):
                 loop(denoiser, other)
             assert len(denoiser.log) == count, "not even the first call may pass"
+
+
+@pytest.mark.parametrize("scale", [lambda t: t / 1000, lambda t: 1 - t / 1000], ids=["t / 1000", "1 - t / 1000"])
+@pytest.mark.parametrize("streams", [1, 2])
+@pytest.mark.parametrize("after_step", [False, True], ids=["in the denoiser", "in a callback"])
+@pytest.mark.parametrize("stop", [0, 7])
+def test_another_pipeline_that_rescales_as_mine_does(stop, after_step, streams, scale):
+    """Its first step may look like more of the row at which the first run was interrupted; its second cannot."""
+    mine, steps = make("flow-match euler")
+    other, _ = make("flow-match euler")
+    for scheduler in (mine, other):
+        scheduler.set_timesteps(steps)
+        scheduler.set_begin_index(0)
+    denoiser = FakeDenoiser(mine)
+    count = len(loop(denoiser, mine, form=scale, stop=stop, streams=streams, abort_after_step=after_step))
+    with pytest.raises(PositionError, match=r"another timestep than before, still at row .* another pipeline"):
+        loop(denoiser, other, form=scale, streams=streams)
+    assert len(denoiser.log) <= count + streams
+    mine.set_timesteps(steps)
+    mine.set_begin_index(0)
+    assert loop(denoiser, mine, form=scale, streams=streams) == denoiser.log[-steps * streams :]
+
+
+def test_values_are_read_only_where_a_row_has_more_calls_than_those_before(monkeypatch):
+    """Reading one waits for an accelerator."""
+    read = []
+    monkeypatch.setattr(position, "_value", lambda timestep: read.append(timestep))
+    scheduler, steps = make("flow-match euler")
+    denoiser = FakeDenoiser(scheduler)
+    scheduler.set_timesteps(steps)
+    loop(denoiser, scheduler, streams=2)
+    assert len(read) == 2, "the two calls of the first row"
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++ karras", "euler", "flow-match euler", "heun"])

@@ -42,6 +42,8 @@ class PositionTracker:
         self._stream = 0
         self._first_row = 0
         self._how: str | None = None  # how the run's first call named its row
+        self._timestep: Any = None  # the argument of the row's first call
+        self._most_calls = 0  # of a row, among those that are over
 
     def locate(self, scheduler: Any, timestep: Any) -> Position:
         """The position of a call.
@@ -79,6 +81,11 @@ class PositionTracker:
             self._how = how
         elif self._how not in (None, how):
             raise _stranger(scheduler, f"a timestep that is not the one at row {row}")
+        if stream == 0:
+            self._most_calls = 0 if new_run else max(self._most_calls, self._stream + 1)
+            self._timestep = timestep
+        elif stream >= self._most_calls and _value(timestep) != _value(self._timestep):
+            raise _stranger(scheduler, f"another timestep than before, still at row {row}")
         self._timesteps, self._row, self._stream = timesteps, row, stream
         return Position(row, stream, new_run)
 
@@ -107,11 +114,17 @@ def _stranger(scheduler: Any, what: str) -> PositionError:
     )
 
 
+def _value(timestep: Any) -> float | None:
+    """One value of a timestep argument, rescaled or not; of one per token, where some tokens are clean, the largest."""
+    return None if timestep is None else float(torch.as_tensor(timestep).max())
+
+
 def _how_named(timesteps: Tensor, timestep: Any, row: int) -> str | None:
     """How a denoiser call names its row: by a view of ``timesteps``, by an equal value, or neither.
 
     Neither is nothing bad (a rescaled argument, or one on an accelerator, whose value is not read here); but a
-    pipeline does it in the same way at every step, so a change tells that another one calls.
+    pipeline does it in the same way at every step, so a change tells that another one calls. Another one that rescales
+    too is told by its second step: its timesteps change, while the scheduler stays where it is.
     """
     if isinstance(timestep, Tensor):
         found = _row_in_storage(timesteps, timestep)
