@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from stepmask.errors import StepMaskError
-from stepmask.learning._arguments import check_ranges
+from stepmask.learning._arguments import Knobs, check_ranges
 
 _RANGES = {
     "rounds": (0, 10**4),
@@ -23,7 +23,7 @@ _WHOLE = ("rounds", "num_moves", "num_probes", "num_projections", "num_validatio
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalConfig:
+class GlobalConfig(Knobs):
     """How a mask is selected end to end.
 
     Attributes:
@@ -59,8 +59,3 @@ class GlobalConfig:
         check_ranges(self, _RANGES, _WHOLE)
         if self.objective is not None and not callable(self.objective):
             raise StepMaskError(f"objective must be a function of images, got {type(self.objective).__name__}")
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of all options."""
-        return tuple(field.name for field in fields(cls))

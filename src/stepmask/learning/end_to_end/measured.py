@@ -15,7 +15,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from stepmask._files import write_atomically
-from stepmask.errors import StepMaskError
+from stepmask.learning._states import check_identity, damaged
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.probe import Probe
 
@@ -84,16 +84,12 @@ class Measured:
             write_atomically(self._path, safetensors.numpy.save(arrays, metadata))
 
     def _load(self) -> None:
-        advice = "delete it to begin anew, or give another file"
         try:
             with safe_open(self._path, framework="np") as file:
                 metadata = file.metadata() or {}
                 before, effort = json.loads(metadata["stepmask_search"]), json.loads(metadata["effort"])
                 self._arrays = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise StepMaskError(f"{self._path} is no state of an interrupted search ({error}): {advice}") from error
-        differ = [key for key in self._identity if before.get(key) != self._identity[key]]
-        if differ:
-            what = "; ".join(f"{key} was {before.get(key)!r}, now {self._identity[key]!r}" for key in differ)
-            raise StepMaskError(f"{self._path} belongs to another search ({what}): {advice}")
+            raise damaged(self._path, "search", error) from error
+        check_identity(self._path, "search", before, self._identity)
         self._effort.go_on_from(effort)
