@@ -181,7 +181,11 @@ def test_the_noise_in_provenance_is_all_that_was_used(monkeypatch):
     assert first == min(seen) and max(seen) <= last
 
 
-def test_a_speed_up():
+def test_a_speed_up(monkeypatch):
+    def fixed(denoiser, graph, *_):  # measured ones depend on what else the machine does
+        return np.linspace(1.0, 2.0, len(graph)), 1.0
+
+    monkeypatch.setattr("stepmask.runtime.profiling._time_sites", fixed)
     mask = learn(ddim_pipeline(), STEPS, target_speedup=1.3, **QUICK)
     assert mask.provenance["asked"] == {"target_speedup": 1.3}
     assert mask.provenance["cost"] <= 1 / 1.3 and mask.provenance["cost"] != mask.provenance["macs"]
