@@ -201,6 +201,12 @@ def aura_flow() -> Any:
     return diffusers.AuraFlowPipeline(**NO_TEXT, vae=vae(), transformer=model, scheduler=FlowMatch())
 
 
+def lumina_2() -> Any:
+    return diffusers.Lumina2Pipeline(
+        tiny_model("Lumina2Transformer2DModel"), FlowMatch(), vae(shift_factor=0.1), **NO_TEXT
+    )
+
+
 def flux(shifting: bool = False) -> Any:
     return diffusers.FluxPipeline(
         scheduler=FlowMatch(use_dynamic_shifting=shifting),
@@ -266,6 +272,17 @@ def ltx_texts(batch: int) -> dict[str, Any]:
     seen = torch.ones(batch, 8)
     masks = {"prompt_attention_mask": seen, "negative_prompt_attention_mask": seen.clone()}
     return video_texts(batch) | masks
+
+
+def mochi() -> Any:
+    return diffusers.MochiPipeline(FlowMatch(), None, **NO_TEXT, transformer=tiny_model("MochiTransformer3DModel"))
+
+
+def padded_texts(batch: int, tokens: int, width: int) -> dict[str, Any]:
+    """The model reads from the masks how long each text is."""
+    long = torch.arange(tokens).expand(batch, tokens)
+    masks = {"prompt_attention_mask": long < tokens - 2, "negative_prompt_attention_mask": long < 2}
+    return texts(batch, prompt_embeds=(tokens, width)) | masks | {"guidance_scale": 4.0}
 
 
 def latent_diffusion() -> Any:
@@ -354,12 +371,21 @@ CASES = [
         "one call of three",
         PIXELS,
     ),
+    Case("Lumina 2", lumina_2, lambda batch: padded_texts(batch, 6, 12), "two calls", square(64, 32, 64)),
     Case("AuraFlow", aura_flow, pixart_texts, "one call", PIXELS),
     Case("Flux", flux, flux_texts, "embedded", PIXELS),
     Case("Flux, true guidance", lambda: flux(True), lambda batch: flux_texts(batch, 3.0), "two calls", PIXELS),
     Case("Wan", wan, video_texts, "two calls", square(16, 32, 16, num_frames=5)),
     Case(WAN_2_2, wan_2_2, video_texts, "two calls", square(16, 32, 16, num_frames=5), steps=6),
     Case("LTX-Video", ltx, ltx_texts, "one call", square(32, 64, 32, num_frames=9)),
+    Case(
+        "Mochi",
+        mochi,
+        lambda batch: padded_texts(batch, 16, 16),
+        "one call",
+        square(32, 64, 32, num_frames=7),
+        options=NO_DECODER,
+    ),
     Case("CogVideoX", cog_video_x, video_texts, "one call", square(16, 32, 16, num_frames=9), options=NO_DECODER),
 ]
 BY_NAME = {case.name: case for case in CASES}

@@ -38,8 +38,8 @@ def describe(model: Any, sites: Patterns | None = None, example_inputs: Mapping[
     """The block graph of a model: its sites in execution order, and who reads whom.
 
     With `sites`, any model will do, and this instance has these sites from now on: `learn`, `apply`, `measure_cost`
-    and every schedule use them. Who reads whom is found by tracing one forward pass on the meta device, which costs
-    neither memory nor arithmetic.
+    and every schedule use them. Who reads whom is found by tracing one forward pass of a copy without values, which
+    costs neither memory nor arithmetic.
 
     Example:
         >>> describe(pipe, sites=["**.resnets.*", "**.attn1", "**.ff", "**.downsamplers.*", "**.upsamplers.*"])

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from stepmask.architectures._inputs import repeated
 from stepmask.architectures._probe import trace
 from stepmask.architectures._sites import Patterns, find_sites
-from stepmask.architectures._skeleton import meta_skeleton, meta_twin
+from stepmask.architectures._skeleton import Twin, on_a_twin
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph, Site
 
@@ -94,25 +94,18 @@ class Architecture(ABC):
         return output
 
     def probe(self, model: nn.Module, sites: Sequence[Site]) -> BlockGraph:
-        """The graph of these sites, traced: on a copy of the model, else on one built from its configuration.
+        """The graph of these sites, traced on a copy of the model without values.
 
         Raises:
             UnsupportedModelError: It cannot be traced, or the trace cannot prove who reads whom.
         """
-        try:
-            return self._trace(meta_skeleton(model), sites)
-        except UnsupportedModelError as error:
-            twin = meta_twin(model)  # without quantised weights and foreign kernels
-            if twin is None or not {site.name for site in sites} <= {name for name, _ in twin.named_modules()}:
-                raise
-            try:
-                return self._trace(twin, sites)
-            except UnsupportedModelError:
-                raise error from None
 
-    def _trace(self, twin: nn.Module, sites: Sequence[Site]) -> BlockGraph:
-        inputs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), self.example_inputs(twin))
-        return trace(twin, sites, inputs, self.step_inputs, lambda: self.run(twin, inputs))
+        def traced(twin: Twin) -> BlockGraph:
+            with twin.running():
+                inputs = twin.inputs(self.example_inputs(twin.model), hidden=self.step_inputs)
+                return trace(twin.model, sites, inputs, self.step_inputs, lambda: self.run(twin.model, inputs))
+
+        return on_a_twin(model, traced)
 
 
 class Given(Architecture):

@@ -1,4 +1,4 @@
-"""Finds a block graph by tracing one forward pass on the meta device.
+"""Finds a block graph by tracing one forward pass of a copy without values (`_skeleton`).
 
 Every tensor carries a set of sources, one for each site and one for inputs that change with the step; every operation
 passes on the union. When a site returns, what its value was made of are its writers, and the value becomes a source of
@@ -35,9 +35,9 @@ def trace(
     """Run `twin` once and return the graph of these sites, in the order in which they ran.
 
     Args:
-        twin: A copy of the model on the meta device; it is left with hooks.
+        twin: A copy of the model without values; it is left with hooks.
         sites: What to watch; the order does not matter.
-        inputs: Arguments of the call, on the meta device.
+        inputs: Arguments of the call; those that change have no values.
         changing: Names of those that change from step to step.
         run: Runs `twin` on these inputs and returns what a sampler uses.
 

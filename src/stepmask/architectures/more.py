@@ -282,6 +282,81 @@ class StableAudio(Simple):
         return {"rotary_embedding": tuple(like.new_ones(size) for _ in range(2))}
 
 
+@register("MochiTransformer3DModel")
+class Mochi(Simple):
+    """Video; blocks of two streams, the last of which leaves the text as it is."""
+
+    patterns = {
+        "transformer_blocks.*.attn1": "attention",
+        "transformer_blocks.*.ff": "mlp",
+        "transformer_blocks.*.ff_context": "mlp",
+    }
+    tiny_config = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 3,
+        "pooled_projection_dim": 16,
+        "in_channels": 4,
+        "text_embed_dim": 16,
+        "time_embed_dim": 4,
+        "max_sequence_length": TOKENS,
+    }
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Latents of a few frames and text."""
+        return {
+            "hidden_states": (config.in_channels, 2, 8, 8),
+            "encoder_hidden_states": (config.max_sequence_length, config.text_embed_dim),
+        }
+
+    def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
+        """Mask of the text, whose length the model reads."""
+        return {"encoder_attention_mask": _text_mask(like, config.max_sequence_length)}
+
+
+@register("Lumina2Transformer2DModel")
+class Lumina2(Simple):
+    """Blocks for the text and the image alone, then for both in one sequence."""
+
+    patterns = {
+        "context_refiner.*.attn": "attention",
+        "context_refiner.*.feed_forward": "mlp",
+        "noise_refiner.*.attn": "attention",
+        "noise_refiner.*.feed_forward": "mlp",
+        "layers.*.attn": "attention",
+        "layers.*.feed_forward": "mlp",
+    }
+    tiny_config = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "hidden_size": 24,
+        "num_layers": 2,
+        "num_refiner_layers": 1,
+        "num_attention_heads": 3,
+        "num_kv_heads": 1,
+        "multiple_of": 2,
+        "axes_dim_rope": (4, 2, 2),
+        "axes_lens": (32, 32, 32),
+        "cap_feat_dim": 12,
+    }
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Latents and text."""
+        return {
+            "hidden_states": (config.in_channels, config.sample_size, config.sample_size),
+            "encoder_hidden_states": (TOKENS, config.cap_feat_dim),
+        }
+
+    def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
+        """Time from 0 to 1, mask of the text, whose length the model reads."""
+        return {"timestep": like.new_full((len(like),), 0.5), "encoder_attention_mask": _text_mask(like, TOKENS)}
+
+
+def _text_mask(like: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Of a text whose second half is padding."""
+    return (torch.arange(tokens, device=like.device) < tokens // 2).expand(len(like), tokens)
+
+
 @register("LatteTransformer3DModel")
 class Latte(Simple):
     """Video; spatial and temporal blocks in turns."""

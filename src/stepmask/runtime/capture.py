@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask.architectures import denoiser_of
-from stepmask.architectures._skeleton import meta_skeleton
+from stepmask.architectures._skeleton import Twin, on_a_twin
 from stepmask.errors import StepMaskError
 from stepmask.runtime.gate import answered
 from stepmask.runtime.prompts import is_per_image, without_clashes
@@ -73,11 +73,12 @@ def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]
     def answer(*args: Any, **kwargs: Any) -> Any:
         """Zeros, of the shapes that a copy of the denoiser says."""
         calls.append((args, kwargs))
-        meta_args, meta_kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
-        with torch.no_grad():
-            output = meta_skeleton(denoiser)(*meta_args, **meta_kwargs)
         device = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)).device
-        return tree_map_only(Tensor, lambda tensor: torch.zeros_like(tensor, device=device), output)
+
+        def zeros(tensor: Tensor) -> Tensor:
+            return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+
+        return tree_map_only(Tensor, zeros, on_a_twin(denoiser, lambda twin: _called(twin, args, kwargs)))
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _Stepped
@@ -94,6 +95,13 @@ def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]
     finally:
         pipe.scheduler = scheduler
     return calls, False
+
+
+def _called(twin: Twin, args: tuple, kwargs: dict) -> Any:
+    """What a copy of the denoiser returns, without values."""
+    given = twin.inputs({"args": args, "kwargs": kwargs})
+    with torch.no_grad(), twin.running():
+        return twin.model(*given["args"], **given["kwargs"])
 
 
 def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,5 +62,7 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
-# torch takes the fused attention of the CPU for free
-_FORMULAS = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+_attention_flops._get_raw = True  # torch gives such a formula tensors, not shapes
+FUSED_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+"""The fused attention of the CPU, which torch takes for free."""
+_FORMULAS = {**flop_registry, **FUSED_ATTENTION}

@@ -1,4 +1,4 @@
-"""Measures costs: MACs on the meta device, latency by timing every site in place."""
+"""Measures costs: MACs on a copy without values, latency by timing every site in place."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stepmask.architectures import architecture_of, denoiser_of, describe
 from stepmask.architectures._inputs import repeated
-from stepmask.architectures._skeleton import meta_skeleton, meta_twin
+from stepmask.architectures._skeleton import Twin, on_a_twin
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import num_bytes
 from stepmask.runtime.capture import first_step
+from stepmask.runtime.counting import FUSED_ATTENTION
 from stepmask.runtime.gate import gated
 from stepmask.runtime.sampling import check_call_kwargs
 
@@ -36,11 +37,10 @@ def measure_cost(
 ) -> CostTable:
     """Cost of every site of a pipeline's denoiser.
 
-    MACs are counted by torch's FlopCounterMode on the meta device (on the CPU it counts fused attention as zero),
-    attention products included, per image: a guided image runs the denoiser on two inputs or more. How many, and the
-    sizes of latents and texts, are those of the pipeline's first step, found by starting a call; for a bare denoiser
-    the configured or usual ones. The products are also listed alone, for the convention that leaves them out
-    (`CostTable.conv_linear`).
+    MACs are counted by torch's FlopCounterMode on a copy without values, attention products included, per image: a
+    guided image runs the denoiser on two inputs or more. How many, and the sizes of latents and texts, are those of the
+    pipeline's first step, found by starting a call; for a bare denoiser the configured or usual ones. The products are
+    also listed alone, for the convention that leaves them out (`CostTable.conv_linear`).
 
     Args:
         model: A pipeline or a denoiser.
@@ -83,27 +83,20 @@ def _inputs(denoiser: nn.Module, model: nn.Module, inputs: Mapping[str, Any] | N
 
 def _count_macs(denoiser: nn.Module, graph: BlockGraph, inputs: Mapping[str, Any] | None = None) -> CostTable:
     """MACs of each site and of everything else, and the bytes of each site's value, for one input."""
-    try:
-        return _count_macs_of(denoiser, meta_skeleton(denoiser), graph, inputs)
-    except (RuntimeError, NotImplementedError, TypeError):
-        twin = meta_twin(denoiser)  # without quantised weights and foreign kernels
-        if twin is None:
-            raise
-        return _count_macs_of(denoiser, twin, graph, inputs)
+    return on_a_twin(denoiser, lambda twin: _count_macs_of(denoiser, twin, graph, inputs))
 
 
-def _count_macs_of(
-    denoiser: nn.Module, twin: nn.Module, graph: BlockGraph, inputs: Mapping[str, Any] | None
-) -> CostTable:
+def _count_macs_of(denoiser: nn.Module, twin: Twin, graph: BlockGraph, inputs: Mapping[str, Any] | None) -> CostTable:
     size: dict[str, int] = {}
-    modules = dict(twin.named_modules())
+    modules = dict(twin.model.named_modules())
     for name in graph.names:
         modules[name].register_forward_hook(lambda _m, _a, value, name=name: size.update({name: num_bytes(value)}))
-    inputs = _inputs(denoiser, twin, inputs)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        architecture_of(denoiser).run(twin, inputs)
+    with torch.no_grad(), twin.running():
+        inputs = twin.inputs(_inputs(denoiser, twin.model, inputs))
+        with FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter:
+            architecture_of(denoiser).run(twin.model, inputs)
     by_module = counter.get_flop_counts()
-    prefix = type(twin).__name__
+    prefix = type(twin.model).__name__
     macs = np.array([sum(by_module[f"{prefix}.{name}"].values()) / 2 for name in graph.names])
     products = np.array([_product_macs(by_module, prefix, name, modules[name]) for name in graph.names])
     return CostTable(
@@ -112,7 +105,7 @@ def _count_macs_of(
         counter.get_total_flops() / 2 - macs.sum(),
         value_bytes=np.array([size[name] for name in graph.names]),
         product_macs=products,
-        always_product_macs=_product_macs(by_module, prefix, "", twin) - products.sum(),
+        always_product_macs=_product_macs(by_module, prefix, "", twin.model) - products.sum(),
     )
 
 
