@@ -34,7 +34,7 @@ class GlobalConfig(Knobs):
         num_validation: Images, always the same, on which every candidate is judged.
         num_held_back: Images, not used before, on which the result is measured.
         shrink: How far the cost falls at most in one round, as a share of it.
-        slack: How much of the target is first taken away and then given back elsewhere; it adapts.
+        slack: How much of the target is at most taken away first and then given back elsewhere; it adapts.
         forecast: Whether cells may extrapolate; without, the mask is binary.
         offload: Keep what the sites compute in host memory between the passes; for accelerators.
         objective: Maps final latents, as ``vae.decoder`` of an AutoencoderKL or ``vae.decode`` of others reads them, or

@@ -55,8 +55,18 @@ FIRST_IMAGES, HOPELESS_DB = 2, 2.5
 REACH, CLIMB_DB = 1.03, 4.0
 """Key steps that cost so many times the target are moved too, unless they are so many dB behind."""
 
-PROPOSALS = ((0.0, 1.0), (0.4, 1.0), (0.8, 1.0), (0.0, 0.3), (0.4, 0.3), (0.8, 0.3))
-"""What each round tries: trust of `Selection`, and share of the slack."""
+FAR, NEARBY = math.inf, 1.0
+PROPOSALS = (
+    (0.0, 1.0, FAR), (0.4, 1.0, FAR), (0.8, 1.0, FAR), (0.0, 0.3, FAR), (0.4, 0.3, FAR), (0.8, 0.3, FAR),
+    (0.0, 0.0, NEARBY), (0.4, 0.0, NEARBY), (0.4, 0.15, NEARBY), (0.8, 0.15, NEARBY / 2),
+)  # fmt: skip
+"""What each round tries: trust of `Selection`, and shares of the slack and of `MENDED`."""
+
+MENDED = 0.35
+"""How many cells may change between hold and forecast, as a share of all cells, times the slack."""
+
+FINALISTS = 3
+"""So many proposals of a round, the best on the first images, are measured on all."""
 
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
@@ -136,8 +146,11 @@ class GlobalSearch:
         for target in targets:
             current = yield from self._descend(current, target)
             yield from self._climb(target)
-            yield from self._refine(target)
+            yield from self._refine(target, self.config.rounds)
             current = self.best(target)
+        for target in reversed(targets[:-1]):  # what was found below may be worth more than what was found there
+            if self.best(target).cost < (1 - self.config.slack) * target:
+                yield from self._refine(target, 1)
 
     def _descend(self, current: Candidate, target: float) -> Iterator[Round]:
         """Walk down to a target, some of the cost a round, on the best table of each level."""
@@ -180,14 +193,14 @@ class GlobalSearch:
         self._measured.save()
         yield Round(target, target, self.best(target), math.nan, start.psnr)
 
-    def _refine(self, target: float) -> Iterator[Round]:
+    def _refine(self, target: float, rounds: int) -> Iterator[Round]:
         """Exchange cells at a target, and draw in tables from around it."""
         slack = self.config.slack
-        for _ in range(self.config.rounds):
+        for _ in range(rounds):
             before = self.best(target)
             base = self._base(target)
             report = self._round(base, max(target, base.cost * (1 - self.config.shrink)), slack, target)
-            slack = min(0.2, 1.3 * slack) if self.best(target).psnr > before.psnr else max(0.01, 0.6 * slack)
+            slack = min(0.2, 1.3 * slack) if self.best(target).psnr > before.psnr else max(0.004, 0.6 * slack)
             self._measured.save()
             yield report
 
@@ -248,15 +261,17 @@ class GlobalSearch:
         """Propose tables of a cost of at most `level` from one probe of `base`, and measure them."""
         found = self._probe(base)
         sizes = self._sizes.average(base.actions, found.sizes, found.known)
-        made = []
-        for trust, share in PROPOSALS:
+        proposed: dict[bytes, tuple[np.ndarray, float]] = {}
+        for trust, share, mended in PROPOSALS:
             selection = Selection(self.budget, base.actions, found, self._allowed, trust, self.fits, sizes)
             selection.shrink(min(level, base.cost) - share * slack * level)
             selection.grow(level)
-            selection.mend()
+            selection.mend(mended * slack * MENDED * base.actions.size)
             actions = settle(self.mask(selection.actions), self.budget).actions
             if self.fits(actions):
-                made.append((self._try(actions, f"round {self.num_rounds}"), base.psnr + selection.predicted))
+                proposed.setdefault(actions.tobytes(), (actions, base.psnr + selection.predicted))
+        ranked = sorted(proposed.values(), key=lambda one: -self._first_psnrs(one[0]).mean())
+        made = [(self._try(actions, f"round {self.num_rounds}"), p) for actions, p in ranked[:FINALISTS]]
         self.num_rounds += 1
         true, predicted = max(((c.psnr, p) for c, p in made if c is not None), default=(math.nan, math.nan))
         return Round(target, level, self.best(level), predicted, true)
@@ -284,8 +299,7 @@ class GlobalSearch:
         if key in self.candidates:
             return self.candidates[key]
         cost = self.budget.cost_of(actions)
-        first = FIRST_IMAGES
-        psnrs = self._psnrs(actions, VALIDATION, first, self.config.objective)
+        first, psnrs = FIRST_IMAGES, self._first_psnrs(actions)
         behind = 0.0 if rival is not None else HOPELESS_DB
         rival = rival or self.best(cost + TOLERANCE)
         if rival is not None and psnrs.mean() < rival.psnrs[:first].mean() - behind:
@@ -294,6 +308,9 @@ class GlobalSearch:
         candidate = Candidate(actions, cost, np.concatenate([psnrs, rest]), made_by)
         self.candidates[key] = candidate
         return candidate
+
+    def _first_psnrs(self, actions: np.ndarray) -> np.ndarray:
+        return self._psnrs(actions, VALIDATION, FIRST_IMAGES, self.config.objective)
 
     def _psnrs(self, actions: np.ndarray, first: int, count: int, objective: Objective | None = None) -> np.ndarray:
         """PSNR in dB of numbered images under a table, or what the objective says of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -132,9 +133,13 @@ class Selection:
             else:
                 self._open[(*best, Action.compute)] = False
 
-    def mend(self) -> np.ndarray:
-        """Turn holds into forecasts and back where that is predicted to help; returns the table."""
-        while True:
+    def mend(self, most: float = math.inf) -> np.ndarray:
+        """Turn holds into forecasts and back where that is predicted to help most; returns the table.
+
+        Args:
+            most: How many.
+        """
+        while most > 0:
             harm = np.where(self._open, self.harm(), np.inf)
             harm[self.actions == Action.compute] = np.inf
             harm[..., Action.compute] = np.inf
@@ -146,8 +151,10 @@ class Selection:
             # a forecast may keep an older computation alive
             if self._budget.cost_of(changed) <= self._budget.cost_of(self.actions) and self._fits(changed):
                 self._take(step, site, Action(action))
+                most -= 1
             else:
                 self._open[best] = False
+        return self.actions
 
     def _best(self, need: float) -> tuple[int, int, Action] | None:
         """The switch of least harm per saved cost; what saves more than is needed counts as saving that."""
