@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from stepmask import CostTable, StepMaskError, describe, measure_cost, presets
+from stepmask.architectures import architecture_of
 from stepmask.graph import BlockGraph
 
 MIB = 2**20
@@ -90,6 +91,25 @@ def test_ldm_4_reads_its_class_as_one_token():
     assert preset.example_inputs(plain)["encoder_hidden_states"].shape == (1, 1, 512)
     assert measured("ldm4-imagenet-256")[1].fingerprint == describe(plain).fingerprint, "as declared"
     assert measure_cost(plain).step_macs > measured("ldm4-imagenet-256")[2].step_macs, "with a text of 77 tokens"
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "text"),
+    [
+        ("flux-dev", (4096, 64), (512, 4096)),
+        ("flux-schnell", (4096, 64), (512, 4096)),
+        ("wan2.1-t2v-1.3b", (16, 21, 60, 104), (512, 4096)),
+    ],
+)
+def test_sizes_that_a_configuration_does_not_say(name, image, text):
+    """Those of published use are the preset's; a bare denoiser of this class is described on small inputs."""
+    preset = presets.get(name)
+    model = preset.build()
+    published, small = preset.example_inputs(model), architecture_of(model).example_inputs(model)
+    assert published["hidden_states"].shape[1:] == image and published["encoder_hidden_states"].shape[1:] == text
+    assert small["hidden_states"].numel() < published["hidden_states"].numel() / 100
+    assert 100 * measure_cost(model).step_macs < measured(name)[2].step_macs
+    assert describe(model).fingerprint == measured(name)[1].fingerprint
 
 
 def test_the_largest_takes_no_memory():

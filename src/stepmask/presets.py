@@ -26,7 +26,8 @@ class Preset:
         config: Its configuration, where it differs from the defaults of the class.
         published: Steps and guidance that it was published with, and what there is to know.
         guided: Whether classifier-free guidance then runs it on two inputs per image.
-        inputs: Shapes, without the batch, of inputs that are not those of the architecture's example.
+        sizes: Of its inputs in published use, where the configuration does not say them: arguments of the
+            architecture's `example_inputs`.
     """
 
     hub: tuple[str, ...]
@@ -34,7 +35,7 @@ class Preset:
     config: Mapping[str, Any]
     published: str
     guided: bool = True
-    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> Any:
         """The denoiser on the meta device, in eval mode."""
@@ -46,15 +47,12 @@ class Preset:
         return model.eval().requires_grad_(False)
 
     def example_inputs(self, model: Any) -> dict[str, Any] | None:
-        """Arguments of one call where the architecture's own would be others; else None."""
-        if not self.inputs:
+        """Arguments of one call in the sizes of published use; None where they are those of the configuration."""
+        if not self.sizes:
             return None
-        import torch
+        from stepmask.architectures import registered_architectures
 
-        from stepmask.architectures import architecture_of
-
-        given = {name: torch.empty(1, *shape, device="meta") for name, shape in self.inputs.items()}
-        return architecture_of(model).example_inputs(model) | given
+        return registered_architectures()[self.class_name].example_inputs(model, **self.sizes)
 
 
 def names() -> list[str]:
@@ -83,9 +81,9 @@ def load(name: str) -> Any:
     model = preset.build()
     inputs = preset.example_inputs(model)
     if inputs is not None:
-        from stepmask.architectures import describe
+        from stepmask.architectures import architecture_of, describe
 
-        sites = {site.name: site.kind for site in describe(model).sites}
+        sites = {site.name: site.kind for site in architecture_of(model).sites(model)}
         describe(model, sites=sites, example_inputs=inputs)  # from now on measured on these
     return model
 
@@ -120,6 +118,7 @@ _FLUX = {
     "pooled_projection_dim": 768,
     "axes_dims_rope": (16, 56, 56),
 }
+_FLUX_SIZES = {"side": 64, "tokens": 512}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -164,7 +163,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "attention_head_dim": 1,  # means heads
             },
             published="250 steps of DDIM, guidance 1.5; LDM-4-G is cin256-v2 of CompVis, the class is one token",
-            inputs={"encoder_hidden_states": (1, 512)},
+            sizes={"tokens": 1},
         ),
         "dit-xl-2-256": Preset(
             hub=("facebook/DiT-XL-2-256",),
@@ -255,6 +254,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             published="28 to 50 steps of Euler; guidance 3.5 is an input and takes no second forward; "
             "512 text tokens, 1024 x 1024 pixels",
             guided=False,
+            sizes=_FLUX_SIZES,
         ),
         "flux-schnell": Preset(
             hub=("black-forest-labs/FLUX.1-schnell",),
@@ -262,6 +262,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             config={**_FLUX, "guidance_embeds": False},
             published="1 to 4 steps of Euler, no guidance; measured with 512 text tokens, 1024 x 1024 pixels",
             guided=False,
+            sizes=_FLUX_SIZES,
         ),
         "wan2.1-t2v-1.3b": Preset(
             hub=("Wan-AI/Wan2.1-T2V-1.3B-Diffusers",),
@@ -282,6 +283,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "rope_max_seq_len": 1024,
             },
             published="50 steps of UniPC, guidance 5; 512 text tokens, 81 frames of 480 x 832 pixels",
+            sizes={"video": (21, 60, 104), "tokens": 512},
         ),
     }
 )

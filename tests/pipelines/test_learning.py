@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import BY_NAME, FORWARDS, flux_texts
+from runs import random_actions
 
 import stepmask
 from stepmask import UnsupportedModelError, measure_cost, schedules
@@ -48,7 +49,7 @@ def test_evaluation_of_a_late_start_counts_what_ran():
     assert result.rows == ran and result.full_macs_per_image == ran * cost.step_macs
     with stepmask.apply(pipe, mask) as run:
         case.run(pipe)
-        assert result.macs_fraction == cost.fraction(run.ran) > 1 / ran
+        assert result.macs_fraction == cost.fraction(run.ran) == run.summary().macs_fraction > 1 / ran
 
 
 def test_learn_family():
@@ -166,6 +167,19 @@ def test_schedules_for_timesteps_that_shift_with_the_resolution():
 def test_forwards_per_image(name, given, forwards):
     pipe = BY_NAME[name].build()
     assert forwards_per_image(pipe, given) == measure_cost(pipe, call_kwargs=given).forwards_per_image == forwards
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Flux", "Wan", "Mochi"])
+def test_a_summary_is_told_at_the_sizes_of_its_run(name):
+    case = BY_NAME[name]
+    pipe = case.build()
+    case.run(pipe)
+    with stepmask.apply(pipe, random_actions(pipe)) as run:
+        for size in (0, 1):
+            case.run(pipe, size=size)
+            cost = measure_cost(pipe, call_kwargs=case.arguments(2, size))
+            assert run.summary().macs_per_image == cost.total_macs(run.ran)
+            assert run.summary().macs_fraction == cost.fraction(run.ran)
 
 
 PAG = [name for name in BY_NAME if name.endswith("PAG")]

@@ -62,7 +62,11 @@ class Architecture(ABC):
 
     @abstractmethod
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
-        """Keyword arguments for one forward pass, on the model's device and in its dtype."""
+        """Keyword arguments for one forward pass, on the model's device and in its dtype.
+
+        Where a configuration does not say how large they are, they are small; how large they are in published use is
+        said by `stepmask.presets`, for which a family may take sizes as further arguments.
+        """
 
     def tiny(self) -> nn.Module:
         """A small instance with random weights, for the contract tests."""

@@ -42,7 +42,8 @@ def find_sites(model: nn.Module, patterns: Patterns) -> tuple[Site, ...]:
     modules = {name: module for name, module in model.named_modules() if name}
     found: dict[str, Kind | None] = {}
     for pattern, kind in kinds.items():
-        matching = [name for name in modules if _regex(pattern).fullmatch(name)]
+        matches = _regex(pattern).fullmatch
+        matching = [name for name in modules if matches(name)]
         if not matching:
             raise StepMaskError(
                 f"no submodule of {type(model).__name__} matches {pattern!r}; it has {_outline(modules)} "

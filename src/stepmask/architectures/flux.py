@@ -15,10 +15,6 @@ from stepmask.architectures._family import Architecture
 from stepmask.architectures._inputs import noise
 from stepmask.architectures._registry import register
 
-TEXT_TOKENS = 512
-LATENT_SIDE = 64
-"""Packed latents of an image of 1024 pixels; a configuration does not say."""
-
 
 @register("FluxTransformer2DModel", "ChromaTransformer2DModel")
 class Flux(Architecture):
@@ -50,10 +46,9 @@ class Flux(Architecture):
         small = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
         return config | small
 
-    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
-        """Packed latents of 1024 pixels and 512 text tokens; tiny models get fewer."""
+    def example_inputs(self, model: nn.Module, batch_size: int = 1, side: int = 4, tokens: int = 5) -> dict[str, Any]:
+        """Packed latents, `side` x `side`, and text tokens."""
         config = model.config
-        side, tokens = (4, 5) if config.in_channels < 16 else (LATENT_SIDE, TEXT_TOKENS)
         inputs = noise(
             model,
             batch_size,

@@ -17,8 +17,6 @@ from stepmask.architectures._registry import register
 from stepmask.architectures._unets import UNet
 from stepmask.graph import BlockGraph
 
-TEXT_TOKENS = 77
-
 
 @register("UNet2DConditionModel")
 class UNet2DCondition(UNet):
@@ -56,14 +54,14 @@ class UNet2DCondition(UNet):
             rewritten |= {i for i, block in enumerate(blocks) if block == "up_blocks"}
         return replace(graph, rewritten=frozenset(rewritten))
 
-    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
+    def example_inputs(self, model: nn.Module, batch_size: int = 1, tokens: int = 77) -> dict[str, Any]:
         """A sample of the configured size, text tokens, and what the configuration adds to them."""
         config = model.config
         width = config.cross_attention_dim
         width = config.encoder_hid_dim or (width if isinstance(width, int) else width[0])
         shapes = {
             "sample": (config.in_channels, *height_and_width(config.sample_size or 64)),
-            "encoder_hidden_states": (TEXT_TOKENS, width),
+            "encoder_hidden_states": (tokens, width),
         }
         inputs = noise(model, batch_size, **shapes)
         like = inputs["sample"]

@@ -11,10 +11,6 @@ from stepmask.architectures._inputs import noise
 from stepmask.architectures._registry import register
 from stepmask.graph import BlockGraph
 
-TEXT_TOKENS = 512
-LATENT_VIDEO = (21, 60, 104)
-"""81 frames of 480 x 832 pixels, as latents; a configuration does not say."""
-
 
 @register("WanTransformer3DModel")
 class Wan(Architecture):
@@ -41,15 +37,16 @@ class Wan(Architecture):
         """attn1, attn2, ffn, attn1, attn2, ffn, ..."""
         return BlockGraph.branches(self.sites(model))
 
-    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
-        """Latents of a video of 81 frames; tiny models get one of 2."""
+    def example_inputs(
+        self, model: nn.Module, batch_size: int = 1, video: tuple[int, int, int] = (2, 8, 8), tokens: int = 6
+    ) -> dict[str, Any]:
+        """Latents of `video`, frames x height x width, and text tokens."""
         config = model.config
-        tiny = config.num_layers < 5
         inputs = noise(
             model,
             batch_size,
-            hidden_states=(config.in_channels, *((2, 8, 8) if tiny else LATENT_VIDEO)),
-            encoder_hidden_states=(6 if tiny else TEXT_TOKENS, config.text_dim),
+            hidden_states=(config.in_channels, *video),
+            encoder_hidden_states=(tokens, config.text_dim),
         )
         if config.image_dim is not None:
             image = inputs["hidden_states"].new_zeros(batch_size, 257, config.image_dim)

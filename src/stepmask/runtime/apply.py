@@ -12,15 +12,16 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 from torch import nn
 
-from stepmask.architectures import architecture_of, denoisers_of, describe_for
+from stepmask.architectures import architecture_of, denoiser_of, denoisers_of, describe_for
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
+from stepmask.runtime.capture import FirstStep, first_step, one_sample
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import policy_for
-from stepmask.runtime.profiling import measure_cost
+from stepmask.runtime.profiling import cost_of_step
 from stepmask.runtime.sampling import as_pipeline
 
 # the gates of a denoiser keep its handle alive; this only finds it, and keeps no model from being collected
@@ -41,7 +42,7 @@ class Summary:
     macs_fraction: float
     """Kept share of the full run's MACs."""
     macs_per_image: float
-    """Multiply-accumulates of the run per image, attention products and the pipeline's default guidance included."""
+    """Multiply-accumulates of the run per image, attention products included, with the pipeline's default guidance."""
     peak_cache_bytes: int
     """Largest sum of all cached values in the latest run; 0 before the first."""
 
@@ -68,7 +69,8 @@ class Handle:
         self._executors: dict[nn.Module, Executor] = {}
         self._run: list[Executor] = []  # those of the latest run, in order
         self._timesteps: Any = None  # of that run
-        self._cost: CostTable | None = None
+        self._step: FirstStep | None = None  # as a call without arguments begins
+        self._cost: CostTable | None = None  # of the latest run
         denoisers = denoisers_of(pipe)
         try:
             for denoiser in denoisers:
@@ -102,7 +104,7 @@ class Handle:
         self.mask.check(scheduler=scheduler)
         executor = self._executors[denoiser]
         if scheduler.timesteps is not self._timesteps or executor in self._run:
-            self._run, self._timesteps = [], scheduler.timesteps
+            self._run, self._timesteps, self._cost = [], scheduler.timesteps, None
         self._run.append(executor)
         for other in self._executors.values():
             if other is not executor:
@@ -131,19 +133,28 @@ class Handle:
     def summary(self) -> Summary:
         """Cells by state, MACs and cache of the latest run."""
         plan = self.ran
-        if self._cost is None:
-            self._cost = measure_cost(self.pipe)
-        cells = plan.cells
+        cost, cells = self._cost_of_run(), plan.cells
         return Summary(
             rows=plan.num_rows,
             computes=cells["compute"],
             forecasts=cells["forecast"],
             reuses=cells["reuse"],
             dead=cells["dead"],
-            macs_fraction=self._cost.fraction(plan),
-            macs_per_image=self._cost.total_macs(plan),
+            macs_fraction=cost.fraction(plan),
+            macs_per_image=cost.total_macs(plan),
             peak_cache_bytes=self.peak_cache_bytes,
         )
+
+    def _cost_of_run(self) -> CostTable:
+        """At the sizes of the latest run; before the first, at those of a call without arguments."""
+        denoiser = denoiser_of(self.pipe)
+        if self._step is None:
+            self._step = first_step(self.pipe)
+        if self._cost is None:
+            called = self._run[0].first_call if self._run else None
+            inputs = self._step.inputs if called is None else one_sample(denoiser, *called)
+            self._cost = cost_of_step(denoiser, self._step._replace(inputs=inputs))
+        return self._cost
 
     def __enter__(self) -> Handle:
         return self

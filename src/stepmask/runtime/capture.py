@@ -57,8 +57,36 @@ def first_step(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> First
     if not calls:
         return FirstStep(None, by_arguments)
     forwards = sum(_batch(tree_leaves(call)) for call in calls) if ended else by_arguments
-    named = _named(denoiser_of(pipe), *calls[0])
-    return FirstStep(None if named is None else _one_sample(named), forwards)
+    return FirstStep(one_sample(denoiser_of(pipe), *calls[0]), forwards)
+
+
+def one_sample(denoiser: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any] | None:
+    """Keyword arguments of a call for its first sample alone, whatever guidance has made of the batch.
+
+    None where the denoiser's forward has no names for them.
+    """
+    forward = inspect.signature(type(denoiser).forward)
+    kinds = {p.kind: p.name for p in forward.parameters.values()}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return None
+    bound = forward.bind(denoiser, *args, **kwargs).arguments
+    more = bound.pop(kinds.get(inspect.Parameter.VAR_KEYWORD), {})
+    named = {name: value for name, value in bound.items() if name not in ("self", "return_dict")} | more
+    batch = _batch(named.values())
+
+    def first(tensor: Tensor) -> Tensor:
+        return tensor[:1] if tensor.dim() and len(tensor) == batch else tensor
+
+    return tree_map_only(Tensor, first, named)
+
+
+def without_fractions(call: tuple[tuple, dict]) -> tuple[tuple, dict]:
+    """Arguments of a call to keep: of fractions the shapes alone, on the meta device."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor.detach().to("meta") if tensor.is_floating_point() else tensor.detach()
+
+    return tree_map_only(Tensor, keep, call)
 
 
 class _Stepped(Exception):
@@ -121,28 +149,6 @@ def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _named(denoiser: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any] | None:
-    """Arguments of a call by name; None where the denoiser's forward has no names for them."""
-    forward = inspect.signature(type(denoiser).forward)
-    kinds = {p.kind: p.name for p in forward.parameters.values()}
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return None
-    bound = forward.bind(denoiser, *args, **kwargs).arguments
-    more = bound.pop(kinds.get(inspect.Parameter.VAR_KEYWORD), {})
-    return {name: value for name, value in bound.items() if name != "self"} | more
-
-
 def _batch(values: Any) -> int:
     """Batch size of a call: that of its first tensor with one."""
     return next(len(value) for value in values if isinstance(value, Tensor) and value.dim() > 1)
-
-
-def _one_sample(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The first sample of a batch, which guidance may have made larger."""
-    batch = _batch(arguments.values())
-
-    def first(tensor: Tensor) -> Tensor:
-        return tensor[:1] if tensor.dim() and len(tensor) == batch else tensor
-
-    arguments = {name: value for name, value in arguments.items() if name != "return_dict"}
-    return tree_map_only(Tensor, first, arguments)

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from stepmask.errors import UnsupportedModelError
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
+from stepmask.runtime.capture import without_fractions
 from stepmask.runtime.gate import Gates
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
@@ -85,6 +86,8 @@ class Executor:
         """Position of the latest denoiser call."""
         self.start = 0
         """Row at which the latest run began."""
+        self.first_call: tuple[tuple, dict] | None = None
+        """Arguments of that run's first call, of fractions the shapes alone."""
         modules = dict(denoiser.named_modules())
         gates = [
             (site.name, modules[site.name], self._controller(i, i in graph.rewritten))
@@ -145,6 +148,7 @@ class Executor:
         position = self._tracker.locate(scheduler, timestep_of(args, kwargs))
         if position.new_run:
             self._streams, self.start = {}, position.row
+            self.first_call = without_fractions((args, kwargs))
             self.meter = Meter()
             try:
                 self._gates.check(module)

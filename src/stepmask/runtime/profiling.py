@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from stepmask.architectures._skeleton import Twin, on_a_twin
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import num_bytes
-from stepmask.runtime.capture import first_step
+from stepmask.runtime.capture import FirstStep, first_step
 from stepmask.runtime.counting import FUSED_ATTENTION
 from stepmask.runtime.gate import gated
 from stepmask.runtime.sampling import check_call_kwargs
@@ -55,23 +56,26 @@ def measure_cost(
     """
     if not isinstance(model, nn.Module):
         check_call_kwargs(model, call_kwargs)
-    denoiser = denoiser_of(model)
-    graph = describe(denoiser)
-    inputs, forwards = first_step(model, call_kwargs)
-    one = _count_macs(denoiser, graph, inputs)
-    times = always_time = None
-    if latency:
-        times, always_time = _time_sites(denoiser, graph, batch_size * forwards, inputs)
-    return CostTable(
-        graph.names,
-        one.macs * forwards,
-        one.always_macs * forwards,
-        forwards,
-        one.value_bytes * forwards,
-        times,
-        always_time,
-        one.product_macs * forwards,
-        one.always_product_macs * forwards,
+    denoiser, step = denoiser_of(model), first_step(model, call_kwargs)
+    cost = cost_of_step(denoiser, step)
+    if not latency:
+        return cost
+    times, always = _time_sites(denoiser, describe(denoiser), batch_size * step.forwards, step.inputs)
+    return replace(cost, latency_ms=times, always_latency_ms=always)
+
+
+def cost_of_step(denoiser: nn.Module, step: FirstStep) -> CostTable:
+    """MACs of what a step asks of the denoiser for one image."""
+    inputs, forwards = step
+    one = _count_macs(denoiser, describe(denoiser), inputs)
+    return replace(
+        one,
+        macs=one.macs * forwards,
+        always_macs=one.always_macs * forwards,
+        forwards_per_image=forwards,
+        value_bytes=one.value_bytes * forwards,
+        product_macs=one.product_macs * forwards,
+        always_product_macs=one.always_product_macs * forwards,
     )
 
 
