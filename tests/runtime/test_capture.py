@@ -6,7 +6,7 @@ import torch
 
 import stepmask
 from stepmask import measure_cost
-from stepmask.runtime.capture import first_step
+from stepmask.runtime.capture import first_step, one_sample
 from stepmask.runtime.sampling import SamplerLoop
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 
@@ -54,6 +54,12 @@ def test_a_denoiser_that_cannot_run_without_numbers():
     pipe.transformer.__class__ = ByValue
     inputs, forwards = first_step(pipe, {"class_labels": [3], "guidance_scale": 2.0})
     assert forwards == 2 and inputs["hidden_states"].shape == (1, 4, 8, 8)
+
+
+def test_samples_in_a_list_are_not_taken_apart():
+    model, tensor = dit_pipeline().transformer, torch.ones(2, 4, 8, 8)
+    assert one_sample(model, (tensor,), {"class_labels": torch.ones(2)})["class_labels"].shape == (1,)
+    assert one_sample(model, (list(tensor),), {"class_labels": torch.ones(2)}) is None
 
 
 def test_costs_are_those_of_the_sizes_that_run():

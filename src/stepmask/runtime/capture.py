@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -56,14 +56,15 @@ def first_step(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> First
     calls, ended = _calls(pipe, call_kwargs or {})
     if not calls:
         return FirstStep(None, by_arguments)
-    forwards = sum(_batch(tree_leaves(call)) for call in calls) if ended else by_arguments
+    batches = [_batch([*args, *kwargs.values()]) for args, kwargs in calls]
+    forwards = sum(batches) if ended and all(batches) else by_arguments
     return FirstStep(one_sample(denoiser_of(pipe), *calls[0]), forwards)
 
 
 def one_sample(denoiser: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any] | None:
     """Keyword arguments of a call for its first sample alone, whatever guidance has made of the batch.
 
-    None where the denoiser's forward has no names for them.
+    None where the denoiser's forward has no names for them, or no tensor has a batch.
     """
     forward = inspect.signature(type(denoiser).forward)
     kinds = {p.kind: p.name for p in forward.parameters.values()}
@@ -73,6 +74,8 @@ def one_sample(denoiser: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]
     more = bound.pop(kinds.get(inspect.Parameter.VAR_KEYWORD), {})
     named = {name: value for name, value in bound.items() if name not in ("self", "return_dict")} | more
     batch = _batch(named.values())
+    if batch is None:
+        return None
 
     def first(tensor: Tensor) -> Tensor:
         return tensor[:1] if tensor.dim() and len(tensor) == batch else tensor
@@ -149,6 +152,6 @@ def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _batch(values: Any) -> int:
-    """Batch size of a call: that of its first tensor with one."""
-    return next(len(value) for value in values if isinstance(value, Tensor) and value.dim() > 1)
+def _batch(values: Iterable[Any]) -> int | None:
+    """Batch size of a call: that of its first tensor with one; None where samples come as a list."""
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.dim() > 1), None)
