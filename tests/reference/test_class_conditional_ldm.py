@@ -17,8 +17,8 @@ from diffusers import (
     VQModel,
 )
 from PIL import Image
-from small import ldm_pipeline
 
+from small import ldm_pipeline
 from stepmask import StepMaskError
 from stepmask.reference.class_conditional_ldm import ClassConditionalLDMPipeline
 from stepmask.runtime.sampling import forwards_per_image, num_classes, random_conditions, seeded

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import ldm_pipeline, pixart_pipeline
 
+from small import ldm_pipeline, pixart_pipeline
 from stepmask.reference import conditioning
 from stepmask.reference.captions import captions
 from stepmask.reference.conditioning import trainable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import pixart_parts, pixart_pipeline
 
+from small import pixart_parts, pixart_pipeline
 from stepmask.runtime.sampling import forwards_per_image, random_conditions, sample, seeded
 from tiny import generator, quiet
 
