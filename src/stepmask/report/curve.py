@@ -131,7 +131,7 @@ def _dress(axes: Axes, against: Cost, quality: str) -> None:
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("MACs, share of the full run (less is faster ←)")
     else:
-        axes.xaxis.set_major_formatter(FormatStrFormatter("%.1f×"))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g×"))
         axes.set_xlabel("measured speed-up of the denoiser (→ faster)")
     if quality == "psnr":
         axes.set_ylabel("PSNR against the full run, dB (↑ better)")
