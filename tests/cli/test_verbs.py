@@ -195,7 +195,7 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
     cells = names(output / "cells")
     assert len(cells) == 9 and all(cell.startswith(f"{folder.name}-4-") for cell in cells)
     table = (output / "results.md").read_text()
-    assert "| PSNR in dB at MACs |" in table and "| of 1 / MACs |" in table
+    assert "## At a glance\n" in table and "| 4 steps, " in table and "| of 1 / MACs |" in table
     before = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
     run("benchmark", *given)
     after = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
