@@ -25,7 +25,7 @@ def demo(
     model: Annotated[str, typer.Option(help="Any MODEL that samples without a prompt.")] = MODEL,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps.")] = 50,
     target_macs: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the MACs to keep.")] = 0.5,
-    rounds: Annotated[int, typer.Option(min=0, help="Refining rounds, as for learn; fewer are quicker.")] = 2,
+    rounds: Annotated[int, typer.Option(min=0, help="Refining rounds, as for learn; fewer are quicker.")] = 1,
     num_images: Annotated[int, typer.Option(min=1, help="Images to compare.")] = 16,
 ) -> None:
     """Learn a mask for a small trained model, sample with it, and compare; a few minutes on two cores."""
