@@ -97,7 +97,6 @@ def test_ldm_4_reads_its_class_as_one_token():
     ("name", "image", "text"),
     [
         ("flux-dev", (4096, 64), (512, 4096)),
-        ("flux-schnell", (4096, 64), (512, 4096)),
         ("wan2.1-t2v-1.3b", (16, 21, 60, 104), (512, 4096)),
     ],
 )
@@ -108,8 +107,6 @@ def test_sizes_that_a_configuration_does_not_say(name, image, text):
     published, small = preset.example_inputs(model), architecture_of(model).example_inputs(model)
     assert published["hidden_states"].shape[1:] == image and published["encoder_hidden_states"].shape[1:] == text
     assert small["hidden_states"].numel() < published["hidden_states"].numel() / 100
-    assert 100 * measure_cost(model).step_macs < measured(name)[2].step_macs
-    assert describe(model).fingerprint == measured(name)[1].fingerprint
 
 
 def test_the_largest_takes_no_memory():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -77,8 +78,18 @@ class Case:
         return self.mask(0, share=1.1)
 
 
+shared = cache(Case)
+
+
 @pytest.fixture
 def case(family) -> Case:
+    """One for all tests of a family: that nothing stays behind is what they hold."""
+    return shared(family)
+
+
+@pytest.fixture
+def own(family) -> Case:
+    """For tests that leave something on the model."""
     return Case(family)
 
 
@@ -101,10 +112,11 @@ def changed_modules(model) -> dict[str, list[str]]:
 def test_sites_are_modules_in_the_order_in_which_they_run(case):
     ran = []
     modules = dict(case.model.named_modules())
-    for name in case.graph.names:
-        modules[name].register_forward_hook(lambda *_, name=name: ran.append(name))
+    hooks = [modules[name].register_forward_hook(lambda *_, name=name: ran.append(name)) for name in case.graph.names]
     with torch.no_grad():
         case.model(**inputs_of(case.model))
+    for hook in hooks:
+        hook.remove()
     assert ran == list(case.graph.names)
 
 
@@ -127,11 +139,11 @@ def test_feeders_feed_their_site_alone(case):
             assert probed.readers(index[feeder]) == (index[site],)
 
 
-def test_feeders_rest_where_their_site_does(case):
-    feeders = architecture_of(case.model).feeders(case.model)
-    modules = dict(case.model.named_modules())
-    mask = case.mask(3)
-    runs = dict(zip(mask.sites, make_plan(mask, case.graph).compute.sum(0), strict=True))
+def test_feeders_rest_where_their_site_does(own):
+    feeders = architecture_of(own.model).feeders(own.model)
+    modules = dict(own.model.named_modules())
+    mask = own.mask(3)
+    runs = dict(zip(mask.sites, make_plan(mask, own.graph).compute.sum(0), strict=True))
     count = dict.fromkeys(feeders, 0)
     for site, feeding in feeders.items():
         for feeder in feeding:
@@ -143,16 +155,16 @@ def test_feeders_rest_where_their_site_does(case):
                 return original(*args)
 
             child.forward = counting
-    case.masked(mask)
+    own.masked(mask)
     assert count == {site: runs[site] for site in feeders}
 
 
-def test_probing_leaves_the_model_alone(case):
-    before = {name: (p.device, p.requires_grad) for name, p in case.model.named_parameters()}
-    probe(case.model.train(), case.graph.sites)
-    measure_cost(case.model)
-    assert case.model.training and not changed_modules(case.model)
-    assert before == {name: (p.device, p.requires_grad) for name, p in case.model.named_parameters()}
+def test_probing_leaves_the_model_alone(own):
+    before = {name: (p.device, p.requires_grad) for name, p in own.model.named_parameters()}
+    probe(own.model.train(), own.graph.sites)
+    measure_cost(own.model)
+    assert own.model.training and not changed_modules(own.model)
+    assert before == {name: (p.device, p.requires_grad) for name, p in own.model.named_parameters()}
 
 
 def has_nan(value) -> bool:
@@ -237,7 +249,7 @@ def test_masked_runs_are_the_reference_with_and_without_elimination(case, seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("seed", range(3))
 def test_forecasts_are_the_reference_with_and_without_elimination(family, seed, dtype):
-    case = Case(family, dtype)
+    case = shared(family, dtype)
     options = {"share": (0.5, 0.3, 0.7)[seed], "forecasts": (0.5, 1.0, 0.8)[seed], "only_blocks": seed == 2}
     masks = (case.mask(number, **options) for number in itertools.count(seed, 3))
     mask, wanted = next(
@@ -372,15 +384,15 @@ def test_a_foreign_wrapper_is_reported_and_kept(case):
     assert not changed_modules(case.model)
 
 
-def test_a_compiled_model_is_refused(case):
-    mask = case.mask(0)
-    compiled = torch.compile(case.model)
+def test_a_compiled_model_is_refused(own):
+    mask = own.mask(0)
+    compiled = torch.compile(own.model)
     with pytest.raises(UnsupportedModelError, match=r"compiled as a whole.*before torch\.compile"):
-        stepmask.apply(compiled, mask, scheduler=case.scheduler)
-    case.model.compile()
+        stepmask.apply(compiled, mask, scheduler=own.scheduler)
+    own.model.compile()
     with pytest.raises(UnsupportedModelError, match="compiled as a whole"):
-        describe(case.model)
-    assert not changed_modules(case.model)
+        describe(own.model)
+    assert not changed_modules(own.model)
 
 
 def test_another_instance_is_untouched(case, family):
