@@ -26,7 +26,7 @@ RIVALS = {
 QUICK = {"steps": (STEPS,), "num_images": 2, "speed": False, "memory": False}
 FIELDS = {
     "model", "steps", "method", "setting", "seed", "macs", "psnr_mean", "psnr_min", "psnr_sem", "ssim_mean",
-    "peak_cache_bytes", "psnr_when_learned", "num_images",
+    "peak_cache_bytes", "psnr_when_learned", "num_images", "psnrs",
 }  # fmt: skip
 
 

@@ -77,6 +77,22 @@ def test_differences_within_their_interval_are_ties(psnr, outcome):
     assert found.psnr.outcome == outcome and found.psnr.margin == pytest.approx(1.96 * 0.1 * 2**0.5, rel=1e-3)
 
 
+def test_psnr_is_compared_image_by_image_where_that_is_known():
+    """Images differ by 20 dB among each other, the two runs by 0.5 dB on each of them."""
+    by_image = [40.0, 50.0, 60.0]
+    ours = [
+        row("learned", "0.5", 0.5, 50.5, sem=6.0, seed=i, psnrs=[p + d for p in by_image])
+        for i, d in ((0, 0.4), (1, 0.6))
+    ]
+    known, unknown = row("FORA", "1:2", 0.5, 50.0, sem=6.0, psnrs=by_image), row("FORA", "1:2", 0.5, 50.0, sem=6.0)
+    (found,) = verdicts([*ours, known])
+    assert found.psnr.outcome == "leads" and found.psnr.margin == pytest.approx(0, abs=1e-9)
+    (found,) = verdicts([*ours, unknown])
+    assert found.psnr.outcome == "ties"
+    (found,) = verdicts([*ours, known | {"psnrs": by_image[:2]}])
+    assert found.psnr.outcome == "ties", "other images"
+
+
 @pytest.mark.parametrize(
     ("ours", "rivals", "outcome"),
     [

@@ -22,6 +22,7 @@ from stepmask.benchmark.strips import SHOWN, save_strip
 from stepmask.benchmark.unmasked import evaluate_unmasked
 from stepmask.errors import TargetError
 from stepmask.evaluation import Evaluation, Metrics, evaluate
+from stepmask.evaluation.fidelity import psnr_per_image
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
 
@@ -189,6 +190,7 @@ def row_of(result: Evaluation) -> dict[str, Any]:
         "psnr_mean": result.psnr.mean,
         "psnr_min": result.psnr.min,
         "psnr_sem": result.psnr.standard_error,
+        "psnrs": [round(value, 2) for value in psnr_per_image(result.masked, result.full).tolist()],
         "num_images": len(result.seeds),
         "ssim_mean": None if result.ssim is None else result.ssim.mean,
         "peak_cache_bytes": result.peak_cache_bytes,

@@ -15,8 +15,9 @@ MACs (within {MACS_SLACK:.0%}). Each row of a rival is held against the next lea
 method has no row between a mask and the next dearer one, its best cheaper row is held against that mask, as the most
 that the budget buys. Learning seeds are averaged, nothing is interpolated.
 
-A difference within its 95% interval is a tie; for PSNR that interval takes the images of both runs for independent,
-which they are not, so it is too wide rather than too narrow. A budget *holds* if the learned mask leads each static
+A difference within its 95% interval is a tie. For PSNR that is the interval of the differences image by image, which
+have the same noise; where a row was measured before those were kept, the images of both are taken for independent,
+which makes it too wide rather than too narrow. A budget *holds* if the learned mask leads each static
 rival there in PSNR, and is at or under its Fréchet distance, or ties, where that was measured. Static rivals decide
 before the run, as learned masks do: regular schedules, calibrated and other learned ones.
 """

@@ -13,7 +13,17 @@ from math import hypot
 from typing import Any, Literal
 
 from stepmask.report.families import FULL, OURS, family_of
-from stepmask.report.rows import REACH, Row, averaged, change_of, error_of, main_score, speedup_of, value_of
+from stepmask.report.rows import (
+    REACH,
+    Row,
+    averaged,
+    change_of,
+    error_of,
+    main_score,
+    paired_error,
+    speedup_of,
+    value_of,
+)
 
 MACS_SLACK, SPEED_SLACK = 0.01, 0.03
 """By which shares costs may differ and count as equal: targets are met to a percent, timings repeat to three."""
@@ -125,7 +135,8 @@ def _timed(row: Row, mask: Row) -> bool:
 
 
 def _verdict(rival: Row, mask: Row, name: str | None) -> Verdict:
-    margin = REACH * hypot(mask["psnr_sem"], rival["psnr_sem"])
+    paired = paired_error(mask, rival)
+    margin = REACH * (hypot(mask["psnr_sem"], rival["psnr_sem"]) if paired is None else paired)
     psnr = Difference(mask["psnr_mean"] - rival["psnr_mean"], margin, True)
     by = "speed-up" if _timed(rival, mask) else "MACs"
     return Verdict(rival, mask, by, psnr, _score_difference(mask, rival, name))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from statistics import NormalDist, mean
+from math import sqrt
+from statistics import NormalDist, mean, stdev
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -50,6 +51,17 @@ def speedup_of(row: Row) -> float | None:
     return row["speed"]["denoiser_speedup"] if row.get("speed") else None
 
 
+def paired_error(one: Row, other: Row) -> float | None:
+    """Standard error of the mean difference in PSNR over the images of two averaged rows, which have the same noise.
+
+    None where it is not known image by image; older results have the means alone.
+    """
+    pair = one.get("psnrs"), other.get("psnrs")
+    if None in pair or len(pair[0]) != len(pair[1]) or len(pair[0]) < 2:
+        return None
+    return stdev(a - b for a, b in zip(*pair, strict=True)) / sqrt(len(pair[0]))
+
+
 def averaged(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """One row per model, steps, method and setting: learning seeds are averaged.
 
@@ -70,7 +82,16 @@ def _average(same: list[Row]) -> dict[str, Any]:
         numbers = {name: mean(speed[name] for speed in speeds) for name in ("denoiser_speedup", "share_of_bound")}
         result["speed"] = {**speeds[0], **numbers}
     result["scores"] = {name: _average_score(same, name) for name in score_names(same)}
+    result["psnrs"] = _by_image(same)
     return result
+
+
+def _by_image(same: list[Row]) -> list[float] | None:
+    """PSNR of each image, averaged over learning seeds; None where a row has none, or of another number of images."""
+    found = [row.get("psnrs") or [] for row in same]
+    if not found[0] or any(len(values) != len(found[0]) for values in found):
+        return None
+    return [mean(values) for values in zip(*found, strict=True)]
 
 
 def _average_score(same: list[Row], name: str) -> dict[str, Any]:
