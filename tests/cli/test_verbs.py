@@ -48,6 +48,16 @@ def test_learn_passes_knobs_on(run, folder, quick, tmp_path):
     assert mask.is_binary and given.items() <= mask.provenance["config"].items()
 
 
+def test_learn_starts_from_masks_and_families(run, folder, quick, tmp_path):
+    pipe = ddim_pipeline()
+    stepmask.schedules.fora(pipe, 4, 2).save(tmp_path / "fora.json")
+    run("learn", folder, "-o", tmp_path / "family.json", *quick, "--targets", "0.8,0.6")
+    files = ["--start", tmp_path / "fora.json", "--start", tmp_path / "family.json"]
+    run("learn", folder, "-o", tmp_path / "mask.json", *quick, "--target-macs", 0.8, *files)
+    number = 1 + len(MaskFamily.load(tmp_path / "family.json"))
+    assert StepMask.load(tmp_path / "mask.json").provenance["started_from_masks"] == number
+
+
 @pytest.mark.parametrize(
     ("options", "target", "cache"),
     [([], "default", None), (["--max-cache-mib", 0.5], "default", 2**19), (["--target-macs", 0.3], 0.3, None)],

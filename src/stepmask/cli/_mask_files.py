@@ -1,4 +1,4 @@
-"""The one mask that ``--mask FILE`` and ``--at SHARE`` mean: a mask's file, or one of a family's."""
+"""Masks from files: the one that ``--mask FILE`` and ``--at SHARE`` mean, or all of ``--start FILE``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ def load_mask(path: Path, at: float | None) -> StepMask:
         there = ", ".join(f"{math.ceil(1000 * m.macs) / 1000:.3f} ({m.psnr:.1f} dB)" for m in family)
         raise StepMaskError(f"{path} holds a family of {len(family)} masks: pick one with --at SHARE; it has {there}")
     return family.at(at)
+
+
+def load_masks(paths: list[Path]) -> list[StepMask]:
+    """All masks of files that hold one each, or a family.
+
+    Raises:
+        StepMaskError: A file is neither.
+    """
+    found: list[StepMask] = []
+    for path in paths:
+        found += [one.mask for one in MaskFamily.load(path)] if _is_family(path) else [StepMask.load(path)]
+    return found
 
 
 def _is_family(path: Path) -> bool:

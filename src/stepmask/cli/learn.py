@@ -11,6 +11,7 @@ import typer
 from stepmask.cli._app import app, stderr, stdout
 from stepmask.cli._arguments import Conditions, Device, Model, Precision, Scheduler, SchedulerChoice
 from stepmask.cli._learn_options import with_learn_options
+from stepmask.cli._mask_files import load_masks
 from stepmask.cli._models import guidance_kwargs, load
 from stepmask.cli._output import ready_file
 from stepmask.cli._reached import asked, family_table, reached
@@ -61,6 +62,13 @@ def learn(
         float | None, typer.Option(help="Strength of classifier-free guidance; by default the pipeline's own.")
     ] = None,
     conditions: Conditions = None,
+    start: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Mask or family to start from, learned before a fine-tune or for another sampler; may be repeated.",
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keep the state here; after an interrupt the same command goes on from it."),
@@ -85,7 +93,14 @@ def learn(
     if not wanted.keys() - {"max_cache_bytes"}:
         wanted["target_macs"] = DEFAULT_TARGET
     Asked(**wanted)  # what is wrong with an option is said before the model is loaded
-    given = {**wanted, "config": config_for(method.value, None, options), "seed": seed, "resume": resume}
+    masks = load_masks(start) if start else None
+    given = {
+        **wanted,
+        "start": masks,
+        "config": config_for(method.value, None, options),
+        "seed": seed,
+        "resume": resume,
+    }
     pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
     given |= {"num_inference_steps": steps, "call_kwargs": guidance_kwargs(guidance_scale) or None}
     given["conditions"] = conditions

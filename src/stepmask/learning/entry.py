@@ -17,6 +17,7 @@ from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.search import Round
 from stepmask.learning.end_to_end.select import Asked, Selecting
+from stepmask.learning.end_to_end.start import Start
 from stepmask.learning.full_chain.config import FullChainConfig
 from stepmask.learning.full_chain.learner import Iteration, learn_full_chain
 from stepmask.learning.genetic.config import GeneticConfig
@@ -61,6 +62,7 @@ def learn(
     seed: int = 0,
     call_kwargs: Mapping[str, Any] | None = None,
     conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
+    start: Start | None = None,
     resume: str | Path | None = None,
     callback: Callable[[Report], None] | None = None,
     progress: bool = True,
@@ -90,6 +92,9 @@ def learn(
         call_kwargs: Arguments for the pipeline's call (guidance_scale, negative_prompt, ...).
         conditions: Prompts or class numbers to learn on, or a text file with one per line, gone through again and
             again; by default random classes, or 200 varied prompts.
+        start: A mask, a family or several masks to start from, such as those learned before a fine-tune, for another
+            sampler or by another method. On the validation noise the result is not worse than those that keep to the
+            target; where one costs nearly as much, the walk down from the full run is left out.
         resume: File to keep the state in. Where it exists, learning goes on from it, to the same mask.
         callback: Called after each round; an exception in it stops learning.
         progress: Whether to show a progress bar.
@@ -114,7 +119,8 @@ def learn(
     pipe = as_pipeline(pipe, scheduler)
     call_kwargs = with_conditions(pipe, conditions, call_kwargs)
     other = {"target_speedup": target_speedup, "min_psnr": min_psnr, "max_cache_bytes": max_cache_bytes}
-    unused = [name for name, value in other.items() if value is not None]
+    only_global = {**other, "start": start}
+    unused = [name for name, value in only_global.items() if value is not None]
     if unused and not isinstance(config, GlobalConfig):
         raise StepMaskError(f'{", ".join(unused)} needs method="global", got method={method!r}')
     rest = seed, call_kwargs, resume, callback, progress, config
@@ -129,7 +135,7 @@ def learn(
     asked = Asked(target_macs=target_macs, **other)
     effort = Effort()
     with effort.counting(denoiser_of(pipe)):
-        mask = _select(pipe, num_inference_steps, asked, *rest, effort).mask()
+        mask = _select(pipe, num_inference_steps, asked, *rest, start, effort).mask()
     return _noted(mask, effort)
 
 
@@ -145,6 +151,7 @@ def learn_family(
     seed: int = 0,
     call_kwargs: Mapping[str, Any] | None = None,
     conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
+    start: Start | None = None,
     resume: str | Path | None = None,
     callback: Callable[[Round | Generation], None] | None = None,
     progress: bool = True,
@@ -163,6 +170,7 @@ def learn_family(
         seed: As for `learn`.
         call_kwargs: As for `learn`.
         conditions: As for `learn`.
+        start: As for `learn`.
         resume: As for `learn`.
         callback: As for `learn`.
         progress: As for `learn`.
@@ -183,12 +191,13 @@ def learn_family(
     asked = Asked(targets=tuple(targets), max_cache_bytes=max_cache_bytes)
     rest = seed, call_kwargs, resume, callback, progress, config
     if isinstance(config, GeneticConfig):
-        if max_cache_bytes is not None:
-            raise StepMaskError('max_cache_bytes needs method="global", got method="ecad"')
+        unused = [n for n, v in (("max_cache_bytes", max_cache_bytes), ("start", start)) if v is not None]
+        if unused:
+            raise StepMaskError(f'{", ".join(unused)} needs method="global", got method="ecad"')
         return learn_genetic(pipe, num_inference_steps, asked.shares(), *rest)
     effort = Effort()
     with effort.counting(denoiser_of(pipe)):
-        found = _select(pipe, num_inference_steps, asked, *rest, effort).family()
+        found = _select(pipe, num_inference_steps, asked, *rest, start, effort).family()
     return MaskFamily(tuple(Member(one.macs, one.psnr, _noted(one.mask, effort)) for one in found))
 
 
@@ -202,11 +211,12 @@ def _select(
     callback: Callable[[Round], None] | None,
     progress: bool,
     config: GlobalConfig,
+    start: Start | None,
     effort: Effort,
 ) -> Selecting:
     """Run a search to its end."""
     path = None if resume is None else Path(resume)
-    selecting = Selecting(pipe, num_inference_steps, asked, seed, call_kwargs, config, path, effort)
+    selecting = Selecting(pipe, num_inference_steps, asked, seed, call_kwargs, config, path, effort, start)
     with show_rounds(progress, selecting.num_rounds) as show:
 
         def report(done: Round) -> None:

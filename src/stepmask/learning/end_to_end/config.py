@@ -8,6 +8,7 @@ from typing import Any
 
 from stepmask.errors import StepMaskError
 from stepmask.learning._arguments import Knobs, check_ranges
+from stepmask.mask import Action
 
 _RANGES = {
     "rounds": (0, 10**4),
@@ -59,3 +60,8 @@ class GlobalConfig(Knobs):
         check_ranges(self, _RANGES, _WHOLE)
         if self.objective is not None and not callable(self.objective):
             raise StepMaskError(f"objective must be a function of images, got {type(self.objective).__name__}")
+
+    @property
+    def allowed(self) -> tuple[Action, ...]:
+        """Actions that cells may take instead of computing."""
+        return (Action.hold, Action.linear) if self.forecast else (Action.hold,)

@@ -1,17 +1,17 @@
 """End-to-end selection: tables of actions that bring the final image closest to the full run's, budget by budget.
 
-Starts from every regular schedule, from key steps that suit the budget, and from the full run, and improves. Key steps
-are moved for as long as that helps. Then each round takes the table that promises most, probes what every switch in it
-would do to the final image (`probe`), lets `Selection` propose a few tables at the target or on the way there, and
-measures them on fixed validation noise. Nothing is believed that was not measured: what falls far behind on the first
-images is dropped, of the rest the best is taken. Knows no files, no progress bars.
+Starts from every regular schedule, from key steps that suit the budget, from tables that are given and from the full
+run, and improves. Key steps are moved for as long as that helps. Then each round takes the table that promises most,
+probes what every switch in it would do to the final image (`probe`), lets `Selection` propose a few tables at the
+target or on the way there, and measures them on fixed validation noise. Nothing is believed that was not measured: what
+falls far behind on the first images is dropped, of the rest the best is taken. Knows no files, no progress bars.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,6 +116,7 @@ class GlobalSearch:
         config: Knobs.
         measured: Results so far.
         max_cache_bytes: Most bytes per image that a plan may keep; None for no limit.
+        starts: Tables (T, B) of `Action`, settled, to start from too.
     """
 
     def __init__(
@@ -127,10 +128,11 @@ class GlobalSearch:
         config: GlobalConfig,
         measured: Measured,
         max_cache_bytes: int | None = None,
+        starts: Sequence[np.ndarray] = (),
     ) -> None:
         self._noise, self.budget, self._costs, self._timesteps = noise, budget, costs, timesteps
         self.config, self._measured, self._max_cache_bytes = config, measured, max_cache_bytes
-        self._allowed = (Action.hold, Action.linear) if config.forecast else (Action.hold,)
+        self._starts = {table.tobytes(): table for table in starts if self.fits(table)}
         self._full: dict[tuple[int, int], torch.Tensor] = {}
         self._tried: dict[tuple[bytes, float], int] = {}
         self._key_steps: dict[bytes, StepMask] = {}
@@ -144,7 +146,8 @@ class GlobalSearch:
         self._begin(targets)
         current = next(iter(self.candidates.values()))
         for target in targets:
-            current = yield from self._descend(current, target)
+            if not self.starts_at(target):
+                current = yield from self._descend(current, target)
             yield from self._climb(target)
             yield from self._refine(target, self.config.rounds)
             current = self.best(target)
@@ -204,6 +207,10 @@ class GlobalSearch:
             self._measured.save()
             yield report
 
+    def starts_at(self, target: float) -> bool:
+        """Whether a given table costs about as much, so that nothing has to be walked down to it."""
+        return any(NEAR[0] * target <= self.budget.cost_of(table) <= target for table in self._starts.values())
+
     def best(self, target: float) -> Candidate | None:
         """The best candidate whose plan costs at most `target`."""
         within = [candidate for candidate in self.candidates.values() if candidate.cost <= target]
@@ -228,16 +235,18 @@ class GlobalSearch:
         )
 
     def _begin(self, targets: list[float]) -> None:
-        """Measure the regular schedules near the targets."""
+        """Measure the regular schedules near the targets, and the tables to start from."""
         full = np.full((len(self._timesteps), len(self.budget.graph)), Action.compute, dtype=np.uint8)
         psnrs = np.full(self.config.num_validation, PSNR_CAP)
         self.candidates[full.tobytes()] = Candidate(full, self.budget.cost_of(full), psnrs, "the full run")
         low, high = NEAR[0] * targets[-1], NEAR[1] * targets[0]
-        inputs = self.budget.graph, self._timesteps, self._allowed
+        inputs = self.budget.graph, self._timesteps, self.config.allowed
         schedules = [s for s in portfolio(*inputs) if low <= self._cost_of(s) <= high]
         schedules += [s for target in targets for s in spaced_steps(*inputs, target, self._cost_of)]
         for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
             self._try_schedule(schedule)
+        for table in self._starts.values():
+            self._try(table, "start")
         self._measured.save()
 
     def _try_schedule(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
@@ -263,7 +272,7 @@ class GlobalSearch:
         sizes = self._sizes.average(base.actions, found.sizes, found.known)
         proposed: dict[bytes, tuple[np.ndarray, float]] = {}
         for trust, share, mended in PROPOSALS:
-            selection = Selection(self.budget, base.actions, found, self._allowed, trust, self.fits, sizes)
+            selection = Selection(self.budget, base.actions, found, self.config.allowed, trust, self.fits, sizes)
             selection.shrink(min(level, base.cost) - share * slack * level)
             selection.grow(level)
             selection.mend(mended * slack * MENDED * base.actions.size)

@@ -6,6 +6,7 @@ once. What is reported was measured on held-back noise.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -26,6 +27,7 @@ from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.measured import Measured
 from stepmask.learning.end_to_end.search import PROBES, Candidate, GlobalSearch, Round
+from stepmask.learning.end_to_end.start import Start, list_of, table_of
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_learnable
 from stepmask.liveness import make_plan
@@ -95,15 +97,17 @@ class Selecting:
         config: GlobalConfig,
         resume: Path | None,
         effort: Effort | None = None,
+        start: Start | None = None,
     ) -> None:
+        start = list_of(start)
         self.pipe, self.asked, self.seed, self.config = pipe, asked, seed, config
-        self.num_inference_steps = num_inference_steps
+        self.num_inference_steps, self.num_starts = num_inference_steps, len(start)
         self.denoiser = denoiser_of(pipe)
         check_learnable(pipe)
         self.graph = describe(self.denoiser)
         self.call_kwargs = dict(call_kwargs or {})
         self.scheduler = scheduler_identity(pipe.scheduler)
-        measured = Measured(resume, self._identity(), effort)
+        measured = Measured(resume, self._identity(start), effort)
         self.cost = self._cost(measured)
         unit = "latency" if asked.target_speedup is not None else "macs"
         self.budget = Budget(self.graph, self.cost, unit)
@@ -120,8 +124,9 @@ class Selecting:
             )
         for target in self.targets:
             self.budget.check_target(target, len(self.timesteps))
+        starts = [table_of(mask, self.budget, self.timesteps, config.allowed) for mask in start]
         self.search = GlobalSearch(
-            self.noise, self.budget, self.cost, self.timesteps, config, measured, asked.max_cache_bytes
+            self.noise, self.budget, self.cost, self.timesteps, config, measured, asked.max_cache_bytes, starts
         )
 
     def _cost(self, measured: Measured) -> CostTable:
@@ -139,7 +144,8 @@ class Selecting:
     @property
     def num_rounds(self) -> int:
         """Rounds of the whole search, if every round of the way down gets as far as it may."""
-        down = math.log(self.targets[-1]) / math.log(1 - self.config.shrink)
+        walked = [target for target in self.targets if not self.search.starts_at(target)]
+        down = math.log(min(walked, default=1.0)) / math.log(1 - self.config.shrink)
         return math.ceil(down) + len(self.targets) * self.config.rounds
 
     def run(self, report: Callable[[Round], None]) -> None:
@@ -215,6 +221,7 @@ class Selecting:
                 **({"validation_mean": round(candidate.psnr, 3)} if self.config.objective is None else {}),
             },
             "made_by": candidate.made_by,
+            **({"started_from_masks": self.num_starts} if self.num_starts else {}),
             "seed": self.seed,
             "noise_seeds": [seeds[0], seeds[-1]],
             "guidance_scale": self.call_kwargs.get("guidance_scale"),
@@ -228,9 +235,11 @@ class Selecting:
     def _knobs(self) -> dict[str, Any]:
         return {field.name: getattr(self.config, field.name) for field in fields(self.config)}
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self, start: list[StepMask]) -> dict[str, Any]:
         """What must be the same for a search to go on."""
+        sums = [hashlib.sha256(mask.actions.tobytes()).hexdigest()[:24] for mask in start]
         return {
+            **({"start": sums} if sums else {}),
             "config": {**self._knobs(), "objective": repr(self.config.objective)},
             "asked": self.asked.to_dict(),
             "seed": self.seed,
