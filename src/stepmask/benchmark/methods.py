@@ -41,8 +41,8 @@ LEARNED_RIVALS: dict[str, tuple[str, float, dict[str, int]]] = {
 GUIDANCE_SCALE = 2.5
 PAPER_STEPS = 20
 """The paper's learner and learned rivals are compared up to so many steps: they cost as much as ours."""
-SHIPPED = "shipped"
-"""What the command line calls all rivals as they ship."""
+SHIPPED, STUDIES = "shipped", "studies"
+"""What the command line calls all rivals as they ship, and all variants of learned masks."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class FamilyMethod:
 
     def settings(self, subject: Subject) -> Sequence[str]:
         """The budgets."""
-        return _budgets(subject)
+        return budgets(subject)
 
     def family(self, subject: Subject, seed: int) -> MaskFamily:
         """Learn all budgets."""
@@ -169,10 +169,10 @@ def methods() -> list[AnyMethod]:
         Method("Faster Diffusion", lambda subject: ["as published"], _faster_diffusion, fits=_needs_levels),
         Method("step skipping", lambda subject: ["every 2nd", "every 3rd", "every 4th"], _step_skipping),
         Method("key steps + forecast", _affordable_steps, _key_steps),
-        Method("random", _budgets, _random, (0,)),
-        Method("SmoothCache", _budgets, partial(_calibrated, rule=smoothcache)),
-        Method("Block Caching", _budgets, partial(_calibrated, rule=block_caching)),
-        Method("Block Caching + scale-shift", _budgets, partial(_calibrated, rule=block_caching), refine=_scaled),
+        Method("random", budgets, _random, (0,)),
+        Method("SmoothCache", budgets, partial(calibrated, rule=smoothcache)),
+        Method("Block Caching", budgets, partial(calibrated, rule=block_caching)),
+        Method("Block Caching + scale-shift", budgets, partial(calibrated, rule=block_caching), refine=_scaled),
         Method("DiTFastAttn", lambda subject: ["0.05", "0.15"], _ditfastattn, fits=_no_levels),
         Unmasked("fewer steps", _affordable_steps, _fewer_steps),
         Unmasked("fewer steps, DPM-Solver++", _affordable_steps, partial(_fewer_steps, change=with_dpm)),
@@ -186,11 +186,13 @@ def methods() -> list[AnyMethod]:
     return found
 
 
-def _budgets(subject: Subject) -> list[str]:
+def budgets(subject: Subject) -> list[str]:
+    """Settings of methods that take a budget."""
     return [f"{target:g}" for target in subject.targets]
 
 
-def _calibrated(subject: Subject, setting: str, seed: int | None, *, rule: Any) -> StepMask:
+def calibrated(subject: Subject, setting: str, seed: int | None, *, rule: Any) -> StepMask:
+    """A mask by a rule that watches a full run, at a share of the MACs."""
     options = {"call_kwargs": subject.call_kwargs, "conditions": subject.conditions}
     return rule(subject.pipe, subject.steps, target_macs=float(setting), **options)
 
@@ -258,22 +260,24 @@ def chosen_methods(names: str | None = None) -> list[AnyMethod]:
     """Methods by the names that the command line takes, ``fora,learned`` for example.
 
     Args:
-        names: Separated by commas; ``shipped`` are all rivals as they ship. None for all others.
+        names: Separated by commas; ``shipped`` are all rivals as they ship, ``studies`` all variants of learned masks.
+            None for all others.
 
     Raises:
         StepMaskError: There is no method of a name.
     """
-    from stepmask.benchmark.shipped import shipped_methods  # they are written in terms of this file
+    from stepmask.benchmark.shipped import shipped_methods  # both are written in terms of this file
+    from stepmask.benchmark.studies import study_methods
 
     if names is None:
         return methods()
-    shipped = {short_name(method): method for method in shipped_methods()}
-    known = {short_name(method): method for method in methods()} | shipped
+    groups = {SHIPPED: shipped_methods(), STUDIES: study_methods()}
+    known = {short_name(method): method for group in (methods(), *groups.values()) for method in group}
     wanted = {name.strip().lower() for name in names.split(",")}
-    for name in sorted(wanted - {SHIPPED}):
+    for name in sorted(wanted - set(groups)):
         if name not in known:
-            raise StepMaskError(f"no method {name!r}; there are {', '.join([*known, SHIPPED])}")
-    wanted |= set(shipped) if SHIPPED in wanted else set()
+            raise StepMaskError(f"no method {name!r}; there are {', '.join([*known, *groups])}")
+    wanted |= {short_name(method) for name in wanted & set(groups) for method in groups[name]}
     return [method for name, method in known.items() if name in wanted]
 
 

@@ -46,7 +46,8 @@ def benchmark(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Only these, as fora,learned; shipped for rivals as they ship; an unknown name lists all.",
+            help="Only these, as fora,learned; shipped for rivals as they ship, studies for variants of learned masks; "
+            "an unknown name lists all.",
         ),
     ] = None,
     targets: Annotated[

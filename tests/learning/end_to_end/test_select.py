@@ -341,6 +341,20 @@ def test_a_finished_search_gives_its_mask_again(tmp_path):
     assert learn(pipe, STEPS, 0.6, resume=path, **QUICK) == mask and len(calls) == 0
 
 
+def brightness(images):
+    return images.mean(1, keepdim=True)
+
+
+def test_a_search_with_an_objective_goes_on_in_another_process(tmp_path):
+    """Where the function lies in memory is not what tells it from another."""
+    path, pipe = tmp_path / "state", dit_pipeline()
+    mask = learn(pipe, 3, 0.8, objective=partial(brightness), resume=path, **QUICK)
+    calls = count_calls(pipe)
+    assert learn(pipe, 3, 0.8, objective=partial(brightness), resume=path, **QUICK) == mask and not calls
+    with pytest.raises(StepMaskError, match="belongs to another search"):
+        learn(pipe, 3, 0.8, objective=torch.abs, resume=path, **QUICK)
+
+
 def test_the_state_of_another_search_is_refused(tmp_path):
     path = tmp_path / "state"
     learn(dit_pipeline(), 3, 0.8, resume=path, **QUICK)

@@ -240,7 +240,7 @@ class Selecting:
         sums = [hashlib.sha256(mask.actions.tobytes()).hexdigest()[:24] for mask in start]
         return {
             **({"start": sums} if sums else {}),
-            "config": {**self._knobs(), "objective": repr(self.config.objective)},
+            "config": {**self._knobs(), "objective": _name_of(self.config.objective)},
             "asked": self.asked.to_dict(),
             "seed": self.seed,
             "num_inference_steps": self.num_inference_steps,
@@ -249,6 +249,14 @@ class Selecting:
             "weights": _weights_sum(self.denoiser),
             "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
         }
+
+
+def _name_of(objective: Any) -> str | None:
+    """What tells one objective from another, in every process: where it lies in memory does not."""
+    if objective is None:
+        return None
+    objective = getattr(objective, "func", objective)  # of functools.partial
+    return getattr(objective, "__qualname__", type(objective).__qualname__)
 
 
 @torch.no_grad()
