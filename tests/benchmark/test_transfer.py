@@ -21,6 +21,7 @@ MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
 def stand_ins(monkeypatch):
     monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
     monkeypatch.setattr(transfer, "QUICK", {"rounds": 0})
+    monkeypatch.setattr(transfer, "REFINING", {"rounds": 1})
 
 
 def test_settings_suit_the_model():
@@ -70,23 +71,28 @@ def test_rows_and_going_on(tmp_path, monkeypatch):
     learn, learned = transfer.learn, []
 
     def counting(pipe, steps, target, **options):
-        learned.append((type(pipe.scheduler), steps, options["conditions"]))
+        learned.append((type(pipe.scheduler), steps, options["conditions"], "start" in options))
         return learn(pipe, steps, target, num_validation=3, num_held_back=3, num_probes=2, **options)
 
     monkeypatch.setattr(transfer, "learn", counting)
     rows = run_transfer(tmp_path, "a-dit", num_images=2)
     assert [row["setting"] for row in rows] == ["6 steps", "other sampler", "other classes"]
-    assert [(steps, conditions) for _, steps, conditions in learned] == [
-        (Setting("base").steps, None),
-        (6, None),
-        (4, None),
-        (Setting("base").steps, (1, 2)),
-        (4, (5, 6)),
+    assert [told for _, *told in learned] == [
+        [Setting("base").steps, None, False],
+        [6, None, False],
+        [6, None, True],
+        [4, None, False],
+        [4, None, True],
+        [Setting("base").steps, (1, 2), False],
+        [4, (5, 6), False],
+        [4, (5, 6), True],
     ]
-    assert learned[2][0] is DPMSolverMultistepScheduler
+    assert learned[3][0] is learned[4][0] is DPMSolverMultistepScheduler
     for row in rows:
-        assert row["macs_here"] <= row["macs"] + 1e-9 and row["macs_taken_over"] == pytest.approx(row["macs"])
-        assert all(0 < row[f"psnr_{label}"] <= 100 for label in ("here", "taken_over", "schedule"))
+        assert max(row["macs_here"], row["macs_refined"]) <= row["macs"] + 2e-9
+        assert row["macs_taken_over"] == pytest.approx(row["macs"])
+        assert all(0 < row[f"psnr_{label}"] <= 100 for label in ("here", "taken_over", "refined", "schedule"))
+        assert 0 < row["calls_refined"] and 0 < row["calls_here"]
     monkeypatch.setattr(transfer, "learn", lambda *args, **kwargs: pytest.fail("learned again"))
     assert run_transfer(tmp_path, "a-dit", num_images=2) == rows
     result = json.loads((tmp_path / "transfer-a-dit.json").read_text())

@@ -1,7 +1,8 @@
 """What a mask is worth outside of what it was learned for: beside a mask learned there, and a schedule.
 
 One mask is learned for a reference model at 20 steps and half of the MACs. In every other setting it is taken over by
-`StepMask.resample`, and another is learned at the same cost. Writes ``transfer-MODEL.json``; a stopped run goes on.
+`StepMask.resample`, refined from there by ``learn(start=...)``, and another is learned from nothing at the same cost.
+Writes ``transfer-MODEL.json``; a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ TARGET = 0.5
 NUM_IMAGES = 64
 QUICK = {"rounds": 1, "shrink": 0.3}
 """Every learning here is a short one, those in the new setting as those that are taken over."""
+REFINING = {"rounds": 2}
+"""Of a mask that is taken over; nothing has to be walked down to it."""
 LORA_RANK, LORA_STRENGTH = 4, 0.05
 
 
@@ -81,7 +84,8 @@ def run_transfer(output: Path, name: str, num_images: int = NUM_IMAGES) -> list[
         num_images: Images per point, on seeds that learning has not seen.
 
     Returns:
-        Rows: setting, macs, psnr_here (learned in this setting), psnr_taken_over, psnr_schedule.
+        Rows: setting, macs, psnr_here (learned in this setting), psnr_taken_over, psnr_refined, psnr_schedule; and
+        calls_here, calls_refined: of the denoiser, by learning.
     """
     return _Transfer(output, name, num_images).run()
 
@@ -107,6 +111,7 @@ class _Transfer:
                     "target": TARGET,
                     "guidance_scale": GUIDANCE_SCALE,
                     "learning": QUICK,
+                    "refining": REFINING,
                     "num_images": self.num_images,
                     "scheduler": "DDIM",
                 }
@@ -119,10 +124,16 @@ class _Transfer:
         pipe.scheduler.set_timesteps(setting.steps)
         taken = base.resample(pipe.scheduler)
         share = measure_cost(pipe).fraction(make_plan(taken, describe(pipe)))
-        here = self._learned(f"{self.name}-{setting.name}", pipe, setting, share)
-        schedule = fora(pipe, setting.steps, 2, forecast="linear")
+        name, enough = f"{self.name}-{setting.name}", share + 1e-9
+        masks = {
+            "here": self._learned(name, pipe, setting, enough, **QUICK),
+            "taken_over": taken,
+            "refined": self._learned(f"{name}-refined", pipe, setting, enough, start=base, **REFINING),
+            "schedule": fora(pipe, setting.steps, 2, forecast="linear"),
+        }
         full, row = None, {"setting": setting.name, "macs": share}
-        for label, mask in (("here", here), ("taken_over", taken), ("schedule", schedule)):
+        row |= {f"calls_{label}": masks[label].provenance["denoiser_calls"] for label in ("here", "refined")}
+        for label, mask in masks.items():
             result = evaluate(
                 pipe,
                 mask,
@@ -135,18 +146,22 @@ class _Transfer:
             )
             full = result.full
             row |= {f"psnr_{label}": result.psnr.mean, f"macs_{label}": result.macs_fraction}
-        self.console.print(
-            f"{self.name}, {setting.name}: learned there {row['psnr_here']:.1f} dB, taken over "
-            f"{row['psnr_taken_over']:.1f} dB, FORA 1:2 with forecasts {row['psnr_schedule']:.1f} dB"
-        )
+        labels = {
+            "here": "learned there",
+            "taken_over": "taken over",
+            "refined": "refined",
+            "schedule": "FORA 1:2 with forecasts",
+        }
+        found = ", ".join(f"{words} {row[f'psnr_{label}']:.1f} dB" for label, words in labels.items())
+        self.console.print(f"{self.name}, {setting.name}: {found}")
         return row
 
     def _base(self, conditions: tuple[int, ...] | None) -> StepMask:
         setting = Setting("base", conditions=conditions)
         label = f"{self.name}-transfer" + ("" if conditions is None else "-first-classes")
-        return self._learned(label, reference.load(self.name), setting, TARGET)
+        return self._learned(label, reference.load(self.name), setting, TARGET, **QUICK)
 
-    def _learned(self, label: str, pipe: Any, setting: Setting, target: float) -> StepMask:
+    def _learned(self, label: str, pipe: Any, setting: Setting, target: float, **options: Any) -> StepMask:
         path = self.output / "masks" / f"{label.lower().replace(' ', '-').replace('+', 'p')}.json"
         if path.exists():
             return StepMask.load(path)
@@ -158,7 +173,7 @@ class _Transfer:
             call_kwargs=setting.call_kwargs(pipe),
             conditions=setting.conditions,
             resume=path.with_suffix(".safetensors"),
-            **QUICK,
+            **options,
         )
         mask.save(path)
         path.with_suffix(".safetensors").unlink(missing_ok=True)

@@ -102,21 +102,18 @@ def transfer_table(results: Iterable[Mapping[str, Any]]) -> str:
     Args:
         results: What ``transfer-MODEL.json`` holds.
     """
-    lines = [
-        "| model | setting | MACs | learned there, its MACs | taken over | costs | FORA 1:2 with forecasts, its MACs |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    titles = ["model", "setting", "MACs", "learned there, calls", "taken over", "refined, calls"]
+    titles.append("FORA 1:2 with forecasts, its MACs")
+    body = []
     for result in results:
         for row in result["rows"]:
-            lost = row["psnr_here"] - row["psnr_taken_over"]
-            cells = (
+            body.append([
                 result["model"],
                 row["setting"],
                 f"{row['macs']:.3f}",
-                f"{row['psnr_here']:.1f} at {row['macs_here']:.3f}",
+                f"{row['psnr_here']:.1f}, {row['calls_here']:,}",
                 f"{row['psnr_taken_over']:.1f}",
-                f"{lost:.1f}",
+                f"{row['psnr_refined']:.1f}, {row['calls_refined']:,}",
                 f"{row['psnr_schedule']:.1f} at {row['macs_schedule']:.3f}",
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            ])  # fmt: skip
+    return markdown(titles, body)
