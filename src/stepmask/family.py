@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from stepmask._files import write_atomically
+from stepmask._hub import Shared
 from stepmask.errors import MaskFileError, StepMaskError, TargetError
 from stepmask.mask import StepMask
 
@@ -35,12 +36,14 @@ class Member:
 
 
 @dataclass(frozen=True)
-class MaskFamily:
+class MaskFamily(Shared):
     """Masks from expensive to cheap, each better than every cheaper one.
 
     Attributes:
         members: Sorted by cost, most expensive first.
     """
+
+    hub_file: ClassVar[str] = "family.json"
 
     members: tuple[Member, ...]
 

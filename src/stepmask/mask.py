@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from stepmask._files import write_atomically
+from stepmask._hub import Shared
 from stepmask._mask_file import FORECAST_VERSION, FORMAT_VERSION, parsed, readable_json
 from stepmask._resample import places_among, rows_taken
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
@@ -60,7 +61,7 @@ SYMBOLS = {Action.hold: "0", Action.compute: "1", Action.linear: "l"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StepMask:
+class StepMask(Shared):
     """A (T, B) table: at each step each site computes, holds its cached value, or forecasts it.
 
     Attributes:
@@ -75,6 +76,8 @@ class StepMask:
         scores: Learned scores (T, B) in [0, 1], or None.
         provenance: Whatever says how the mask came to be, as JSON values.
     """
+
+    hub_file: ClassVar[str] = "mask.json"
 
     compute: np.ndarray
     sites: Sequence[str]

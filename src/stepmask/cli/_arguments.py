@@ -16,7 +16,12 @@ Model = Annotated[
 ]
 MaskFile = Annotated[
     Path,
-    typer.Option("--mask", "-m", metavar="FILE", help="Mask file, as `learn` writes it; or a family's, with --at."),
+    typer.Option(
+        "--mask",
+        "-m",
+        metavar="FILE",
+        help="Mask file, as `learn` writes it, or hub:user/name; or a family's, with --at.",
+    ),
 ]
 At = Annotated[
     float | None,

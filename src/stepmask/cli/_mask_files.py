@@ -1,4 +1,4 @@
-"""Masks from files: the one that ``--mask FILE`` and ``--at SHARE`` mean, or all of ``--start FILE``."""
+"""Masks from files and the hub: the one that ``--mask`` and ``--at`` mean, or all of ``--start``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
 
+HUB = "hub:"
+"""How the name of a repository on the Hugging Face hub begins: hub:user/name."""
+
 
 def load_mask(path: Path, at: float | None) -> StepMask:
-    """Read a mask, or pick from a family the best that costs at most `at`.
+    """Read a mask, or pick from a family the best that costs at most `at`; from a file, or from the hub.
 
     Raises:
         StepMaskError: The file is neither; a family comes without `at`, or a mask with it; or no mask is so cheap.
     """
+    if str(path).startswith(HUB):
+        repo_id = str(path).removeprefix(HUB)
+        return StepMask.from_pretrained(repo_id) if at is None else MaskFamily.from_pretrained(repo_id).at(at)
     if not _is_family(path):
         mask = StepMask.load(path)
         if at is not None:
@@ -38,7 +44,7 @@ def load_masks(paths: list[Path]) -> list[StepMask]:
     """
     found: list[StepMask] = []
     for path in paths:
-        found += [one.mask for one in MaskFamily.load(path)] if _is_family(path) else [StepMask.load(path)]
+        found += [one.mask for one in MaskFamily.load(path)] if _is_family(path) else [load_mask(path, None)]
     return found
 
 

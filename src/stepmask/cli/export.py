@@ -23,7 +23,7 @@ class Names(str, Enum):
 
 @app.command()
 def export(
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask file, or a family's with --at.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask file or hub:user/name, or a family's with --at.")],
     at: At = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")] = Path(
         "smoothcache.json"

@@ -17,7 +17,7 @@ from stepmask.cli._reached import reached
 
 @app.command()
 def show(
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask file, or a family's with --at.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask file or hub:user/name, or a family's with --at.")],
     at: At = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Draw the pictures into this folder.")
