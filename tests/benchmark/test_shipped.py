@@ -13,7 +13,8 @@ import torch
 from small import ldm_pipeline, pixart_pipeline
 from stepmask import StepMaskError, apply, make_plan, measure_cost, schedules
 from stepmask.architectures import denoiser_of, describe
-from stepmask.benchmark.methods import Subject, Unmasked, chosen_methods, guided, short_name
+from stepmask.benchmark.chosen import chosen_methods, short_name
+from stepmask.benchmark.methods import Subject, Unmasked, guided
 from stepmask.benchmark.shipped import shipped_methods
 from stepmask.benchmark.shipped._enabling import Rival
 from stepmask.benchmark.unmasked import OtherSampler, evaluate_unmasked

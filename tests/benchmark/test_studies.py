@@ -7,7 +7,7 @@ import torch
 
 from stepmask import describe, make_plan, measure_cost
 from stepmask.benchmark import Subject, chosen_methods, methods
-from stepmask.benchmark.methods import short_name
+from stepmask.benchmark.chosen import short_name
 from stepmask.benchmark.studies import features_of, pictures, study_methods
 from tiny import ddim_pipeline, dit_pipeline
 

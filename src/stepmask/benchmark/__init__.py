@@ -1,7 +1,8 @@
 """The benchmark: every method on the same executor, seeds and clock."""
 
+from stepmask.benchmark.chosen import chosen_methods
 from stepmask.benchmark.compare import Comparison
-from stepmask.benchmark.methods import Subject, chosen_methods
+from stepmask.benchmark.methods import Subject
 from stepmask.benchmark.run import run_benchmark
 from stepmask.benchmark.scores import metrics_by_name
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from stepmask.architectures import describe
-from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.learning import learn, learn_family
 from stepmask.learning.calibrated.block_caching import block_caching
@@ -41,8 +39,6 @@ LEARNED_RIVALS: dict[str, tuple[str, float, dict[str, int]]] = {
 GUIDANCE_SCALE = 2.5
 PAPER_STEPS = 20
 """The paper's learner and learned rivals are compared up to so many steps: they cost as much as ours."""
-SHIPPED, STUDIES = "shipped", "studies"
-"""What the command line calls all rivals as they ship, and all variants of learned masks."""
 
 
 @dataclass(frozen=True)
@@ -254,36 +250,6 @@ def with_dpm(pipe: Any) -> Any:
     changed = copy.copy(pipe)  # made anew from its components it would lose the names of its classes
     changed.scheduler = scheduler
     return changed
-
-
-def chosen_methods(names: str | None = None) -> list[AnyMethod]:
-    """Methods by the names that the command line takes, ``fora,learned`` for example.
-
-    Args:
-        names: Separated by commas; ``shipped`` are all rivals as they ship, ``studies`` all variants of learned masks.
-            None for all others.
-
-    Raises:
-        StepMaskError: There is no method of a name.
-    """
-    from stepmask.benchmark.shipped import shipped_methods  # both are written in terms of this file
-    from stepmask.benchmark.studies import study_methods
-
-    if names is None:
-        return methods()
-    groups = {SHIPPED: shipped_methods(), STUDIES: study_methods()}
-    known = {short_name(method): method for group in (methods(), *groups.values()) for method in group}
-    wanted = {name.strip().lower() for name in names.split(",")}
-    for name in sorted(wanted - set(groups)):
-        if name not in known:
-            raise StepMaskError(f"no method {name!r}; there are {', '.join([*known, *groups])}")
-    wanted |= {short_name(method) for name in wanted & set(groups) for method in groups[name]}
-    return [method for name, method in known.items() if name in wanted]
-
-
-def short_name(method: AnyMethod) -> str:
-    """The name of a method as the command line takes it."""
-    return re.sub(r"[^a-z0-9]+", "-", method.name.lower().replace("'", ""))
 
 
 def paper(subject: Subject, setting: str, seed: int | None) -> StepMask:

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from stepmask.architectures import describe
-from stepmask.benchmark.methods import AnyMethod, Method, Subject, chosen_methods, is_unet, learned
+from stepmask.benchmark.chosen import chosen_methods
+from stepmask.benchmark.methods import AnyMethod, Method, Subject, is_unet, learned
 from stepmask.benchmark.reproduce.bench import Options, Run
 from stepmask.benchmark.reproduce.paper import DEEPCACHE, DITFASTATTN, FORA, L2C, MASKING
 from stepmask.liveness import make_plan
