@@ -61,6 +61,20 @@ def check_learnable(pipe: Any) -> None:
         raise UnsupportedModelError("the denoiser is offloaded: learn before enabling offload, the mask works after it")
 
 
+def check_differentiable(pipe: Any) -> None:
+    """Refuse layers that are known to let no gradient through, beside others that would: what came back would be wrong.
+
+    Raises:
+        UnsupportedModelError: There is one, a quantised layer of torch.
+    """
+    for name, module in denoiser_of(pipe).named_modules():
+        if ".quantized" in type(module).__module__:
+            raise UnsupportedModelError(
+                f"{name} is a quantised {type(module).__name__}, which lets no gradient through: learn on the plain "
+                "model, the mask works on the quantised one too; or take a schedule, or learning.smoothcache"
+            )
+
+
 class Ride:
     """What `riding` yields."""
 

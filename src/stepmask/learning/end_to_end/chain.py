@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from stepmask.architectures import denoiser_of
 from stepmask.errors import UnsupportedModelError
@@ -281,6 +281,7 @@ class Chain:
                 value = compute()
                 parts, self._layouts[site] = take_apart(value)
                 if self._replay is not None:
+                    self._check_gradient(site, (args, kwargs), parts)
                     self._replay.values[site] = parts
                 else:
                     kept = [part.detach() if self._device is None else part.to(self._device) for part in parts]
@@ -302,6 +303,14 @@ class Chain:
             return put_together(parts, self._layouts[site])
 
         return control
+
+    def _check_gradient(self, site: int, inputs: Any, parts: Parts) -> None:
+        wanted = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs))
+        if wanted and not any(part.requires_grad for part in parts):
+            raise UnsupportedModelError(
+                f"no gradient passes through {self.plan.sites[site]}: it is quantised or compiled in a way that cannot "
+                "be differentiated; learn on the plain model"
+            )
 
     def _history(self, stream: int, site: int) -> list[tuple[int, Parts]]:
         return self._values.get((stream, site), [])

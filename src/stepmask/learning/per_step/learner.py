@@ -29,7 +29,7 @@ from stepmask.learning.per_step.relaxed import RelaxedPolicy
 from stepmask.learning.per_step.search import Search
 from stepmask.learning.per_step.state import LearnerState, adam_step
 from stepmask.learning.progress import show_progress
-from stepmask.learning.riding import detached, first_tensor, riding
+from stepmask.learning.riding import check_differentiable, detached, first_tensor, riding
 from stepmask.learning.setting import Setting
 from stepmask.mask import StepMask
 from stepmask.runtime.position import Position
@@ -95,6 +95,7 @@ class _Learner(Setting):
         call_kwargs: Mapping[str, Any] | None,
         config: LearnConfig,
     ) -> None:
+        check_differentiable(pipe)
         latency = config.sparse_weights == "latency"
         super().__init__(pipe, num_inference_steps, seed, call_kwargs, config, latency)
         self.target = target
