@@ -99,3 +99,5 @@ def test_rows_and_going_on(tmp_path, monkeypatch):
     assert result["rows"] == rows and result["circumstances"]["num_images"] == 2
     table = transfer_table([result]).splitlines()
     assert len(table) == 2 + len(rows) and table[2].startswith("| a-dit | 6 steps | 0.")
+    older = [{k: v for k, v in row.items() if not k.startswith("calls") and "refined" not in k} for row in rows]
+    assert transfer_table([{**result, "rows": older}]).splitlines()[2].split(" | ")[5] == "–"

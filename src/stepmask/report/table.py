@@ -111,9 +111,15 @@ def transfer_table(results: Iterable[Mapping[str, Any]]) -> str:
                 result["model"],
                 row["setting"],
                 f"{row['macs']:.3f}",
-                f"{row['psnr_here']:.1f}, {row['calls_here']:,}",
+                _learned(row, "here"),
                 f"{row['psnr_taken_over']:.1f}",
-                f"{row['psnr_refined']:.1f}, {row['calls_refined']:,}",
+                _learned(row, "refined"),
                 f"{row['psnr_schedule']:.1f} at {row['macs_schedule']:.3f}",
             ])  # fmt: skip
     return markdown(titles, body)
+
+
+def _learned(row: Mapping[str, Any], label: str) -> str:
+    """PSNR and denoiser calls; older results lack calls, and what was not refined then."""
+    psnr, calls = row.get(f"psnr_{label}"), row.get(f"calls_{label}")
+    return DASH if psnr is None else f"{psnr:.1f}" + ("" if calls is None else f", {calls:,}")
