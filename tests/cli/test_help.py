@@ -33,6 +33,11 @@ def test_help_does_not_import_torch():
     assert done.stdout.strip().endswith("[]")
 
 
+def test_versions_for_a_report():
+    done = subprocess.run([sys.executable, "-m", "stepmask", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"stepmask {stepmask.__version__} (python 3.") and ", diffusers 0." in done.stdout
+
+
 def test_the_package_is_the_command_too():
     done = subprocess.run([sys.executable, "-m", "stepmask", "--help"], capture_output=True, text=True, check=True)
     assert "Usage: stepmask " in done.stdout and "benchmark" in done.stdout

@@ -6,14 +6,17 @@ its traceback.
 
 from __future__ import annotations
 
+import platform
 import sys
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+import stepmask
 from stepmask.cli._allocator import keep_freed_memory
 from stepmask.errors import StepMaskError
 
@@ -63,7 +66,20 @@ app = typer.Typer(
 )
 
 
+def _print_versions(wanted: bool) -> None:
+    """What a report of a problem needs to say; nothing is imported for it."""
+    if wanted:
+        libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "diffusers"))
+        stdout().print(f"stepmask {stepmask.__version__} (python {platform.python_version()}, {libraries})")
+        raise typer.Exit
+
+
 @app.callback()
-def _main() -> None:
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_versions, is_eager=True, help="Print versions and exit."),
+    ] = False,
+) -> None:
     """A callback makes verbs of the commands even if there is only one."""
     keep_freed_memory()
