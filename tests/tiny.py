@@ -69,7 +69,7 @@ def random_mask(
 ) -> StepMask:
     """Each cell computes with probability `share`; samplers take part unless `only_blocks`.
 
-    Of the others, a share of `forecasts` extrapolates.
+    Of the others, a share of `forecasts` extrapolates, with gains around 1.
     """
     graph = describe(model)
     scheduler.set_timesteps(steps)
@@ -78,13 +78,17 @@ def random_mask(
     compute[0] = True
     if only_blocks:
         compute[:, [site.kind == "sampler" for site in graph.sites]] = True
-    return mask_of(compute, graph, scheduler, ~compute & (random.random(compute.shape) < forecasts))
+    forecast = ~compute & (random.random(compute.shape) < forecasts)
+    return mask_of(compute, graph, scheduler, forecast, random.uniform(0.5, 1.5, compute.shape))
 
 
-def mask_of(compute: np.ndarray, graph, scheduler, forecast: np.ndarray | None = None) -> StepMask:
+def mask_of(
+    compute: np.ndarray, graph, scheduler, forecast: np.ndarray | None = None, gains: np.ndarray | None = None
+) -> StepMask:
     return StepMask(
         compute=compute,
         forecast=forecast,
+        gains=gains,
         sites=graph.names,
         timesteps=scheduler.timesteps,
         scheduler=scheduler_identity(scheduler),
@@ -113,7 +117,8 @@ class Reference:
             row_1, newest = values[-1]
             if self._mask.forecast[self.row, site] and len(values) > 1:
                 row_2, second = values[-2]
-                weight = 1 + (self.row - row_1) / (row_1 - row_2)
+                gain = 1.0 if self._mask.gains is None else float(self._mask.gains[self.row, site])
+                weight = 1 + gain * (self.row - row_1) / (row_1 - row_2)
                 return tree_map(lambda a, b: torch.lerp(a, b, weight), second, newest)
             return newest
 
@@ -137,7 +142,7 @@ def suffix(mask: StepMask, start: int) -> StepMask:
     """The mask as a run that starts late sees it: rows before are all ones and never run."""
     actions = mask.actions
     actions[: start + 1] = Action.compute
-    return mask.with_actions(actions)
+    return mask.with_actions(actions, gains=mask.gains)
 
 
 @contextlib.contextmanager

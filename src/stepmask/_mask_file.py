@@ -13,6 +13,9 @@ FORMAT_VERSION = 1
 """Of binary masks."""
 FORECAST_VERSION = 2
 """Of masks with forecasts, so that a stepmask that knows none refuses them in words."""
+GAINS_VERSION = 3
+"""Of masks whose forecasts have gains."""
+VERSIONS = (FORMAT_VERSION, FORECAST_VERSION, GAINS_VERSION)
 MAX_CELLS = 10_000_000
 """More cells than this in a file are refused: no sampler of diffusers comes near."""
 
@@ -30,7 +33,7 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
         binary = content["format_version"] == FORMAT_VERSION
         strange = set(row) - set("01" if binary else "01l")
         if strange:
-            known = "1 (compute) and 0 (hold); format 2 also " if binary else "1 (compute), 0 (hold) and "
+            known = "1 (compute) and 0 (hold); later ones also " if binary else "1 (compute), 0 (hold) and "
             raise StepMaskError(
                 f"row {number} holds {min(strange)!r}; format {content['format_version']} knows {known}"
                 "l (linear forecast)"
@@ -50,6 +53,7 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
     return {
         "compute": np.array([[cell == "1" for cell in row] for row in rows]),
         "forecast": np.array([[cell == "l" for cell in row] for row in rows]),
+        "gains": _gains(content["gains"], rows) if content["format_version"] == GAINS_VERSION else None,
         "sites": content["sites"],
         "timesteps": content["timesteps"],
         "scheduler": scheduler,
@@ -59,11 +63,29 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _gains(listed: Any, rows: list[str]) -> np.ndarray:
+    """(T, B), from one list a row with a number for each of its forecasts."""
+    if not isinstance(listed, list) or len(listed) != len(rows):
+        raise StepMaskError('"gains" must be a list with one list per row')
+    table = np.ones((len(rows), len(rows[0])))
+    for number, (row, gains) in enumerate(zip(rows, listed, strict=True)):
+        forecasts = [site for site, cell in enumerate(row) if cell == "l"]
+        if not isinstance(gains, list) or len(gains) != len(forecasts):
+            raise StepMaskError(f"row {number} has {len(forecasts)} forecasts, and gains for another number of them")
+        table[number, forecasts] = gains
+    return table
+
+
+def listed_gains(gains: np.ndarray, forecast: np.ndarray) -> list[list[float]]:
+    """The inverse."""
+    return [row[cells].tolist() for row, cells in zip(gains, forecast, strict=True)]
+
+
 def readable_json(content: dict[str, Any]) -> str:
     """JSON with one row of the mask a line, so that a diff shows what changed."""
     lines = []
     for key, value in content.items():
-        if key in ("rows", "sites", "scores") and value:
+        if key in ("rows", "gains", "sites", "scores") and value:
             items = ",\n".join(f"    {json.dumps(item)}" for item in value)
             lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
         else:

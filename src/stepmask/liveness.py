@@ -50,6 +50,7 @@ class Plan:
         mask: The mask that the plan was made from.
         graph: The graph that the plan was made with.
         eliminate_dead: Whether dead computations were removed.
+        gains: (T, B) factors of the slopes of forecasts; None where all are 1.
     """
 
     states: np.ndarray
@@ -57,6 +58,7 @@ class Plan:
     mask: StepMask
     graph: BlockGraph
     eliminate_dead: bool = True
+    gains: np.ndarray | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -90,7 +92,8 @@ class Plan:
             return self
         actions = self.mask.actions[start:]
         actions[0] = Action.compute
-        suffix = self.mask.with_actions(actions, timesteps=self.mask.timesteps[start:])
+        gains = None if self.mask.gains is None else self.mask.gains[start:]
+        suffix = self.mask.with_actions(actions, timesteps=self.mask.timesteps[start:], gains=gains)
         return make_plan(suffix, self.graph, eliminate_dead=self.eliminate_dead)
 
 
@@ -240,6 +243,15 @@ def full_actions(mask: StepMask, graph: BlockGraph) -> np.ndarray:
     return actions
 
 
+def full_gains(mask: StepMask, graph: BlockGraph) -> np.ndarray | None:
+    """The mask's gains for every site of the graph, (T, B); None where all are 1."""
+    if mask.gains is None:
+        return None
+    gains = np.ones((mask.num_rows, len(graph)))
+    gains[:, [graph.names.index(site) for site in mask.sites]] = mask.gains
+    return gains
+
+
 def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *, skip_unchanged: bool = True) -> Plan:
     """Decide for every cell whether it computes, reuses or extrapolates its cache, or is dead.
 
@@ -268,7 +280,8 @@ def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *,
     keep = sum(table_of([getattr(later, age) for later in live.later], count) for age in ("newest", "second"))
     keep = np.asarray(keep, dtype=np.uint8)
     states.flags.writeable = keep.flags.writeable = False
-    return Plan(states, keep, mask=mask, graph=graph, eliminate_dead=eliminate_dead)
+    gains = full_gains(mask, graph)
+    return Plan(states, keep, mask=mask, graph=graph, eliminate_dead=eliminate_dead, gains=gains)
 
 
 def _everything_read(rows: list[int], forecasts: list[int], count: int) -> LiveRows:

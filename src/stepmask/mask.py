@@ -19,13 +19,24 @@ import numpy as np
 
 from stepmask._files import write_atomically
 from stepmask._hub import Shared
-from stepmask._mask_file import FORECAST_VERSION, FORMAT_VERSION, parsed, readable_json
+from stepmask._mask_file import (
+    FORECAST_VERSION,
+    FORMAT_VERSION,
+    GAINS_VERSION,
+    VERSIONS,
+    listed_gains,
+    parsed,
+    readable_json,
+)
 from stepmask._resample import places_among, rows_taken
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
 
 DENOISER_CALLS, SECONDS = "denoiser_calls", "seconds"
 EFFORT = (DENOISER_CALLS, SECONDS)
 """Where provenance says what making the mask took; masks that differ in nothing else are equal."""
+
+
+GAIN_DECIMALS, MAX_GAIN = 4, 100.0
 
 
 def scheduler_identity(scheduler: Any) -> dict[str, Any]:
@@ -74,6 +85,8 @@ class StepMask(Shared):
         scheduler: Class and configuration as `scheduler_identity` gives them; None fits any scheduler.
         graph: Fingerprint of the block graph; None fits any model that has the sites.
         scores: Learned scores (T, B) in [0, 1], or None.
+        gains: (T, B) float64 of four decimals, read-only: factors of the slopes along which cells extrapolate; 1 where
+            a cell does not. None where all are 1.
         provenance: Whatever says how the mask came to be, as JSON values.
     """
 
@@ -86,6 +99,7 @@ class StepMask(Shared):
     scheduler: Mapping[str, Any] | None = None
     graph: str | None = None
     scores: np.ndarray | None = None
+    gains: np.ndarray | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,20 +121,18 @@ class StepMask(Shared):
         set_(self, "forecast", _forecast_table(self.forecast, self.compute))
         if self.scores is not None:
             set_(self, "scores", _score_table(self.scores, self.compute.shape))
+        if self.gains is not None:
+            set_(self, "gains", _gain_table(self.gains, self.forecast))
 
     def __eq__(self, other: object) -> bool:
         """Equal in every field, scores to the last bit; what it took to make them is left out."""
         if not isinstance(other, StepMask):
             return NotImplemented
-        same_scores = (
-            other.scores is None
-            if self.scores is None
-            else other.scores is not None and np.array_equal(self.scores, other.scores)
-        )
+        same_tables = all(_same(getattr(self, name), getattr(other, name)) for name in ("scores", "gains"))
         names = ("sites", "timesteps", "scheduler", "graph")
         same_rest = all(getattr(self, name) == getattr(other, name) for name in names)
         same_rest = same_rest and _without_effort(self.provenance) == _without_effort(other.provenance)
-        return same_scores and same_rest and np.array_equal(self.actions, other.actions)
+        return same_tables and same_rest and np.array_equal(self.actions, other.actions)
 
     __hash__ = None
 
@@ -146,22 +158,25 @@ class StepMask(Shared):
         return np.where(self.forecast, Action.linear, self.compute).astype(np.uint8)
 
     def with_actions(self, actions: np.ndarray, **changes: Any) -> StepMask:
-        """This mask with another (T, B) table of `Action`, and without the scores of the old one."""
+        """This mask with another (T, B) table of `Action`, and without the scores and gains of the old one."""
         actions = np.asarray(actions)
         compute, forecast = actions == Action.compute, actions == Action.linear
-        return replace(self, compute=compute, forecast=forecast, **{"scores": None, **changes})
+        return replace(self, compute=compute, forecast=forecast, **{"scores": None, "gains": None, **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """What a mask file says, as JSON values."""
+        version = FORMAT_VERSION if self.is_binary else FORECAST_VERSION if self.gains is None else GAINS_VERSION
+        gains = {} if self.gains is None else {"gains": listed_gains(self.gains, self.forecast)}
         return {
             "format": "stepmask",
-            "format_version": FORMAT_VERSION if self.is_binary else FORECAST_VERSION,
+            "format_version": version,
             "scheduler": self.scheduler,
             "graph": self.graph,
             "provenance": self.provenance,
             "sites": list(self.sites),
             "timesteps": list(self.timesteps),
             "rows": ["".join(SYMBOLS[Action(cell)] for cell in row) for row in self.actions.tolist()],
+            **gains,
             "scores": None if self.scores is None else [[float(s) for s in row] for row in self.scores],
         }
 
@@ -175,10 +190,10 @@ class StepMask(Shared):
         if not isinstance(content, dict) or content.get("format") != "stepmask":
             raise MaskFileError('not a mask file: expected a JSON object with "format": "stepmask"')
         version = content.get("format_version")
-        if version not in (FORMAT_VERSION, FORECAST_VERSION) or isinstance(version, bool):
+        if version not in VERSIONS or isinstance(version, bool):
             raise MaskFileError(
-                f"it has format version {version!r}, this stepmask reads versions {FORMAT_VERSION} and "
-                f"{FORECAST_VERSION}: update stepmask, or save the mask anew"
+                f"it has format version {version!r}, this stepmask reads versions {', '.join(map(str, VERSIONS))}: "
+                "update stepmask, or save the mask anew"
             )
         try:
             return cls(**parsed(content))
@@ -311,10 +326,12 @@ class StepMask(Shared):
         if hasattr(rows, "timesteps"):
             rows, scheduler = rows.timesteps, scheduler_identity(rows)
         new, places = places_among(self.timesteps, rows)
-        actions = self.actions[rows_taken(self.compute, places)]
+        taken = rows_taken(self.compute, places)
+        actions = self.actions[taken]
         actions[0] = Action.compute
         return self.with_actions(
             actions,
+            gains=None if self.gains is None else self.gains[taken],
             timesteps=new.tolist(),
             scheduler=scheduler,
             provenance={
@@ -362,6 +379,21 @@ def _score_table(values: Any, shape: tuple[int, int]) -> np.ndarray:
         raise StepMaskError("scores must lie in [0, 1]")
     table.flags.writeable = False
     return table
+
+
+def _gain_table(values: Any, forecast: np.ndarray) -> np.ndarray | None:
+    table = np.round(np.asarray(values, dtype=np.float64), GAIN_DECIMALS)
+    if table.shape != forecast.shape:
+        raise StepMaskError(f"gains must have the mask's shape {forecast.shape}, got {table.shape}")
+    table = np.where(forecast, table, 1.0)
+    if not (np.abs(table) <= MAX_GAIN).all():
+        raise StepMaskError(f"gains of forecasts must lie between -{MAX_GAIN:g} and {MAX_GAIN:g}")
+    table.flags.writeable = False
+    return None if (table == 1).all() else table
+
+
+def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    return one is other if one is None or other is None else np.array_equal(one, other)
 
 
 def _number(value: Any) -> float:

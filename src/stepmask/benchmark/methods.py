@@ -26,7 +26,7 @@ TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 INTERVALS = (2, 3, 4, 5)
 SEEDS = (0, 1)
 BINARY_SEEDS = (0,)
-ROUNDS: int | None = 3
+ROUNDS: int | None = 2
 """Refining rounds at each target; None for the default."""
 TRAJECTORIES = 8
 LEARNED_RIVALS: dict[str, tuple[str, float, dict[str, int]]] = {

@@ -78,13 +78,13 @@ class Cache:
         """Whether something has written into the newest value of a site since it was put here."""
         return versions(self.get(site)) != self._versions[site]
 
-    def forecast(self, site: int, step: int) -> Feature:
-        """The line through the two newest values, at `step`; where there is one value, that."""
+    def forecast(self, site: int, step: int, gain: float = 1.0) -> Feature:
+        """The line through the two newest values, its slope times `gain`, at `step`; where there is one value, that."""
         values = self._values[site]
         if len(values) < 2:
             return values[0][1]
         (step_1, newest), (step_2, second) = values[:2]
-        return extrapolate(newest, second, (step - step_1) / (step_1 - step_2))
+        return extrapolate(newest, second, gain * (step - step_1) / (step_1 - step_2))
 
     def trim(self, site: int, keep: int) -> None:
         """Let all but the newest `keep` values of a site go."""

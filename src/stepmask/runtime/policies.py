@@ -26,6 +26,7 @@ class RunPlan:
         self.plan = plan
         self._states = plan.states.tolist()
         self._keep = plan.keep.tolist()
+        self._gains = None if plan.gains is None else plan.gains.tolist()
 
     def runs(self, step: int, site: int) -> bool:
         """Whether a site computes: at its first step also where it is dead, to learn the shape of its value."""
@@ -52,7 +53,10 @@ class RunPlan:
                 f"the model wrote into the value of {self.plan.sites[site]} after it was cached, so it cannot be used "
                 "again: if something like FreeU was switched on after the mask was applied, apply the mask again"
             )
-        feature = cache.get(site) if state == State.reuse else cache.forecast(site, step)
+        if state == State.reuse:
+            feature = cache.get(site)
+        else:
+            feature = cache.forecast(site, step, 1.0 if self._gains is None else self._gains[step][site])
         cache.trim(site, keep)
         return feature
 

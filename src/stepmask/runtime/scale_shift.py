@@ -7,7 +7,7 @@ and applied like any other.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +52,11 @@ class ScaledPlan(Plan):
 
     corrections: Mapping[tuple[int, int], list[Affine]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, plan: Plan, corrections: Mapping[tuple[int, int], list[Affine]]) -> ScaledPlan:
+        """A plan with these corrections."""
+        return cls(**{field.name: getattr(plan, field.name) for field in fields(Plan)}, corrections=corrections)
+
     def from_row(self, start: int) -> Plan:
         """The plan of a run that starts late; corrections of values from before its start are left out."""
         if start == 0:
@@ -62,7 +67,7 @@ class ScaledPlan(Plan):
             for (row, site), affine in self.corrections.items()
             if self._computed_at(row, site) >= start and plan.states[row - start, site] == State.reuse
         }
-        return ScaledPlan(plan.states, plan.keep, plan.mask, plan.graph, plan.eliminate_dead, kept)
+        return ScaledPlan.of(plan, kept)
 
     def _computed_at(self, row: int, site: int) -> int:
         return int(np.flatnonzero(self.states[:row, site] == State.compute)[-1])

@@ -110,10 +110,11 @@ class Blend:
     known at every row.
     """
 
-    def __init__(self, model, actions: np.ndarray, amounts: Tensor | dict) -> None:
+    def __init__(self, model, mask: StepMask, amounts: Tensor | dict) -> None:
         """`amounts` is (T, B, actions, IMAGES), or {(row, site, action): number} for single ones."""
         self.row = self.stream = 0
-        self._actions, self._amounts = actions, amounts
+        self._actions, self._amounts = mask.actions, amounts
+        self._gains = np.ones(self._actions.shape) if mask.gains is None else mask.gains
         self._fresh: dict[tuple[int, int], list] = {}
         modules, names = dict(model.named_modules()), describe(model).names
         self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(names)]
@@ -124,14 +125,14 @@ class Blend:
             assert len(fresh) == self.row
             fresh.append(output)
             column = self._actions[:, site]
-            now = self._value(fresh, column)
+            now = self._value(fresh, column, site)
             mixed = now
             for (row, action), amount in self._switches(site).items():
                 if row <= self.row and column[row] != action:
                     switched = column.copy()
                     switched[row] = action
                     amount = amount.repeat(len(output) // IMAGES).view(-1, *[1] * (output.dim() - 1))
-                    mixed = mixed + amount * (self._value(fresh, switched) - now)
+                    mixed = mixed + amount * (self._value(fresh, switched, site) - now)
             return mixed
 
         return swap
@@ -143,7 +144,7 @@ class Blend:
         rows, _, actions, _ = self._amounts.shape
         return {(row, a): self._amounts[row, site, a] for row in range(1, rows) for a in range(actions)}
 
-    def _value(self, fresh: list, column: np.ndarray) -> Tensor:
+    def _value(self, fresh: list, column: np.ndarray, site: int) -> Tensor:
         """What a site hands out at this row if it acts as the column says."""
         computed = [row for row in range(self.row + 1) if column[row] == Action.compute]
         newest = computed[-1]
@@ -151,17 +152,17 @@ class Blend:
             return fresh[newest]
         second = computed[-2]
         slope = (fresh[newest] - fresh[second]) / (newest - second)
-        return fresh[newest] + (self.row - newest) * slope
+        return fresh[newest] + self._gains[self.row, site] * (self.row - newest) * slope
 
     def remove(self) -> None:
         for hook in self._hooks:
             hook.remove()
 
 
-def blended(pipe, call, actions, amounts, gradient: bool = False) -> Tensor:
+def blended(pipe, call, mask: StepMask, amounts, gradient: bool = False) -> Tensor:
     """Final images (IMAGES, ...) of a run under a blend."""
     model = denoiser_of(pipe)
-    blend = Blend(model, actions, amounts)
+    blend = Blend(model, mask, amounts)
     calls = [0]
 
     def place(module, args, kwargs):
@@ -178,10 +179,10 @@ def blended(pipe, call, actions, amounts, gradient: bool = False) -> Tensor:
         blend.remove()
 
 
-def derivatives(pipe, call, actions: np.ndarray, along: Tensor) -> np.ndarray:
+def derivatives(pipe, call, mask: StepMask, along: Tensor) -> np.ndarray:
     """(T, B, actions, copies, IMAGES): what `Chain.effects` promises, all switches from one graph of the whole run."""
-    amounts = torch.zeros(*actions.shape, len(Action), IMAGES, dtype=torch.float64, requires_grad=True)
-    images = blended(pipe, call, actions, amounts, gradient=True)
+    amounts = torch.zeros(*mask.actions.shape, len(Action), IMAGES, dtype=torch.float64, requires_grad=True)
+    images = blended(pipe, call, mask, amounts, gradient=True)
     found = [torch.autograd.grad(images, amounts, one.to(images), retain_graph=True)[0] for one in along]
     return torch.stack(found, dim=-2).numpy()
 
@@ -216,7 +217,7 @@ def test_effects_are_derivatives_of_the_final_images(name):
         assert {State.compute, State.reuse, State.forecast} <= set(plan.states.flatten().tolist())
         along = cotangents(pipe, call)
         found, _ = ride(pipe, call, plan, along)
-        expected = derivatives(pipe, call, mask.actions, along)
+        expected = derivatives(pipe, call, mask, along)
         possible = open_switches(plan)
         for before, after in PAIRS:
             assert (possible[..., after] & (mask.actions == before)).any()
@@ -235,10 +236,31 @@ def test_the_derivatives_are_those_of_finite_differences(name):
     for before, after in PAIRS:
         cells = np.argwhere(possible[..., after] & (mask.actions == before))
         row, site = (int(i) for i in cells[np.random.default_rng(before).integers(len(cells))])
-        images = [blended(pipe, call, mask.actions, {(row, site, after): step}) for step in (1e-4, -1e-4)]
+        images = [blended(pipe, call, mask, {(row, site, after): step}) for step in (1e-4, -1e-4)]
         slope = (images[0] - images[1]).double() / 2e-4
         expected = (along * slope).flatten(2).sum(2).numpy()
         assert_close(found.effects[row, site, after], expected)
+
+
+@pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
+def test_slopes_are_derivatives_by_the_gains(name):
+    pipe, call = make(name)
+    mask = settled(pipe, call)
+    plan, along = make_plan(mask, describe(pipe)), cotangents(pipe, call)
+    found, _ = ride(pipe, call, plan, along, fresh=False)
+    earlier = np.cumsum(mask.compute, axis=0) - mask.compute
+    read = (plan.states == State.forecast) | (plan.states == State.reuse)
+    assert not found.slopes[~(read & (earlier >= 2))].any()
+    cells = np.argwhere((plan.states == State.forecast) & (earlier >= 2))
+    for row, site in cells[np.random.default_rng(0).permutation(len(cells))[:3]]:
+        images = []
+        for step in (1e-4, -1e-4):
+            gains = mask.gains.copy()
+            gains[row, site] += 100 * step  # kept to four decimals
+            moved = mask.with_actions(mask.actions, gains=gains)
+            images.append(blended(pipe, call, moved, {}))
+        expected = (along * (images[0] - images[1]).double() / 2e-2).flatten(2).sum(2).numpy()
+        np.testing.assert_allclose(found.slopes[row, site], expected, rtol=2e-2, atol=1e-4 * np.abs(expected).max())
 
 
 def test_without_fresh_values_only_computing_is_left_out():

@@ -59,7 +59,7 @@ def fit_scale_shift(
     before = {name: mask.provenance.get(name, 0) for name in took}
     provenance = {**mask.provenance, "scale_shift": True, **{name: before[name] + took[name] for name in took}}
     mask = replace(mask, provenance=provenance)
-    return ScaledPlan(plan.states, plan.keep, mask, plan.graph, plan.eliminate_dead, fit.corrections)
+    return ScaledPlan.of(plan, fit.corrections)
 
 
 class _Fit:

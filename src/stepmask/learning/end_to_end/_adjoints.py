@@ -1,9 +1,9 @@
 """What later rows owe to the values in a cache, gathered while a run goes backwards.
 
-A value computed at row k is read as it is by holds; by forecasts at rows r as the newer of two,
-``v + (r - k) / (k - k1) * (v - v1)``, or, once q has computed, as the older, ``w + (r - q) / (q - k) * (w - v)``. So
-three sums of cotangents by site are enough: of all reads, of forecasts weighted by their row, and of the forecasts
-that will read it as the older value, weighted by their distance.
+A value computed at row k is read as it is by holds; by forecasts at rows r with gains a as the newer of two,
+``v + a (r - k) / (k - k1) * (v - v1)``, or, once q has computed, as the older, ``w + a (r - q) / (q - k) * (w - v)``.
+So a few sums of cotangents by site are enough: of all reads, of forecasts weighted by their gain, and by that and their
+row, and of the forecasts that will read it as the older value, weighted by gain and distance.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def _add(to: Parts | None, parts: Parts, weight: float = 1.0) -> Parts:
 class _Owed:
     """Cotangents of one site, each a list of (copies, groups * images, ...)."""
 
-    holds: Parts | None = None
-    """Reads of the newest value as it is."""
+    reads: Parts | None = None
+    """All reads of the newest value."""
     lines: Parts | None = None
-    """Forecasts from the newest value: their sum,"""
+    """Forecasts from the newest value, weighted by their gains,"""
     lines_by_row: Parts | None = None
-    """and weighted by their rows."""
+    """and by their rows too."""
     older: Parts | None = None
-    """Forecasts that read it as the older value, weighted by their distance from the newer one,"""
+    """Forecasts that read it as the older value, weighted by gain and distance from the newer one,"""
     newer_row: int = 0
     """its row,"""
     newer: Parts | None = None
@@ -58,26 +58,23 @@ class Adjoints:
     def __init__(self) -> None:
         self._sites: dict[int, _Owed] = {}
 
-    def read(self, site: int, row: int, gradient: Parts, linear: bool) -> None:
-        """A row reads the cache of a site."""
+    def read(self, site: int, row: int, gradient: Parts, gain: float | None) -> None:
+        """A row reads the cache of a site; with a gain it forecasts, None holds."""
         owed = self._sites.setdefault(site, _Owed())
-        if linear:
-            owed.lines = _add(owed.lines, gradient)
-            owed.lines_by_row = _add(owed.lines_by_row, gradient, row)
-        else:
-            owed.holds = _add(owed.holds, gradient)
+        owed.reads = _add(owed.reads, gradient)
+        if gain is not None:
+            owed.lines = _add(owed.lines, gradient, gain)
+            owed.lines_by_row = _add(owed.lines_by_row, gradient, gain * row)
 
     def of_newest(self, site: int, row: int, before: list[tuple[int, Parts]]) -> Parts | None:
         """Cotangent of the value computed at `row` by all later reads, given the values computed before it."""
         owed = self._sites.get(site)
         if owed is None:
             return None
-        total = owed.holds
-        if owed.lines is not None:
-            total = _add(total, owed.lines)
-            if before:
-                per_row = 1 / (row - before[0][0])
-                total = _add(_add(total, owed.lines_by_row, per_row), owed.lines, -row * per_row)
+        total = owed.reads
+        if owed.lines is not None and before:
+            per_row = 1 / (row - before[0][0])
+            total = _add(_add(total, owed.lines_by_row, per_row), owed.lines, -row * per_row)
         if owed.older is not None:
             total = _add(total, owed.older, -1 / (owed.newer_row - row))
         return total
@@ -105,11 +102,10 @@ class Adjoints:
         total = 0.0
         row_1, held = before[0]
         back = [h - v for h, v in zip(held, value, strict=True)]
-        if owed.holds is not None:
-            total = total + effect(owed.holds, back)
+        if owed.reads is not None:
+            total = total + effect(owed.reads, back)
         if owed.lines is not None:
             slope = [b / (row_1 - row) for b in back]
-            total = total + effect(owed.lines, back)
             since = _add(owed.lines_by_row, owed.lines, -row)
             total = total - effect(since, slope)
             if len(before) > 1:

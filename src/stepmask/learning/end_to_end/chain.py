@@ -85,6 +85,7 @@ class Chain:
         self.pipe, self.plan, self.num_images, self.copies = pipe, plan, num_images, copies
         self._fresh, self._device = fresh, device
         self._states = plan.states.tolist()
+        self._gains = np.ones(plan.states.shape) if plan.gains is None else plan.gains
         self._tracker = PositionTracker()
         self._last_calls: dict[int, tuple[int, int]] = {}
         self._call: _Call | None = None
@@ -97,6 +98,8 @@ class Chain:
         rows, sites = plan.states.shape
         self.effects = np.zeros((rows, sites, len(Action), copies, num_images))
         """(T, B, actions, copies, images): change of the cotangent's inner product with the final image."""
+        self.slopes = np.zeros((rows, sites, copies, num_images))
+        """(T, B, copies, images): the same by gains of forecasts, per unit."""
 
     @property
     def waiting_bytes(self) -> int:
@@ -258,14 +261,16 @@ class Chain:
         two = len(before) > 1
         held = before[0][1]
         linear = self._states[row][site] == State.forecast and two
+        gain = float(self._gains[row, site])
         if two:
             change = effect(gradient, _minus(_ahead(before, row), held))
-            effects[Action.hold if linear else Action.linear] += -change if linear else change
+            effects[Action.hold if linear else Action.linear] += -gain * change if linear else change
+            self.slopes[row, site] += change
         if site in done.fresh:
             fresh = done.fresh[site]
-            now = effect(gradient, _minus(fresh, _ahead(before, row) if linear else held))
+            now = effect(gradient, _minus(fresh, _ahead(before, row, gain) if linear else held))
             effects[Action.compute] += now - adjoints.effect_of_holding(site, row, fresh, before, effect)
-        adjoints.read(site, row, gradient, linear)
+        adjoints.read(site, row, gradient, gain if linear else None)
 
     def _effect(self, call: _Call) -> Callable[[Parts, Parts], np.ndarray]:
         return lambda cotangent, change: inner(cotangent, change, call.groups, self.num_images)
@@ -291,7 +296,7 @@ class Chain:
             if state == State.dead and not self._fresh:
                 parts = [p.new_full((), torch.nan).expand(p.shape) for p in before[0][1]]
             elif state == State.forecast and len(before) > 1:
-                parts = _ahead(before, row)
+                parts = _ahead(before, row, float(self._gains[row, site]))
             else:
                 parts = before[0][1]
             if self._replay is not None and state != State.dead:
@@ -330,10 +335,10 @@ class Chain:
         return [part.to(device) for part in parts]
 
 
-def _ahead(before: list[tuple[int, Parts]], row: int) -> Parts:
-    """The line through the newest and second newest value, at `row`."""
+def _ahead(before: list[tuple[int, Parts]], row: int, gain: float = 1.0) -> Parts:
+    """The line through the newest and second newest value, its slope times `gain`, at `row`."""
     (row_1, newest), (row_2, second) = before
-    return extrapolate(newest, second, (row - row_1) / (row_1 - row_2))
+    return extrapolate(newest, second, gain * (row - row_1) / (row_1 - row_2))
 
 
 def _minus(a: Parts, b: Parts) -> Parts:

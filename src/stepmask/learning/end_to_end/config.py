@@ -13,6 +13,7 @@ from stepmask.mask import Action
 _RANGES = {
     "rounds": (0, 10**4),
     "num_moves": (0, 10**4),
+    "gains": (0, 10**4),
     "num_probes": (1, 10**4),
     "num_projections": (1, 100),
     "num_validation": (3, 10**4),
@@ -20,7 +21,7 @@ _RANGES = {
     "shrink": (0.01, 0.9),
     "slack": (0.001, 0.5),
 }
-_WHOLE = ("rounds", "num_moves", "num_probes", "num_projections", "num_validation", "num_held_back")
+_WHOLE = ("rounds", "num_moves", "gains", "num_probes", "num_projections", "num_validation", "num_held_back")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class GlobalConfig(Knobs):
     Attributes:
         rounds: Refining rounds at each target, after those that walk down to it.
         num_moves: Tables tried at each target by moving key steps: whole steps that compute.
+        gains: Iterations in which the forecasts of the best tables at each target learn how strongly they extrapolate;
+            0 for gains of 1.
         num_probes: Images per probing run.
         num_projections: Random directions per probed image; each costs a backward pass.
         num_validation: Images, always the same, on which every candidate is judged.
@@ -45,7 +48,8 @@ class GlobalConfig(Knobs):
     """
 
     rounds: int = 4
-    num_moves: int = 24
+    num_moves: int = 12
+    gains: int = 20
     num_probes: int = 8
     num_projections: int = 1
     num_validation: int = 8

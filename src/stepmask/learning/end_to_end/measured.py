@@ -73,6 +73,18 @@ class Measured:
             self._arrays[f"probe.{key}.{name}"] = getattr(probe, name)
         self._arrays[f"probe.{key}.size"] = np.array(probe.size)
 
+    def gains(self, key: str) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """The table and the gains that were kept under this key."""
+        if f"gains.{key}.actions" not in self._arrays:
+            return None
+        return self._arrays[f"gains.{key}.actions"], self._arrays.get(f"gains.{key}.gains")
+
+    def keep_gains(self, key: str, actions: np.ndarray, gains: np.ndarray | None) -> None:
+        """Keep them; no gains where all are 1."""
+        self._arrays[f"gains.{key}.actions"] = actions
+        if gains is not None:
+            self._arrays[f"gains.{key}.gains"] = gains
+
     def save(self) -> None:
         """Write everything, whole or not at all."""
         if self._path is not None:

@@ -78,21 +78,51 @@ def probe(
     """
     num_images = len(target)
     chain = Chain(pipe, plan, num_images, 1 + num_projections, fresh, device=device)
-    with frozen(denoiser_of(pipe)), chain.riding():
-        images = call(1 + num_projections)
-        with torch.enable_grad():
-            found = features(images)
-            if not found.requires_grad:
-                raise UnsupportedModelError(
-                    f"no gradient reaches the images through {type(pipe.scheduler).__name__} or the pipeline's loop: "
-                    'use method="paper", which needs none, or another scheduler'
-                )
-            error = found[:num_images].detach() - target
-            generator = torch.Generator().manual_seed(seed)
-            signs = torch.randint(0, 2, (num_projections, *error.shape), generator=generator) * 2 - 1
-            # to the chain alone: decoders and objectives have weights of their own
-            found.backward(torch.cat([2 * error, *signs.to(found)]), inputs=[chain.anchor])
+
+    def cotangents(error: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        signs = torch.randint(0, 2, (num_projections, *error.shape), generator=generator) * 2 - 1
+        return torch.cat([2 * error, *signs.to(error)])
+
+    error = forth_and_back(chain, lambda: call(1 + num_projections), target, cotangents, features)
     effects = np.nan_to_num(chain.effects)
     projections = np.moveaxis(effects[..., 1:, :], -2, -1) / max(num_projections, 1) ** 0.5
     square = error.flatten(1).square().sum(1).double().cpu().numpy()
     return Probe(square, effects[..., 0, :], projections, error[0].numel())
+
+
+def forth_and_back(
+    chain: Chain,
+    call: Callable[[], Tensor],
+    target: Tensor,
+    cotangents: Callable[[Tensor], Tensor],
+    features: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Run a chain, and what its final images shall be differentiated along back through it.
+
+    Args:
+        chain: Fresh.
+        call: Runs its pipeline; returns the final images (copies * n, ...).
+        target: (n, ...) features of the full run's images.
+        cotangents: Of the error (n, ...): (copies * n, ...).
+        features: What is compared, of images (N, ...); differentiable.
+
+    Returns:
+        The error (n, ...).
+
+    Raises:
+        UnsupportedModelError: No gradient reaches the images.
+    """
+    with frozen(denoiser_of(chain.pipe)), chain.riding():
+        images = call()
+        with torch.enable_grad():
+            found = features(images)
+            if not found.requires_grad:
+                raise UnsupportedModelError(
+                    f"no gradient reaches the images through {type(chain.pipe.scheduler).__name__} or the pipeline's "
+                    'loop: use method="paper", which needs none, or another scheduler'
+                )
+            error = found[: len(target)].detach() - target
+            # to the chain alone: decoders and objectives have weights of their own
+            found.backward(cotangents(error), inputs=[chain.anchor])
+    return error

@@ -25,9 +25,11 @@ from stepmask.learning._arguments import comparable
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
+from stepmask.learning.end_to_end.judge import PROBES, Judge
 from stepmask.learning.end_to_end.measured import Measured
-from stepmask.learning.end_to_end.search import PROBES, Candidate, GlobalSearch, Round
+from stepmask.learning.end_to_end.search import GlobalSearch, Round
 from stepmask.learning.end_to_end.start import Start, list_of, table_of
+from stepmask.learning.end_to_end.tables import Candidate
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_differentiable, check_learnable
 from stepmask.liveness import make_plan
@@ -126,8 +128,9 @@ class Selecting:
         for target in self.targets:
             self.budget.check_target(target, len(self.timesteps))
         starts = [table_of(mask, self.budget, self.timesteps, config.allowed) for mask in start]
+        self.judge = Judge(self.noise, self.budget, self.timesteps, config, measured)
         self.search = GlobalSearch(
-            self.noise, self.budget, self.cost, self.timesteps, config, measured, asked.max_cache_bytes, starts
+            self.judge, self.budget, self.cost, self.timesteps, config, asked.max_cache_bytes, starts
         )
 
     def _cost(self, measured: Measured) -> CostTable:
@@ -147,7 +150,12 @@ class Selecting:
         """Rounds of the whole search, if every round of the way down gets as far as it may."""
         walked = [target for target in self.targets if not self.search.starts_at(target)]
         down = math.log(min(walked, default=1.0)) / math.log(1 - self.config.shrink)
-        return math.ceil(down) + len(self.targets) * self.config.rounds
+        return math.ceil(down) + len(self.targets) * (self.config.rounds + self._num_fits)
+
+    @property
+    def _num_fits(self) -> int:
+        """Of gains, at each target at most."""
+        return 4 if self.config.gains and self.config.forecast else 0
 
     def run(self, report: Callable[[Round], None]) -> None:
         """Search at all targets; with ``min_psnr`` until a target has less."""
@@ -169,7 +177,7 @@ class Selecting:
             return self._finish(self.search.best(self.targets[-1]))
         for candidate in reversed(self._frontier()):
             enough = self.asked.min_psnr
-            if self._psnr(candidate) >= enough and self.search.held_back(candidate).mean() >= enough:
+            if self._psnr(candidate) >= enough and self.judge.held_back(candidate.table).mean() >= enough:
                 return self._finish(candidate)
         raise TargetError(
             f"min_psnr={self.asked.min_psnr:g} was not reached below the full run: ask for less, or allow more rounds"
@@ -177,7 +185,7 @@ class Selecting:
 
     def _psnr(self, candidate: Candidate) -> float:
         """PSNR in dB; with an objective, by which candidates count instead, on held-back noise."""
-        return candidate.psnr if self.config.objective is None else float(self.search.held_back(candidate).mean())
+        return candidate.psnr if self.config.objective is None else float(self.judge.held_back(candidate.table).mean())
 
     def family(self) -> MaskFamily:
         """The best masks between the first and the last target."""
@@ -201,8 +209,8 @@ class Selecting:
 
     def _finish(self, candidate: Candidate) -> StepMask:
         """A candidate with its identity and what is known of it."""
-        held_back = self.search.held_back(candidate)
-        bare = self.search.mask(candidate.actions)
+        held_back = self.judge.held_back(candidate.table)
+        bare = self.search.mask(candidate.table)
         plan = make_plan(bare, self.graph)
         half_width = student_t_95(len(held_back) - 1) * float(held_back.std(ddof=1)) / math.sqrt(len(held_back))
         mean = float(held_back.mean())
@@ -229,9 +237,7 @@ class Selecting:
             "model": type(self.denoiser).__name__,
             "config": {**self._knobs(), "objective": None if self.config.objective is None else "given"},
         }
-        return bare.with_actions(
-            candidate.actions, scheduler=self.scheduler, graph=self.graph.fingerprint, provenance=provenance
-        )
+        return replace(bare, scheduler=self.scheduler, graph=self.graph.fingerprint, provenance=provenance)
 
     def _knobs(self) -> dict[str, Any]:
         return {field.name: getattr(self.config, field.name) for field in fields(self.config)}

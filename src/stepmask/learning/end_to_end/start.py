@@ -9,7 +9,7 @@ import numpy as np
 from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.learning.budget import Budget
-from stepmask.learning.end_to_end.switches import settle
+from stepmask.learning.end_to_end.tables import Table
 from stepmask.mask import Action, StepMask
 
 Start = StepMask | MaskFamily | Iterable[StepMask]
@@ -35,8 +35,8 @@ def list_of(start: Start | None) -> list[StepMask]:
     return given
 
 
-def table_of(mask: StepMask, budget: Budget, timesteps: Sequence[float], allowed: Sequence[Action]) -> np.ndarray:
-    """The mask as a settled table (T, B) of `Action` on the rows of a run; resampled if it has other timesteps.
+def table_of(mask: StepMask, budget: Budget, timesteps: Sequence[float], allowed: Sequence[Action]) -> Table:
+    """The mask on the rows of a run; resampled if it has other timesteps.
 
     Args:
         mask: Of this model.
@@ -52,4 +52,4 @@ def table_of(mask: StepMask, budget: Budget, timesteps: Sequence[float], allowed
         raise StepMaskError("a mask to start from forecasts, and forecast=False allows none: leave one of them out")
     if not np.array_equal(mask.timesteps, timesteps):
         mask = mask.resample(timesteps)
-    return settle(mask, budget).actions
+    return Table.of(mask, budget)

@@ -9,7 +9,7 @@ import numpy as np
 
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.probe import Probe
-from stepmask.liveness import State, make_plan
+from stepmask.liveness import State, full_gains, make_plan
 from stepmask.mask import Action, StepMask
 
 PATIENCE = 24
@@ -29,7 +29,11 @@ def settle(mask: StepMask, budget: Budget) -> StepMask:
     actions[0] = Action.compute
     wide = StepMask(compute=np.ones(actions.shape, bool), sites=budget.graph.names, timesteps=mask.timesteps)
     return wide.with_actions(
-        actions, scheduler=mask.scheduler, graph=budget.graph.fingerprint, provenance=mask.provenance
+        actions,
+        gains=full_gains(mask, budget.graph),
+        scheduler=mask.scheduler,
+        graph=budget.graph.fingerprint,
+        provenance=mask.provenance,
     )
 
 

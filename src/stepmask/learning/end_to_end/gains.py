@@ -1,0 +1,119 @@
+"""How strongly forecasts extrapolate: the gain of each, learned by gradients of the final images.
+
+A line through two values overshoots here and falls short there, and errors of one sign add up over the steps. With its
+table fixed, a mask leaves one number for each forecast to choose, which costs nothing when it runs. The gradient of the
+final images' PSNR by all of them comes from one run back through the chain; what holds may forecast too, if it has two
+values, and begins at gain 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepmask.learning.budget import Budget
+from stepmask.learning.end_to_end.chain import Chain
+from stepmask.learning.end_to_end.probe import forth_and_back
+from stepmask.learning.end_to_end.switches import settle
+from stepmask.liveness import State, make_plan
+from stepmask.mask import Action, StepMask
+
+LEARNING_RATE = 0.12
+"""How far a gain moves in one iteration at most, at the beginning; falls to 0 as a cosine."""
+
+NEGLIGIBLE = 0.02
+"""A forecast of a smaller gain holds."""
+
+
+class GainFit:
+    """Gains of one mask, by Adam.
+
+    Args:
+        mask: Settled; over all sites.
+        budget: Of its model.
+        iterations: To come.
+        fits: Says of a table (T, B) of `Action` whether its cache may be so large.
+    """
+
+    def __init__(
+        self, mask: StepMask, budget: Budget, iterations: int, fits: Callable[[np.ndarray], bool] = lambda table: True
+    ) -> None:
+        self._iterations, self._done = iterations, 0
+        self._graph = budget.graph
+        start = _with_forecasts(mask, budget, fits)
+        states = make_plan(start, budget.graph).states
+        self._free = (states == State.forecast) & (_computed_before(start.compute) >= 2)
+        self._mask = start
+        self._gains = np.ones(states.shape) if start.gains is None else start.gains.copy()
+        self._first, self._second = np.zeros(states.shape), np.zeros(states.shape)
+
+    @property
+    def num_gains(self) -> int:
+        """How many there are to choose."""
+        return int(self._free.sum())
+
+    @property
+    def mask(self) -> StepMask:
+        """With the gains so far."""
+        actions = self._mask.actions
+        actions[self._free & (np.abs(self._gains) < NEGLIGIBLE)] = Action.hold
+        return self._mask.with_actions(actions, gains=self._gains, provenance=self._mask.provenance)
+
+    def step(
+        self,
+        pipe: object,
+        call: Callable[[], Tensor],
+        target: Tensor,
+        features: Callable[[Tensor], Tensor] = lambda images: images,
+        device: torch.device | str | None = None,
+    ) -> float:
+        """One run forth and back.
+
+        Args:
+            pipe: What samples.
+            call: Runs it; returns final images (n, ...).
+            target: (n, ...) features of the full run's images.
+            features: What is compared.
+            device: Where values wait between the passes.
+
+        Returns:
+            Mean of the errors' squares in dB, before the step.
+        """
+        running = self._mask.with_actions(self._mask.actions, gains=self._gains)
+        chain = Chain(pipe, make_plan(running, self._graph), len(target), 1, device=device)
+
+        def of_log_squares(error: Tensor) -> Tensor:
+            squares = error.flatten(1).square().sum(1).clamp_min(1e-20)
+            return error * (2 / len(error) / squares).view(-1, *[1] * (error.dim() - 1))
+
+        error = forth_and_back(chain, call, target, of_log_squares, features)
+        self._descend(np.nan_to_num(chain.slopes).sum((-1, -2)))
+        return float(10 * error.flatten(1).double().square().mean(1).log10().mean())
+
+    def _descend(self, gradient: np.ndarray) -> None:
+        self._done += 1
+        rate = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (self._done - 1) / self._iterations))
+        self._first = 0.9 * self._first + 0.1 * gradient
+        self._second = 0.99 * self._second + 0.01 * gradient**2
+        first, second = self._first / (1 - 0.9**self._done), self._second / (1 - 0.99**self._done)
+        step = rate * first / (np.sqrt(second) + 1e-12)
+        self._gains = np.where(self._free, self._gains - step, self._gains)
+
+
+def _computed_before(compute: np.ndarray) -> np.ndarray:
+    """(T, B) number of earlier rows at which a site computes."""
+    return np.cumsum(compute, axis=0) - compute
+
+
+def _with_forecasts(mask: StepMask, budget: Budget, fits: Callable[[np.ndarray], bool]) -> StepMask:
+    """The mask with forecasts of gain 0 where it holds and has two values, unless that costs anything."""
+    holds = (make_plan(mask, budget.graph).states == State.reuse) & (_computed_before(mask.compute) >= 2)
+    actions = np.where(holds, Action.linear, mask.actions)
+    gains = np.where(holds, 0.0, 1.0 if mask.gains is None else mask.gains)
+    wide = settle(mask.with_actions(actions, gains=gains, provenance=mask.provenance), budget)
+    free = budget.cost_of(wide.actions) <= budget.cost_of(mask.actions) and fits(wide.actions)
+    return wide if free else mask

@@ -1,0 +1,167 @@
+"""Runs tables in the user's pipeline and remembers what came of it: PSNR against the full run, probes, gains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from stepmask.architectures import denoiser_of
+from stepmask.learning.budget import Budget
+from stepmask.learning.end_to_end.config import GlobalConfig
+from stepmask.learning.end_to_end.gains import GainFit
+from stepmask.learning.end_to_end.measured import Measured
+from stepmask.learning.end_to_end.probe import Probe, probe
+from stepmask.learning.end_to_end.tables import Table
+from stepmask.learning.noise import Noise
+from stepmask.learning.riding import frozen
+from stepmask.liveness import make_plan
+from stepmask.runtime.apply import apply
+
+VALIDATION, HELD_BACK, GAINS, PROBES = 0, 20_000, 30_000, 40_000
+"""First image numbers of the four kinds of noise."""
+
+PSNR_CAP = 80.0
+"""dB. What an image counts for at most, the full run's included, whose error is 0."""
+
+FIRST_IMAGES = 2
+"""Of the validation noise, that every candidate is measured on."""
+
+GAIN_BATCHES = 8
+"""Different batches of noise that gains are fitted on, in turns, of half as many images as a probe has; of each the
+full run is made once."""
+
+Objective = Callable[[torch.Tensor], torch.Tensor]
+"""Of final latents, or images, (N, ...)."""
+
+
+class Judge:
+    """What tables do to the final images.
+
+    Args:
+        noise: Runs the pipeline.
+        budget: Of its model.
+        timesteps: T timesteps of a run.
+        config: Knobs.
+        measured: Results so far.
+    """
+
+    def __init__(
+        self, noise: Noise, budget: Budget, timesteps: list[float], config: GlobalConfig, measured: Measured
+    ) -> None:
+        self._noise, self._budget, self._timesteps = noise, budget, timesteps
+        self._config, self._measured = config, measured
+        self._full: dict[tuple[int, int, bool], torch.Tensor] = {}
+        self._targets: dict[tuple[int, int], torch.Tensor] = {}
+
+    def save(self) -> None:
+        """Keep all that was measured."""
+        self._measured.save()
+
+    def first_psnrs(self, table: Table) -> np.ndarray:
+        """Of the first validation images, per image."""
+        return self._psnrs(table, VALIDATION, FIRST_IMAGES, self._config.objective)
+
+    def psnrs(self, table: Table) -> np.ndarray:
+        """Of all validation images, per image: PSNR in dB, or what the objective says."""
+        first, count = self.first_psnrs(table), self._config.num_validation - FIRST_IMAGES
+        rest = self._psnrs(table, VALIDATION + FIRST_IMAGES, count, self._config.objective)
+        return np.concatenate([first, rest])
+
+    def held_back(self, table: Table) -> np.ndarray:
+        """PSNR in dB per image on noise that nothing was chosen on."""
+        found = self._psnrs(table, HELD_BACK, self._config.num_held_back, None)
+        self.save()
+        return found
+
+    def probe(self, table: Table, number: int) -> Probe:
+        """What every switch in a table would do, on noise of its own for each number."""
+        count, first = self._config.num_probes, PROBES + number * self._config.num_probes
+        key = f"{first}.{table.digest}"
+        found = self._measured.probe(key)
+        if found is None:
+            found = probe(
+                self._noise.pipe,
+                make_plan(table.mask(self._budget, self._timesteps), self._budget.graph),
+                lambda copies: self._noise.latents(first, count, copies),
+                self._features_of_full_run(first, count),
+                self._config.num_projections,
+                seed=first,
+                features=self._features,
+                fresh=True,
+                device=self._waiting,
+            )
+            self._measured.keep_probe(key, found)
+            self.save()
+        return found
+
+    def with_gains(self, table: Table, iterations: int, fits: Callable[[np.ndarray], bool]) -> Table:
+        """The table with gains of its forecasts learned; itself where there is none to learn."""
+        key = f"{iterations}.{table.digest}"
+        known = self._measured.gains(key)
+        if known is None:
+            fit = GainFit(table.mask(self._budget, self._timesteps), self._budget, iterations, fits)
+            count = max(1, self._config.num_probes // 2)
+            for iteration in range(iterations if fit.num_gains else 0):
+                first = GAINS + iteration % GAIN_BATCHES * count
+                fit.step(
+                    self._noise.pipe,
+                    lambda first=first: self._noise.latents(first, count),
+                    self._features_of_full_run(first, count, keep=True),
+                    self._features,
+                    self._waiting,
+                )
+            found = Table.of(fit.mask, self._budget) if fit.num_gains else table
+            known = found.actions, found.gains
+            self._measured.keep_gains(key, *known)
+            self.save()
+        return Table(*known)
+
+    @property
+    def _features(self) -> Objective:
+        return self._config.objective or (lambda images: images)
+
+    @property
+    def _waiting(self) -> str | None:
+        """Where values wait between the passes of a probe."""
+        return "cpu" if self._config.offload else None
+
+    def _features_of_full_run(self, first: int, count: int, keep: bool = False) -> torch.Tensor:
+        """(count, ...) what shall be reached from numbered noise."""
+        if (first, count) in self._targets:
+            return self._targets[first, count]
+        with frozen(denoiser_of(self._noise.pipe)):
+            found = self._features(self._noise.latents(first, count)).detach()
+        if keep:
+            self._targets[first, count] = found
+        return found
+
+    def _psnrs(self, table: Table, first: int, count: int, objective: Objective | None) -> np.ndarray:
+        """PSNR in dB of numbered images under a table, or what the objective says of them."""
+        key = f"{first}.{count}.{table.digest}"
+        known = self._measured.psnrs(key)
+        if known is not None:
+            return known
+        which = first, count, objective is None
+        with frozen(denoiser_of(self._noise.pipe)):
+            if which not in self._full:
+                self._full[which] = self._sampled(first, count, objective)
+            plan = make_plan(table.mask(self._budget, self._timesteps), self._budget.graph)
+            with apply(self._noise.pipe, plan):
+                found = self._sampled(first, count, objective)
+        ratio = self._noise.psnrs if objective is None else size_over_error
+        psnrs = np.minimum(ratio(found, self._full[which]), PSNR_CAP)
+        self._measured.keep_psnrs(key, psnrs)
+        return psnrs
+
+    def _sampled(self, first: int, count: int, objective: Objective | None) -> torch.Tensor:
+        if objective is None:
+            return self._noise.images(first, count)
+        return objective(self._noise.latents(first, count)).detach()
+
+
+def size_over_error(found: torch.Tensor, wanted: torch.Tensor) -> np.ndarray:
+    """(N,) ratio in dB of the squares of what is wanted, (N, ...), to those of the error."""
+    size, error = (values.flatten(1).double().square().sum(1).cpu() for values in (wanted, found - wanted))
+    return (10 * (size.clamp_min(1e-12) / error.clamp_min(1e-12)).log10()).numpy()

@@ -1,0 +1,71 @@
+"""Table: what every cell does, with the gains of its forecasts; and Candidate, a table that was measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from stepmask.learning.budget import Budget
+from stepmask.learning.end_to_end.switches import settle
+from stepmask.mask import Action, StepMask
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A mask over all sites, settled, without identity.
+
+    Attributes:
+        actions: (T, B) of `Action`.
+        gains: (T, B) as `StepMask` has them; None where all are 1.
+    """
+
+    actions: np.ndarray
+    gains: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, mask: StepMask, budget: Budget) -> Table:
+        """What a mask comes to."""
+        settled = settle(mask, budget)
+        return cls(settled.actions, settled.gains)
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells tables apart, in every process."""
+        content = self.actions.tobytes() + (b"" if self.gains is None else self.gains.tobytes())
+        return hashlib.sha256(content).hexdigest()[:24]
+
+    def mask(self, budget: Budget, timesteps: Sequence[float]) -> StepMask:
+        """The table as a mask."""
+        blank = StepMask(compute=np.ones(self.actions.shape, dtype=bool), sites=budget.graph.names, timesteps=timesteps)
+        return blank.with_actions(self.actions, gains=self.gains)
+
+    def switched(self, actions: np.ndarray, budget: Budget, timesteps: Sequence[float]) -> Table:
+        """Another table of actions; what forecast before and does so still keeps its gain."""
+        both = (self.actions == Action.linear) & (actions == Action.linear)
+        gains = None if self.gains is None else np.where(both, self.gains, 1.0)
+        return Table.of(Table(actions, gains).mask(budget, timesteps), budget)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A table and what it was measured to give."""
+
+    table: Table
+    cost: float
+    psnrs: np.ndarray
+    """PSNR in dB on the validation noise, per image; with an objective the ratio of its size to its error, in dB."""
+    made_by: str
+
+    @property
+    def psnr(self) -> float:
+        """The mean."""
+        return float(self.psnrs.mean())
+
+    @property
+    def actions(self) -> np.ndarray:
+        """(T, B) of `Action`."""
+        return self.table.actions
