@@ -13,12 +13,12 @@ from tiny import ddim_pipeline
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FEW = {
-    "learn_and_sample": {"steps": 4, "rounds": 1},
-    "family": {"steps": 4, "rounds": 1},
+    "learn_and_sample": {"steps": 4, "rounds": 1, "gains": 1},
+    "family": {"steps": 4, "rounds": 1, "gains": 1},
     "compare_schedules": {"steps": 4, "num_images": 2},
     "bare_denoiser": {"steps": 3},
-    "any_model": {"steps": 4, "rounds": 0, "num_probes": 2, "num_validation": 3, "num_held_back": 3},
-    "objective": {"steps": 4, "rounds": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3},
+    "any_model": {"steps": 4, "rounds": 0, "gains": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3},
+    "objective": {"steps": 4, "rounds": 1, "gains": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3},
 }
 SAYS = {
     "learn_and_sample": "of the MACs",

@@ -14,12 +14,12 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepmask import BlockGraph, MaskFileError, MaskMismatchError, Site, StepMask, StepMaskError
+from stepmask import BlockGraph, MaskFileError, MaskMismatchError, Site, StepMask, StepMaskError, make_plan
 from stepmask._mask_file import MAX_CELLS
 from stepmask.mask import Action, scheduler_identity
 
 STORED = Path(__file__).parent / "data" / "mask_format_1.json"
-STORED_2 = STORED.with_name("mask_format_2.json")
+STORED_2, STORED_3 = STORED.with_name("mask_format_2.json"), STORED.with_name("mask_format_3.json")
 SITES = tuple(Site(f"blocks.{i}", "resnet", i) for i in range(3))
 GRAPH = BlockGraph.chain(SITES)
 
@@ -209,7 +209,13 @@ def test_a_stored_file_of_format_2_loads_for_ever():
     assert mask.scores is None and mask.provenance == {"method": "fora", "forecast": "linear"}
 
 
-@pytest.mark.parametrize("stored", [STORED, STORED_2], ids=lambda path: path.stem)
+def test_a_stored_file_of_format_3_loads_for_ever():
+    mask = StepMask.load(STORED_3)
+    assert mask.actions.tolist() == [[1, 1], [1, 1], [2, 1], [2, 2]]
+    assert mask.gains.tolist() == [[1, 1], [1, 1], [1.25, 1], [-0.125, 1]] and not mask.gains.flags.writeable
+
+
+@pytest.mark.parametrize("stored", [STORED, STORED_2, STORED_3], ids=lambda path: path.stem)
 def test_saving_the_stored_file_again_changes_no_byte(tmp_path, stored):
     StepMask.load(stored).save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == stored.read_text()
@@ -220,6 +226,55 @@ def test_only_forecasts_need_format_2(tmp_path):
         mask.save(tmp_path / "mask.json")
         content = json.loads((tmp_path / "mask.json").read_text())
         assert content["format_version"] == version and content["rows"][1] == ("101" if version == 1 else "1l1")
+
+
+def test_gains_are_those_of_forecasts_alone(tmp_path):
+    forecast = [[0, 0, 0], [0, 1, 0], [1, 0, 0]]
+    mask = small(forecast=forecast, gains=np.full((3, 3), 1.23456789))
+    assert mask.gains.tolist() == [[1, 1, 1], [1, 1.2346, 1], [1.2346, 1, 1]], "to four decimals"
+    mask.save(tmp_path / "mask.json")
+    content = json.loads((tmp_path / "mask.json").read_text())
+    assert content["format_version"] == 3 and content["gains"] == [[], [1.2346], [1.2346]]
+    assert StepMask.load(tmp_path / "mask.json") == mask
+    for gains in (np.ones((3, 3)), [[5, 5, 5], [5, 1, 5], [1, 5, 5]]):
+        plain = small(forecast=forecast, gains=gains)
+        assert plain.gains is None and plain.to_dict()["format_version"] == 2 and "gains" not in plain.to_dict()
+    assert mask != plain and plain != mask and small(gains=np.zeros((3, 3))).gains is None
+    assert mask.with_actions(mask.actions).gains is None, "another table, other gains"
+    for gains, message in (
+        ([[1, 1]], "shape"),
+        (np.full((3, 3), 1e3), "between"),
+        (np.full((3, 3), np.nan), "between"),
+    ):
+        with pytest.raises(StepMaskError, match=message):
+            small(forecast=forecast, gains=gains)
+
+
+def test_gains_go_with_their_rows():
+    forecast = np.array([[0, 0], [0, 0], [1, 1], [0, 0], [1, 1], [0, 0]], dtype=bool)
+    gains = np.where(forecast, np.arange(12).reshape(6, 2) / 4, 1)
+    mask = StepMask(compute=~forecast, forecast=forecast, gains=gains, sites=("a", "b"), timesteps=[5, 4, 3, 2, 1, 0])
+    assert mask.resample(mask.timesteps).gains.tolist() == mask.gains.tolist()
+    wide = mask.resample([5, 4.5, 4, 3.5, 3, 2.5, 2, 1.5, 1, 0.5, 0])
+    assert wide.gains is not None and set(map(tuple, wide.gains)) <= set(map(tuple, mask.gains))
+    graph = BlockGraph.branches([Site("a", "mlp"), Site("between", "mlp"), Site("b", "mlp")])
+    plan = make_plan(mask, graph)
+    assert plan.gains[:, [0, 2]].tolist() == mask.gains.tolist() and (plan.gains[:, 1] == 1).all()
+    assert plan.from_row(2).gains[:, [0, 2]].tolist() == [[1, 1], *mask.gains[3:].tolist()]
+
+
+@pytest.mark.parametrize(
+    "gains", [None, 3, [], [[], [], [1.0]], [[], [], [1.0], [1.0]], [[], [], ["x"], [1, 1]], [[], [], [1e9], [1, 1]]]
+)
+def test_edited_gains_are_refused_in_words(tmp_path, gains):
+    content = json.loads(STORED_3.read_text())
+    (tmp_path / "mask.json").write_text(json.dumps({**content, "gains": gains}))
+    with pytest.raises(MaskFileError, match=r"mask .*mask\.json: it cannot be used"):
+        StepMask.load(tmp_path / "mask.json")
+    del content["gains"]
+    (tmp_path / "mask.json").write_text(json.dumps(content))
+    with pytest.raises(MaskFileError, match="'gains' is missing"):
+        StepMask.load(tmp_path / "mask.json")
 
 
 def test_rows_are_strings_one_a_line(tmp_path):

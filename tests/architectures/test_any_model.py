@@ -85,7 +85,7 @@ def test_it_learns_and_costs(plain):
     describe(plain, sites=PATTERNS, example_inputs=inputs())
     cost = stepmask.measure_cost(plain)
     assert cost.macs.tolist() == [5 * 8 * 8] * 6 and cost.always_macs == 8
-    few = {"rounds": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3}
+    few = {"rounds": 1, "gains": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3}
     options = {"scheduler": DDIMScheduler(clip_sample=False), "call_kwargs": {"y": torch.randn(2, 8)}}
     mask = stepmask.learn(plain, 6, 0.6, **options, **few)
     assert cost.fraction(make_plan(mask, describe(plain))) <= 0.61

@@ -37,7 +37,7 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(methods, "TRAJECTORIES", 2)
     monkeypatch.setattr(methods, "LEARNED_RIVALS", RIVALS)
     monkeypatch.setattr(methods, "TARGETS", (0.7, 0.5))
-    monkeypatch.setattr(methods, "ROUNDS", 0)
+    monkeypatch.setattr(methods, "LEARNING", {"rounds": 0, "gains": 1})
     monkeypatch.setattr(methods, "SEEDS", (0, 1))
 
 

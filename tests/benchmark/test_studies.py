@@ -17,7 +17,7 @@ STEPS = 4
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(methods, "ROUNDS", 0)
+    monkeypatch.setattr(methods, "LEARNING", {"rounds": 0, "gains": 1})
     monkeypatch.setattr(methods, "TRAJECTORIES", 2)
     monkeypatch.setattr(methods, "LEARNED_RIVALS", {"DiP-GO": ("dip-go", 0.6, {"iterations": 2})})
 

@@ -20,8 +20,8 @@ MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
     monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
-    monkeypatch.setattr(transfer, "QUICK", {"rounds": 0})
-    monkeypatch.setattr(transfer, "REFINING", {"rounds": 1})
+    monkeypatch.setattr(transfer, "QUICK", {"rounds": 0, "gains": 1})
+    monkeypatch.setattr(transfer, "REFINING", {"rounds": 1, "gains": 1})
 
 
 def test_settings_suit_the_model():

@@ -53,7 +53,7 @@ def family_file(mask_file):
 @pytest.fixture
 def quick():
     """Options of a search that is over in a second."""
-    return ["--steps", 4, "--rounds", 1, "--num-probes", 2, "--num-validation", 4, "--num-held-back", 2]
+    return ["--steps", 4, "--rounds", 1, "--gains", 1, "--num-probes", 2, "--num-validation", 4, "--num-held-back", 2]
 
 
 @pytest.fixture

@@ -177,7 +177,8 @@ def test_show_draws_compute_and_hold_or_the_plan(run, folder, mask_file, tmp_pat
 
 
 def test_demo_does_it_all(run, folder, tmp_path):
-    options = ["--model", folder, "--steps", 4, "--target-macs", 0.9, "--rounds", 1, "--num-images", 2]
+    options = ["--model", folder, "--steps", 4, "--target-macs", 0.9, "--rounds", 1, "--gains", 1]
+    options += ["--num-images", 2]
     text = run("demo", "-o", tmp_path, *options).stdout
     pictures = ["grid.png", "heatmap.png", "side_by_side.png"]
     assert names(tmp_path) == sorted(["evaluation.json", "full", "mask.json", "masked", *pictures])

@@ -18,7 +18,7 @@ from tiny import dit_pipeline
 STEPS = 4
 QUIET = {"num_inference_steps": STEPS, "progress": False}
 LEARNED = {
-    "global": {"rounds": 0, "num_probes": 1, "num_validation": 3, "num_held_back": 2},
+    "global": {"rounds": 0, "gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2},
     "per-step": {"num_trajectories": 2, "batch_size": 1},
     "paper": {"num_trajectories": 2, "batch_size": 1},
     "harmonica": {"num_trajectories": 2, "batch_size": 1},

@@ -21,7 +21,15 @@ from stepmask.runtime.sampling import (
     without_decoder,
 )
 
-FEW = {"rounds": 1, "num_probes": 2, "num_projections": 1, "num_validation": 3, "num_held_back": 3, "progress": False}
+FEW = {
+    "rounds": 1,
+    "gains": 1,
+    "num_probes": 2,
+    "num_projections": 1,
+    "num_validation": 3,
+    "num_held_back": 3,
+    "progress": False,
+}
 WAN = BY_NAME["Wan"]
 LEARNED = ["Stable Diffusion", "PixArt-Sigma", "Stable Diffusion 3", "Flux, true guidance", "Wan"]
 

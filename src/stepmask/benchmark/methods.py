@@ -26,8 +26,8 @@ TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 INTERVALS = (2, 3, 4, 5)
 SEEDS = (0, 1)
 BINARY_SEEDS = (0,)
-ROUNDS: int | None = 2
-"""Refining rounds at each target; None for the default."""
+LEARNING: dict[str, Any] = {"rounds": 2}
+"""Options of our own learning; for the rest, defaults."""
 TRAJECTORIES = 8
 LEARNED_RIVALS: dict[str, tuple[str, float, dict[str, int]]] = {
     "HarmoniCa": ("harmonica", 0.5, {"num_trajectories": 24}),
@@ -103,7 +103,6 @@ class FamilyMethod:
 
     def family(self, subject: Subject, seed: int) -> MaskFamily:
         """Learn all budgets."""
-        options = {} if ROUNDS is None else {"rounds": ROUNDS}
         return learn_family(
             subject.pipe,
             subject.steps,
@@ -113,7 +112,7 @@ class FamilyMethod:
             conditions=subject.conditions,
             resume=subject.state(f"{self.label}-seed{seed}"),
             forecast=self.forecast,
-            **options,
+            **LEARNING,
         )
 
     @property

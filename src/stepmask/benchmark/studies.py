@@ -52,7 +52,7 @@ def features_of(pipe: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _variant(subject: Subject, setting: str, seed: int, *, name: str, options: Options) -> StepMask:
-    return learned(subject, setting, seed, f"study-{name}", rounds=methods.ROUNDS, **options(subject, setting, seed))
+    return learned(subject, setting, seed, f"study-{name}", **methods.LEARNING, **options(subject, setting, seed))
 
 
 def _dip_go(subject: Subject, setting: str, seed: int) -> StepMask:

@@ -28,15 +28,18 @@ from stepmask import (
 from stepmask.architectures import denoiser_of
 from stepmask.evaluation import evaluation_seeds
 from stepmask.learning import GlobalConfig, LearnConfig
+from stepmask.learning.end_to_end.judge import Judge
 from stepmask.learning.end_to_end.portfolio import moved_steps, portfolio, spaced_steps
-from stepmask.learning.end_to_end.search import GlobalSearch
 from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.noise import Noise
 from stepmask.mask import Action, scheduler_identity
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
 
 STEPS = 5
-QUICK = {"rounds": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "shrink": 0.35, "progress": False}
+QUICK = {
+    "rounds": 1, "gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "shrink": 0.35,
+    "progress": False,
+}  # fmt: skip
 GUIDED = {"guidance_scale": 2.0}
 
 CASES = {  # pipeline or denoiser, scheduler, call_kwargs
@@ -122,7 +125,7 @@ def test_moved_steps_keep_their_number_order_and_the_first():
 def test_moving_key_steps_helps(monkeypatch):
     """A search that measures nothing but tables of key steps, and likes late ones."""
     pipe = dit_pipeline()
-    monkeypatch.setattr(GlobalSearch, "_psnrs", lambda self, actions, first, count, *_: np.full(count, late(actions)))
+    monkeypatch.setattr(Judge, "_psnrs", lambda self, table, first, count, *_: np.full(count, late(table.actions)))
 
     def late(actions) -> float:
         return float(np.flatnonzero((actions == Action.compute).all(1)).sum())
@@ -239,7 +242,7 @@ def test_the_same_seed_gives_the_same_mask(make):
     expected = torch.rand(3)
     torch.manual_seed(2)
     assert torch.equal(torch.rand(3), expected), "the global random state is left alone"
-    assert learn(make(), STEPS, 0.6, seed=5, **QUICK).provenance["psnr"] != first.provenance["psnr"]
+    assert learn(make(), STEPS, 0.6, seed=5, **QUICK).provenance["noise_seeds"] != first.provenance["noise_seeds"]
 
 
 def test_flags_of_the_model_are_put_back():

@@ -13,7 +13,15 @@ from stepmask.schedules import fora
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
 
 STEPS = 6
-QUICK = {"rounds": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "progress": False}
+QUICK = {
+    "rounds": 1,
+    "gains": 0,
+    "num_probes": 1,
+    "num_validation": 3,
+    "num_held_back": 2,
+    "num_moves": 0,
+    "progress": False,
+}
 
 
 def validation_psnr(pipe, mask: StepMask) -> float:

@@ -1,0 +1,131 @@
+"""Gains of forecasts: fitted by gradients they bring images closer, cost nothing, and travel with the mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import stepmask
+from stepmask import State, describe, learn, make_plan, measure_cost
+from stepmask.architectures import denoiser_of
+from stepmask.learning.budget import Budget
+from stepmask.learning.end_to_end.gains import GainFit
+from stepmask.learning.end_to_end.switches import settle
+from stepmask.learning.noise import Noise
+from stepmask.learning.riding import frozen
+from stepmask.mask import Action
+from stepmask.schedules import fora, key_steps
+from tiny import ddim_pipeline, dit_pipeline
+
+STEPS = 8
+QUICK = {"rounds": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "progress": False}
+
+
+class Fitting:
+    """A fit on two images of one pipeline."""
+
+    def __init__(self, make, mask, iterations: int, **options) -> None:
+        self.pipe = make()
+        self.budget = Budget(describe(self.pipe), measure_cost(self.pipe))
+        self.noise = Noise(self.pipe, mask.num_rows, 0)
+        self.before = settle(mask, self.budget)
+        self.fit = GainFit(self.before, self.budget, iterations, **options)
+        with frozen(denoiser_of(self.pipe)):
+            self.target = self.noise.latents(0, 2)
+
+    def step(self) -> float:
+        return self.fit.step(self.pipe, lambda: self.noise.latents(0, 2), self.target)
+
+    def error_db(self, mask) -> float:
+        """As `step` reports it, by plain runs."""
+        with stepmask.apply(self.pipe, make_plan(mask, self.budget.graph)):
+            error = self.noise.latents(0, 2) - self.target
+        return float(10 * error.flatten(1).double().square().mean(1).log10().mean())
+
+
+def trained():
+    return stepmask.reference.load("dit-cifar10")
+
+
+@pytest.mark.parametrize("forecast", ["linear", None])
+def test_images_come_closer_at_the_same_cost(forecast):
+    """On a trained model: what random weights make of noise hardly depends on a step."""
+    fitting = Fitting(trained, fora(trained(), STEPS, 2, forecast=forecast), 8)
+    first, *_, last = [fitting.step() for _ in range(8)]
+    mask = fitting.fit.mask
+    assert last < first - 1 and fitting.error_db(mask) < first - 1
+    assert mask.gains is not None and not mask.is_binary
+    assert np.array_equal(mask.compute, fitting.before.compute)
+    assert fitting.budget.cost_of(mask.actions) <= fitting.budget.cost_of(fitting.before.actions)
+    assert mask.provenance == fitting.before.provenance
+
+
+def test_what_is_reported_is_the_error_of_the_mask():
+    fitting = Fitting(dit_pipeline, fora(dit_pipeline(), STEPS, 2, forecast="linear"), 4)
+    assert fitting.step() == pytest.approx(fitting.error_db(fitting.before), abs=1e-3)
+    moved = fitting.fit.mask
+    assert fitting.step() == pytest.approx(fitting.error_db(moved), abs=1e-2)
+
+
+def test_the_first_step_goes_down_the_slope_of_every_gain():
+    """Adam's first step moves each by the full rate, against the sign of its derivative."""
+    fitting = Fitting(trained, fora(trained(), STEPS, 2, forecast="linear"), 10**6)
+    fitting.step()
+    moved = fitting.fit.mask.gains - 1
+    cells = np.argwhere(np.abs(moved) > 0.05)
+    assert len(cells) == fitting.fit.num_gains
+    for row, site in np.random.default_rng(0).permutation(cells)[:4]:
+        errors = []
+        for change in (0.05, -0.05):
+            gains = np.ones(moved.shape)
+            gains[row, site] += change
+            errors.append(fitting.error_db(fitting.before.with_actions(fitting.before.actions, gains=gains)))
+        assert np.sign(errors[1] - errors[0]) == np.sign(moved[row, site])
+
+
+def test_what_holds_begins_at_gain_0_and_holds_again_if_it_stays_there():
+    fitting = Fitting(dit_pipeline, fora(dit_pipeline(), STEPS, 3), 5)
+    assert fitting.fit.num_gains > 0, "with two values it may forecast"
+    assert fitting.fit.mask.actions.tolist() == fitting.before.actions.tolist(), (
+        "before the first step nothing has changed"
+    )
+    assert fitting.error_db(fitting.fit.mask) == fitting.error_db(fitting.before)
+    fitting.step()
+    assert not fitting.fit.mask.is_binary
+
+
+def test_a_limit_of_the_cache_keeps_holds_as_they_are():
+    fitting = Fitting(dit_pipeline, fora(dit_pipeline(), STEPS, 3), 5, fits=lambda actions: False)
+    assert fitting.fit.num_gains == 0
+
+
+def test_nothing_to_learn():
+    assert Fitting(dit_pipeline, key_steps(dit_pipeline(), STEPS, [0]), 5).fit.num_gains == 0
+
+
+@pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
+def test_learned_masks_have_gains_unless_told_otherwise(make, tmp_path):
+    mask = learn(make(), STEPS, 0.5, gains=6, **QUICK)
+    assert mask.provenance["config"]["gains"] == 6
+    mask.save(tmp_path / "mask.json")
+    assert stepmask.StepMask.load(tmp_path / "mask.json") == mask
+    assert learn(make(), STEPS, 0.5, gains=0, **QUICK).gains is None
+    assert learn(make(), STEPS, 0.5, gains=6, forecast=False, **QUICK).is_binary
+
+
+def test_a_run_in_the_pipeline_uses_them():
+    """Gain 0 is a hold, and a gain of 2 over one step is a line over two."""
+    pipe = dit_pipeline()
+    mask = fora(pipe, STEPS, 2, forecast="linear")
+    flat = mask.with_actions(mask.actions, gains=np.where(mask.forecast, 0.0, 1.0))
+    holding = mask.with_actions(np.where(mask.forecast, Action.hold, mask.actions))
+    images = []
+    for one in (flat, holding, mask):
+        with stepmask.apply(pipe, one) as run:
+            call = {"class_labels": [1], "num_inference_steps": STEPS, "output_type": "pt"}
+            images.append(torch.as_tensor(pipe(generator=torch.Generator().manual_seed(0), **call).images))
+            assert one is holding or run.summary().forecasts > 0
+    torch.testing.assert_close(images[0], images[1], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(images[1], images[2])
+    assert (make_plan(flat, describe(pipe)).states == State.forecast).any()
