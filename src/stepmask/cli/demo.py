@@ -17,6 +17,8 @@ from stepmask.cli.sample import write_images
 from stepmask.cli.show import draw
 
 MODEL = "reference:ddpm-cifar10"
+QUICKER = {"shrink": 0.2, "num_moves": 0}
+"""Of learning: larger steps down to the target, key steps where they are."""
 
 
 @app.command()
@@ -37,8 +39,10 @@ def demo(
     ready_folder(output)
     pipe = load(model, device="cpu")
     out.print(f"1. selecting what each block does at each of {steps} steps, with {target_macs:.0%} of the MACs:")
-    out.print("   compute, hold the value it computed last, or forecast one from its last two")
-    mask = stepmask.learn(pipe, num_inference_steps=steps, target_macs=target_macs, rounds=rounds, gains=gains)
+    out.print("   compute, hold the value it computed last, or forecast one from its last two, and how far")
+    mask = stepmask.learn(
+        pipe, num_inference_steps=steps, target_macs=target_macs, rounds=rounds, gains=gains, **QUICKER
+    )
     mask.save(output / "mask.json")
     out.print("2. sampling with and without the mask, from noise that learning has not seen")
     with runs_bar("sampling") as tell:

@@ -293,7 +293,7 @@ def test_an_objective_judges_the_candidates():
     best, noise = rounds[-1].best, Noise(pipe, STEPS, seed=0)
     every = StepMask(compute=np.ones(best.actions.shape), sites=describe(pipe).names, timesteps=noise.timesteps())
     wanted = noise.images(0, len(best.psnrs))
-    with stepmask.apply(pipe, every.with_actions(best.actions)):
+    with stepmask.apply(pipe, every.with_actions(best.actions, gains=best.table.gains)):
         error = noise.images(0, len(best.psnrs)) - wanted
     size, error = (first_row(images).square().sum((1, 2, 3)) for images in (wanted, error))
     assert error.min() > 0 and best.psnrs == pytest.approx((10 * (size / error).log10()).numpy(), rel=1e-3)

@@ -58,8 +58,7 @@ def fit_scale_shift(
     took = run.effort.facts()
     before = {name: mask.provenance.get(name, 0) for name in took}
     provenance = {**mask.provenance, "scale_shift": True, **{name: before[name] + took[name] for name in took}}
-    mask = replace(mask, provenance=provenance)
-    return ScaledPlan.of(plan, fit.corrections)
+    return ScaledPlan.of(replace(plan, mask=replace(mask, provenance=provenance)), fit.corrections)
 
 
 class _Fit:
