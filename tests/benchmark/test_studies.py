@@ -9,6 +9,7 @@ from stepmask import describe, make_plan, measure_cost
 from stepmask.benchmark import Subject, chosen_methods, methods
 from stepmask.benchmark.chosen import short_name
 from stepmask.benchmark.studies import features_of, pictures, study_methods
+from stepmask.schedules import key_steps
 from tiny import ddim_pipeline, dit_pipeline
 
 STUDIES = {short_name(method): method for method in study_methods()}
@@ -22,7 +23,18 @@ def short(monkeypatch):
     monkeypatch.setattr(methods, "LEARNED_RIVALS", {"DiP-GO": ("dip-go", 0.6, {"iterations": 2})})
 
 
-@pytest.mark.parametrize("name", STUDIES)
+def test_gains_of_key_steps():
+    pipe = dit_pipeline()
+    method, subject = STUDIES["learned-gains-of-key-steps"], Subject(pipe, 8, targets=(0.6,))
+    assert method.settings(subject) == ["5"]
+    mask = method.make(subject, "5", 0)
+    plain = key_steps(pipe, 8, 5)
+    assert mask.gains is not None and mask.provenance["steps"] == plain.provenance["steps"]
+    cost, graph = measure_cost(pipe), describe(pipe)
+    assert cost.fraction(make_plan(mask, graph)) == pytest.approx(cost.fraction(make_plan(plain, graph)))
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if "-gains-" not in name])
 def test_each_keeps_to_its_budget(name):
     pipe, method = dit_pipeline(), STUDIES[name]
     subject = Subject(pipe, STEPS, targets=(0.6,))

@@ -163,14 +163,14 @@ def methods() -> list[AnyMethod]:
         Method("DeepCache, quad", lambda s: [f"1:{k}" for k in INTERVALS], _deepcache_quad, fits=_needs_levels),
         Method("Faster Diffusion", lambda subject: ["as published"], _faster_diffusion, fits=_needs_levels),
         Method("step skipping", lambda subject: ["every 2nd", "every 3rd", "every 4th"], _step_skipping),
-        Method("key steps + forecast", _affordable_steps, _key_steps),
+        Method("key steps + forecast", affordable_steps, _key_steps),
         Method("random", budgets, _random, (0,)),
         Method("SmoothCache", budgets, partial(calibrated, rule=smoothcache)),
         Method("Block Caching", budgets, partial(calibrated, rule=block_caching)),
         Method("Block Caching + scale-shift", budgets, partial(calibrated, rule=block_caching), refine=_scaled),
         Method("DiTFastAttn", lambda subject: ["0.05", "0.15"], _ditfastattn, fits=_no_levels),
-        Unmasked("fewer steps", _affordable_steps, _fewer_steps),
-        Unmasked("fewer steps, DPM-Solver++", _affordable_steps, partial(_fewer_steps, change=with_dpm)),
+        Unmasked("fewer steps", affordable_steps, _fewer_steps),
+        Unmasked("fewer steps, DPM-Solver++", affordable_steps, partial(_fewer_steps, change=with_dpm)),
         FamilyMethod("learned", True, SEEDS),
         FamilyMethod("learned, hold only", False, BINARY_SEEDS),
         Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps),
@@ -225,7 +225,7 @@ def _random(subject: Subject, setting: str, seed: int | None) -> StepMask:
     return random_schedule(subject.pipe, subject.steps, density=float(setting), seed=seed)
 
 
-def _affordable_steps(subject: Subject) -> list[str]:
+def affordable_steps(subject: Subject) -> list[str]:
     """Numbers of steps that cost about as much as the budgets."""
     return [str(max(1, round(target * subject.steps))) for target in subject.targets]
 

@@ -1,7 +1,7 @@
 """What changes a learned mask: other objectives, and masks to start from. For docs/learning.md; no rivals.
 
-Each learns for one budget at a time, with as many rounds as the benchmark's families; *alone* is what the others are
-read against.
+*Gains of key steps* learn no table, only how far its forecasts go. Each other learns for one budget at a time, with as
+many rounds as the benchmark's families; *alone* is what these are read against.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from stepmask.benchmark import methods
-from stepmask.benchmark.methods import Method, Subject, budgets, calibrated, learned, paper
+from stepmask.benchmark.methods import Method, Subject, affordable_steps, budgets, calibrated, learned, paper
 from stepmask.learning.calibrated.smoothcache import smoothcache
+from stepmask.learning.end_to_end.fit import fit_gains
 from stepmask.mask import StepMask
+from stepmask.schedules import key_steps
 
 Options = Callable[[Subject, str, int], Mapping[str, Any]]
 """What `learn` is asked for beyond a budget, of a subject, a setting and a seed."""
@@ -31,7 +33,8 @@ def study_methods() -> list[Method]:
         "from DiP-GO": lambda *asked: {"start": _dip_go(*asked)},
         "from SmoothCache": lambda *asked: {"start": calibrated(*asked, rule=smoothcache)},
     }
-    return [
+    fitted = Method("learned, gains of key steps", affordable_steps, _with_gains, (0,))
+    return [fitted] + [
         Method(f"learned, {name}", budgets, partial(_variant, name=name, options=options), (0,))
         for name, options in variants.items()
     ]
@@ -53,6 +56,11 @@ def features_of(pipe: Any) -> Callable[[Tensor], Tensor]:
 
 def _variant(subject: Subject, setting: str, seed: int, *, name: str, options: Options) -> StepMask:
     return learned(subject, setting, seed, f"study-{name}", **methods.LEARNING, **options(subject, setting, seed))
+
+
+def _with_gains(subject: Subject, setting: str, seed: int) -> StepMask:
+    schedule = key_steps(subject.pipe, subject.steps, int(setting))
+    return fit_gains(subject.pipe, schedule, seed=seed, call_kwargs=subject.call_kwargs, conditions=subject.conditions)
 
 
 def _dip_go(subject: Subject, setting: str, seed: int) -> StepMask:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stepmask.learning.calibrated.recording import Recording, record
     from stepmask.learning.calibrated.scale_shift import fit_scale_shift
     from stepmask.learning.calibrated.smoothcache import smoothcache
+    from stepmask.learning.end_to_end.fit import fit_gains
     from stepmask.learning.end_to_end.search import Round
     from stepmask.learning.entry import learn, learn_family
     from stepmask.learning.full_chain.learner import Iteration
@@ -41,6 +42,7 @@ __all__ = [
     "Round",
     "block_caching",
     "ditfastattn",
+    "fit_gains",
     "fit_scale_shift",
     "learn",
     "learn_family",
@@ -60,6 +62,7 @@ _WHERE = {
     "smoothcache": "calibrated.smoothcache",
     "block_caching": "calibrated.block_caching",
     "ditfastattn": "calibrated.ditfastattn",
+    "fit_gains": "end_to_end.fit",
     "fit_scale_shift": "calibrated.scale_shift",
 }
 

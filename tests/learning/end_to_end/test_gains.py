@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import stepmask
-from stepmask import State, describe, learn, make_plan, measure_cost
+from stepmask import MaskMismatchError, State, describe, learn, make_plan, measure_cost
 from stepmask.architectures import denoiser_of
+from stepmask.learning import fit_gains
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.gains import GainFit
 from stepmask.learning.end_to_end.switches import settle
@@ -112,6 +115,20 @@ def test_learned_masks_have_gains_unless_told_otherwise(make, tmp_path):
     assert stepmask.StepMask.load(tmp_path / "mask.json") == mask
     assert learn(make(), STEPS, 0.5, gains=0, **QUICK).gains is None
     assert learn(make(), STEPS, 0.5, gains=6, forecast=False, **QUICK).is_binary
+
+
+def test_gains_for_a_schedule():
+    pipe = trained()
+    schedule = fora(pipe, STEPS, 2, forecast="linear")
+    mask = fit_gains(pipe, schedule, iterations=8, seed=1)
+    assert mask.gains is not None and mask.provenance["method"] == "fora" and mask.graph == schedule.graph
+    assert mask.provenance["gains"] == {"iterations": 8, "seed": 1} and mask.provenance["denoiser_calls"] > 16 * STEPS
+    cost, graph = measure_cost(pipe), describe(pipe)
+    assert cost.fraction(make_plan(mask, graph)) == cost.fraction(make_plan(schedule, graph))
+    before, after = (stepmask.evaluate(pipe, one, seeds=4, speed=False).psnr.mean for one in (schedule, mask))
+    assert after > before + 1, "on noise that the fit has not seen"
+    with pytest.raises(MaskMismatchError, match="rows"):
+        fit_gains(pipe, replace(schedule, provenance={"num_inference_steps": STEPS + 1}))
 
 
 def test_a_run_in_the_pipeline_uses_them():
