@@ -1,4 +1,4 @@
-"""Without a search: whole steps that compute, and forecasts between them that learn how far to go, in a minute or two."""
+"""Without a search: whole steps that compute, and forecasts between them that learn how far to go. Minutes."""
 
 import stepmask
 
@@ -8,7 +8,7 @@ def main(steps: int = 20, key_steps: int = 8, iterations: int = 20, seeds: int =
     guided = {"guidance_scale": 2.5}
 
     schedule = stepmask.schedules.key_steps(pipe, steps, key_steps)  # any other schedule or mask does as well
-    mask = stepmask.learning.fit_gains(pipe, schedule, iterations, call_kwargs=guided)
+    mask = stepmask.fit_gains(pipe, schedule, iterations, call_kwargs=guided)
     mask.save("gains.json")
     for one in (schedule, mask):
         result = stepmask.evaluate(pipe, one, seeds=seeds, num_inference_steps=steps, call_kwargs=guided, speed=False)

@@ -26,6 +26,7 @@ _WHERE = {
     "measure_cost": "runtime.profiling",
     "learn": "learning",
     "learn_family": "learning",
+    "fit_gains": "learning",
     "MaskFamily": "family",
     "Action": "mask",
     "evaluate": "evaluation",
@@ -59,6 +60,7 @@ __all__ = [
     "describe",
     "errors",
     "evaluate",
+    "fit_gains",
     "learn",
     "learn_family",
     "make_plan",
@@ -85,7 +87,7 @@ if TYPE_CHECKING:
     from stepmask.evaluation import evaluate
     from stepmask.family import MaskFamily
     from stepmask.graph import BlockGraph, Site
-    from stepmask.learning import learn, learn_family
+    from stepmask.learning import fit_gains, learn, learn_family
     from stepmask.liveness import Plan, State, make_plan, rectify_paper
     from stepmask.mask import Action, StepMask
     from stepmask.runtime.apply import apply
