@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
+import pytest
+
+from stepmask import StepMask, describe, make_plan, measure_cost, reference
+from stepmask.benchmark.methods import guided
 from stepmask.cli._pages import write_pages
 from stepmask.report import page
 
@@ -29,3 +35,18 @@ def test_the_tables_of_the_readme_are_those_of_the_page():
     assert len(tables) == 2
     for table in tables:
         assert f"\n{table}\n" in shown, "copy it from docs/results.md"
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "results" / "masks").glob("*.json")), ids=lambda path: path.stem)
+def test_the_masks_beside_the_results_are_those_that_were_measured(path):
+    model, steps, method, setting, seed = re.fullmatch(
+        r"(.*-cifar10)-(\d+)-(learned)-(0\.\d+)-seed(\d)", path.stem
+    ).groups()
+    key = {"model": model, "steps": int(steps), "method": method, "setting": setting, "seed": int(seed)}
+    rows = json.loads((DOCS / "results" / f"{model}.json").read_text())["rows"]
+    (row,) = [row for row in rows if key.items() <= row.items()]
+    pipe, mask = reference.load(model), StepMask.load(path)
+    mask.check(graph=describe(pipe))
+    assert mask.num_rows == key["steps"] and mask.provenance["guidance_scale"] == guided(pipe).get("guidance_scale")
+    plan = make_plan(mask, describe(pipe))
+    assert measure_cost(pipe, call_kwargs=guided(pipe)).fraction(plan) == pytest.approx(row["macs"])
