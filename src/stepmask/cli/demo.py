@@ -28,7 +28,7 @@ def demo(
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps.")] = 50,
     target_macs: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the MACs to keep.")] = 0.5,
     rounds: Annotated[int, typer.Option(min=0, help="Refining rounds, as for learn; fewer are quicker.")] = 1,
-    gains: Annotated[int, typer.Option(min=0, help="Iterations of learning how far to forecast, as for learn.")] = 12,
+    gains: Annotated[int, typer.Option(min=0, help="Iterations of learning how far to forecast, as for learn.")] = 9,
     num_images: Annotated[int, typer.Option(min=1, help="Images to compare.")] = 16,
 ) -> None:
     """Learn a mask for a small trained model, sample with it, and compare; a few minutes on two cores."""
@@ -39,7 +39,7 @@ def demo(
     ready_folder(output)
     pipe = load(model, device="cpu")
     out.print(f"1. selecting what each block does at each of {steps} steps, with {target_macs:.0%} of the MACs:")
-    out.print("   compute, hold the value it computed last, or forecast one from its last two, and how far")
+    out.print("   compute, hold its last value, or forecast from the last two, and how far")
     mask = stepmask.learn(
         pipe, num_inference_steps=steps, target_macs=target_macs, rounds=rounds, gains=gains, **QUICKER
     )
