@@ -28,15 +28,13 @@ from stepmask._mask_file import (
     parsed,
     readable_json,
 )
+from stepmask._mask_tables import boolean_table, forecast_table, gain_table, same, score_table
 from stepmask._resample import places_among, rows_taken
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
 
 DENOISER_CALLS, SECONDS = "denoiser_calls", "seconds"
 EFFORT = (DENOISER_CALLS, SECONDS)
 """Where provenance says what making the mask took; masks that differ in nothing else are equal."""
-
-
-GAIN_DECIMALS, MAX_GAIN = 4, 100.0
 
 
 def scheduler_identity(scheduler: Any) -> dict[str, Any]:
@@ -104,7 +102,7 @@ class StepMask(Shared):
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
-        set_(self, "compute", _boolean_table(self.compute))
+        set_(self, "compute", boolean_table(self.compute))
         set_(self, "sites", tuple(getattr(site, "name", site) for site in self.sites))
         set_(self, "timesteps", tuple(_number(value) for value in self.timesteps))
         set_(self, "provenance", dict(self.provenance))
@@ -118,17 +116,17 @@ class StepMask(Shared):
             raise StepMaskError(f"a mask with {rows} rows needs {rows} timesteps, got {len(self.timesteps)}")
         if not self.compute[0].all():
             raise StepMaskError("row 0 must compute every site: there is nothing to reuse at the first step")
-        set_(self, "forecast", _forecast_table(self.forecast, self.compute))
+        set_(self, "forecast", forecast_table(self.forecast, self.compute))
         if self.scores is not None:
-            set_(self, "scores", _score_table(self.scores, self.compute.shape))
+            set_(self, "scores", score_table(self.scores, self.compute.shape))
         if self.gains is not None:
-            set_(self, "gains", _gain_table(self.gains, self.forecast))
+            set_(self, "gains", gain_table(self.gains, self.forecast))
 
     def __eq__(self, other: object) -> bool:
         """Equal in every field, scores to the last bit; what it took to make them is left out."""
         if not isinstance(other, StepMask):
             return NotImplemented
-        same_tables = all(_same(getattr(self, name), getattr(other, name)) for name in ("scores", "gains"))
+        same_tables = all(same(getattr(self, name), getattr(other, name)) for name in ("scores", "gains"))
         names = ("sites", "timesteps", "scheduler", "graph")
         same_rest = all(getattr(self, name) == getattr(other, name) for name in names)
         same_rest = same_rest and _without_effort(self.provenance) == _without_effort(other.provenance)
@@ -343,57 +341,6 @@ class StepMask(Shared):
 
 def _without_effort(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in provenance.items() if name not in EFFORT}
-
-
-def _boolean_table(
-    values: Any, expected: str = "a mask's cells are 1 (compute) or 0 (hold); round scores first"
-) -> np.ndarray:
-    table = np.asarray(values)
-    if table.ndim != 2 or 0 in table.shape:
-        raise StepMaskError(f"a mask is a table of steps x sites, got shape {table.shape}")
-    if table.dtype != bool:
-        if not np.isin(table, (0, 1)).all():
-            raise StepMaskError(expected)
-        table = table.astype(bool)
-    table = table.copy()
-    table.flags.writeable = False
-    return table
-
-
-def _forecast_table(values: Any, compute: np.ndarray) -> np.ndarray:
-    if values is None:
-        values = np.zeros(compute.shape, dtype=bool)
-    table = _boolean_table(values, "a forecast table's cells are 1 (extrapolate) or 0")
-    if table.shape != compute.shape:
-        raise StepMaskError(f"forecast must have the mask's shape {compute.shape}, got {table.shape}")
-    if (table & compute).any():
-        raise StepMaskError("a cell computes or forecasts, not both")
-    return table
-
-
-def _score_table(values: Any, shape: tuple[int, int]) -> np.ndarray:
-    table = np.array(values, dtype=np.float32)
-    if table.shape != shape:
-        raise StepMaskError(f"scores must have the mask's shape {shape}, got {table.shape}")
-    if not ((table >= 0) & (table <= 1)).all():
-        raise StepMaskError("scores must lie in [0, 1]")
-    table.flags.writeable = False
-    return table
-
-
-def _gain_table(values: Any, forecast: np.ndarray) -> np.ndarray | None:
-    table = np.round(np.asarray(values, dtype=np.float64), GAIN_DECIMALS)
-    if table.shape != forecast.shape:
-        raise StepMaskError(f"gains must have the mask's shape {forecast.shape}, got {table.shape}")
-    table = np.where(forecast, table, 1.0)
-    if not (np.abs(table) <= MAX_GAIN).all():
-        raise StepMaskError(f"gains of forecasts must lie between -{MAX_GAIN:g} and {MAX_GAIN:g}")
-    table.flags.writeable = False
-    return None if (table == 1).all() else table
-
-
-def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    return one is other if one is None or other is None else np.array_equal(one, other)
 
 
 def _number(value: Any) -> float:

@@ -1,0 +1,67 @@
+"""The tables of a mask, checked: cells, forecasts, scores, gains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from stepmask.errors import StepMaskError
+
+GAIN_DECIMALS, MAX_GAIN = 4, 100.0
+
+
+def boolean_table(
+    values: Any, expected: str = "a mask's cells are 1 (compute) or 0 (hold); round scores first"
+) -> np.ndarray:
+    """A (T, B) table of cells, read-only; raises `expected` where a cell is neither 0 nor 1."""
+    table = np.asarray(values)
+    if table.ndim != 2 or 0 in table.shape:
+        raise StepMaskError(f"a mask is a table of steps x sites, got shape {table.shape}")
+    if table.dtype != bool:
+        if not np.isin(table, (0, 1)).all():
+            raise StepMaskError(expected)
+        table = table.astype(bool)
+    table = table.copy()
+    table.flags.writeable = False
+    return table
+
+
+def forecast_table(values: Any, compute: np.ndarray) -> np.ndarray:
+    """Where cells extrapolate, (T, B); None is nowhere."""
+    if values is None:
+        values = np.zeros(compute.shape, dtype=bool)
+    table = boolean_table(values, "a forecast table's cells are 1 (extrapolate) or 0")
+    if table.shape != compute.shape:
+        raise StepMaskError(f"forecast must have the mask's shape {compute.shape}, got {table.shape}")
+    if (table & compute).any():
+        raise StepMaskError("a cell computes or forecasts, not both")
+    return table
+
+
+def score_table(values: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Learned scores in [0, 1], (T, B)."""
+    table = np.array(values, dtype=np.float32)
+    if table.shape != shape:
+        raise StepMaskError(f"scores must have the mask's shape {shape}, got {table.shape}")
+    if not ((table >= 0) & (table <= 1)).all():
+        raise StepMaskError("scores must lie in [0, 1]")
+    table.flags.writeable = False
+    return table
+
+
+def gain_table(values: Any, forecast: np.ndarray) -> np.ndarray | None:
+    """Gains to so many decimals, 1 where a cell does not extrapolate; None where all are 1."""
+    table = np.round(np.asarray(values, dtype=np.float64), GAIN_DECIMALS)
+    if table.shape != forecast.shape:
+        raise StepMaskError(f"gains must have the mask's shape {forecast.shape}, got {table.shape}")
+    table = np.where(forecast, table, 1.0)
+    if not (np.abs(table) <= MAX_GAIN).all():
+        raise StepMaskError(f"gains of forecasts must lie between -{MAX_GAIN:g} and {MAX_GAIN:g}")
+    table.flags.writeable = False
+    return None if (table == 1).all() else table
+
+
+def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether two tables, or their absence, are the same."""
+    return one is other if one is None or other is None else np.array_equal(one, other)
