@@ -68,7 +68,8 @@ def check_differentiable(pipe: Any) -> None:
         UnsupportedModelError: There is one, a quantised layer of torch.
     """
     for name, module in denoiser_of(pipe).named_modules():
-        if ".quantized" in type(module).__module__:
+        home = type(module).__module__
+        if home.startswith("torch.") and ".quantized" in home:
             raise UnsupportedModelError(
                 f"{name} is a quantised {type(module).__name__}, which lets no gradient through: learn on the plain "
                 "model, the mask works on the quantised one too; or take a schedule, or learning.smoothcache"

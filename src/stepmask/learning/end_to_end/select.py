@@ -6,7 +6,6 @@ once. What is reported was measured on held-back noise.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -29,7 +28,7 @@ from stepmask.learning.end_to_end.judge import PROBES, Judge
 from stepmask.learning.end_to_end.measured import Measured
 from stepmask.learning.end_to_end.search import GlobalSearch, Round
 from stepmask.learning.end_to_end.start import Start, list_of, table_of
-from stepmask.learning.end_to_end.tables import Candidate
+from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_differentiable, check_learnable
 from stepmask.liveness import make_plan
@@ -244,7 +243,7 @@ class Selecting:
 
     def _identity(self, start: list[StepMask]) -> dict[str, Any]:
         """What must be the same for a search to go on."""
-        sums = [hashlib.sha256(mask.actions.tobytes()).hexdigest()[:24] for mask in start]
+        sums = [Table(mask.actions, mask.gains).digest for mask in start]
         return {
             **({"start": sums} if sums else {}),
             "config": {**self._knobs(), "objective": _name_of(self.config.objective)},
