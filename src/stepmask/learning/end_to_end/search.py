@@ -117,6 +117,7 @@ class GlobalSearch:
                 current = yield from self._descend(current, target)
             yield from self._climb(target)
             yield from self._fit(target)
+            yield from self._shave(target)
             yield from self._refine(target, self.config.rounds)
             yield from self._fit(target)
             current = self.best(target)
@@ -176,6 +177,22 @@ class GlobalSearch:
             if table.digest not in self.candidates:
                 made_by = base.made_by if base.table.gains is not None else f"{base.made_by}, gains"
                 self._keep(table, made_by)
+                self.judge.save()
+                yield Round(target, target, self.best(target), math.nan, self.candidates[table.digest].psnr)
+
+    def _shave(self, target: float) -> Iterator[Round]:
+        """Take from the best table with gains that costs a little too much, and learn its gains again.
+
+        Whole steps seldom cost just what is asked. Without new gains, what comes of them looks worse than it is.
+        """
+        over = [c for c in self.candidates.values() if c.table.gains is not None and target < c.cost <= REACH * target]
+        dear = max(over, key=lambda candidate: candidate.psnr, default=None)
+        if dear is None or dear.psnr <= self.best(target).psnr:
+            return
+        for shaved, _ in self._proposed(dear, target, self.config.slack / 2)[:1]:
+            table = self.judge.with_gains(shaved, self.config.gains, self.fits)
+            if table.digest not in self.candidates:
+                self._keep(table, f"round {self.num_rounds - 1}, gains")
                 self.judge.save()
                 yield Round(target, target, self.best(target), math.nan, self.candidates[table.digest].psnr)
 
@@ -249,8 +266,16 @@ class GlobalSearch:
         return self.budget.cost_of(Table.of(schedule, self.budget).actions)
 
     def _round(self, base: Candidate, level: float, slack: float, target: float) -> Round:
-        """Propose tables of a cost of at most `level` from one probe of `base`, and measure them."""
+        """Measure the tables of a cost of at most `level` that one probe of `base` proposes."""
+        ranked = self._proposed(base, level, slack)
+        made = [(self._try(table, f"round {self.num_rounds - 1}"), p) for table, p in ranked[:FINALISTS]]
+        true, predicted = max(((c.psnr, p) for c, p in made if c is not None), default=(math.nan, math.nan))
+        return Round(target, level, self.best(level), predicted, true)
+
+    def _proposed(self, base: Candidate, level: float, slack: float) -> list[tuple[Table, float]]:
+        """Tables of a cost of at most `level` with the PSNR predicted, from one probe; best first, on the first images."""
         found = self.judge.probe(base.table, self.num_rounds)
+        self.num_rounds += 1
         sizes = self._sizes.average(base.actions, found.sizes, found.known)
         proposed: dict[str, tuple[Table, float]] = {}
         for trust, share, mended in PROPOSALS:
@@ -261,11 +286,7 @@ class GlobalSearch:
             table = base.table.switched(selection.actions, self.budget, self._timesteps)
             if self.fits(table.actions):
                 proposed.setdefault(table.digest, (table, base.psnr + selection.predicted))
-        ranked = sorted(proposed.values(), key=lambda one: -self.judge.first_psnrs(one[0]).mean())
-        made = [(self._try(table, f"round {self.num_rounds}"), p) for table, p in ranked[:FINALISTS]]
-        self.num_rounds += 1
-        true, predicted = max(((c.psnr, p) for c, p in made if c is not None), default=(math.nan, math.nan))
-        return Round(target, level, self.best(level), predicted, true)
+        return sorted(proposed.values(), key=lambda one: -self.judge.first_psnrs(one[0]).mean())
 
     def _base(self, target: float) -> Candidate:
         """The candidate near a target that promises most there, and has not been started from too often."""
