@@ -32,7 +32,7 @@ class GlobalConfig(Knobs):
         rounds: Refining rounds at each target, after those that walk down to it.
         num_moves: Tables tried at each target by moving key steps: whole steps that compute.
         gains: Iterations in which the forecasts of the best tables at each target learn how strongly they extrapolate;
-            0 for gains of 1.
+            half as many where a table has gains already; 0 for gains of 1.
         num_probes: Images per probing run.
         num_projections: Random directions per probed image; each costs a backward pass.
         num_validation: Images, always the same, on which every candidate is judged.
@@ -49,7 +49,7 @@ class GlobalConfig(Knobs):
 
     rounds: int = 4
     num_moves: int = 12
-    gains: int = 20
+    gains: int = 40
     num_probes: int = 8
     num_projections: int = 1
     num_validation: int = 8
@@ -64,6 +64,11 @@ class GlobalConfig(Knobs):
         check_ranges(self, _RANGES, _WHOLE)
         if self.objective is not None and not callable(self.objective):
             raise StepMaskError(f"objective must be a function of images, got {type(self.objective).__name__}")
+
+    @property
+    def learns_gains(self) -> bool:
+        """Whether forecasts learn how strongly they extrapolate."""
+        return self.forecast and self.gains > 0
 
     @property
     def allowed(self) -> tuple[Action, ...]:

@@ -25,7 +25,7 @@ from stepmask.runtime.sampling import as_pipeline
 def fit_gains(
     pipe: Any,
     mask: StepMask,
-    iterations: int = 20,
+    iterations: int = 40,
     *,
     scheduler: Any | None = None,
     seed: int = 0,
@@ -38,7 +38,7 @@ def fit_gains(
     Args:
         pipe: As for `stepmask.learn`.
         mask: Of this model and scheduler. What holds may forecast afterwards, where that costs nothing.
-        iterations: Runs forth and back.
+        iterations: Runs forth and back; half as many where the mask has gains already.
         scheduler: For a bare denoiser.
         seed: Of noise and conditions.
         call_kwargs: As for `stepmask.learn`.

@@ -22,8 +22,9 @@ from stepmask.learning.end_to_end.switches import settle
 from stepmask.liveness import State, make_plan
 from stepmask.mask import Action, StepMask
 
-LEARNING_RATE = 0.12
-"""How far a gain moves in one iteration at most, at the beginning; falls to 0 as a cosine."""
+LEARNING_RATE, LEARNED_RATE = 0.3, 0.1
+"""How far a gain moves in one iteration at most, at the beginning; falls to 0 as a cosine. The second of gains that are
+learned already."""
 
 NEGLIGIBLE = 0.02
 """A forecast of a smaller gain holds."""
@@ -48,6 +49,7 @@ class GainFit:
         states = make_plan(start, budget.graph).states
         self._free = (states == State.forecast) & (_computed_before(start.compute) >= 2)
         self._mask = start
+        self._rate = LEARNING_RATE if mask.gains is None else LEARNED_RATE
         self._gains = np.ones(states.shape) if start.gains is None else start.gains.copy()
         self._first, self._second = np.zeros(states.shape), np.zeros(states.shape)
 
@@ -96,7 +98,7 @@ class GainFit:
 
     def _descend(self, gradient: np.ndarray) -> None:
         self._done += 1
-        rate = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (self._done - 1) / self._iterations))
+        rate = self._rate * 0.5 * (1 + math.cos(math.pi * (self._done - 1) / self._iterations))
         self._first = 0.9 * self._first + 0.1 * gradient
         self._second = 0.99 * self._second + 0.01 * gradient**2
         first, second = self._first / (1 - 0.9**self._done), self._second / (1 - 0.99**self._done)

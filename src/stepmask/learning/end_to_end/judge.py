@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -28,7 +29,7 @@ PSNR_CAP = 80.0
 FIRST_IMAGES = 2
 """Of the validation noise, that every candidate is measured on."""
 
-GAIN_BATCHES = 8
+GAIN_BATCHES = 16
 """Different batches of noise that gains are fitted on, in turns, of half as many images as a probe has; of each the
 full run is made once."""
 
@@ -97,7 +98,11 @@ class Judge:
         return found
 
     def with_gains(self, table: Table, iterations: int, fits: Callable[[np.ndarray], bool]) -> Table:
-        """The table with gains of its forecasts learned; itself where there is none to learn."""
+        """The table with gains of its forecasts learned; itself where there is none to learn.
+
+        Gains that are there already go on with half of the iterations.
+        """
+        iterations = iterations if table.gains is None else math.ceil(iterations / 2)
         key = f"{iterations}.{table.digest}"
         known = self._measured.gains(key)
         if known is None:

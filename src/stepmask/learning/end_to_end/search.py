@@ -44,6 +44,12 @@ HOPELESS_DB = 2.5
 REACH, CLIMB_DB = 1.03, 4.0
 """Key steps that cost so many times the target are moved too, unless they are so many dB behind."""
 
+FIT_DB = 8.0
+"""Key steps learn gains unless they are so many dB behind: some win that much by it."""
+
+GAINED = ", gains"
+"""Ends what is said of a table that has learned its gains."""
+
 FAR, NEARBY = math.inf, 1.0
 PROPOSALS = (
     (0.0, 1.0, FAR), (0.4, 1.0, FAR), (0.8, 1.0, FAR), (0.0, 0.3, FAR), (0.4, 0.3, FAR), (0.8, 0.3, FAR),
@@ -116,15 +122,12 @@ class GlobalSearch:
             if not self.starts_at(target):
                 current = yield from self._descend(current, target)
             yield from self._climb(target)
-            yield from self._fit(target)
-            yield from self._shave(target)
+            yield from self._fit_starts(target)
             yield from self._refine(target, self.config.rounds)
-            yield from self._fit(target)
             current = self.best(target)
         for target in reversed(targets[:-1]):  # what was found below may be worth more than what was found there
             if self.best(target).cost < (1 - self.config.slack) * target:
                 yield from self._refine(target, 1)
-                yield from self._fit(target)
 
     def _descend(self, current: Candidate, target: float) -> Iterator[Round]:
         """Walk down to a target, some of the cost a round, on the best table of each level."""
@@ -166,19 +169,16 @@ class GlobalSearch:
         self.judge.save()
         yield Round(target, target, self.best(target), math.nan, start.psnr)
 
-    def _fit(self, target: float) -> Iterator[Round]:
-        """Learn the gains of the best table, and of the best one of whole steps: it often gains more."""
-        if not (self.config.gains and self.config.forecast):
+    def _fit_starts(self, target: float) -> Iterator[Round]:
+        """Learn the gains of the best table of whole steps, which often gain most, or of the best one of all."""
+        if not self.config.learns_gains:
             return
         whole = self._best_of_whole_steps(REACH * target)
-        bases = {base.table.digest: base for base in (whole, self.best(target)) if base is not None}
-        for base in bases.values():
-            table = self.judge.with_gains(base.table, self.config.gains, self.fits)
-            if table.digest not in self.candidates:
-                made_by = base.made_by if base.table.gains is not None else f"{base.made_by}, gains"
-                self._keep(table, made_by)
-                self.judge.save()
-                yield Round(target, target, self.best(target), math.nan, self.candidates[table.digest].psnr)
+        if whole is not None and whole.psnr > self.best(target).psnr - FIT_DB:
+            yield from self._fit(whole, target)
+            yield from self._shave(target)
+        if self.best(target).table.gains is None:
+            yield from self._fit(self.best(target), target)
 
     def _shave(self, target: float) -> Iterator[Round]:
         """Take from the best table with gains that costs a little too much, and learn its gains again.
@@ -187,14 +187,17 @@ class GlobalSearch:
         """
         over = [c for c in self.candidates.values() if c.table.gains is not None and target < c.cost <= REACH * target]
         dear = max(over, key=lambda candidate: candidate.psnr, default=None)
-        if dear is None or dear.psnr <= self.best(target).psnr:
-            return
-        for shaved, _ in self._proposed(dear, target, self.config.slack / 2)[:1]:
-            table = self.judge.with_gains(shaved, self.config.gains, self.fits)
-            if table.digest not in self.candidates:
-                self._keep(table, f"round {self.num_rounds - 1}, gains")
-                self.judge.save()
-                yield Round(target, target, self.best(target), math.nan, self.candidates[table.digest].psnr)
+        if dear is not None and dear.psnr > self.best(target).psnr:
+            for table, _ in self._proposed(dear, target, self.config.slack / 2)[:1]:
+                yield from self._fit(self._keep(table, f"round {self.num_rounds - 1}"), target)
+
+    def _fit(self, base: Candidate, target: float) -> Iterator[Round]:
+        """Learn the gains of a table."""
+        table = self.judge.with_gains(base.table, self.config.gains, self.fits)
+        if table.digest not in self.candidates:
+            self._keep(table, base.made_by if base.made_by.endswith(GAINED) else base.made_by + GAINED)
+            self.judge.save()
+            yield Round(target, target, self.best(target), math.nan, self.candidates[table.digest].psnr)
 
     def _best_of_whole_steps(self, most: float) -> Candidate | None:
         """The best table of key steps, gains still at 1, that costs at most so much."""
@@ -202,7 +205,7 @@ class GlobalSearch:
         return max(within, key=lambda candidate: candidate.psnr, default=None)
 
     def _refine(self, target: float, rounds: int) -> Iterator[Round]:
-        """Exchange cells at a target, and draw in tables from around it."""
+        """Exchange cells at a target, and draw in tables from around it; the best one learns its gains at the end."""
         slack = self.config.slack
         for _ in range(rounds):
             before = self.best(target)
@@ -211,6 +214,8 @@ class GlobalSearch:
             slack = min(0.2, 1.3 * slack) if self.best(target).psnr > before.psnr else max(0.004, 0.6 * slack)
             self.judge.save()
             yield report
+        if self.config.learns_gains:
+            yield from self._fit(self.best(target), target)
 
     def starts_at(self, target: float) -> bool:
         """Whether a given table costs about as much, so that nothing has to be walked down to it."""
@@ -273,7 +278,7 @@ class GlobalSearch:
         return Round(target, level, self.best(level), predicted, true)
 
     def _proposed(self, base: Candidate, level: float, slack: float) -> list[tuple[Table, float]]:
-        """Tables of a cost of at most `level` with the PSNR predicted, from one probe; best first, on the first images."""
+        """Tables of a cost of at most `level`, and the PSNR predicted, from one probe; best on the first images first."""
         found = self.judge.probe(base.table, self.num_rounds)
         self.num_rounds += 1
         sizes = self._sizes.average(base.actions, found.sizes, found.known)

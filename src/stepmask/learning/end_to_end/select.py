@@ -154,7 +154,7 @@ class Selecting:
     @property
     def _num_fits(self) -> int:
         """Of gains, at each target at most."""
-        return 3 if self.config.gains and self.config.forecast else 0
+        return 4 if self.config.learns_gains else 0
 
     def run(self, report: Callable[[Round], None]) -> None:
         """Search at all targets; with ``min_psnr`` until a target has less."""
