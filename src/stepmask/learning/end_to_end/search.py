@@ -278,7 +278,7 @@ class GlobalSearch:
         return Round(target, level, self.best(level), predicted, true)
 
     def _proposed(self, base: Candidate, level: float, slack: float) -> list[tuple[Table, float]]:
-        """Tables of a cost of at most `level`, and the PSNR predicted, from one probe; best on the first images first."""
+        """Tables that cost at most `level`, and the PSNR predicted, from one probe; best on the first images first."""
         found = self.judge.probe(base.table, self.num_rounds)
         self.num_rounds += 1
         sizes = self._sizes.average(base.actions, found.sizes, found.known)
