@@ -13,7 +13,9 @@ from stepmask import MaskMismatchError, State, describe, learn, make_plan, measu
 from stepmask.architectures import denoiser_of
 from stepmask.learning import fit_gains
 from stepmask.learning.budget import Budget
+from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.gains import GainFit
+from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.end_to_end.switches import settle
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import frozen
@@ -115,6 +117,31 @@ def test_learned_masks_have_gains_unless_told_otherwise(make, tmp_path):
     assert stepmask.StepMask.load(tmp_path / "mask.json") == mask
     assert learn(make(), STEPS, 0.5, gains=0, **QUICK).gains is None
     assert learn(make(), STEPS, 0.5, gains=6, forecast=False, **QUICK).is_binary
+
+
+def test_whole_steps_that_cost_a_little_too_much_are_brought_to_the_target():
+    """Four of eight steps of the DiT cost 0.506."""
+    config = GlobalConfig(gains=6, rounds=0, num_probes=2, num_validation=3)
+    selecting = Selecting(trained(), STEPS, Asked(target_macs=0.5), 0, {"guidance_scale": 2.5}, config, None)
+    search = selecting.search
+    search._begin([0.5])
+    list(search._fit_starts(0.5))
+    *_, dear, before, after = search.candidates.values()
+    assert 0.5 < dear.cost < 0.52 and dear.made_by == "key_steps 4 steps linear, gains"
+    assert (before.made_by, after.made_by) == ("round 0", "round 0, gains")
+    assert after.cost <= 0.5 and after.psnr > before.psnr and search.best(0.5) is after
+
+
+def test_gains_that_are_there_go_on_with_half_of_the_iterations(monkeypatch):
+    steps = []
+    monkeypatch.setattr(GainFit, "step", lambda self, *_: steps.append(self._rate))
+    pipe = dit_pipeline()
+    mask = fora(pipe, STEPS, 2, forecast="linear")
+    fit_gains(pipe, mask, iterations=5)
+    cold = list(steps)
+    fit_gains(pipe, mask.with_actions(mask.actions, gains=np.full(mask.actions.shape, 1.5)), iterations=5)
+    warm = steps[len(cold) :]
+    assert len(cold) == 5 and len(warm) == 3 and max(warm) < min(cold)
 
 
 def test_gains_for_a_schedule():
