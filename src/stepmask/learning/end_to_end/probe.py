@@ -22,6 +22,9 @@ from stepmask.learning.riding import frozen
 from stepmask.liveness import Plan
 from stepmask.mask import Action
 
+TINY = 1e-30
+"""In place of the size of a cotangent that is 0."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -100,6 +103,8 @@ def forth_and_back(
 ) -> Tensor:
     """Run a chain, and what its final images shall be differentiated along back through it.
 
+    All cotangents go back at one size, so that float16 holds their gradients however small the error is.
+
     Args:
         chain: Fresh.
         call: Runs its pipeline; returns the final images (copies * n, ...).
@@ -108,7 +113,7 @@ def forth_and_back(
         features: What is compared, of images (N, ...); differentiable.
 
     Returns:
-        The error (n, ...).
+        The error (n, ...), float32.
 
     Raises:
         UnsupportedModelError: No gradient reaches the images.
@@ -122,7 +127,13 @@ def forth_and_back(
                     f"no gradient reaches the images through {type(chain.pipe.scheduler).__name__} or the pipeline's "
                     'loop: use method="paper", which needs none, or another scheduler'
                 )
-            error = found[: len(target)].detach() - target
+            error = found[: len(target)].detach().float() - target.float()
+            along = cotangents(error)
+            sizes = along.flatten(1).square().mean(1).sqrt().clamp_min(TINY)
+            unit = along / sizes.view(-1, *[1] * (along.dim() - 1))
             # to the chain alone: decoders and objectives have weights of their own
-            found.backward(cotangents(error), inputs=[chain.anchor])
+            found.backward(unit.to(found.dtype), inputs=[chain.anchor])
+    scale = sizes.view(chain.copies, chain.num_images).double().cpu().numpy()
+    chain.effects *= scale
+    chain.slopes *= scale
     return error
