@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 
 from stepmask.errors import StepMaskError
+
+_UMASK = os.umask(0o077)  # it can only be read by setting it, for all threads
+os.umask(_UMASK)
 
 
 def write_atomically(path: str | Path, data: str | bytes) -> None:
@@ -22,9 +26,10 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
             file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # as an ordinary new file; temporary files start private
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that goes away may leave an empty file under the new name
+        with contextlib.suppress(OSError):  # some network file systems know no modes
+            temporary.chmod(0o666 & ~_UMASK)  # as an ordinary new file; temporary files start private
         temporary.replace(path)
     except OSError as error:
         if temporary is not None:

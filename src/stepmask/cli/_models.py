@@ -77,12 +77,12 @@ def _load(model: str, dtype: DType | None) -> Any:
     try:
         own = Path(model).is_dir()
         pipeline = reference.pipeline_class(Path(model), model) if own else DiffusionPipeline
-        pipe = pipeline.from_pretrained(model)
+        pipe = pipeline.from_pretrained(model, **({} if precision is None else {"torch_dtype": precision}))
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         where = "" if Path(model).is_dir() else " (no such folder here; taken for a model on the hub)"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise StepMaskError(f"cannot load {model}{where}: {reason}") from error
-    return pipe if precision is None else pipe.to(precision)
+    return pipe
 
 
 def _to(pipe: Any, device: str | None) -> Any:

@@ -23,7 +23,7 @@ from stepmask.mask import StepMask
 from stepmask.runtime.apply import is_applied
 from stepmask.runtime.profiling import measure_cost
 from stepmask.runtime.prompts import condition_arguments
-from stepmask.runtime.sampling import as_pipeline, parameters_of
+from stepmask.runtime.sampling import as_pipeline, parameters_of, unchecked
 
 __all__ = [
     "DistributionScores",
@@ -94,14 +94,11 @@ def evaluate(
     sampler, seeds = sampler_for(pipe, mask_or_plan, seeds, num_inference_steps, call_kwargs, conditions)
     if reference is not None and len(reference) != len(seeds):
         raise StepMaskError(f"reference has {len(reference)} images for {len(seeds)} seeds: give one image per seed")
-    pairs = sample_pairs(
-        sampler,
-        seeds,
-        batch_size,
-        reference=reference,
-        timed_pairs=speed_pairs if speed else 0,
-        progress=progress,
-    )
+    timed_pairs = speed_pairs if speed else 0
+    with unchecked(pipe):
+        pairs = sample_pairs(
+            sampler, seeds, batch_size, reference=reference, timed_pairs=timed_pairs, progress=progress
+        )
     plan = sampler.ran or sampler.plan
     cost = measure_cost(pipe, call_kwargs=sampler.call_kwargs)
     return Evaluation.of(

@@ -21,6 +21,9 @@ PSNR_CAP = 100.0
 SSIM_WINDOW = 11
 """Pixels. Smaller images have no SSIM."""
 
+SSIM_CHANNELS = 12
+"""At most so many are compared at once."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -70,12 +73,20 @@ def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
     Returns:
         (N,) float32 in [-1, 1], or None where the images are smaller than the window.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
     images, reference = _checked(images, reference)
     if min(images.shape[-2:]) < SSIM_WINDOW:
         return None
-    return structural_similarity_index_measure(images, reference, data_range=1.0, reduction="none").reshape(-1)
+    # one image, or a few frames, at a time: the measure takes dozens of times their memory
+    return torch.stack([_ssim(*pair) for pair in zip(images, reference, strict=True)])
+
+
+def _ssim(image: Tensor, reference: Tensor) -> Tensor:
+    """Mean over channels (C, H, W), each of which has a value of its own."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    pairs = zip(image.split(SSIM_CHANNELS), reference.split(SSIM_CHANNELS), strict=True)
+    sums = [ssim(one[None], other[None], data_range=1.0) * len(one) for one, other in pairs]
+    return torch.stack(sums).sum() / len(image)
 
 
 def _checked(images: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

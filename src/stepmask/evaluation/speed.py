@@ -87,7 +87,7 @@ class Stopwatch:
 
     def now(self) -> float:
         """Seconds, after the device has done what it was given."""
-        if self._device.type != "cpu":
+        if self._device.type not in ("cpu", "meta"):
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 
@@ -101,9 +101,14 @@ class Stopwatch:
 
 
 @contextmanager
-def timed_denoiser(*denoisers: nn.Module) -> Iterator[Stopwatch]:
-    """Time every call of denoisers for a while, what an applied mask does before and after a forward included."""
-    watch = Stopwatch(next(denoisers[0].parameters()).device)
+def timed_denoiser(*denoisers: nn.Module, device: torch.device | None = None) -> Iterator[Stopwatch]:
+    """Time every call of denoisers for a while, what an applied mask does before and after a forward included.
+
+    Args:
+        denoisers: They run on one device.
+        device: Which; by default where their weights lie, which says nothing of an offloaded model.
+    """
+    watch = Stopwatch(device or next(denoisers[0].parameters()).device)
     hooks = []
     for denoiser in denoisers:
         hooks.append(denoiser.register_forward_pre_hook(watch.start, prepend=True))
@@ -117,7 +122,7 @@ def timed_denoiser(*denoisers: nn.Module) -> Iterator[Stopwatch]:
 
 def timed(pipe: Any, run: Callable[[], Any]) -> tuple[Any, Times]:
     """Result and times of `run`, which calls the pipeline once."""
-    with timed_denoiser(*denoisers_of(pipe)) as watch:
+    with timed_denoiser(*denoisers_of(pipe), device=getattr(pipe, "_execution_device", None)) as watch:
         began = watch.now()
         result = run()
         return result, Times(watch.seconds, watch.now() - began)

@@ -20,6 +20,7 @@ from stepmask.runtime.sampling import (
     random_conditions,
     sample,
     timesteps_of_run,
+    unchecked,
     without_decoder,
 )
 
@@ -80,7 +81,8 @@ class Noise:
         """Final images (copies * count, ...) of the numbered noise, each as often as `copies` says."""
         numbers = list(range(first, first + count)) * copies
         seeds = [self._first + number for number in numbers]
-        return sample(self.pipe, self._conditions(numbers, seeds), seeds, self.num_inference_steps)
+        with unchecked(self.pipe):
+            return sample(self.pipe, self._conditions(numbers, seeds), seeds, self.num_inference_steps)
 
     def latents(self, first: int, count: int, copies: int = 1) -> Tensor:
         """The same before the decoder, where the pipeline has one."""

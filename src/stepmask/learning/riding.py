@@ -57,8 +57,15 @@ def check_learnable(pipe: Any) -> None:
         )
     if is_applied(denoiser):
         raise StepMaskError("a mask is applied to this model: remove it before learning another")
-    if hasattr(denoiser, "_hf_hook") or any(hasattr(module, "_hf_hook") for module in denoiser.modules()):
+    if any(_is_offloaded(module) for module in denoiser.modules()):
         raise UnsupportedModelError("the denoiser is offloaded: learn before enabling offload, the mask works after it")
+
+
+def _is_offloaded(module: nn.Module) -> bool:
+    """By accelerate's hooks, or by diffusers' own of groups."""
+    return hasattr(module, "_hf_hook") or any(
+        "group_offloading" in name for name in getattr(getattr(module, "_diffusers_hook", None), "hooks", ())
+    )
 
 
 def check_differentiable(pipe: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stepmask.architectures import denoiser_of, describe
-from stepmask.learning._arguments import comparable
+from stepmask.learning._arguments import comparable, weights_digest
 from stepmask.learning.budget import Budget
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_learnable
@@ -67,6 +67,7 @@ class Setting:
             "num_inference_steps": self.num_inference_steps,
             "scheduler": self.scheduler,
             "graph": self.graph.fingerprint,
+            "weights": weights_digest(self.denoiser),
             "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
             **more,
         }

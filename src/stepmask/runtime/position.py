@@ -90,6 +90,7 @@ class PositionTracker:
         return Position(row, stream, new_run)
 
     def _row_of(self, scheduler: Any, timestep: Any, new_run: bool) -> int:
+        near = None if new_run else self._row
         step_index = getattr(scheduler, "step_index", None)
         if step_index is not None:
             return int(step_index)
@@ -99,9 +100,9 @@ class PositionTracker:
         counter = getattr(scheduler, "counter", None)  # PNDM
         if counter is not None:
             if new_run or counter == 0:
-                self._first_row = match_row(scheduler, timestep) - int(counter)
+                self._first_row = match_row(scheduler, timestep, near) - int(counter)
             return self._first_row + int(counter)
-        row = match_row(scheduler, timestep)
+        row = match_row(scheduler, timestep, near)
         if hasattr(scheduler, "step_index") and not new_run and row != self._row:
             raise _stranger(scheduler, f"the timestep of row {row}, but its step has never been called")
         return row
@@ -136,8 +137,13 @@ def _how_named(timesteps: Tensor, timestep: Any, row: int) -> str | None:
     return "value" if timestep is not None and float(timestep) == float(timesteps[row]) else None
 
 
-def match_row(scheduler: Any, timestep: Any) -> int:
+def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
     """The row at which a timestep stands: where it lies in ``scheduler.timesteps``, else the only equal value.
+
+    Args:
+        scheduler: In a run.
+        timestep: The denoiser's argument, in any dtype: bfloat16 does not tell all timesteps apart.
+        near: The row of the call before, in the same run: of several rows it is that one or the next.
 
     Raises:
         PositionError: No row or several rows have this value.
@@ -147,8 +153,12 @@ def match_row(scheduler: Any, timestep: Any) -> int:
         row = _row_in_storage(timesteps, timestep)
         if row is not None:
             return row
+        if timestep.is_floating_point():
+            timesteps = timesteps.to(timestep.dtype)  # as pipelines and models cast it
         timestep = timestep.reshape(-1)[0].item()
     rows = torch.nonzero(timesteps.to("cpu", torch.float64) == float(timestep)).flatten().tolist()
+    if len(rows) > 1 and near is not None:
+        rows = [row for row in rows if row in (near, near + 1)] or rows
     if len(rows) == 1:
         return rows[0]
     found = "no row" if not rows else f"{len(rows)} rows"

@@ -60,6 +60,8 @@ class SamplerLoop:
         shape = (batch_size, *shape)
         sample = randn_tensor(shape, generator=_list(generator), device=parameter.device, dtype=parameter.dtype)
         sample = sample * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        noise = {"generator": _list(generator)} if takes_generator else {}
         for timestep in self.scheduler.timesteps:
             scaled = sample
             if hasattr(self.scheduler, "scale_model_input"):
@@ -69,7 +71,7 @@ class SamplerLoop:
                 steps = steps.to(timestep_dtype)
             inputs = {name: scaled.to(parameter.dtype), family.timestep_name: steps, **condition}
             output = family.run(self.denoiser, inputs)
-            sample = self.scheduler.step(output, timestep, sample, return_dict=False)[0]
+            sample = self.scheduler.step(output, timestep, sample, return_dict=False, **noise)[0]
         return SimpleNamespace(images=sample)
 
     def _inputs_of(self, family: Architecture) -> tuple[tuple[int, ...], torch.dtype]:
@@ -226,6 +228,32 @@ def quiet(pipe: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def unchecked(pipe: Any) -> Iterator[None]:
+    """Take the safety checker out for a while: it blackens images, which would count as errors, or as none.
+
+    For images that are measured; those that are shown to a user keep it.
+    """
+    checker = getattr(pipe, "safety_checker", None)
+    if checker is None:
+        yield
+        return
+    pipe.safety_checker = None
+    try:
+        yield
+    finally:
+        pipe.safety_checker = checker
+
+
+@contextlib.contextmanager
+def _global_noise(pipe: Any, seed: int) -> Iterator[None]:
+    """Seed torch's own generators for a while, and put them back: not every pipeline hands its generator on."""
+    device = next(denoiser_of(pipe).parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed) if device.type == "cuda" else torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
 def without_decoder(pipe: Any) -> Iterator[list[Tensor]]:
     """Let the decoder return its input: pipelines decode even where nobody needs the picture.
 
@@ -282,7 +310,7 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
     arguments = dict(call_kwargs)
     if "output_type" in parameters_of(pipe) and arguments.get("output_type") != "latent":
         arguments["output_type"] = "pt"
-    with quiet(pipe):
+    with quiet(pipe), _global_noise(pipe, seeds[0]):
         output = pipe(generator=seeded(seeds), num_inference_steps=num_inference_steps, **arguments)
     made = next((getattr(output, name) for name in ("images", "frames", "audios") if hasattr(output, name)), None)
     if isinstance(made, np.ndarray):  # pipelines that know no "pt": (N, ..., C)

@@ -93,7 +93,7 @@ class GainFit:
             return error * (2 / len(error) / squares).view(-1, *[1] * (error.dim() - 1))
 
         error = forth_and_back(chain, call, target, of_log_squares, features)
-        self._descend(np.nan_to_num(chain.slopes).sum((-1, -2)))
+        self._descend(np.nan_to_num(chain.slopes, posinf=0.0, neginf=0.0).sum((-1, -2)))
         return float(10 * error.flatten(1).double().square().mean(1).log10().mean())
 
     def _descend(self, gradient: np.ndarray) -> None:

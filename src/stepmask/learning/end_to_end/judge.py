@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from stepmask.architectures import denoiser_of
+from stepmask.errors import StepMaskError
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.gains import GainFit
@@ -72,9 +73,10 @@ class Judge:
 
     def held_back(self, table: Table) -> np.ndarray:
         """PSNR in dB per image on noise that nothing was chosen on."""
-        found = self._psnrs(table, HELD_BACK, self._config.num_held_back, None)
+        most, end = self._config.num_validation, HELD_BACK + self._config.num_held_back
+        parts = [self._psnrs(table, first, min(most, end - first), None) for first in range(HELD_BACK, end, most)]
         self.save()
-        return found
+        return np.concatenate(parts)
 
     def probe(self, table: Table, number: int) -> Probe:
         """What every switch in a table would do, on noise of its own for each number."""
@@ -137,7 +139,7 @@ class Judge:
         if (first, count) in self._targets:
             return self._targets[first, count]
         with frozen(denoiser_of(self._noise.pipe)):
-            found = self._features(self._noise.latents(first, count)).detach()
+            found = _finite(self._features(self._noise.latents(first, count)).detach())
         if keep:
             self._targets[first, count] = found
         return found
@@ -151,12 +153,12 @@ class Judge:
         which = first, count, objective is None
         with frozen(denoiser_of(self._noise.pipe)):
             if which not in self._full:
-                self._full[which] = self._sampled(first, count, objective)
+                self._full[which] = _finite(self._sampled(first, count, objective))
             plan = make_plan(table.mask(self._budget, self._timesteps), self._budget.graph)
             with apply(self._noise.pipe, plan):
                 found = self._sampled(first, count, objective)
         ratio = self._noise.psnrs if objective is None else size_over_error
-        psnrs = np.minimum(ratio(found, self._full[which]), PSNR_CAP)
+        psnrs = np.minimum(np.nan_to_num(ratio(found, self._full[which]), nan=-PSNR_CAP), PSNR_CAP)
         self._measured.keep_psnrs(key, psnrs)
         return psnrs
 
@@ -164,6 +166,17 @@ class Judge:
         if objective is None:
             return self._noise.images(first, count)
         return objective(self._noise.latents(first, count)).detach()
+
+
+def _finite(wanted: torch.Tensor) -> torch.Tensor:
+    """What the full run makes, unless it is broken.
+
+    Raises:
+        StepMaskError: There are NaNs or infinite values in it.
+    """
+    if not wanted.isfinite().all():
+        raise StepMaskError("the full run makes NaN or infinite values: does it in float16? Try bfloat16")
+    return wanted
 
 
 def size_over_error(found: torch.Tensor, wanted: torch.Tensor) -> np.ndarray:

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from stepmask.architectures import denoiser_of, describe
 from stepmask.cost import CostTable
 from stepmask.errors import TargetError
 from stepmask.family import MaskFamily, Member
-from stepmask.learning._arguments import comparable
+from stepmask.learning._arguments import comparable, weights_digest
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
@@ -40,6 +39,9 @@ PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
 
 SPACING = 0.015
 """Masks of a family differ by at least so much in cost."""
+
+CHANGEABLE = ("offload", "num_held_back")
+"""Options that change nothing about the way of a search, so that it may go on with others."""
 
 
 @dataclass(frozen=True)
@@ -243,16 +245,17 @@ class Selecting:
 
     def _identity(self, start: list[StepMask]) -> dict[str, Any]:
         """What must be the same for a search to go on."""
+        fixed = {name: value for name, value in self._knobs().items() if name not in CHANGEABLE}
         sums = [Table(mask.actions, mask.gains).digest for mask in start]
         return {
             **({"start": sums} if sums else {}),
-            "config": {**self._knobs(), "objective": _name_of(self.config.objective)},
+            "config": {**fixed, "objective": _name_of(self.config.objective)},
             "asked": self.asked.to_dict(),
             "seed": self.seed,
             "num_inference_steps": self.num_inference_steps,
             "scheduler": self.scheduler,
             "graph": self.graph.fingerprint,
-            "weights": _weights_sum(self.denoiser),
+            "weights": weights_digest(self.denoiser),
             "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
         }
 
@@ -263,12 +266,6 @@ def _name_of(objective: Any) -> str | None:
         return None
     objective = getattr(objective, "func", objective)  # of functools.partial
     return getattr(objective, "__qualname__", type(objective).__qualname__)
-
-
-@torch.no_grad()
-def _weights_sum(denoiser: torch.nn.Module) -> float:
-    """A number that changes when the weights do."""
-    return float(np.sum([parameter.float().abs().sum().item() for parameter in denoiser.parameters()]))
 
 
 def student_t_95(degrees: int) -> float:

@@ -33,7 +33,7 @@ from stepmask.learning.riding import check_differentiable, detached, first_tenso
 from stepmask.learning.setting import Setting
 from stepmask.mask import StepMask
 from stepmask.runtime.position import Position
-from stepmask.runtime.sampling import random_conditions, sample
+from stepmask.runtime.sampling import random_conditions, sample, unchecked
 
 BENEFIT_RATE = 0.2
 """Weight of the newest run in the running mean of what computing a cell is worth."""
@@ -240,7 +240,8 @@ class _Learner(Setting):
         first = NOISE_SEEDS + self._first_seed(trajectory)
         numbers = range(trajectory * size, (trajectory + 1) * size)
         given = {name: pick(name, value, numbers) for name, value in self.call_kwargs.items()}
-        return sample(self.pipe, {**arguments, **given}, range(first, first + size), self.num_inference_steps)
+        with unchecked(self.pipe):
+            return sample(self.pipe, {**arguments, **given}, range(first, first + size), self.num_inference_steps)
 
     def _judge(self) -> Tensor:
         """Images from noise that no trajectory uses."""
