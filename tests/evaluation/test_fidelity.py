@@ -37,6 +37,18 @@ def test_ssim_falls_with_noise_and_needs_a_whole_window():
     assert ssim_per_image(pictures(size=10), pictures(size=10)) is None
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 16, 20), (2, 9, 3, 16, 16)])
+def test_ssim_in_parts_is_ssim_at_once(shape):
+    """Of pictures, and of videos with more channels than are compared at once."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    reference = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    images = (reference + 0.1).clamp(0, 1)
+    flat = [x.flatten(1, 2) if x.dim() == 5 else x for x in (images, reference)]
+    at_once = structural_similarity_index_measure(*flat, data_range=1.0, reduction="none")
+    torch.testing.assert_close(ssim_per_image(images, reference), at_once)
+
+
 def test_spread():
     spread = Spread.of([1.0, 2.0, 3.0, 4.0])
     assert spread.to_dict() == pytest.approx({"mean": 2.5, "min": 1.0, "standard_error": 0.645497}, abs=1e-6)

@@ -49,6 +49,14 @@ def test_the_call_takes_longer_than_its_denoiser():
     assert 0 < times.denoiser < times.call
 
 
+def test_weights_that_are_elsewhere_between_calls():
+    """As sequential offload leaves them: on the meta device."""
+    with timed_denoiser(Slow().to("meta")) as watch:
+        assert watch.now() <= watch.now()
+    with timed_denoiser(Slow().to("meta"), device=torch.device("cpu")) as watch:
+        assert watch.now() <= watch.now()
+
+
 def test_summary_is_the_median_of_paired_ratios():
     pairs = [(Times(2, 4), Times(1, 2)), (Times(6, 9), Times(2, 3)), (Times(10, 10), Times(1, 5))]
     speed = Speed.of(pairs, batch_size=16)

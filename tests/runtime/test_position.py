@@ -311,3 +311,19 @@ def test_match_row_of_a_view_needs_no_value():
     assert match_row(scheduler, scheduler.timesteps[2:3]) == 2
     scheduler.timesteps = scheduler.timesteps[1:]
     assert match_row(scheduler, scheduler.timesteps[1]) == 1
+
+
+def test_a_timestep_that_was_cast_to_bfloat16():
+    """It has 8 bits of precision: some timesteps are no longer told apart, none is taken for another."""
+    scheduler, _ = make("ddim")
+    scheduler.set_timesteps(50)
+    for row, timestep in enumerate(scheduler.timesteps):
+        assert match_row(scheduler, timestep.to(torch.bfloat16).reshape(1), row - 1) == row
+    scheduler.set_timesteps(500)
+    refused = 0
+    for row, timestep in enumerate(scheduler.timesteps):
+        try:
+            assert match_row(scheduler, timestep.to(torch.bfloat16).reshape(1), row - 1) == row
+        except PositionError:
+            refused += 1
+    assert 0 < refused < 499

@@ -30,9 +30,11 @@ from stepmask.evaluation import evaluation_seeds
 from stepmask.learning import GlobalConfig, LearnConfig
 from stepmask.learning.end_to_end.judge import Judge
 from stepmask.learning.end_to_end.portfolio import moved_steps, portfolio, spaced_steps
+from stepmask.learning.end_to_end.probe import _finite
 from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.noise import Noise
 from stepmask.mask import Action, scheduler_identity
+from stepmask.runtime.apply import is_applied
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
 
 STEPS = 5
@@ -482,3 +484,46 @@ def test_the_callback_sees_every_round(capsys):
     learn(dit_pipeline(), 3, 0.8, **{**QUICK, "progress": True})
     captured = capsys.readouterr()
     assert "selecting" in captured.out + captured.err
+
+
+# --- what is broken
+
+
+def test_a_table_whose_images_are_broken_never_wins(monkeypatch):
+    """As forecasts that overflow in float16 would break them."""
+    plain, seen = Noise.images, []
+
+    def images(self, *numbers):
+        found = plain(self, *numbers)
+        applied = is_applied(denoiser_of(self.pipe))
+        if applied and len(seen) < 12:
+            seen.append(1)
+            return torch.full_like(found, torch.nan)
+        return found
+
+    monkeypatch.setattr(Noise, "images", images)
+    mask = learn(dit_pipeline(), STEPS, 0.6, **QUICK)
+    assert len(seen) == 12 and np.isfinite(mask.provenance["psnr"]["mean"])
+
+
+def test_a_full_run_that_is_broken_is_refused(monkeypatch):
+    plain = Noise.images
+    monkeypatch.setattr(Noise, "images", lambda self, *numbers: plain(self, *numbers) / 0)
+    with pytest.raises(StepMaskError, match="the full run makes NaN or infinite values"):
+        learn(dit_pipeline(), STEPS, 0.6, **QUICK)
+
+
+def test_effects_that_overflow_are_the_worst():
+    effects = np.array([0.0, -2.0, np.nan, np.inf, 0.5])
+    assert _finite(effects).tolist() == [0.0, -2.0, 2000.0, 2000.0, 0.5]
+    assert _finite(effects[:2]).tolist() == [0.0, -2.0]
+
+
+def test_a_search_may_go_on_with_other_held_back_images(tmp_path):
+    """They and where values wait say nothing about the way of the search, and may be what it broke on."""
+    path, pipe = tmp_path / "state", dit_pipeline()
+    mask = learn(pipe, STEPS, 0.6, resume=path, **QUICK)
+    calls = count_calls(pipe)
+    again = learn(pipe, STEPS, 0.6, resume=path, **{**QUICK, "num_held_back": 7, "offload": True})
+    assert np.array_equal(again.actions, mask.actions) and again.provenance["psnr"]["held_back_images"] == 7
+    assert len(calls) <= 2 * STEPS * 3, "three parts, full and masked"

@@ -74,6 +74,8 @@ def test_the_same_seed_the_same_mask_also_after_an_interrupt(tmp_path):
     assert learn(ddim_pipeline(), STEPS, 0.8, seed=1, **QUICK) != whole
     with pytest.raises(StepMaskError, match=r"belongs to another search.*seed was 0, now 1"):
         learn(ddim_pipeline(), STEPS, 0.8, seed=1, resume=path, **QUICK)
+    with pytest.raises(StepMaskError, match=r"belongs to another search.*weights was"):
+        learn(ddim_pipeline(seed=1), STEPS, 0.8, resume=path, **QUICK)
     path.write_text("{")
     with pytest.raises(StepMaskError, match="is no state of an interrupted search"):
         learn(ddim_pipeline(), STEPS, 0.8, resume=path, **QUICK)

@@ -418,6 +418,16 @@ def test_a_model_with_a_mask_applied():
     assert learn(pipe, STEPS, 0.6, **QUICK) == mask
 
 
+def test_a_denoiser_offloaded_in_groups():
+    from diffusers.hooks import apply_group_offloading
+
+    pipe, cpu = dit_pipeline(), torch.device("cpu")
+    apply_group_offloading(pipe.transformer, onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+    for method in ("paper", "global"):
+        with pytest.raises(UnsupportedModelError, match="offloaded: learn before"):
+            learn(pipe, 3, 0.8, method=method, progress=False)
+
+
 def test_an_offloaded_denoiser():
     pipe = ddim_pipeline()
     pipe.enable_model_cpu_offload(device="cpu")

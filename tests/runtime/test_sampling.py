@@ -1,0 +1,88 @@
+"""Samples of the same seeds are the same, whatever draws noise on the way; what is measured is not blackened."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler
+
+import stepmask
+from stepmask.learning.noise import Noise
+from stepmask.runtime.sampling import SamplerLoop, sample, unchecked
+from stepmask.schedules import fora
+from tiny import ddim_pipeline, tiny_model
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, EulerAncestralDiscreteScheduler])
+def test_a_bare_loop_draws_noise_from_the_generators_of_its_images(scheduler):
+    loop = SamplerLoop(tiny_model("UNet2DModel"), scheduler())
+    first = sample(loop, {"batch_size": 2}, [3, 4], 4)
+    torch.rand(7)
+    assert torch.equal(first, sample(loop, {"batch_size": 2}, [3, 4], 4))
+    alone = sample(loop, {"batch_size": 1}, [4], 4)
+    torch.testing.assert_close(alone[0], first[1], rtol=1e-3, atol=1e-3)
+
+
+def test_an_all_ones_mask_in_a_stochastic_bare_loop_is_the_full_run():
+    loop = SamplerLoop(tiny_model("UNet2DModel"), DDPMScheduler())
+    result = stepmask.evaluate(loop, fora(loop, 4, 1), seeds=2, batch_size=2, speed=False)
+    assert torch.equal(result.full, result.masked)
+
+
+class DrawsFromTorch(type(ddim_pipeline())):
+    """A pipeline that does not hand its generator on."""
+
+    def __call__(self, batch_size=1, generator=None, num_inference_steps=50, output_type="pil"):
+        return super().__call__(batch_size, None, num_inference_steps=num_inference_steps, output_type=output_type)
+
+
+def test_a_pipeline_that_draws_from_torch_itself():
+    plain = ddim_pipeline()
+    pipe = DrawsFromTorch(plain.unet, plain.scheduler)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = sample(pipe, {"batch_size": 1}, [3], 3)
+    assert torch.equal(torch.get_rng_state(), before), "the user's own noise goes on where it was"
+    torch.rand(7)
+    assert torch.equal(first, sample(pipe, {"batch_size": 1}, [3], 3))
+    assert not torch.equal(first, sample(pipe, {"batch_size": 1}, [4], 3))
+
+
+class Blackens:
+    """Flags every image, in place, as diffusers' checker does."""
+
+    def __call__(self, images, **_):
+        for image in images:
+            image[:] = 0
+        return images, [True] * len(images)
+
+
+def test_a_safety_checker_is_out_of_the_way_and_comes_back():
+    pipe = ddim_pipeline()
+    pipe.safety_checker = checker = Blackens()
+    with unchecked(pipe):
+        assert pipe.safety_checker is None
+    assert pipe.safety_checker is checker
+    with pytest.raises(ZeroDivisionError), unchecked(pipe):
+        raise ZeroDivisionError
+    assert pipe.safety_checker is checker
+
+
+class Checked(type(ddim_pipeline())):
+    """Runs its checker on what it made."""
+
+    def __call__(self, batch_size=1, generator=None, num_inference_steps=50, output_type="pil"):
+        made = super().__call__(batch_size, generator, num_inference_steps=num_inference_steps, output_type=output_type)
+        if self.safety_checker is not None:
+            self.safety_checker(made.images)
+        return made
+
+
+def test_what_is_learned_from_and_measured_is_not_blackened():
+    plain = ddim_pipeline()
+    pipe = Checked(plain.unet, plain.scheduler)
+    pipe.safety_checker = Blackens()
+    assert Noise(pipe, 3, 0).images(0, 1).abs().max() > 0
+    result = stepmask.evaluate(pipe, fora(pipe, 3, 2), seeds=1, batch_size=1, speed=False)
+    assert result.full.abs().max() > 0 and result.masked.abs().max() > 0
+    assert sample(pipe, {"batch_size": 1}, [3], 3).abs().max() == 0, "pictures for users are"
