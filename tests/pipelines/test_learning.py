@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from cases import BY_NAME, FORWARDS, flux_texts
 from runs import random_actions
+from torch.autograd.graph import saved_tensors_hooks
 
 import stepmask
 from stepmask import UnsupportedModelError, measure_cost, schedules
 from stepmask.architectures import denoiser_of
+from stepmask.learning import riding
+from stepmask.learning.end_to_end.chain import Chain
+from stepmask.learning.end_to_end.probe import forth_and_back
 from stepmask.runtime import capture
 from stepmask.runtime.sampling import (
     forwards_per_image,
@@ -225,3 +230,46 @@ def test_perturbed_attention_is_not_left_behind(name):
     measure_cost(pipe, call_kwargs=case.arguments())
     timesteps_of_run(pipe, case.arguments(1), [0], case.steps)
     assert denoiser_of(pipe).attn_processors == before
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Stable Diffusion, ControlNet"])
+def test_what_runs_beside_the_denoiser_keeps_no_graph(name):
+    """Of every further step only the latents' way through guidance and scheduler is kept."""
+    kept, slopes = {}, {}
+    for steps in (4, 8):
+        case = replace(BY_NAME[name], steps=steps)
+        pipe, numbers = case.build(), []
+        plan = stepmask.make_plan(schedules.fora(pipe, steps, 2, forecast="linear"), stepmask.describe(pipe))
+        chain, count = Chain(pipe, plan, 2, 1), lambda tensor, numbers=numbers: numbers.append(tensor.numel()) or tensor
+
+        def call(case=case, pipe=pipe, count=count):
+            with without_decoder(pipe) as latents, saved_tensors_hooks(count, lambda tensor: tensor):
+                case.run(pipe)
+            return latents[0]
+
+        forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
+        kept[steps], slopes[steps] = sum(numbers), np.abs(chain.slopes).sum()
+    assert slopes[8] > 0 and np.isfinite(slopes[8])
+    latents = 2 * 4 * 16 * 16
+    assert kept[8] - kept[4] < 40 * 4 * latents
+
+
+def test_gradients_come_back_through_a_controlnet(monkeypatch):
+    """As they did while its graph was kept."""
+    found = []
+    for way in (riding._again, lambda compute, args, kwargs: compute()):
+        monkeypatch.setattr(riding, "_again", way)
+        case = replace(BY_NAME["Stable Diffusion, ControlNet"], steps=4)
+        pipe = case.build()
+        plan = stepmask.make_plan(schedules.fora(pipe, 4, 2, forecast="linear"), stepmask.describe(pipe))
+        chain = Chain(pipe, plan, 2, 1)
+
+        def call(case=case, pipe=pipe):
+            with without_decoder(pipe) as latents:
+                case.run(pipe)
+            return latents[0]
+
+        forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
+        found.append(chain.slopes)
+    assert np.abs(found[0]).sum() > 0
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)

@@ -13,12 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import checkpoint
 
 from stepmask.architectures import architecture_of, denoiser_of, denoisers_of, describe
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.runtime.apply import is_applied
 from stepmask.runtime.executor import Executor
-from stepmask.runtime.gate import gated
+from stepmask.runtime.gate import Controller, gated
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
 from stepmask.runtime.sampling import without_decoder
@@ -109,6 +110,19 @@ def riding(pipe: Any, policy: Policy, rider: Rider) -> Iterator[Ride]:
         gate = (name, denoiser, lambda compute, args, kwargs: rider(executor.position, compute))
         stack.enter_context(gated([gate]))
         yield ride
+
+
+def companions(pipe: Any) -> list[tuple[str, nn.Module, Controller]]:
+    """Gates for what else may run at every step, a ControlNet for example: it keeps no graph, but runs again.
+
+    The decoder, which learning goes without, is left alone.
+    """
+    models = {name: model for name, model in getattr(pipe, "components", {}).items() if isinstance(model, nn.Module)}
+    return [(name, model, _again) for name, model in models.items() if name != "vae" and model is not denoiser_of(pipe)]
+
+
+def _again(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
+    return checkpoint(compute, use_reentrant=False) if torch.is_grad_enabled() else compute()
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 from stepmask.architectures import denoiser_of
 from stepmask.errors import UnsupportedModelError
 from stepmask.learning.end_to_end._adjoints import Adjoints, Parts, inner
+from stepmask.learning.riding import companions
 from stepmask.liveness import Plan, State
 from stepmask.mask import Action
 from stepmask.runtime.cache import extrapolate
@@ -112,7 +113,7 @@ class Chain:
         denoiser = denoiser_of(self.pipe)
         modules = dict(denoiser.named_modules())
         gates = [(name, modules[name], self._site(i)) for i, name in enumerate(self.plan.sites)]
-        return gated([*gates, (type(denoiser).__name__, denoiser, self._denoiser)])
+        return gated([*companions(self.pipe), *gates, (type(denoiser).__name__, denoiser, self._denoiser)])
 
     def _denoiser(self, compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """One call of the pipeline: a node of the graph."""

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stepmask.architectures import denoiser_of
 from stepmask.graph import BlockGraph
+from stepmask.learning.riding import companions
 from stepmask.runtime.features import put_together, take_apart
 from stepmask.runtime.gate import gated
 from stepmask.runtime.position import PositionTracker, timestep_of
@@ -58,7 +59,8 @@ class SuperNet:
         modules = dict(denoiser.named_modules())
         names = self._graph.names
         gates = [(names[i], modules[names[i]], self._site(i)) for i in self._graph.blocks]
-        return gated([*gates, (type(denoiser).__name__, denoiser, self._denoiser)])
+        beside = companions(self.pipe) if self._checkpointing else []
+        return gated([*beside, *gates, (type(denoiser).__name__, denoiser, self._denoiser)])
 
     def _denoiser(self, compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """One call of the pipeline."""
