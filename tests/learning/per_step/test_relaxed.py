@@ -18,7 +18,7 @@ from fakes import GrowingBatch, Mixture, TwoCalls, frozen
 from stepmask import describe
 from stepmask.architectures import denoiser_of
 from stepmask.learning import LearnConfig
-from stepmask.learning.per_step.learner import _Learner, _Student
+from stepmask.learning.per_step.learner import _Learner, _loss_scale, _Student
 from stepmask.learning.per_step.losses import feature_loss
 from stepmask.learning.per_step.relaxations import Draw, draw
 from stepmask.learning.per_step.relaxed import RelaxedPolicy
@@ -210,6 +210,7 @@ def hard(*weights: float) -> Draw:
 
 def test_both_halves_of_batched_guidance_share_an_images_draw():
     policy = RelaxedPolicy(2, 1, 0)
+    policy.copies = 2
     site = Site(policy)
     old, new = torch.zeros(4, 3), torch.arange(1.0, 13.0).view(4, 3)
     site(0, old)
@@ -220,6 +221,32 @@ def test_both_halves_of_batched_guidance_share_an_images_draw():
     value.backward(g)
     assert policy.gradient[1, 0].item() == (g * new).sum().item()
     assert torch.equal(site.caches[0].get(0), value.detach())
+
+
+def test_frames_share_the_draw_of_their_video():
+    policy = RelaxedPolicy(2, 1, 0)
+    policy.loss_scale = 8.0
+    site = Site(policy)
+    old, new = torch.zeros(4, 3), torch.arange(1.0, 13.0).view(4, 3)
+    site(0, old)
+    policy.draw = hard(1, 0)
+    value = site(1, new)
+    assert torch.equal(value.detach(), torch.stack([new[0], new[1], old[2], old[3]]))
+    value.backward(8 * torch.ones(4, 3))
+    assert policy.gradient[1, 0].item() == new.sum().item(), "the scale of the loss is taken back"
+
+
+@pytest.mark.parametrize("size", [3 * 32 * 32, 4 * 128 * 128, 16 * 128 * 128])
+def test_gradients_of_a_float16_output_do_not_vanish(size):
+    output = torch.randn(1, size, generator=torch.Generator().manual_seed(0)).half()
+    masked = (output + 0.02 * torch.randn(output.shape, generator=torch.Generator().manual_seed(1))).half()
+    gradients = []
+    for dtype in (torch.float16, torch.float64):
+        value = masked.to(dtype).detach().clone().requires_grad_()
+        scale = _loss_scale(value, 0.01)
+        (feature_loss(value, output.to(dtype)) * 0.01 * scale).backward()
+        gradients.append(value.grad.double() / scale)
+    assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[1].norm()
 
 
 def test_two_streams_have_caches_and_credit_of_their_own():

@@ -20,11 +20,14 @@ Parts = list[Tensor]
 
 
 def inner(cotangent: Parts, change: Parts, groups: int, num_images: int) -> np.ndarray:
-    """(copies, images) inner products of (copies, groups * images, ...) with (groups * images, ...)."""
+    """(copies, images) inner products of (copies, groups * images * f, ...) with (groups * images * f, ...).
+
+    Models of video fold f frames or places of an image into its batch.
+    """
     total = 0
     for g, d in zip(cotangent, change, strict=True):
         products = torch.einsum("cbf,bf->cb", g.flatten(2).float(), d.flatten(1).float())
-        total = total + products.view(-1, groups, num_images).sum(1)
+        total = total + products.view(len(products), groups, num_images, -1).sum((1, 3))
     return total.double().cpu().numpy()
 
 

@@ -9,6 +9,7 @@ What will be run is what is learned; there is no loop of ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,6 +267,14 @@ class _Learner(Setting):
         return share / share[:, list(self.graph.blocks)].mean()
 
 
+def _loss_scale(output: Tensor, weight: float) -> float:
+    """A power of two that keeps the gradients of a weighted loss at the output in the range of float16.
+
+    They are means over the values of an image, so they fall as those are more.
+    """
+    return 2.0 ** round(math.log2(output[0].numel() / max(weight, 1e-12)))
+
+
 class _Student:
     """Runs the original and the relaxed model at each denoiser call of one trajectory."""
 
@@ -298,18 +307,21 @@ class _Student:
         policy.row, policy.stream, policy.mixed = position.row, position.stream, False
         policy.teacher = True
         original = forward()
-        policy.teacher = False
+        output = first_tensor(learner.denoiser, original)
+        # the mean over the batch is a sum over images here: scores collect per image
+        weight = config.batch_size * self._importance[position.row].item()
+        policy.teacher, policy.copies = False, max(1, len(output) // config.batch_size)
+        policy.loss_scale = _loss_scale(output, weight)
         with torch.enable_grad():
             masked = forward()
             if policy.mixed:
                 measure = losses.feature_loss if config.loss == "relative" else losses.squared_loss
-                loss = measure(first_tensor(learner.denoiser, masked), first_tensor(learner.denoiser, original))
+                loss = measure(first_tensor(learner.denoiser, masked), output)
                 if not loss.requires_grad:
                     raise UnsupportedModelError(
                         f"no gradient reaches the output of {type(learner.denoiser).__name__}: it is quantised or "
                         "compiled in a way that cannot be differentiated; learn on the plain model"
                     )
-                # the mean over the batch is a sum over images here: scores collect per image
-                (loss * config.batch_size * self._importance[position.row].item()).backward()
+                (loss * (weight * policy.loss_scale)).backward()
                 self._losses.append(loss.item())
         return detached(masked if config.trajectory == "student" else original)

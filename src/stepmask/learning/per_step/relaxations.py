@@ -65,21 +65,23 @@ def draw(
     return Draw(weight, slope, weight > 0.5)
 
 
-def per_image(values: Tensor, feature: Tensor) -> Tensor:
+def per_image(values: Tensor, feature: Tensor, copies: int = 1) -> Tensor:
     """Spread one value per image over a feature.
 
     With batched guidance a feature holds every image twice, [conditional, unconditional] or the other way round: both
-    halves belong to the images in the same order.
+    halves belong to the images in the same order. Models of video may fold frames or places of an image into its batch.
 
     Args:
         values: (N,).
-        feature: (k N, ...).
+        feature: (k N f, ...), f folded into each.
+        copies: k.
 
     Returns:
-        (k N, 1, ...), on the feature's device.
+        (k N f, 1, ...), on the feature's device.
     """
-    copies = feature.shape[0] // len(values)
-    return values.to(feature.device).repeat(copies).view(-1, *[1] * (feature.dim() - 1))
+    folded = feature.shape[0] // (copies * len(values))
+    spread = values.to(feature.device).repeat(copies).repeat_interleave(folded)
+    return spread.view(-1, *[1] * (feature.dim() - 1))
 
 
 def mix(weight: Tensor, fresh: Tensor, cached: Tensor) -> Tensor:

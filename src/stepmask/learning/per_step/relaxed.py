@@ -37,6 +37,10 @@ class RelaxedPolicy:
         self.row = 0
         """Row of the scheduler's run."""
         self.stream = 0
+        self.copies = 1
+        """Of each image in a call: 2 where guidance runs both halves at once."""
+        self.loss_scale = 1.0
+        """What the loss is multiplied by on its way back."""
         self.mixed = False
         """Whether a value of the latest call depends on scores; not where a stream begins."""
         self._credit_steps = credit_steps
@@ -61,8 +65,8 @@ class RelaxedPolicy:
         cached_parts = take_apart(cached)[0]
         values, kept, changes = [], [], []
         for new, old in zip(fresh_parts, cached_parts, strict=True):
-            weight = per_image(self.draw.weight[:, site], new)
-            refresh = per_image(self.draw.refresh[:, site], new)
+            weight = per_image(self.draw.weight[:, site], new, self.copies)
+            refresh = per_image(self.draw.refresh[:, site], new, self.copies)
             value = mix(weight, new, old)
             if not value.requires_grad:
                 value.requires_grad_()
@@ -76,16 +80,17 @@ class RelaxedPolicy:
 
     def _collect(self, row: int, site: int, values: list[Tensor], changes: list[Tensor]) -> None:
         """Prepare for the gradient of these values: the own score's share, and that of earlier rows."""
-        draw, gradient = self.draw, self.gradient
+        draw, gradient, copies, scale = self.draw, self.gradient, self.copies, self.loss_scale
         earlier = list(self._traces.get((site, self.stream), ()))
 
         def hook_for(part: int) -> Callable[[Tensor], None]:
             def hook(g: Tensor) -> None:
                 slope = draw.slope[:, site]
-                gradient[row, site] += (_inner(g, changes[part], len(slope)) * slope).sum()
+                gradient[row, site] += (_inner(g, changes[part], copies, len(slope)) * slope).sum() / scale
                 held = 1 - draw.weight[:, site]
                 for old_row, old_changes, old_slope in earlier:
-                    gradient[old_row, site] += (_inner(g, old_changes[part], len(held)) * held * old_slope).sum()
+                    credit = _inner(g, old_changes[part], copies, len(held)) * held * old_slope
+                    gradient[old_row, site] += credit.sum() / scale
 
             return hook
 
@@ -100,15 +105,16 @@ class RelaxedPolicy:
         trace = self._traces.setdefault((site, self.stream), deque(maxlen=self._credit_steps))
         refresh = draw.refresh[:, site]
         for index, (old_row, old_changes, slope) in enumerate(trace):
-            still = [torch.where(per_image(refresh, old), torch.zeros_like(old), old) for old in old_changes]
+            done = [per_image(refresh, old, self.copies) for old in old_changes]
+            still = [torch.where(where, 0, old) for where, old in zip(done, old_changes, strict=True)]
             trace[index] = (old_row, still, slope)
         trace.append((row, changes, draw.slope[:, site]))
 
 
-def _inner(a: Tensor, b: Tensor, num_images: int) -> Tensor:
+def _inner(a: Tensor, b: Tensor, copies: int, num_images: int) -> Tensor:
     """(num_images,) inner products per image, over all copies of an image in the batch."""
     products = (a.detach().float() * b.float()).flatten(1).sum(1)
-    return products.view(-1, num_images).sum(0).cpu()
+    return products.view(copies, num_images, -1).sum((0, 2)).cpu()
 
 
 def _map(function: Callable[[Tensor], Tensor], feature: Feature) -> Feature:
