@@ -1,19 +1,12 @@
-"""Arguments that every way to learn takes: checks of numbers and choices, and call arguments as JSON."""
+"""Arguments that every way to learn takes: checks of numbers and choices."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-import torch
-from torch import Tensor, nn
-
 from stepmask.errors import StepMaskError
-
-SAMPLED = 64
-"""Of each parameter, so many values tell one set of weights from another."""
 
 
 class Knobs:
@@ -46,28 +39,3 @@ def check_count(name: str, value: Any) -> None:
     """Raise unless it is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise StepMaskError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def comparable(value: Any) -> Any:
-    """A call argument as JSON; tensors by a digest, others by their type alone: their text may hold an address."""
-    if isinstance(value, list | tuple):
-        return [comparable(one) for one in value]
-    if isinstance(value, Mapping):
-        return {str(name): comparable(one) for name, one in value.items()}
-    if isinstance(value, Tensor):
-        return f"{tuple(value.shape)} {_digest([value])}"
-    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A sum that changes when the weights do, or how strongly adapters act; the same on every machine."""
-    scales = {name: getattr(module, "scaling", None) for name, module in model.named_modules()}  # as peft has them
-    adapters = "".join(f"{name} {scale}" for name, scale in scales.items() if isinstance(scale, dict))
-    return _digest([parameter.flatten()[:SAMPLED] for parameter in model.parameters()], adapters)
-
-
-def _digest(tensors: Iterable[Tensor], more: str = "") -> str:
-    found = hashlib.sha256(more.encode())
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]

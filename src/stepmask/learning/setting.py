@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stepmask.architectures import denoiser_of, describe
-from stepmask.learning._arguments import comparable, weights_digest
+from stepmask.learning._identity import comparable, weights_digest
 from stepmask.learning.budget import Budget
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_learnable

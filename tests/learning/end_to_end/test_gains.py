@@ -40,7 +40,7 @@ class Fitting:
             self.target = self.noise.latents(0, 2)
 
     def step(self) -> float:
-        return self.fit.step(self.pipe, lambda: self.noise.latents(0, 2), self.target)
+        return self.fit.step(self.pipe, [(lambda: self.noise.latents(0, 2), self.target)])
 
     def error_db(self, mask) -> float:
         """As `step` reports it, by plain runs."""
@@ -64,6 +64,13 @@ def test_images_come_closer_at_the_same_cost(forecast):
     assert np.array_equal(mask.compute, fitting.before.compute)
     assert fitting.budget.cost_of(mask.actions) <= fitting.budget.cost_of(fitting.before.actions)
     assert mask.provenance == fitting.before.provenance
+
+
+def test_images_one_after_the_other_are_images_at_once():
+    one, two = (Fitting(dit_pipeline, fora(dit_pipeline(), STEPS, 2, forecast="linear"), 4) for _ in range(2))
+    batches = [(lambda i=i: two.noise.latents(i, 1), two.target[i : i + 1]) for i in range(2)]
+    assert two.fit.step(two.pipe, batches) == pytest.approx(one.step(), abs=1e-3)
+    np.testing.assert_allclose(two.fit.mask.gains, one.fit.mask.gains, atol=1e-3)
 
 
 def test_what_is_reported_is_the_error_of_the_mask():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -32,9 +33,11 @@ from stepmask.learning.end_to_end.judge import Judge
 from stepmask.learning.end_to_end.portfolio import moved_steps, portfolio, spaced_steps
 from stepmask.learning.end_to_end.probe import _finite
 from stepmask.learning.end_to_end.select import Asked, Selecting
+from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.noise import Noise
 from stepmask.mask import Action, scheduler_identity
 from stepmask.runtime.apply import is_applied
+from stepmask.schedules import fora
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
 
 STEPS = 5
@@ -504,6 +507,28 @@ def test_a_table_whose_images_are_broken_never_wins(monkeypatch):
     monkeypatch.setattr(Noise, "images", images)
     mask = learn(dit_pipeline(), STEPS, 0.6, **QUICK)
     assert len(seen) == 12 and np.isfinite(mask.provenance["psnr"]["mean"])
+
+
+def test_images_one_after_the_other(tmp_path):
+    """The same search, at less memory and more calls, and an interrupted one may go on so."""
+    config = GlobalConfig(num_probes=3, num_validation=3, images_per_call=2)
+    searches = [
+        Selecting(dit_pipeline(), STEPS, Asked(target_macs=0.6), 0, GUIDED, one, None)
+        for one in (config, replace(config, images_per_call=None))
+    ]
+    table = Table(fora(dit_pipeline(), STEPS, 2, forecast="linear").actions)
+    in_parts, at_once = (search.judge.probe(table, 0) for search in searches)
+    np.testing.assert_allclose(in_parts.linear, at_once.linear, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(in_parts.square, at_once.square, rtol=1e-3)
+    assert in_parts.projections.shape == at_once.projections.shape and in_parts.size == at_once.size
+    np.testing.assert_allclose(*(search.judge.psnrs(table) for search in searches), rtol=1e-3)
+    path = tmp_path / "state"
+    mask = learn(dit_pipeline(), STEPS, 0.6, resume=path, **QUICK)
+    assert np.array_equal(
+        learn(dit_pipeline(), STEPS, 0.6, resume=path, images_per_call=1, **QUICK).actions, mask.actions
+    )
+    with pytest.raises(StepMaskError, match="images_per_call must be a whole number"):
+        learn(dit_pipeline(), STEPS, 0.6, images_per_call=0, **QUICK)
 
 
 def test_a_full_run_that_is_broken_is_refused(monkeypatch):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepmask.errors import StepMaskError
-from stepmask.learning._arguments import Knobs, check_ranges
+from stepmask.learning._arguments import Knobs, check_count, check_ranges
 from stepmask.mask import Action
 
 _RANGES = {
@@ -40,6 +40,7 @@ class GlobalConfig(Knobs):
         shrink: How far the cost falls at most in one round, as a share of it.
         slack: How much of the target is at most taken away first and then given back elsewhere; it adapts.
         forecast: Whether cells may extrapolate; without, the mask is binary.
+        images_per_call: Most images that are run at once: fewer take less memory and more time; None for all.
         offload: Keep what the sites compute in host memory between the passes; for accelerators.
         objective: Maps final latents, as ``vae.decoder`` of an AutoencoderKL or ``vae.decode`` of others reads them, or
             images where the pipeline has no decoder, (N, ...) to features (N, ...) whose squared distance is made
@@ -57,11 +58,14 @@ class GlobalConfig(Knobs):
     shrink: float = 0.12
     slack: float = 0.06
     forecast: bool = True
+    images_per_call: int | None = None
     offload: bool = False
     objective: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES, _WHOLE)
+        if self.images_per_call is not None:
+            check_count("images_per_call", self.images_per_call)
         if self.objective is not None and not callable(self.objective):
             raise StepMaskError(f"objective must be a function of images, got {type(self.objective).__name__}")
 

@@ -9,7 +9,7 @@ values, and begins at gain 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -68,17 +68,15 @@ class GainFit:
     def step(
         self,
         pipe: object,
-        call: Callable[[], Tensor],
-        target: Tensor,
+        batches: Sequence[tuple[Callable[[], Tensor], Tensor]],
         features: Callable[[Tensor], Tensor] = lambda images: images,
         device: torch.device | str | None = None,
     ) -> float:
-        """One run forth and back.
+        """One iteration: runs forth and back, as many as there are batches.
 
         Args:
             pipe: What samples.
-            call: Runs it; returns final images (n, ...).
-            target: (n, ...) features of the full run's images.
+            batches: What runs it and returns final images (n, ...), and (n, ...) features of the full run's.
             features: What is compared.
             device: Where values wait between the passes.
 
@@ -86,15 +84,20 @@ class GainFit:
             Mean of the errors' squares in dB, before the step.
         """
         running = self._mask.with_actions(self._mask.actions, gains=self._gains)
-        chain = Chain(pipe, make_plan(running, self._graph), len(target), 1, device=device)
+        plan, count = make_plan(running, self._graph), sum(len(target) for _, target in batches)
 
         def of_log_squares(error: Tensor) -> Tensor:
             squares = error.flatten(1).square().sum(1).clamp_min(1e-20)
-            return error * (2 / len(error) / squares).view(-1, *[1] * (error.dim() - 1))
+            return error * (2 / count / squares).view(-1, *[1] * (error.dim() - 1))
 
-        error = forth_and_back(chain, call, target, of_log_squares, features)
-        self._descend(np.nan_to_num(chain.slopes, posinf=0.0, neginf=0.0).sum((-1, -2)))
-        return float(10 * error.flatten(1).double().square().mean(1).log10().mean())
+        gradient, errors = np.zeros(self._gains.shape), []
+        for call, target in batches:
+            chain = Chain(pipe, plan, len(target), 1, device=device)
+            error = forth_and_back(chain, call, target, of_log_squares, features)
+            gradient += np.nan_to_num(chain.slopes, posinf=0.0, neginf=0.0).sum((-1, -2))
+            errors.append(error.flatten(1).double().square().mean(1).log10())
+        self._descend(gradient)
+        return float(10 * torch.cat(errors).mean())
 
     def _descend(self, gradient: np.ndarray) -> None:
         self._done += 1

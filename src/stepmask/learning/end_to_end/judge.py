@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from stepmask.learning.end_to_end.probe import Probe, probe
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import frozen
-from stepmask.liveness import make_plan
+from stepmask.liveness import Plan, make_plan
 from stepmask.runtime.apply import apply
 
 VALIDATION, HELD_BACK, GAINS, PROBES = 0, 20_000, 30_000, 40_000
@@ -84,17 +85,8 @@ class Judge:
         key = f"{first}.{table.digest}"
         found = self._measured.probe(key)
         if found is None:
-            found = probe(
-                self._noise.pipe,
-                make_plan(table.mask(self._budget, self._timesteps), self._budget.graph),
-                lambda copies: self._noise.latents(first, count, copies),
-                self._features_of_full_run(first, count),
-                self._config.num_projections,
-                seed=first,
-                features=self._features,
-                fresh=True,
-                device=self._waiting,
-            )
+            plan = make_plan(table.mask(self._budget, self._timesteps), self._budget.graph)
+            found = Probe.of_parts([self._probe(plan, *part) for part in self._parts(first, count)])
             self._measured.keep_probe(key, found)
             self.save()
         return found
@@ -112,18 +104,34 @@ class Judge:
             count = max(1, self._config.num_probes // 2)
             for iteration in range(iterations if fit.num_gains else 0):
                 first = GAINS + iteration % GAIN_BATCHES * count
-                fit.step(
-                    self._noise.pipe,
-                    lambda first=first: self._noise.latents(first, count),
-                    self._features_of_full_run(first, count, keep=True),
-                    self._features,
-                    self._waiting,
-                )
+                batches = [
+                    (partial(self._noise.latents, *part), self._features_of_full_run(*part, keep=True))
+                    for part in self._parts(first, count)
+                ]
+                fit.step(self._noise.pipe, batches, self._features, self._waiting)
             found = Table.of(fit.mask, self._budget) if fit.num_gains else table
             known = found.actions, found.gains
             self._measured.keep_gains(key, *known)
             self.save()
         return Table(*known)
+
+    def _parts(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """Numbers of images that may run at once: the first, and how many."""
+        most = self._config.images_per_call or count
+        return ((start, min(most, first + count - start)) for start in range(first, first + count, most))
+
+    def _probe(self, plan: Plan, first: int, count: int) -> Probe:
+        return probe(
+            self._noise.pipe,
+            plan,
+            lambda copies: self._noise.latents(first, count, copies),
+            self._features_of_full_run(first, count),
+            self._config.num_projections,
+            seed=first,
+            features=self._features,
+            fresh=True,
+            device=self._waiting,
+        )
 
     @property
     def _features(self) -> Objective:
@@ -163,9 +171,10 @@ class Judge:
         return psnrs
 
     def _sampled(self, first: int, count: int, objective: Objective | None) -> torch.Tensor:
+        parts = self._parts(first, count)
         if objective is None:
-            return self._noise.images(first, count)
-        return objective(self._noise.latents(first, count)).detach()
+            return torch.cat([self._noise.images(*part) for part in parts])
+        return torch.cat([objective(self._noise.latents(*part)).detach() for part in parts])
 
 
 def _finite(wanted: torch.Tensor) -> torch.Tensor:

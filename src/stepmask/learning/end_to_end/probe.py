@@ -7,7 +7,7 @@ inner products of d_j with random signs, whose mean square is ``|sum d_j|^2``, i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,16 @@ class Probe:
     linear: np.ndarray
     projections: np.ndarray
     size: int
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Probe]) -> Probe:
+        """One plan probed on some images after the others."""
+        joined = {
+            "square": np.concatenate([part.square for part in parts]),
+            "linear": np.concatenate([part.linear for part in parts], axis=3),
+            "projections": np.concatenate([part.projections for part in parts], axis=3),
+        }
+        return cls(**joined, size=parts[0].size)
 
     @property
     def sizes(self) -> np.ndarray:

@@ -19,7 +19,7 @@ from stepmask.architectures import denoiser_of, describe
 from stepmask.cost import CostTable
 from stepmask.errors import TargetError
 from stepmask.family import MaskFamily, Member
-from stepmask.learning._arguments import comparable, weights_digest
+from stepmask.learning._identity import comparable, weights_digest
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
@@ -40,8 +40,8 @@ PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
 SPACING = 0.015
 """Masks of a family differ by at least so much in cost."""
 
-CHANGEABLE = ("offload", "num_held_back")
-"""Options that change nothing about the way of a search, so that it may go on with others."""
+CHANGEABLE = ("images_per_call", "offload", "num_held_back")
+"""Options that say nothing about the way of a search, so that it may go on with others: less memory for example."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ class Selecting:
         """MACs, and latencies where they are asked for: those of an interrupted search are kept."""
         timed = self.asked.target_speedup is not None
         known = measured.latencies()
-        cost = measure_cost(self.pipe, call_kwargs=self.call_kwargs, latency=timed and known is None)
+        at_once = {} if self.config.images_per_call is None else {"batch_size": self.config.images_per_call}
+        cost = measure_cost(self.pipe, call_kwargs=self.call_kwargs, latency=timed and known is None, **at_once)
         if not timed:
             return cost
         if known is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stepmask.learning._arguments import comparable, weights_digest
+from stepmask.learning._identity import comparable, weights_digest
 from tiny import dit_pipeline, tiny_model
 
 
