@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,19 @@ def test_what_was_there_survives(tmp_path, monkeypatch):
     with pytest.raises(StepMaskError, match="No space left on device"):
         write_atomically(path, "new")
     assert path.read_text() == "old" and [one.name for one in tmp_path.iterdir()] == ["mask.json"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "mask.json")
+    write_atomically(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink() and (tmp_path / "mask.json").read_text() == "new"
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_atomically(tmp_path / "pipe", "new")
+    reader.join(10)
+    assert read == ["new"] and (tmp_path / "pipe").is_fifo()

@@ -10,7 +10,19 @@ import stepmask
 
 ROOT = Path(stepmask.__file__).parent
 FLOORS = (
-    {"errors", "_files", "_hub", "_mask_file", "_mask_tables", "_resample", "mask", "family", "graph", "cost"},
+    {
+        "errors",
+        "_files",
+        "_hub",
+        "_mask_file",
+        "_mask_tables",
+        "_resample",
+        "_timesteps",
+        "mask",
+        "family",
+        "graph",
+        "cost",
+    },
     {"liveness", "schedules"},
     {"architectures"},
     {"runtime", "presets"},

@@ -20,9 +20,14 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
         StepMaskError: The folder does not exist or must not be written.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()  # what it points to is written, and it stays a link
     data = data.encode() if isinstance(data, str) else data
     temporary = None
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe, or a device such as /dev/stdout
+            path.write_bytes(data)
+            return
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
             file.write(data)

@@ -41,6 +41,9 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
     for key, kind in (("sites", list), ("timesteps", list), ("provenance", dict)):
         if not isinstance(content[key], kind):
             raise StepMaskError(f'"{key}" must be a {"list" if kind is list else "JSON object"}')
+    steps = content["provenance"].get("num_inference_steps")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise StepMaskError(f'"num_inference_steps" in provenance must be a whole number of steps, got {steps!r}')
     scheduler = content["scheduler"]
     if scheduler is not None and not (
         isinstance(scheduler, dict)

@@ -120,7 +120,7 @@ class MaskFamily(Shared):
             )
         try:
             return cls(_members(content["masks"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise MaskFileError(f"family {path} cannot be used: {reason}") from error
 

@@ -333,10 +333,14 @@ class StepMask(Shared):
             timesteps=new.tolist(),
             scheduler=scheduler,
             provenance={
-                **{k: v for k, v in self.provenance.items() if k != "num_inference_steps"},
+                **{k: v for k, v in self.provenance.items() if k not in ("num_inference_steps", *MEASURED)},
                 "resampled_from_rows": self.num_rows,
             },
         )
+
+
+MEASURED = ("psnr", "cost", "macs", "cache_bytes_per_image")
+"""Entries of provenance that hold for the very mask that was measured, and for no other made from it."""
 
 
 def _without_effort(provenance: Mapping[str, Any]) -> dict[str, Any]:

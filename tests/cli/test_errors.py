@@ -146,3 +146,73 @@ def test_interrupt_keeps_the_state_and_the_old_mask(run, folder, mask_file, tmp_
     result = run("learn", folder, "-o", old, "--resume", tmp_path / "state.safetensors", code=130)
     assert "run the same command again" in " ".join(result.stderr.split()) and "interrupted" in result.stderr
     assert StepMask.load(old) == StepMask.load(mask_file)
+
+
+# --- what a stranger found
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"beta_schedule": "foo"}, "the scheduler that the mask names cannot be made"),
+        ({"num_train_timesteps": "many"}, "the scheduler that the mask names cannot be made"),
+        ({"num_train_timesteps": 3}, "makes no run of 4 steps"),
+    ],
+)
+def test_a_mask_with_a_nonsensical_scheduler(change, expected, run, folder, mask_file, tmp_path):
+    content = json.loads(mask_file.read_text())
+    content["scheduler"]["config"] |= change
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    assert expected in words(run("evaluate", folder, "--mask", tmp_path / "odd.json", code=2))
+
+
+def test_a_mask_whose_number_of_steps_is_a_word(run, mask_file, tmp_path):
+    content = json.loads(mask_file.read_text())
+    content["provenance"]["num_inference_steps"] = "five"
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    assert "must be a whole number of steps, got 'five'" in words(run("show", tmp_path / "odd.json", code=2))
+
+
+@pytest.mark.parametrize("provenance", [{"psnr": 45}, {"psnr": {"mean": 45}, "macs": 0.5}, {"psnr": {}, "asked": 3}])
+def test_provenance_says_what_it_likes(provenance, run, mask_file, tmp_path):
+    content = json.loads(mask_file.read_text()) | {"provenance": provenance}
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    run("show", tmp_path / "odd.json")
+
+
+@pytest.mark.parametrize(("steps", "scheduler"), [(5000, "ddim"), (1001, "dpm++"), (3, "pndm")])
+def test_steps_that_a_scheduler_cannot_make(steps, scheduler, run, folder, tmp_path):
+    result = run("learn", folder, "--steps", steps, "--scheduler", scheduler, "-o", tmp_path / "m.json", code=2)
+    assert f"makes no run of {steps} steps: ask for at least" in words(result)
+
+
+def test_guidance_that_is_no_number(run, dit_folder, tmp_path):
+    result = run("learn", dit_folder, "--guidance-scale", "nan", "-o", tmp_path / "m.json", code=2)
+    assert "guidance must be a finite number" in words(result) and not (tmp_path / "m.json").exists()
+
+
+def test_a_class_that_the_model_does_not_have(run, dit_folder, tmp_path):
+    (tmp_path / "classes.txt").write_text("5000\n")
+    options = ["--conditions", tmp_path / "classes.txt", "--steps", 4, "-o", tmp_path / "m.json"]
+    assert "there is no class 5000: DiTPipeline has classes 0 to" in words(run("learn", dit_folder, *options, code=2))
+
+
+@pytest.mark.parametrize("name", ["mask.json", "bad.npz"])
+def test_reference_statistics_of_another_kind(name, run, folder, mask_file, tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"x")
+    path = mask_file if name == "mask.json" else tmp_path / name
+    result = run("evaluate", folder, "--mask", mask_file, "--metrics", "cifar", "--real", path, "-n", 2, code=2)
+    assert "holds no statistics of features" in words(result)
+
+
+def test_a_benchmark_of_all_models_takes_no_options_of_one(run, tmp_path):
+    text = words(run("benchmark", "--device", "cpu", "--guidance-scale", 3, "-o", tmp_path, code=2))
+    assert "--device, --guidance-scale needs a MODEL" in text
+
+
+def test_a_benchmarks_folder_keeps_to_its_options(run, dit_folder, tmp_path):
+    options = ["benchmark", dit_folder, "--methods", "fora", "--steps", 4, "--no-speed", "-o", tmp_path / "b"]
+    run(*options, "-n", 2)
+    assert "number of images was 2, now 3" in words(run(*options, "-n", 3, code=2))
+    assert "guidance_scale was 4.0, now 2.5" in words(run(*options, "-n", 2, "--guidance-scale", 2.5, code=2))
+    run(*options, "-n", 2)

@@ -38,3 +38,21 @@ def test_what_is_not_taken_is_named(ask, scheduler):
     owner = "the call of DDIMPipeline" if scheduler is None else "UNet2DModel, sampled in a plain loop,"
     with pytest.raises(StepMaskError, match=f"{owner} takes no guidance_scale, strength: leave it out; it takes "):
         ask(pipe, {"strength": 0.5, "guidance_scale": 2.5})
+
+
+@pytest.mark.parametrize("given", [{"num_inference_steps": 2}, {"generator": None}, {"batch_size": 2}])
+def test_what_stepmask_says_to_the_call_itself(given):
+    with pytest.raises(StepMaskError, match=f"call_kwargs must not hold {next(iter(given))}"):
+        learn(ddim_pipeline(), 4, call_kwargs=given)
+
+
+@pytest.mark.parametrize("steps", [0, 5000])
+def test_schedules_of_steps_that_no_scheduler_makes(steps):
+    with pytest.raises(StepMaskError, match=f"DDIMScheduler makes no run of {steps} steps: ask for at least 1"):
+        schedules.fora(ddim_pipeline(), steps, 2)
+
+
+@pytest.mark.parametrize("label", [-1, 5000])
+def test_classes_that_a_model_does_not_have(label):
+    with pytest.raises(StepMaskError, match=f"there is no class {label}"):
+        learn(dit_pipeline(), 4, conditions=[1, label])

@@ -20,9 +20,10 @@ from stepmask.benchmark.cells import Cells, Key
 from stepmask.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, Method, Subject, Unmasked, methods
 from stepmask.benchmark.strips import SHOWN, save_strip
 from stepmask.benchmark.unmasked import evaluate_unmasked
-from stepmask.errors import TargetError
+from stepmask.errors import StepMaskError, TargetError
 from stepmask.evaluation import Evaluation, Metrics, evaluate
 from stepmask.evaluation.fidelity import psnr_per_image
+from stepmask.evaluation.result import circumstances
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
 
@@ -30,6 +31,8 @@ CIRCUMSTANCES = (
     "pipeline", "denoiser", "scheduler", "num_inference_steps", "seeds", "guidance_scale", "dtype", "device",
     "versions", "full_macs_per_image", "macs_convention",
 )  # fmt: skip
+SAMPLED_SO = ("pipeline", "scheduler", "guidance_scale", "dtype")
+"""Circumstances that all rows of a folder share."""
 
 
 @dataclass
@@ -72,6 +75,7 @@ class Comparison:
         """
         chosen = list(chosen)
         chosen = [FULL_RUN, *(method for method in chosen if method.name != FULL_RUN.name)]
+        self._check_folder()
         mine = list(self._mine(chosen, part, parts))
         for key, method in mine:
             row = self.cells.row(key)
@@ -96,6 +100,25 @@ class Comparison:
                 self.tell(f"speed of {_words(key)}")
                 self._time(key, method, row)
         return self.cells.rows()
+
+    def _check_folder(self) -> None:
+        """Refuse a folder whose full run was another.
+
+        Raises:
+            StepMaskError: It was sampled otherwise.
+        """
+        row = self.cells.row(Key(self.model, self.subject.steps, FULL_RUN.name, "all"))
+        before = {} if row is None else row.get("circumstances", {})
+        now = circumstances(self.subject.pipe, self.subject.call_kwargs)
+        pairs = {name: (before[name], now[name]) for name in SAMPLED_SO if name in before}
+        if "seeds" in before:
+            pairs["number of images"] = len(before["seeds"]), self.num_images
+        differ = [f"{name} was {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
+        if differ:
+            raise StepMaskError(
+                f"{self.output} holds {self.model} at {self.subject.steps} steps, measured otherwise "
+                f"({'; '.join(differ)}): choose another folder, or the same options"
+            )
 
     def _mine(self, chosen: list[AnyMethod], part: int, parts: int) -> Iterator[tuple[Key, AnyMethod]]:
         groups = [(method, seed) for method in chosen for seed in method.seeds]
@@ -124,8 +147,8 @@ class Comparison:
 
     def _time(self, key: Key, method: AnyMethod, row: Mapping[str, Any]) -> None:
         result, _ = self._evaluate(key, method, self.batch_size, speed=True)
-        circumstances = row.get("circumstances") or row_of(result)["circumstances"]
-        self.cells.save(key, {**row, "circumstances": circumstances, "speed": speed_row(result)})
+        known = row.get("circumstances") or row_of(result)["circumstances"]
+        self.cells.save(key, {**row, "circumstances": known, "speed": speed_row(result)})
 
     def _evaluate(
         self, key: Key, method: AnyMethod, num_images: int, speed: bool = False

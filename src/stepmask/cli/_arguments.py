@@ -52,7 +52,7 @@ Conditions = Annotated[
     ),
 ]
 NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Number of images, each with its own seed.")]
-FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first image; the others follow.")]
+FirstSeed = Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first image; the others follow.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per call of the pipeline.")]
 
 MetricNames = Annotated[

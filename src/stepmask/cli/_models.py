@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
+from stepmask._timesteps import start_run
 from stepmask.cli._app import stderr
 from stepmask.cli._arguments import DType, Scheduler
 from stepmask.errors import MaskMismatchError, StepMaskError
@@ -77,7 +79,9 @@ def _load(model: str, dtype: DType | None) -> Any:
     try:
         own = Path(model).is_dir()
         pipeline = reference.pipeline_class(Path(model), model) if own else DiffusionPipeline
-        pipe = pipeline.from_pretrained(model, **({} if precision is None else {"torch_dtype": precision}))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*`torch_dtype` is deprecated")  # older diffusers know no other
+            pipe = pipeline.from_pretrained(model, **({} if precision is None else {"torch_dtype": precision}))
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         where = "" if Path(model).is_dir() else " (no such folder here; taken for a model on the hub)"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -131,7 +135,12 @@ def with_scheduler(pipe: Any, scheduler: Any) -> Any:
 def _with_scheduler_of(pipe: Any, mask: StepMask) -> Any:
     if mask.scheduler is None or mask.scheduler == scheduler_identity(pipe.scheduler):
         return pipe
-    return with_scheduler(pipe, _scheduler(mask.scheduler["class"], mask.scheduler["config"]))
+    try:
+        scheduler = _scheduler(mask.scheduler["class"], mask.scheduler["config"])
+    except (TypeError, ValueError, ArithmeticError, NotImplementedError, RuntimeError) as error:
+        raise MaskMismatchError(f"the scheduler that the mask names cannot be made ({error}): learn anew") from error
+    start_run(copy.deepcopy(scheduler), mask.provenance.get("num_inference_steps") or mask.num_rows)
+    return with_scheduler(pipe, scheduler)
 
 
 def _scheduler(class_name: str, config: Any) -> Any:
@@ -149,5 +158,11 @@ def _scheduler(class_name: str, config: Any) -> Any:
 
 
 def guidance_kwargs(guidance: float | None) -> dict[str, float]:
-    """Call arguments for a guidance scale that the user may have given."""
+    """Call arguments for a guidance scale that the user may have given.
+
+    Raises:
+        StepMaskError: It is no finite number.
+    """
+    if guidance is not None and not math.isfinite(guidance):
+        raise StepMaskError(f"guidance must be a finite number, such as 4.5, got {guidance}")
     return {} if guidance is None else {"guidance_scale": guidance}

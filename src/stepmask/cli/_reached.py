@@ -26,7 +26,13 @@ def asked(mask: StepMask) -> str:
 
 def reached(mask: StepMask) -> str:
     """What the mask has; of the images only what was measured on held-back noise."""
-    record = mask.provenance
+    try:
+        return _reached(mask.provenance)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):  # says what it likes
+        return "the mask does not say it in a form that stepmask knows"
+
+
+def _reached(record: Any) -> str:
     words = [f"{record['macs']:.1%} of the MACs"]
     if "target_speedup" in record.get("asked", {}):
         words.append(f"{1 / record['cost']:.2f} times the speed of the denoiser by the latencies of its sites")

@@ -25,6 +25,7 @@ from stepmask.cli._output import ready_folder
 from stepmask.cli._pages import write_pages
 from stepmask.cli._scores import metrics_for
 from stepmask.cli._targets import shares
+from stepmask.errors import StepMaskError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,6 +92,11 @@ def benchmark(
     picked, budgets = chosen_methods(methods), shares(targets)
     measure = metrics_for(metrics, real) if metrics or real else None
     ready_folder(output)
+    alone = {"--device": device, "--dtype": dtype, "--guidance-scale": guidance_scale, "--conditions": conditions}
+    alone |= {"--scheduler": None if scheduler == Scheduler.keep else scheduler}
+    given = [name for name, value in alone.items() if value is not None]
+    if model is None and given:
+        raise StepMaskError(f"{', '.join(given)} needs a MODEL: without one all reference models run as they are")
     if model is None:
         from stepmask.benchmark import run_benchmark
 

@@ -28,7 +28,7 @@ def demo(
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps.")] = 50,
     target_macs: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the MACs to keep.")] = 0.5,
     rounds: Annotated[int, typer.Option(min=0, help="Refining rounds, as for learn; fewer are quicker.")] = 1,
-    gains: Annotated[int, typer.Option(min=0, help="Iterations of learning how far to forecast, as for learn.")] = 9,
+    gains: Annotated[int, typer.Option(min=0, help="Iterations of learning how far to forecast, as for learn.")] = 18,
     num_images: Annotated[int, typer.Option(min=1, help="Images to compare.")] = 16,
 ) -> None:
     """Learn a mask for a small trained model, sample with it, and compare; a few minutes on two cores."""

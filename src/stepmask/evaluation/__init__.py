@@ -22,8 +22,7 @@ from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import is_applied
 from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.prompts import condition_arguments
-from stepmask.runtime.sampling import as_pipeline, parameters_of, unchecked
+from stepmask.runtime.sampling import as_pipeline, listed_conditions, parameters_of, unchecked
 
 __all__ = [
     "DistributionScores",
@@ -138,7 +137,7 @@ def sampler_for(
     seeds = evaluation_seeds(seeds, plan.mask)
     record = plan.mask.provenance
     steps = num_inference_steps or record.get("num_inference_steps") or plan.num_rows
-    listed = condition_arguments(list(parameters_of(pipe)), conditions, type(pipe).__name__)
+    listed = listed_conditions(pipe, conditions)
     arguments = {name: [values[i % len(values)] for i in range(len(seeds))] for name, values in listed.items()}
     arguments |= call_kwargs or {}
     if record.get("guidance_scale") is not None and "guidance_scale" in parameters_of(pipe):

@@ -6,13 +6,14 @@ Extractors are known by their call alone; none is imported here.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -185,7 +186,15 @@ class FeatureStatistics:
         path = Path(path)
         if not path.exists():
             raise StepMaskError(f"no statistics at {path}: make them with FeatureStatistics.of(images, extractor)")
-        return _from_npz(path) if path.suffix == ".npz" else _from_safetensors(path)
+        try:
+            return _from_npz(path) if path.suffix == ".npz" else _from_safetensors(path)
+        except StepMaskError:
+            raise
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise StepMaskError(
+                f"{path} holds no statistics of features ({type(error).__name__}): give a file of FeatureStatistics, "
+                "or an .npz of guided-diffusion"
+            ) from error
 
 
 def _from_safetensors(path: Path) -> FeatureStatistics:

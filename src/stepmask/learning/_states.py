@@ -11,6 +11,9 @@ from stepmask.errors import StepMaskError
 
 Run = Literal["learning run", "search"]
 
+SHOWN = 4
+"""Of a dictionary, at most so many differences are named."""
+
 _ADVICE = "delete it to begin anew, or give another file"
 
 
@@ -34,5 +37,13 @@ def check_identity(path: str | Path, run: Run, before: Mapping[str, Any], now: M
     now = json.loads(json.dumps(now))
     differ = [key for key in now if before.get(key) != now[key]]
     if differ:
-        what = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in differ)
+        what = "; ".join(_difference(key, before.get(key), now[key]) for key in differ)
         raise StepMaskError(f"{path} belongs to another {run} ({what}): {_ADVICE}")
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """In words; of dictionaries what differs in them."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        return ", ".join(_difference(f"{name}.{key}", before.get(key), now.get(key)) for key in keys[:SHOWN])
+    return f"{name} was {before!r}, now {now!r}"

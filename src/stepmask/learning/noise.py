@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.runtime.prompts import condition_arguments, is_per_image, without_clashes
+from stepmask.runtime.prompts import is_per_image, without_clashes
 from stepmask.runtime.sampling import (
     SamplerLoop,
     check_call_kwargs,
-    parameters_of,
+    listed_conditions,
     random_conditions,
     sample,
     timesteps_of_run,
@@ -41,7 +41,7 @@ def with_conditions(
     Raises:
         StepMaskError: The pipeline takes no such conditions.
     """
-    listed = condition_arguments(list(parameters_of(pipe)), conditions, type(pipe).__name__)
+    listed = listed_conditions(pipe, conditions)
     return {**listed, **(call_kwargs or {})}
 
 

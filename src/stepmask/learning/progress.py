@@ -25,7 +25,6 @@ def show_rounds(visible: bool, total: int) -> Iterator[Callable[[Any], None]]:
         def show(done: Any) -> None:
             best = "none yet" if done.best is None else f"{done.best.psnr:.1f} dB at {done.best.cost:.1%}"
             last = "no better" if done.true != done.true else f"{done.true:.1f} dB"
-            last += f" (predicted {done.predicted:.1f})" if done.predicted == done.predicted else ""
             advance(f"at {done.level:.0%}: best {best}  last {last}")
 
         yield show

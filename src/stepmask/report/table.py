@@ -80,7 +80,7 @@ def markdown(titles: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 def with_margin(value: float, margin: float | None, signed: bool = False) -> str:
     """A value and half of its 95% interval, to two digits of the latter; the value alone where that is not known."""
     sign = "+" if signed else ""
-    if not margin:
+    if not margin or not math.isfinite(margin):
         return f"{value:{sign}.3g}"
     decimals = max(0, 1 - math.floor(math.log10(margin)))
     return f"{value:{sign}.{decimals}f} ± {margin:.{decimals}f}"

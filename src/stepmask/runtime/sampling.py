@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stepmask._timesteps import start_run
 from stepmask.architectures import Architecture, architecture_of, denoiser_of
 from stepmask.architectures._skeleton import meta_skeleton
 from stepmask.errors import StepMaskError
 from stepmask.runtime.gate import gated
-from stepmask.runtime.prompts import default_prompts
+from stepmask.runtime.prompts import condition_arguments, default_prompts
 
 
 class SamplerLoop:
@@ -56,7 +58,7 @@ class SamplerLoop:
         family = architecture_of(self.denoiser)
         name = family.step_inputs[0]
         shape, timestep_dtype = self._inputs_of(family)
-        self.scheduler.set_timesteps(num_inference_steps)
+        start_run(self.scheduler, num_inference_steps)
         shape = (batch_size, *shape)
         sample = randn_tensor(shape, generator=_list(generator), device=parameter.device, dtype=parameter.dtype)
         sample = sample * getattr(self.scheduler, "init_noise_sigma", 1.0)
@@ -107,12 +109,19 @@ def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(type(pipe).__call__).parameters
 
 
+OURS = {"num_inference_steps", "generator", "batch_size"}
+"""Arguments of a pipeline's call that are not for users to give beside a number of steps and seeds."""
+
+
 def check_call_kwargs(pipe: Any, call_kwargs: Mapping[str, Any] | None) -> None:
     """Refuse arguments that a pipeline's call, or the denoiser of a `SamplerLoop`, does not take.
 
     Raises:
         StepMaskError: Names them, and what is taken.
     """
+    ours = sorted(OURS & set(call_kwargs or {}))
+    if ours:
+        raise StepMaskError(f"call_kwargs must not hold {', '.join(ours)}: stepmask says that to the call itself")
     parameters, owner = parameters_of(pipe), f"the call of {type(pipe).__name__}"
     if isinstance(pipe, SamplerLoop):
         parameters = inspect.signature(type(pipe.denoiser).forward).parameters
@@ -133,6 +142,20 @@ def num_classes(pipe: Any) -> int | None:
         return embedder.config.num_classes
     config = getattr(denoiser_of(pipe), "config", None)
     return getattr(config, "num_embeds_ada_norm", None) or getattr(config, "num_class_embeds", None)
+
+
+def listed_conditions(pipe: Any, conditions: str | Path | Sequence[Any] | None) -> dict[str, Any]:
+    """Conditions that a user lists, or a file of them, as arguments of the pipeline's call.
+
+    Raises:
+        StepMaskError: The pipeline takes no such conditions, or has no such classes.
+    """
+    listed = condition_arguments(list(parameters_of(pipe)), conditions, type(pipe).__name__)
+    count, labels = num_classes(pipe), listed.get("class_labels", ())
+    strangers = [label for label in labels if count and not 0 <= label < count]
+    if strangers:
+        raise StepMaskError(f"there is no class {strangers[0]}: {type(pipe).__name__} has classes 0 to {count - 1}")
+    return listed
 
 
 def random_conditions(pipe: Any, batch_size: int, generator: torch.Generator) -> dict[str, Any]:
@@ -354,5 +377,5 @@ def timesteps_of_run(
     if flows or config.get("use_dynamic_shifting"):
         _until_first_call(pipe, lambda: sample(pipe, call_kwargs, seeds, num_inference_steps))
     else:
-        pipe.scheduler.set_timesteps(num_inference_steps)
+        start_run(pipe.scheduler, num_inference_steps)
     return [float(timestep) for timestep in pipe.scheduler.timesteps]

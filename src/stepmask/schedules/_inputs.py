@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from stepmask._timesteps import start_run
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask, scheduler_identity
@@ -41,7 +42,7 @@ class Inputs:
             config = scheduler.config
             # a run's own shift depends on its resolution, and is known there alone
             shift = {"mu": config.get("max_shift", 1.15)} if config.get("use_dynamic_shifting") else {}
-            scheduler.set_timesteps(timesteps, **shift)
+            start_run(scheduler, timesteps, **shift)
             self.scheduler = scheduler_identity(scheduler)
             self.provenance["num_inference_steps"] = timesteps
             timesteps = scheduler.timesteps

@@ -33,7 +33,7 @@ from stepmask.learning.end_to_end.judge import Judge
 from stepmask.learning.end_to_end.portfolio import moved_steps, portfolio, spaced_steps
 from stepmask.learning.end_to_end.probe import _finite
 from stepmask.learning.end_to_end.select import Asked, Selecting
-from stepmask.learning.end_to_end.tables import Table
+from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.noise import Noise
 from stepmask.mask import Action, scheduler_identity
 from stepmask.runtime.apply import is_applied
@@ -552,3 +552,17 @@ def test_a_search_may_go_on_with_other_held_back_images(tmp_path):
     again = learn(pipe, STEPS, 0.6, resume=path, **{**QUICK, "num_held_back": 7, "offload": True})
     assert np.array_equal(again.actions, mask.actions) and again.provenance["psnr"]["held_back_images"] == 7
     assert len(calls) <= 2 * STEPS * 3, "three parts, full and masked"
+
+
+def test_a_table_that_meets_the_target_is_taken_however_small_the_last_step(monkeypatch):
+    """From key steps just above a target, one round may save less than half a percent, and that is enough."""
+    selecting = Selecting(dit_pipeline(), STEPS, Asked(target_macs=0.6), 0, None, GlobalConfig(rounds=0), None)
+    search = selecting.search
+    above, below = (Candidate(Table(np.ones((STEPS, 1))), cost, np.ones(3), "") for cost in (0.6015, 0.599))
+    monkeypatch.setattr(search, "_round", lambda *_: None)
+    monkeypatch.setattr(search, "best", lambda cost: below)
+    walk = search._descend(above, 0.6)
+    assert next(walk) is None
+    with pytest.raises(StopIteration) as done:
+        next(walk)
+    assert done.value.value is below

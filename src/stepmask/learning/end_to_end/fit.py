@@ -65,7 +65,7 @@ def fit_gains(
     seeds = chosen.noise.seeds(GAINS, GAIN_BATCHES * config.num_probes)
     before = mask.provenance.get("noise_seeds", [seeds[0], seeds[-1]])
     provenance = {
-        **mask.provenance,
+        **{name: value for name, value in mask.provenance.items() if name != "psnr"},
         "num_inference_steps": steps,
         "gains": {"iterations": iterations, "seed": seed},
         "noise_seeds": [min(before[0], seeds[0]), max(before[1], seeds[-1])],

@@ -138,7 +138,7 @@ class GlobalSearch:
             self.judge.save()
             yield report
             found = self.best(level) or min(self.candidates.values(), key=lambda candidate: candidate.cost)
-            if found.cost > 0.995 * current.cost:
+            if found.cost > max(target, 0.995 * current.cost):
                 raise TargetError(
                     f"no table below {current.cost:.3f} of the cost was found on the way to {target:g}: ask for more "
                     "of the cost or of the cache"

@@ -1,0 +1,26 @@
+"""Starts a scheduler's run, or says in words why there is none of so many steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stepmask.errors import StepMaskError
+
+
+def start_run(scheduler: Any, num_inference_steps: int, **options: Any) -> None:
+    """``scheduler.set_timesteps``.
+
+    Raises:
+        StepMaskError: The scheduler makes no run of so many steps.
+    """
+    trained = getattr(scheduler.config, "num_train_timesteps", None)
+    try:
+        if trained and num_inference_steps > trained:
+            raise ValueError("some schedulers break in mid-run only")
+        scheduler.set_timesteps(num_inference_steps, **options)
+    except (ValueError, IndexError, ArithmeticError, RuntimeError) as error:
+        least = 4 if "PNDM" in type(scheduler).__name__ else 1
+        most = f", at most {trained}" if trained else ""
+        raise StepMaskError(
+            f"{type(scheduler).__name__} makes no run of {num_inference_steps} steps: ask for at least {least}{most}"
+        ) from error
