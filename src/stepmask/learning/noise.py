@@ -66,6 +66,10 @@ class Noise:
         self._first = NOISE_SEEDS + (seed * IMAGES_PER_SEED) % (NOISE_SEEDS - IMAGES_PER_SEED)
         self._given = dict(call_kwargs or {})
         check_call_kwargs(pipe, self._given)
+        if "batch_size" in self._given:
+            raise StepMaskError(
+                "call_kwargs must not hold batch_size: how many images learning makes at once is its own"
+            )
 
     def seeds(self, first: int, count: int) -> range:
         """Seeds of the images numbered from `first`."""

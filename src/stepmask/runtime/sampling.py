@@ -109,7 +109,7 @@ def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(type(pipe).__call__).parameters
 
 
-OURS = {"num_inference_steps", "generator", "batch_size"}
+OURS = {"num_inference_steps", "generator"}
 """Arguments of a pipeline's call that are not for users to give beside a number of steps and seeds."""
 
 

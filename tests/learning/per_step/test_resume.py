@@ -85,9 +85,15 @@ OTHERS = {
     "seed": (dit_pipeline, STEPS, 0.6, {"seed": 1}, "seed was 0, now 1"),
     "target": (dit_pipeline, STEPS, 0.7, {}, r"target_macs was 0\.6, now 0\.7"),
     "steps": (dit_pipeline, STEPS + 1, 0.6, {}, "num_inference_steps was 4, now 5"),
-    "option": (dit_pipeline, STEPS, 0.6, {"credit_steps": 1}, "config was"),
+    "option": (dit_pipeline, STEPS, 0.6, {"credit_steps": 1}, r"config\.credit_steps was 4, now 1"),
     "model": (ddim_pipeline, STEPS, 0.6, {}, "graph was"),
-    "guidance": (dit_pipeline, STEPS, 0.6, {"call_kwargs": {"guidance_scale": 2.0}}, "call_kwargs was"),
+    "guidance": (
+        dit_pipeline,
+        STEPS,
+        0.6,
+        {"call_kwargs": {"guidance_scale": 2.0}},
+        r"call_kwargs\.guidance_scale was None, now 2\.0",
+    ),
 }
 
 
