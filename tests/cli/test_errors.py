@@ -177,7 +177,8 @@ def test_a_mask_whose_number_of_steps_is_a_word(run, mask_file, tmp_path):
 def test_provenance_says_what_it_likes(provenance, run, mask_file, tmp_path):
     content = json.loads(mask_file.read_text()) | {"provenance": provenance}
     (tmp_path / "odd.json").write_text(json.dumps(content))
-    run("show", tmp_path / "odd.json")
+    shown = " ".join(run("show", tmp_path / "odd.json").stdout.split())
+    assert "when learned: the mask does not say it in a form that stepmask knows" in shown
 
 
 @pytest.mark.parametrize(("steps", "scheduler"), [(5000, "ddim"), (1001, "dpm++"), (3, "pndm")])

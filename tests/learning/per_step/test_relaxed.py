@@ -208,14 +208,20 @@ def hard(*weights: float) -> Draw:
     return Draw(weight, torch.ones_like(weight), weight > 0.5)
 
 
-def test_both_halves_of_batched_guidance_share_an_images_draw():
+def four_rows(**settings):
+    """A site whose first of two images computes, in a batch of four."""
     policy = RelaxedPolicy(2, 1, 0)
-    policy.copies = 2
+    for name, setting in settings.items():
+        setattr(policy, name, setting)
     site = Site(policy)
     old, new = torch.zeros(4, 3), torch.arange(1.0, 13.0).view(4, 3)
     site(0, old)
     policy.draw = hard(1, 0)
-    value = site(1, new)
+    return policy, site, old, new, site(1, new)
+
+
+def test_both_halves_of_batched_guidance_share_an_images_draw():
+    policy, site, old, new, value = four_rows(copies=2)
     assert torch.equal(value.detach(), torch.stack([new[0], old[1], new[2], old[3]]))
     g = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None].expand(4, 3)
     value.backward(g)
@@ -224,13 +230,7 @@ def test_both_halves_of_batched_guidance_share_an_images_draw():
 
 
 def test_frames_share_the_draw_of_their_video():
-    policy = RelaxedPolicy(2, 1, 0)
-    policy.loss_scale = 8.0
-    site = Site(policy)
-    old, new = torch.zeros(4, 3), torch.arange(1.0, 13.0).view(4, 3)
-    site(0, old)
-    policy.draw = hard(1, 0)
-    value = site(1, new)
+    policy, _, old, new, value = four_rows(loss_scale=8.0)
     assert torch.equal(value.detach(), torch.stack([new[0], new[1], old[2], old[3]]))
     value.backward(8 * torch.ones(4, 3))
     assert policy.gradient[1, 0].item() == new.sum().item(), "the scale of the loss is taken back"
