@@ -13,7 +13,10 @@ def start_run(scheduler: Any, num_inference_steps: int, **options: Any) -> None:
     Raises:
         StepMaskError: The scheduler makes no run of so many steps.
     """
-    trained = getattr(scheduler.config, "num_train_timesteps", None)
+    config = getattr(scheduler, "config", {})
+    trained = config.get("num_train_timesteps")
+    if config.get("use_dynamic_shifting"):  # a run's own shift depends on its resolution, and is known there alone
+        options.setdefault("mu", config.get("max_shift", 1.15))
     try:
         if trained and num_inference_steps > trained:
             raise ValueError("some schedulers break in mid-run only")

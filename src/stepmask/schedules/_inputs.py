@@ -39,10 +39,7 @@ class Inputs:
 
             self.graph = describe(model)
             scheduler = copy.deepcopy(model.scheduler)
-            config = scheduler.config
-            # a run's own shift depends on its resolution, and is known there alone
-            shift = {"mu": config.get("max_shift", 1.15)} if config.get("use_dynamic_shifting") else {}
-            start_run(scheduler, timesteps, **shift)
+            start_run(scheduler, timesteps)
             self.scheduler = scheduler_identity(scheduler)
             self.provenance["num_inference_steps"] = timesteps
             timesteps = scheduler.timesteps
