@@ -216,4 +216,7 @@ def test_a_benchmarks_folder_keeps_to_its_options(run, dit_folder, tmp_path):
     run(*options, "-n", 2)
     assert "number of images was 2, now 3" in words(run(*options, "-n", 3, code=2))
     assert "guidance_scale was 4.0, now 2.5" in words(run(*options, "-n", 2, "--guidance-scale", 2.5, code=2))
+    (tmp_path / "classes.txt").write_text("3\n1\n")
+    told = words(run(*options, "-n", 2, "--conditions", tmp_path / "classes.txt", code=2))
+    assert "conditions was None, now" in told
     run(*options, "-n", 2)

@@ -7,6 +7,7 @@ all of them: those want a quiet machine, and may be added later to what was meas
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,12 +27,13 @@ from stepmask.evaluation.fidelity import psnr_per_image
 from stepmask.evaluation.result import circumstances
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
+from stepmask.runtime.sampling import listed_conditions
 
 CIRCUMSTANCES = (
     "pipeline", "denoiser", "scheduler", "num_inference_steps", "seeds", "guidance_scale", "dtype", "device",
     "versions", "full_macs_per_image", "macs_convention",
 )  # fmt: skip
-SAMPLED_SO = ("pipeline", "scheduler", "guidance_scale", "dtype")
+SAMPLED_SO = ("pipeline", "scheduler", "guidance_scale", "dtype", "conditions")
 """Circumstances that all rows of a folder share."""
 
 
@@ -110,6 +112,7 @@ class Comparison:
         row = self.cells.row(Key(self.model, self.subject.steps, FULL_RUN.name, "all"))
         before = {} if row is None else row.get("circumstances", {})
         now = circumstances(self.subject.pipe, self.subject.call_kwargs)
+        now["conditions"] = self._conditions()
         pairs = {name: (before[name], now[name]) for name in SAMPLED_SO if name in before}
         if "seeds" in before:
             pairs["number of images"] = len(before["seeds"]), self.num_images
@@ -119,6 +122,11 @@ class Comparison:
                 f"{self.output} holds {self.model} at {self.subject.steps} steps, measured otherwise "
                 f"({'; '.join(differ)}): choose another folder, or the same options"
             )
+
+    def _conditions(self) -> str | None:
+        """What tells the conditions that were given from others; None for those that are drawn."""
+        listed = listed_conditions(self.subject.pipe, self.subject.conditions)
+        return hashlib.sha256(str(sorted(listed.items())).encode()).hexdigest()[:16] if listed else None
 
     def _mine(self, chosen: list[AnyMethod], part: int, parts: int) -> Iterator[tuple[Key, AnyMethod]]:
         groups = [(method, seed) for method in chosen for seed in method.seeds]
@@ -133,6 +141,7 @@ class Comparison:
     def _measure(self, key: Key, method: AnyMethod, before: Mapping[str, Any]) -> None:
         result, more = self._evaluate(key, method, self.num_images)
         row = row_of(result) | more
+        row["circumstances"]["conditions"] = self._conditions()
         if self.metrics is not None:
             found = self.metrics(result.masked, result.full, result.prompts)
             row["scores"] = {name: score.to_dict() for name, score in found.items()}

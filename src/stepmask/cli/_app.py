@@ -6,6 +6,7 @@ its traceback.
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from importlib import metadata
@@ -22,6 +23,9 @@ from stepmask.errors import StepMaskError
 
 ORDER = ("demo", "describe", "learn", "import", "sample", "evaluate", "show", "export", "benchmark", "reproduce")
 """Verbs in the order in which one needs them."""
+
+PIPED_WIDTH = 160
+"""Characters of a line where results go into a file or a pipe: tables are not cut there."""
 
 
 class Verbs(TyperGroup):
@@ -45,7 +49,8 @@ class Verbs(TyperGroup):
 
 def stdout() -> Console:
     """Where results go: pipe it and only they are in the pipe."""
-    return Console(file=sys.stdout, highlight=False)
+    asked = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(file=sys.stdout, highlight=False, width=None if asked else PIPED_WIDTH)
 
 
 def stderr() -> Console:

@@ -43,12 +43,12 @@ def ready_file(path: Path) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON values, whole or not at all; null for numbers that JSON lacks."""
-    write_atomically(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(_storable(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def _storable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: _storable(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_storable(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

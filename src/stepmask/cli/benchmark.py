@@ -154,9 +154,11 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     models = {row["model"] for row in rows}
     title = "against the full run" if len(models) > 1 else f"{models.pop()}, against the full run"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    words = ("model", "method", "setting")
     for column in ("model", "steps", "method", "setting", "MACs", "speed-up", "PSNR", "worst", "SSIM"):
         if column != "model" or models:
-            table.add_column(column, justify="left" if column in ("model", "method") else "right", no_wrap=True)
+            justify = "right" if column not in words[:2] else "left"
+            table.add_column(column, justify=justify, no_wrap=column not in words)
     for row in sorted(rows, key=lambda row: (row["model"], -row["steps"], row["method"], -row["macs"])):
         ssim = "-" if row["ssim_mean"] is None else f"{row['ssim_mean']:.3f}"
         psnr = f"{row['psnr_mean']:.1f} ± {row['psnr_sem']:.1f}", f"{row['psnr_min']:.1f}"

@@ -91,7 +91,7 @@ def learn(
     from stepmask.learning.entry import DEFAULT_TARGET, config_for
 
     if not wanted.keys() - {"max_cache_bytes"}:
-        wanted["target_macs"] = DEFAULT_TARGET
+        wanted["target_macs"] = float(DEFAULT_TARGET)
     Asked(**wanted)  # what is wrong with an option is said before the model is loaded
     masks = load_masks(start) if start else None
     given = {

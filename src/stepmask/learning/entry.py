@@ -32,7 +32,14 @@ from stepmask.runtime.sampling import as_pipeline
 Method = Literal["global", "per-step", "paper", "harmonica", "l2c", "ecad", "dip-go"]
 Config = GlobalConfig | LearnConfig | GeneticConfig | FullChainConfig
 Report = Round | LearnProgress | Generation | Iteration
-DEFAULT_TARGET = 0.6
+
+
+class _Default(float):
+    """A budget that nobody asked for."""
+
+
+DEFAULT_TARGET = _Default(0.6)
+"""Where nothing else is asked for."""
 
 CONFIGS: dict[str, Callable[..., Config]] = {
     "global": GlobalConfig,
@@ -123,6 +130,8 @@ def learn(
     unused = [name for name, value in only_global.items() if value is not None]
     if unused and not isinstance(config, GlobalConfig):
         raise StepMaskError(f'{", ".join(unused)} needs method="global", got method={method!r}')
+    if isinstance(target_macs, _Default):
+        target_macs = None if target_speedup is not None or min_psnr is not None else float(target_macs)
     rest = seed, call_kwargs, resume, callback, progress, config
     if isinstance(config, LearnConfig):
         return learn_per_step(pipe, num_inference_steps, target_macs, *rest)
@@ -130,8 +139,6 @@ def learn(
         return learn_full_chain(pipe, num_inference_steps, target_macs, *rest)
     if isinstance(config, GeneticConfig):
         return learn_genetic(pipe, num_inference_steps, (target_macs,), *rest).at(target_macs)
-    if target_macs == DEFAULT_TARGET and (target_speedup is not None or min_psnr is not None):
-        target_macs = None
     asked = Asked(target_macs=target_macs, **other)
     effort = Effort()
     with effort.counting(denoiser_of(pipe)):

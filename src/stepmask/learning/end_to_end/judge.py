@@ -147,7 +147,7 @@ class Judge:
         if (first, count) in self._targets:
             return self._targets[first, count]
         with frozen(denoiser_of(self._noise.pipe)):
-            found = _finite(self._features(self._noise.latents(first, count)).detach())
+            found = _unbroken(self._features(self._noise.latents(first, count)).detach())
         if keep:
             self._targets[first, count] = found
         return found
@@ -161,7 +161,7 @@ class Judge:
         which = first, count, objective is None
         with frozen(denoiser_of(self._noise.pipe)):
             if which not in self._full:
-                self._full[which] = _finite(self._sampled(first, count, objective))
+                self._full[which] = _unbroken(self._sampled(first, count, objective))
             plan = make_plan(table.mask(self._budget, self._timesteps), self._budget.graph)
             with apply(self._noise.pipe, plan):
                 found = self._sampled(first, count, objective)
@@ -177,7 +177,7 @@ class Judge:
         return torch.cat([objective(self._noise.latents(*part)).detach() for part in parts])
 
 
-def _finite(wanted: torch.Tensor) -> torch.Tensor:
+def _unbroken(wanted: torch.Tensor) -> torch.Tensor:
     """What the full run makes, unless it is broken.
 
     Raises:

@@ -98,13 +98,13 @@ def probe(
         return torch.cat([2 * error, *signs.to(error)])
 
     error = forth_and_back(chain, lambda: call(1 + num_projections), target, cotangents, features)
-    effects = _finite(chain.effects)
+    effects = _overflow_as_worst(chain.effects)
     projections = np.moveaxis(effects[..., 1:, :], -2, -1) / max(num_projections, 1) ** 0.5
     square = error.flatten(1).square().sum(1).double().cpu().numpy()
     return Probe(square, effects[..., 0, :], projections, error[0].numel())
 
 
-def _finite(effects: np.ndarray) -> np.ndarray:
+def _overflow_as_worst(effects: np.ndarray) -> np.ndarray:
     """What overflowed, as if it did a thousand times what the worst of the others does: such cells are left alone."""
     known = np.isfinite(effects)
     worst = np.abs(effects, where=known, out=np.zeros_like(effects)).max()
