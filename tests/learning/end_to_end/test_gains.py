@@ -132,11 +132,23 @@ def test_whole_steps_that_cost_a_little_too_much_are_brought_to_the_target():
     selecting = Selecting(trained(), STEPS, Asked(target_macs=0.5), 0, {"guidance_scale": 2.5}, config, None)
     search = selecting.search
     search._begin([0.5])
-    list(search._fit_starts(0.5))
-    *_, dear, before, after = search.candidates.values()
+    list(search._learn_gains(0.5))
+    *_, dear, shaved = search.candidates.values()
     assert 0.5 < dear.cost < 0.52 and dear.made_by == "key_steps 4 steps linear, gains"
-    assert (before.made_by, after.made_by) == ("round 0", "round 0, gains")
-    assert after.cost <= 0.5 and after.psnr > before.psnr and search.best(0.5) is after
+    assert shaved.cost <= 0.5 and shaved.made_by == "round 0, gains" and search.best(0.5) is shaved
+
+
+def test_tables_with_learned_gains_are_not_searched_on():
+    config = GlobalConfig(gains=6, rounds=1, num_probes=2, num_validation=3)
+    selecting = Selecting(trained(), STEPS, Asked(targets=(0.6, 0.5)), 0, {"guidance_scale": 2.5}, config, None)
+    search, probed = selecting.search, []
+    probe = selecting.judge.probe
+    selecting.judge.probe = lambda table, number: probed.append(table) or probe(table, number)
+    list(search.run(selecting.targets))
+    shaved = [search.candidates[digest].table for digest in search._fitted]
+    assert len(search._fitted) >= 2 and all(search.best(target).table.gains is not None for target in (0.6, 0.5))
+    assert all(table.gains is None or table in shaved for table in probed)
+    assert sum(table.gains is not None for table in probed) <= 2, "what costs a little too much, once at each target"
 
 
 def test_gains_that_are_there_go_on_with_half_of_the_iterations(monkeypatch):

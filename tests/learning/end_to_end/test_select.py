@@ -560,7 +560,7 @@ def test_a_table_that_meets_the_target_is_taken_however_small_the_last_step(monk
     search = selecting.search
     above, below = (Candidate(Table(np.ones((STEPS, 1))), cost, np.ones(3), "") for cost in (0.6015, 0.599))
     monkeypatch.setattr(search, "_round", lambda *_: None)
-    monkeypatch.setattr(search, "best", lambda cost: below)
+    monkeypatch.setattr(search, "_plain", lambda cost: below)
     walk = search._descend(above, 0.6)
     assert next(walk) is None
     with pytest.raises(StopIteration) as done:

@@ -3,9 +3,10 @@
 Starts from every regular schedule, from key steps that suit the budget, from tables that are given and from the full
 run, and improves. Key steps are moved for as long as that helps. Then each round takes the table that promises most,
 probes what every switch in it would do to the final image, lets `Selection` propose a few tables at the target or on
-the way there, and measures them on fixed validation noise. The best tables learn the gains of their forecasts, and are
-exchanged further. Nothing is believed that was not measured: what falls far behind on the first images is dropped, of
-the rest the best is taken. Knows no pipelines, no files, no progress bars: `judge` runs and remembers.
+the way there, and measures them on fixed validation noise. In the end the best tables learn the gains of their
+forecasts; nothing is searched on those, for what is tuned to one table does harm in the next. Nothing is believed that
+was not measured: what falls far behind on the first images is dropped, of the rest the best is taken. Knows no
+pipelines, no files, no progress bars: `judge` runs and remembers.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ class GlobalSearch:
         self._starts = [table for table in starts if self.fits(table.actions)]
         self._tried: dict[tuple[str, float], int] = {}
         self._key_steps: dict[str, StepMask] = {}
+        self._fitted: dict[str, None] = {}
         self._sizes = Sizes((len(timesteps), len(budget.graph)))
         self.num_rounds = 0
         """Rounds done."""
@@ -122,12 +124,13 @@ class GlobalSearch:
             if not self.starts_at(target):
                 current = yield from self._descend(current, target)
             yield from self._climb(target)
-            yield from self._fit_starts(target)
             yield from self._refine(target, self.config.rounds)
-            current = self.best(target)
+            yield from self._learn_gains(target)
+            current = self._plain(target)
         for target in reversed(targets[:-1]):  # what was found below may be worth more than what was found there
-            if self.best(target).cost < (1 - self.config.slack) * target:
+            if self._plain(target).cost < (1 - self.config.slack) * target:
                 yield from self._refine(target, 1)
+                yield from self._learn_gains(target)
 
     def _descend(self, current: Candidate, target: float) -> Iterator[Round]:
         """Walk down to a target, some of the cost a round, on the best table of each level."""
@@ -137,7 +140,7 @@ class GlobalSearch:
             report = self._round(current, level, self.config.slack / 2, target)
             self.judge.save()
             yield report
-            found = self.best(level) or min(self.candidates.values(), key=lambda candidate: candidate.cost)
+            found = self._plain(level) or min(self.candidates.values(), key=lambda candidate: candidate.cost)
             if found.cost > max(target, 0.995 * current.cost):
                 raise TargetError(
                     f"no table below {current.cost:.3f} of the cost was found on the way to {target:g}: ask for more "
@@ -149,7 +152,7 @@ class GlobalSearch:
     def _climb(self, target: float) -> Iterator[Round]:
         """Move key steps of the best table of them, for as long as that helps."""
         best = self._best_of_whole_steps(REACH * target)
-        if not self.config.num_moves or best is None or best.psnr < self.best(target).psnr - CLIMB_DB:
+        if not self.config.num_moves or best is None or best.psnr < self._plain(target).psnr - CLIMB_DB:
             return
         tried, seen = 0, set()
         while best is not None:
@@ -169,53 +172,52 @@ class GlobalSearch:
         self.judge.save()
         yield Round(target, target, self.best(target), math.nan, start.psnr)
 
-    def _fit_starts(self, target: float) -> Iterator[Round]:
-        """Learn the gains of the best table of whole steps, which often gain most, or of the best one of all."""
+    def _learn_gains(self, target: float) -> Iterator[Round]:
+        """Learn the gains of the best table, and of the best one of whole steps, which may win more by it."""
         if not self.config.learns_gains:
             return
-        whole = self._best_of_whole_steps(REACH * target)
-        if whole is not None and whole.psnr > self.best(target).psnr - FIT_DB:
-            yield from self._fit(whole, target)
+        plain, whole = self._plain(target), self._best_of_whole_steps(REACH * target)
+        yield from self._fit(plain.table, plain.made_by, target)
+        if whole is not None and whole.psnr > plain.psnr - FIT_DB:
+            yield from self._fit(whole.table, whole.made_by, target)
             yield from self._shave(target)
-        if self.best(target).table.gains is None:
-            yield from self._fit(self.best(target), target)
 
     def _shave(self, target: float) -> Iterator[Round]:
         """Take from the best table with gains that costs a little too much, and learn its gains again.
 
         Whole steps seldom cost just what is asked. Without new gains, what comes of them looks worse than it is.
         """
-        over = [c for c in self.candidates.values() if c.table.gains is not None and target < c.cost <= REACH * target]
+        fitted = [self.candidates[digest] for digest in self._fitted]
+        over = [candidate for candidate in fitted if target < candidate.cost <= REACH * target]
         dear = max(over, key=lambda candidate: candidate.psnr, default=None)
         if dear is not None and dear.psnr > self.best(target).psnr:
             for table, _ in self._proposed(dear, target, self.config.slack / 2)[:1]:
-                yield from self._fit(self._keep(table, f"round {self.num_rounds - 1}"), target)
+                yield from self._fit(table, f"round {self.num_rounds - 1}", target)
 
-    def _fit(self, base: Candidate, target: float) -> Iterator[Round]:
+    def _fit(self, table: Table, made_by: str, target: float) -> Iterator[Round]:
         """Learn the gains of a table."""
-        table = self.judge.with_gains(base.table, self.config.gains, self.fits)
+        table = self.judge.with_gains(table, self.config.gains, self.fits)
         if table.digest not in self.candidates:
-            self._keep(table, base.made_by if base.made_by.endswith(GAINED) else base.made_by + GAINED)
+            self._keep(table, made_by + GAINED)
+            self._fitted[table.digest] = None
             self.judge.save()
             yield Round(target, target, self.best(target), math.nan, self.candidates[table.digest].psnr)
 
     def _best_of_whole_steps(self, most: float) -> Candidate | None:
-        """The best table of key steps, gains still at 1, that costs at most so much."""
+        """The best table of key steps that costs at most so much, before it learns gains."""
         within = [c for key, c in self.candidates.items() if key in self._key_steps and c.cost <= most]
         return max(within, key=lambda candidate: candidate.psnr, default=None)
 
     def _refine(self, target: float, rounds: int) -> Iterator[Round]:
-        """Exchange cells at a target, and draw in tables from around it; the best one learns its gains at the end."""
+        """Exchange cells at a target, and draw in tables from around it."""
         slack = self.config.slack
         for _ in range(rounds):
-            before = self.best(target)
+            before = self._plain(target)
             base = self._base(target)
             report = self._round(base, max(target, base.cost * (1 - self.config.shrink)), slack, target)
-            slack = min(0.2, 1.3 * slack) if self.best(target).psnr > before.psnr else max(0.004, 0.6 * slack)
+            slack = min(0.2, 1.3 * slack) if self._plain(target).psnr > before.psnr else max(0.004, 0.6 * slack)
             self.judge.save()
             yield report
-        if self.config.learns_gains:
-            yield from self._fit(self.best(target), target)
 
     def starts_at(self, target: float) -> bool:
         """Whether a given table costs about as much, so that nothing has to be walked down to it."""
@@ -225,6 +227,14 @@ class GlobalSearch:
         """The best candidate whose plan costs at most `target`."""
         within = [candidate for candidate in self.candidates.values() if candidate.cost <= target]
         return max(within, key=lambda candidate: candidate.psnr, default=None)
+
+    def _plain(self, target: float) -> Candidate | None:
+        """The best of those that have not learned their gains here: what is searched on."""
+        within = [candidate for candidate in self._searched() if candidate.cost <= target]
+        return max(within, key=lambda candidate: candidate.psnr, default=None)
+
+    def _searched(self) -> Iterator[Candidate]:
+        return (candidate for digest, candidate in self.candidates.items() if digest not in self._fitted)
 
     def mask(self, table: Table) -> StepMask:
         """A mask over all sites, without identity."""
@@ -301,8 +311,8 @@ class GlobalSearch:
             tried = self._tried.get((candidate.table.digest, target), 0)
             return candidate.psnr + (SLOPE_DOWN if way < 0 else SLOPE_UP) * way - PATIENCE_DB * tried
 
-        near = [c for c in self.candidates.values() if NEAR[0] * target <= c.cost <= NEAR[1] * target]
-        base = max(near, key=worth, default=self.best(target))
+        near = [c for c in self._searched() if NEAR[0] * target <= c.cost <= NEAR[1] * target]
+        base = max(near, key=worth, default=self._plain(target))
         key = (base.table.digest, target)
         self._tried[key] = self._tried.get(key, 0) + 1
         return base
@@ -315,7 +325,7 @@ class GlobalSearch:
         if table.digest in self.candidates:
             return self.candidates[table.digest]
         behind = 0.0 if rival is not None else HOPELESS_DB
-        rival = rival or self.best(self.budget.cost_of(table.actions) + TOLERANCE)
+        rival = rival or self._plain(self.budget.cost_of(table.actions) + TOLERANCE)
         if rival is not None and self.judge.first_psnrs(table).mean() < rival.psnrs[:FIRST_IMAGES].mean() - behind:
             return None
         return self._keep(table, made_by)
