@@ -152,12 +152,12 @@ class Selecting:
         """Rounds of the whole search, if every round of the way down gets as far as it may."""
         walked = [target for target in self.targets if not self.search.starts_at(target)]
         down = math.log(min(walked, default=1.0)) / math.log(1 - self.config.shrink)
-        return math.ceil(down) + len(self.targets) * (self.config.rounds + self._num_fits)
+        return math.ceil(down) + len(self.targets) * (self.config.rounds + self._num_others)
 
     @property
-    def _num_fits(self) -> int:
-        """Of gains, at each target at most."""
-        return 4 if self.config.learns_gains else 0
+    def _num_others(self) -> int:
+        """At each target at most: moves of key steps, and fits of gains."""
+        return int(self.config.num_moves > 0) + (3 if self.config.learns_gains else 0)
 
     def run(self, report: Callable[[Round], None]) -> None:
         """Search at all targets; with ``min_psnr`` until a target has less."""
