@@ -145,9 +145,9 @@ def test_tables_with_learned_gains_are_not_searched_on():
     probe = selecting.judge.probe
     selecting.judge.probe = lambda table, number: probed.append(table) or probe(table, number)
     list(search.run(selecting.targets))
-    shaved = [search.candidates[digest].table for digest in search._fitted]
-    assert len(search._fitted) >= 2 and all(search.best(target).table.gains is not None for target in (0.6, 0.5))
-    assert all(table.gains is None or table in shaved for table in probed)
+    fitted = [candidate.table for candidate in search.candidates.values() if candidate.fitted]
+    assert len(fitted) >= 2 and all(search.best(target).table.gains is not None for target in (0.6, 0.5))
+    assert all(table.gains is None or table in fitted for table in probed)
     assert sum(table.gains is not None for table in probed) <= 2, "what costs a little too much, once at each target"
 
 

@@ -12,7 +12,7 @@ pipelines, no files, no progress bars: `judge` runs and remembers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +47,6 @@ REACH, CLIMB_DB = 1.03, 4.0
 
 FIT_DB = 8.0
 """Key steps learn gains unless they are so many dB behind: some win that much by it."""
-
-GAINED = ", gains"
-"""Ends what is said of a table that has learned its gains."""
 
 FAR, NEARBY = math.inf, 1.0
 PROPOSALS = (
@@ -110,7 +107,6 @@ class GlobalSearch:
         self._starts = [table for table in starts if self.fits(table.actions)]
         self._tried: dict[tuple[str, float], int] = {}
         self._key_steps: dict[str, StepMask] = {}
-        self._fitted: dict[str, None] = {}
         self._sizes = Sizes((len(timesteps), len(budget.graph)))
         self.num_rounds = 0
         """Rounds done."""
@@ -140,7 +136,7 @@ class GlobalSearch:
             report = self._round(current, level, self.config.slack / 2, target)
             self.judge.save()
             yield report
-            found = self._plain(level) or min(self.candidates.values(), key=lambda candidate: candidate.cost)
+            found = self._plain(level) or min(self._searched(), key=lambda candidate: candidate.cost)
             if found.cost > max(target, 0.995 * current.cost):
                 raise TargetError(
                     f"no table below {current.cost:.3f} of the cost was found on the way to {target:g}: ask for more "
@@ -187,8 +183,7 @@ class GlobalSearch:
 
         Whole steps seldom cost just what is asked. Without new gains, what comes of them looks worse than it is.
         """
-        fitted = [self.candidates[digest] for digest in self._fitted]
-        over = [candidate for candidate in fitted if target < candidate.cost <= REACH * target]
+        over = [c for c in self.candidates.values() if c.fitted and target < c.cost <= REACH * target]
         dear = max(over, key=lambda candidate: candidate.psnr, default=None)
         if dear is not None and dear.psnr > self.best(target).psnr:
             for table, _ in self._proposed(dear, target, self.config.slack / 2)[:1]:
@@ -198,15 +193,13 @@ class GlobalSearch:
         """Learn the gains of a table."""
         table = self.judge.with_gains(table, self.config.gains, self.fits)
         if table.digest not in self.candidates:
-            self._keep(table, made_by + GAINED)
-            self._fitted[table.digest] = None
+            self._keep(table, f"{made_by}, gains", fitted=True)
             self.judge.save()
             yield Round(target, target, self.best(target), math.nan, self.candidates[table.digest].psnr)
 
     def _best_of_whole_steps(self, most: float) -> Candidate | None:
         """The best table of key steps that costs at most so much, before it learns gains."""
-        within = [c for key, c in self.candidates.items() if key in self._key_steps and c.cost <= most]
-        return max(within, key=lambda candidate: candidate.psnr, default=None)
+        return _best_of((c for digest, c in self.candidates.items() if digest in self._key_steps), most)
 
     def _refine(self, target: float, rounds: int) -> Iterator[Round]:
         """Exchange cells at a target, and draw in tables from around it."""
@@ -225,16 +218,14 @@ class GlobalSearch:
 
     def best(self, target: float) -> Candidate | None:
         """The best candidate whose plan costs at most `target`."""
-        within = [candidate for candidate in self.candidates.values() if candidate.cost <= target]
-        return max(within, key=lambda candidate: candidate.psnr, default=None)
+        return _best_of(self.candidates.values(), target)
 
     def _plain(self, target: float) -> Candidate | None:
         """The best of those that have not learned their gains here: what is searched on."""
-        within = [candidate for candidate in self._searched() if candidate.cost <= target]
-        return max(within, key=lambda candidate: candidate.psnr, default=None)
+        return _best_of(self._searched(), target)
 
     def _searched(self) -> Iterator[Candidate]:
-        return (candidate for digest, candidate in self.candidates.items() if digest not in self._fitted)
+        return (candidate for candidate in self.candidates.values() if not candidate.fitted)
 
     def mask(self, table: Table) -> StepMask:
         """A mask over all sites, without identity."""
@@ -330,8 +321,14 @@ class GlobalSearch:
             return None
         return self._keep(table, made_by)
 
-    def _keep(self, table: Table, made_by: str) -> Candidate:
+    def _keep(self, table: Table, made_by: str, fitted: bool = False) -> Candidate:
         """Measure a table on all validation images."""
-        candidate = Candidate(table, self.budget.cost_of(table.actions), self.judge.psnrs(table), made_by)
+        candidate = Candidate(table, self.budget.cost_of(table.actions), self.judge.psnrs(table), made_by, fitted)
         self.candidates[table.digest] = candidate
         return candidate
+
+
+def _best_of(candidates: Iterable[Candidate], most: float) -> Candidate | None:
+    """The one of highest PSNR among those that cost at most so much."""
+    within = (candidate for candidate in candidates if candidate.cost <= most)
+    return max(within, key=lambda candidate: candidate.psnr, default=None)

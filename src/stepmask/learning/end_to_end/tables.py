@@ -59,6 +59,8 @@ class Candidate:
     psnrs: np.ndarray
     """PSNR in dB on the validation noise, per image; with an objective the ratio of its size to its error, in dB."""
     made_by: str
+    fitted: bool = False
+    """Whether its gains were learned by this search."""
 
     @property
     def psnr(self) -> float:
