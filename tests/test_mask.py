@@ -19,7 +19,7 @@ from stepmask._mask_file import MAX_CELLS
 from stepmask.mask import Action, scheduler_identity
 
 STORED = Path(__file__).parent / "data" / "mask_format_1.json"
-STORED_2, STORED_3 = STORED.with_name("mask_format_2.json"), STORED.with_name("mask_format_3.json")
+STORED_2, STORED_3, STORED_4 = (STORED.with_name(f"mask_format_{version}.json") for version in (2, 3, 4))
 SITES = tuple(Site(f"blocks.{i}", "resnet", i) for i in range(3))
 GRAPH = BlockGraph.chain(SITES)
 
@@ -215,7 +215,15 @@ def test_a_stored_file_of_format_3_loads_for_ever():
     assert mask.gains.tolist() == [[1, 1], [1, 1], [1.25, 1], [-0.125, 1]] and not mask.gains.flags.writeable
 
 
-@pytest.mark.parametrize("stored", [STORED, STORED_2, STORED_3], ids=lambda path: path.stem)
+def test_a_stored_file_of_format_4_loads_for_ever():
+    mask = StepMask.load(STORED_4)
+    assert mask.gains.tolist() == StepMask.load(STORED_3).gains.tolist()
+    found = {site: vector.tolist() for site, vector in mask.channel_gains.items()}
+    assert found == {"transformer_blocks.0.attn1": [1.5, 0.25, 1], "transformer_blocks.0.ff": [-2, 1.125, 0.5]}
+    assert not any(vector.flags.writeable for vector in mask.channel_gains.values())
+
+
+@pytest.mark.parametrize("stored", [STORED, STORED_2, STORED_3, STORED_4], ids=lambda path: path.stem)
 def test_saving_the_stored_file_again_changes_no_byte(tmp_path, stored):
     StepMask.load(stored).save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == stored.read_text()
@@ -261,6 +269,55 @@ def test_gains_go_with_their_rows():
     plan = make_plan(mask, graph)
     assert plan.gains[:, [0, 2]].tolist() == mask.gains.tolist() and (plan.gains[:, 1] == 1).all()
     assert plan.from_row(2).gains[:, [0, 2]].tolist() == [[1, 1], *mask.gains[3:].tolist()]
+
+
+def test_gains_of_channels_are_those_of_sites_that_forecast(tmp_path):
+    forecast = [[0, 0, 0], [0, 1, 0], [1, 0, 0]]
+    first, second, third = GRAPH.names
+    given = {first: [1.23456, 2], second: [1, 1, 1], third: [3.0]}
+    mask = small(forecast=forecast, channel_gains=given)
+    assert {site: vector.tolist() for site, vector in mask.channel_gains.items()} == {first: [1.235, 2]}
+    mask.save(tmp_path / "mask.json")
+    content = json.loads((tmp_path / "mask.json").read_text())
+    assert content["format_version"] == 4 and content["channel_gains"] == {first: [1.235, 2]}
+    assert content["gains"] == [[], [1.0], [1.0]] and mask.gains is None
+    assert StepMask.load(tmp_path / "mask.json") == mask
+    plain = small(forecast=forecast, channel_gains={second: [1, 1]})
+    assert plain.channel_gains is None and plain.to_dict()["format_version"] == 2
+    assert mask != plain and plain != mask and mask != small(forecast=forecast, channel_gains={first: [1.235, 3]})
+    assert mask.with_actions(mask.actions).channel_gains is None, "another table, other gains"
+    for wrong, message in (
+        ([1, 2], "map names of sites"),
+        ({"elsewhere": [1, 2]}, "no site of the mask"),
+        ({first: []}, "one number for each channel"),
+        ({first: [[1, 2]]}, "one number for each channel"),
+        ({first: [1, np.nan]}, "between"),
+        ({first: [1e3]}, "between"),
+    ):
+        with pytest.raises(StepMaskError, match=message):
+            small(forecast=forecast, channel_gains=wrong)
+
+
+def test_gains_of_channels_go_with_their_site():
+    forecast = np.array([[0, 0], [0, 0], [1, 1], [0, 0], [1, 0], [0, 0]], dtype=bool)
+    given = {"a": [0.5, 2], "b": [3.0]}
+    mask = StepMask(
+        compute=~forecast, forecast=forecast, channel_gains=given, sites=("a", "b"), timesteps=[5, 4, 3, 2, 1, 0]
+    )
+    assert mask.resample(mask.timesteps).channel_gains.keys() == given.keys()
+    plan = make_plan(mask, BlockGraph.branches([Site("a", "mlp"), Site("between", "mlp"), Site("b", "mlp")]))
+    assert {site: vector.tolist() for site, vector in plan.channel_gains.items()} == {0: [0.5, 2], 2: [3]}
+    assert plan.from_row(3).channel_gains.keys() == {0}, "the other forecasts no more"
+
+
+@pytest.mark.parametrize(
+    "edited", [None, 3, [], {"x": [1.0]}, {"transformer_blocks.0.ff": ["x"]}, {"transformer_blocks.0.ff": 1}]
+)
+def test_edited_gains_of_channels_are_refused_in_words(tmp_path, edited):
+    content = json.loads(STORED_4.read_text())
+    (tmp_path / "mask.json").write_text(json.dumps({**content, "channel_gains": edited}))
+    with pytest.raises(MaskFileError, match=r"mask .*mask\.json: it cannot be used"):
+        StepMask.load(tmp_path / "mask.json")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +368,7 @@ def edited(tmp_path, stored=STORED, **changes) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 9}, "format version 9.*versions 1, 2, 3: update stepmask"),
+        ({"format_version": 9}, "format version 9.*versions 1, 2, 3, 4: update stepmask"),
         ({"format_version": True}, "format version True"),
         ({"format_version": [1]}, r"format version \[1\]"),
         ({"format_version": "1"}, "format version '1'"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
-from torch import nn
-from torch.utils._pytree import tree_map
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from stepmask import StepMask, describe
 from stepmask.architectures import registered_architectures
@@ -96,6 +97,27 @@ def mask_of(
     )
 
 
+def with_channel_gains(mask: StepMask, model: nn.Module, run: Callable[[], object], seed: int = 0) -> StepMask:
+    """The mask with random gains for the channels of its sites; `run` calls the model, to see how many there are."""
+    modules, widths = dict(model.named_modules()), {}
+
+    def measure(site):
+        def hook(module, args, output):
+            parts = [part for part in tree_leaves(output) if isinstance(part, Tensor)]
+            widths[site] = sum(part.shape[1 if part.dim() > 3 else -1] for part in parts)
+
+        return hook
+
+    hooks = [modules[site].register_forward_hook(measure(site)) for site in mask.sites]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    random = np.random.default_rng(seed)
+    return replace(mask, channel_gains={site: random.uniform(0.5, 1.5, width) for site, width in widths.items()})
+
+
 class Reference:
     """Runs a mask in the most obvious way: every site computes always, a hook swaps in the value of its last 1.
 
@@ -118,8 +140,19 @@ class Reference:
             if self._mask.forecast[self.row, site] and len(values) > 1:
                 row_2, second = values[-2]
                 gain = 1.0 if self._mask.gains is None else float(self._mask.gains[self.row, site])
-                weight = 1 + gain * (self.row - row_1) / (row_1 - row_2)
-                return tree_map(lambda a, b: torch.lerp(a, b, weight), second, newest)
+                distance = gain * (self.row - row_1) / (row_1 - row_2)
+                factors = (self._mask.channel_gains or {}).get(self._mask.sites[site])
+                if factors is None:
+                    return tree_map(lambda a, b: torch.lerp(a, b, 1 + distance), second, newest)
+                rest = list(factors)
+
+                def line(old, new):
+                    dim = 1 if new.dim() > 3 else -1
+                    mine = torch.tensor([rest.pop(0) for _ in range(new.shape[dim])]).to(new)
+                    weights = torch.ones_like(new).movedim(dim, -1).mul(1 + distance * mine).movedim(-1, dim)
+                    return torch.lerp(old, new, weights)
+
+                return tree_map(line, second, newest)
             return newest
 
         return swap
@@ -142,7 +175,7 @@ def suffix(mask: StepMask, start: int) -> StepMask:
     """The mask as a run that starts late sees it: rows before are all ones and never run."""
     actions = mask.actions
     actions[: start + 1] = Action.compute
-    return mask.with_actions(actions, gains=mask.gains)
+    return mask.with_actions(actions, gains=mask.gains, channel_gains=mask.channel_gains)
 
 
 @contextlib.contextmanager

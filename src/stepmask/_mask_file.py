@@ -15,7 +15,9 @@ FORECAST_VERSION = 2
 """Of masks with forecasts, so that a stepmask that knows none refuses them in words."""
 GAINS_VERSION = 3
 """Of masks whose forecasts have gains."""
-VERSIONS = (FORMAT_VERSION, FORECAST_VERSION, GAINS_VERSION)
+CHANNELS_VERSION = 4
+"""Of those that have gains by channel too."""
+VERSIONS = (FORMAT_VERSION, FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION)
 MAX_CELLS = 10_000_000
 """More cells than this in a file are refused: no sampler of diffusers comes near."""
 
@@ -38,7 +40,10 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
                 f"row {number} holds {min(strange)!r}; format {content['format_version']} knows {known}"
                 "l (linear forecast)"
             )
-    for key, kind in (("sites", list), ("timesteps", list), ("provenance", dict)):
+    kinds = {"sites": list, "timesteps": list, "provenance": dict}
+    if content["format_version"] >= CHANNELS_VERSION:
+        kinds["channel_gains"] = dict
+    for key, kind in kinds.items():
         if not isinstance(content[key], kind):
             raise StepMaskError(f'"{key}" must be a {"list" if kind is list else "JSON object"}')
     steps = content["provenance"].get("num_inference_steps")
@@ -56,7 +61,8 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
     return {
         "compute": np.array([[cell == "1" for cell in row] for row in rows]),
         "forecast": np.array([[cell == "l" for cell in row] for row in rows]),
-        "gains": _gains(content["gains"], rows) if content["format_version"] == GAINS_VERSION else None,
+        "gains": _gains(content["gains"], rows) if content["format_version"] >= GAINS_VERSION else None,
+        "channel_gains": content["channel_gains"] if "channel_gains" in kinds else None,
         "sites": content["sites"],
         "timesteps": content["timesteps"],
         "scheduler": scheduler,
@@ -88,7 +94,10 @@ def readable_json(content: dict[str, Any]) -> str:
     """JSON with one row of the mask a line, so that a diff shows what changed."""
     lines = []
     for key, value in content.items():
-        if key in ("rows", "gains", "sites", "scores") and value:
+        if key == "channel_gains":
+            items = ",\n".join(f"    {json.dumps(site)}: {json.dumps(numbers)}" for site, numbers in value.items())
+            lines.append(f"  {json.dumps(key)}: {{\n{items}\n  }}")
+        elif key in ("rows", "gains", "sites", "scores") and value:
             items = ",\n".join(f"    {json.dumps(item)}" for item in value)
             lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,10 @@ import numpy as np
 from stepmask.errors import StepMaskError
 
 GAIN_DECIMALS, MAX_GAIN = 4, 100.0
+CHANNEL_DECIMALS = 3
+
+Channels = Mapping[str, np.ndarray]
+"""By site, (C,) factors for the channels of its value; of a value with several tensors those of one after the other."""
 
 
 def boolean_table(
@@ -62,6 +68,34 @@ def gain_table(values: Any, forecast: np.ndarray) -> np.ndarray | None:
     return None if (table == 1).all() else table
 
 
+def channel_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.ndarray) -> Channels | None:
+    """Factors by channel to so many decimals, of sites that forecast; None where all are 1."""
+    if not isinstance(values, Mapping):
+        raise StepMaskError("channel_gains must map names of sites to one number for each channel")
+    strange = [site for site in values if site not in sites]
+    if strange:
+        raise StepMaskError(f"channel_gains are given for {strange[0]!r}, which is no site of the mask")
+    found = {}
+    for site, forecasts in zip(sites, forecast.any(0), strict=True):
+        if not forecasts or site not in values:
+            continue
+        vector = np.round(np.asarray(values[site], dtype=np.float64), CHANNEL_DECIMALS)
+        if vector.ndim != 1 or not vector.size:
+            raise StepMaskError(f"channel_gains of {site!r} must be one number for each channel")
+        if not (np.abs(vector) <= MAX_GAIN).all():
+            raise StepMaskError(f"channel_gains of {site!r} must lie between -{MAX_GAIN:g} and {MAX_GAIN:g}")
+        vector.flags.writeable = False
+        if (vector != 1).any():
+            found[site] = vector
+    return MappingProxyType(found) if found else None
+
+
 def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     """Whether two tables, or their absence, are the same."""
     return one is other if one is None or other is None else np.array_equal(one, other)
+
+
+def same_channels(one: Channels | None, other: Channels | None) -> bool:
+    """Whether two sets of factors, or their absence, are the same."""
+    one, other = one or {}, other or {}
+    return one.keys() == other.keys() and all(np.array_equal(one[site], other[site]) for site in one)

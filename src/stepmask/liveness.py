@@ -13,8 +13,8 @@ plain chain. Rows are kept as integers, one bit per site, so that a learner can 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import pairwise
 from typing import NamedTuple
@@ -51,6 +51,7 @@ class Plan:
         graph: The graph that the plan was made with.
         eliminate_dead: Whether dead computations were removed.
         gains: (T, B) factors of the slopes of forecasts; None where all are 1.
+        channel_gains: More of them by site, (C,) for the channels of its value; of other sites all are 1.
     """
 
     states: np.ndarray
@@ -59,6 +60,7 @@ class Plan:
     graph: BlockGraph
     eliminate_dead: bool = True
     gains: np.ndarray | None = None
+    channel_gains: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -93,7 +95,9 @@ class Plan:
         actions = self.mask.actions[start:]
         actions[0] = Action.compute
         gains = None if self.mask.gains is None else self.mask.gains[start:]
-        suffix = self.mask.with_actions(actions, timesteps=self.mask.timesteps[start:], gains=gains)
+        suffix = self.mask.with_actions(
+            actions, timesteps=self.mask.timesteps[start:], gains=gains, channel_gains=self.mask.channel_gains
+        )
         return make_plan(suffix, self.graph, eliminate_dead=self.eliminate_dead)
 
 
@@ -280,8 +284,15 @@ def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *,
     keep = sum(table_of([getattr(later, age) for later in live.later], count) for age in ("newest", "second"))
     keep = np.asarray(keep, dtype=np.uint8)
     states.flags.writeable = keep.flags.writeable = False
-    gains = full_gains(mask, graph)
-    return Plan(states, keep, mask=mask, graph=graph, eliminate_dead=eliminate_dead, gains=gains)
+    return Plan(
+        states,
+        keep,
+        mask=mask,
+        graph=graph,
+        eliminate_dead=eliminate_dead,
+        gains=full_gains(mask, graph),
+        channel_gains={graph.names.index(site): vector for site, vector in (mask.channel_gains or {}).items()},
+    )
 
 
 def _everything_read(rows: list[int], forecasts: list[int], count: int) -> LiveRows:

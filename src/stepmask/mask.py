@@ -20,6 +20,7 @@ import numpy as np
 from stepmask._files import write_atomically
 from stepmask._hub import Shared
 from stepmask._mask_file import (
+    CHANNELS_VERSION,
     FORECAST_VERSION,
     FORMAT_VERSION,
     GAINS_VERSION,
@@ -28,7 +29,16 @@ from stepmask._mask_file import (
     parsed,
     readable_json,
 )
-from stepmask._mask_tables import boolean_table, forecast_table, gain_table, same, score_table
+from stepmask._mask_tables import (
+    Channels,
+    boolean_table,
+    channel_table,
+    forecast_table,
+    gain_table,
+    same,
+    same_channels,
+    score_table,
+)
 from stepmask._resample import places_among, rows_taken
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
 
@@ -85,6 +95,8 @@ class StepMask(Shared):
         scores: Learned scores (T, B) in [0, 1], or None.
         gains: (T, B) float64 of four decimals, read-only: factors of the slopes along which cells extrapolate; 1 where
             a cell does not. None where all are 1.
+        channel_gains: By name of a site that forecasts, (C,) float64 of three decimals, read-only: more such factors,
+            one for each channel of its value. None where all are 1.
         provenance: Whatever says how the mask came to be, as JSON values.
     """
 
@@ -98,6 +110,7 @@ class StepMask(Shared):
     graph: str | None = None
     scores: np.ndarray | None = None
     gains: np.ndarray | None = None
+    channel_gains: Channels | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,12 +134,15 @@ class StepMask(Shared):
             set_(self, "scores", score_table(self.scores, self.compute.shape))
         if self.gains is not None:
             set_(self, "gains", gain_table(self.gains, self.forecast))
+        if self.channel_gains is not None:
+            set_(self, "channel_gains", channel_table(self.channel_gains, self.sites, self.forecast))
 
     def __eq__(self, other: object) -> bool:
         """Equal in every field, scores to the last bit; what it took to make them is left out."""
         if not isinstance(other, StepMask):
             return NotImplemented
         same_tables = all(same(getattr(self, name), getattr(other, name)) for name in ("scores", "gains"))
+        same_tables = same_tables and same_channels(self.channel_gains, other.channel_gains)
         names = ("sites", "timesteps", "scheduler", "graph")
         same_rest = all(getattr(self, name) == getattr(other, name) for name in names)
         same_rest = same_rest and _without_effort(self.provenance) == _without_effort(other.provenance)
@@ -159,15 +175,21 @@ class StepMask(Shared):
         """This mask with another (T, B) table of `Action`, and without the scores and gains of the old one."""
         actions = np.asarray(actions)
         compute, forecast = actions == Action.compute, actions == Action.linear
-        return replace(self, compute=compute, forecast=forecast, **{"scores": None, "gains": None, **changes})
+        blank = {"scores": None, "gains": None, "channel_gains": None}
+        return replace(self, compute=compute, forecast=forecast, **blank | changes)
 
     def to_dict(self) -> dict[str, Any]:
         """What a mask file says, as JSON values."""
-        version = FORMAT_VERSION if self.is_binary else FORECAST_VERSION if self.gains is None else GAINS_VERSION
-        gains = {} if self.gains is None else {"gains": listed_gains(self.gains, self.forecast)}
+        gains = {}
+        if self.gains is not None or self.channel_gains is not None:
+            cells = np.ones(self.forecast.shape) if self.gains is None else self.gains
+            gains["gains"] = listed_gains(cells, self.forecast)
+        if self.channel_gains is not None:
+            gains["channel_gains"] = {site: vector.tolist() for site, vector in self.channel_gains.items()}
+        version = (FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION)[len(gains)]
         return {
             "format": "stepmask",
-            "format_version": version,
+            "format_version": FORMAT_VERSION if self.is_binary else version,
             "scheduler": self.scheduler,
             "graph": self.graph,
             "provenance": self.provenance,
@@ -330,6 +352,7 @@ class StepMask(Shared):
         return self.with_actions(
             actions,
             gains=None if self.gains is None else self.gains[taken],
+            channel_gains=self.channel_gains,
             timesteps=new.tolist(),
             scheduler=scheduler,
             provenance={

@@ -20,7 +20,7 @@ from stepmask.graph import OUT, Site
 from stepmask.liveness import State
 from stepmask.runtime.apply import is_applied
 from stepmask.runtime.sampling import SamplerLoop
-from tiny import conditions, count_computes, generator, nan_like, random_mask, reference, tiny_model
+from tiny import conditions, count_computes, generator, nan_like, random_mask, reference, tiny_model, with_channel_gains
 
 FAMILIES = sorted(registered_architectures())
 STEPS = 5
@@ -263,6 +263,10 @@ def test_forecasts_are_the_reference_with_and_without_elimination(family, seed, 
         assert torch.equal(case.sample(), wanted), "a second call"
     assert torch.equal(case.masked(mask, eliminate_dead=False), wanted)
     assert torch.equal(case.masked(make_plan(mask, case.graph, skip_unchanged=False)), wanted)
+    by_channel = with_channel_gains(mask, case.model, case.sample, seed)
+    wanted = case.by_reference(by_channel)
+    assert by_channel.channel_gains and wanted.isfinite().all()
+    assert torch.equal(case.masked(by_channel), wanted)
 
 
 def test_the_plan_is_what_runs(case):

@@ -10,7 +10,7 @@ from runs import all_ones, by_reference, calls_of, marks, random_actions
 import stepmask
 from stepmask import measure_cost
 from stepmask.architectures import denoisers_of, registered_architectures
-from tiny import sample_of
+from tiny import sample_of, with_channel_gains
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")  # shifts that depend on the resolution
 
@@ -43,6 +43,8 @@ def test_all_ones_is_the_plain_pipeline(case, pipe, plain):
 @pytest.mark.parametrize("forecasts", [0.0, 0.6], ids=["binary", "forecasts"])
 def test_a_mask_is_what_hooks_would_do_at_any_batch_and_size(case, pipe, plain, forecasts):
     mask = random_actions(pipe, seed=3, forecasts=forecasts)
+    if forecasts and len(denoisers_of(pipe)) == 1:
+        mask = with_channel_gains(mask, denoisers_of(pipe)[0], lambda: case.run(pipe))
     calls = [{}, {"batch": 1, "size": 1, "seed": 5}, {"seed": 1}]
     references = [wanted(case, pipe, mask, **call) for call in calls]
     assert not torch.equal(references[0], plain), "the mask must matter"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from stepmask.errors import UnsupportedModelError
+from stepmask.errors import MaskMismatchError, UnsupportedModelError
 from stepmask.runtime.cache import Cache, Meter, num_bytes, poison_like
+from stepmask.runtime.channels import ChannelGains
 from stepmask.runtime.gate import Gate, Gates, gated
 
 
@@ -168,3 +170,26 @@ def test_poison_is_nan_of_the_same_shape_without_memory():
         assert twin.shape == value.shape and twin.dtype == value.dtype and twin.isnan().all()
         assert twin.untyped_storage().nbytes() == value.element_size()
     assert num_bytes(feature) == 64
+
+
+def test_channels_have_gains_of_their_own_in_tokens_and_images():
+    tokens, images = torch.randn(2, 3, 4), torch.randn(2, 5, 3, 3)
+    gains = ChannelGains(["a", "both"], {1: np.arange(9) / 4})
+    assert gains.of(0, [tokens]) is None
+    first, second = gains.of(1, [tokens, images])
+    assert torch.equal(first, torch.arange(4) / 4) and torch.equal(second.flatten(), torch.arange(4, 9) / 4)
+    assert (tokens * first).shape == tokens.shape and (images * second).shape == images.shape
+    assert gains.of(1, [tokens, images])[0] is first, "made once"
+    half = gains.of(1, [tokens.half(), images.half()])[0]
+    assert half.dtype == torch.float16
+    cache = Cache(Meter())
+    cache.put(1, (tokens, images), 0, keep=2)
+    cache.put(1, (2 * tokens, 3 * images), 1, keep=2)
+    newest, other = cache.forecast(1, 3, 0.5, gains)
+    torch.testing.assert_close(newest, 2 * tokens + first * tokens)
+    torch.testing.assert_close(other, 3 * images + 2 * second * images)
+
+
+def test_gains_for_other_channels_are_refused_in_words():
+    with pytest.raises(MaskMismatchError, match="gains for 9 channels of both, whose values have 8"):
+        ChannelGains(["a", "both"], {1: np.ones(9)}).of(1, [torch.randn(2, 3, 8)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from stepmask.runtime.channels import ChannelGains
 from stepmask.runtime.features import put_together, take_apart
 
 Feature = Any
@@ -29,11 +31,19 @@ def poison_like(feature: Feature) -> Feature:
     return tree_map_only(Tensor, poison, feature)
 
 
-def extrapolate(newest: Feature, second: Feature, distance: float) -> Feature:
-    """``newest + distance * (newest - second)``, where distance 1 is as far again as the two are apart."""
-    parts, layout = take_apart(newest)
-    before = take_apart(second)[0]
-    return put_together([torch.lerp(old, new, 1 + distance) for new, old in zip(parts, before, strict=True)], layout)
+def extrapolate(
+    newest: Sequence[Tensor], second: Sequence[Tensor], distance: float, factors: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """``newest + distance * factor * (newest - second)``, where distance 1 is as far again as the two are apart.
+
+    Args:
+        newest: Tensors of one value.
+        second: Those of the value before.
+        distance: How far to go on.
+        factors: One to spread over each tensor; None for 1.
+    """
+    weights = [1 + distance] * len(newest) if factors is None else [1 + distance * factor for factor in factors]
+    return [torch.lerp(old, new, weight) for new, old, weight in zip(newest, second, weights, strict=True)]
 
 
 def versions(feature: Feature) -> list[int]:
@@ -78,13 +88,16 @@ class Cache:
         """Whether something has written into the newest value of a site since it was put here."""
         return versions(self.get(site)) != self._versions[site]
 
-    def forecast(self, site: int, step: int, gain: float = 1.0) -> Feature:
-        """The line through the two newest values, its slope times `gain`, at `step`; where there is one value, that."""
+    def forecast(self, site: int, step: int, gain: float = 1.0, by_channel: ChannelGains | None = None) -> Feature:
+        """The line through the two newest values, its slope times gains, at `step`; where there is one value, that."""
         values = self._values[site]
         if len(values) < 2:
             return values[0][1]
         (step_1, newest), (step_2, second) = values[:2]
-        return extrapolate(newest, second, gain * (step - step_1) / (step_1 - step_2))
+        parts, layout = take_apart(newest)
+        factors = None if by_channel is None else by_channel.of(site, parts)
+        distance = gain * (step - step_1) / (step_1 - step_2)
+        return put_together(extrapolate(parts, take_apart(second)[0], distance, factors), layout)
 
     def trim(self, site: int, keep: int) -> None:
         """Let all but the newest `keep` values of a site go."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from stepmask.errors import UnsupportedModelError
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.channels import ChannelGains
 from stepmask.runtime.scale_shift import ScaledPlan, corrected
 
 
@@ -27,6 +28,7 @@ class RunPlan:
         self._states = plan.states.tolist()
         self._keep = plan.keep.tolist()
         self._gains = None if plan.gains is None else plan.gains.tolist()
+        self._by_channel = ChannelGains(plan.sites, plan.channel_gains)
 
     def runs(self, step: int, site: int) -> bool:
         """Whether a site computes: at its first step also where it is dead, to learn the shape of its value."""
@@ -56,7 +58,8 @@ class RunPlan:
         if state == State.reuse:
             feature = cache.get(site)
         else:
-            feature = cache.forecast(site, step, 1.0 if self._gains is None else self._gains[step][site])
+            gain = 1.0 if self._gains is None else self._gains[step][site]
+            feature = cache.forecast(site, step, gain, self._by_channel)
         cache.trim(site, keep)
         return feature
 

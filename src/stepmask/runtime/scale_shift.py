@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Feature
+from stepmask.runtime.channels import channel_dim
 from stepmask.runtime.features import put_together, take_apart
 
 
@@ -29,11 +30,6 @@ class Affine(NamedTuple):
         shape = [1] * value.dim()
         shape[channel_dim(value)] = -1
         return self.scale.to(value).view(shape) * value + self.shift.to(value).view(shape)
-
-
-def channel_dim(value: Tensor) -> int:
-    """Where a tensor has its channels: last in tokens (N, L, C), second in images and videos (N, C, ...)."""
-    return 1 if value.dim() > 3 else -1
 
 
 def corrected(value: Feature, by: list[Affine]) -> Feature:

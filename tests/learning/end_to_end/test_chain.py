@@ -7,6 +7,7 @@ hand out.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from stepmask.learning.end_to_end.switches import settle
 from stepmask.learning.riding import frozen
 from stepmask.mask import Action
 from stepmask.runtime.sampling import SamplerLoop, seeded, without_decoder
-from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model
+from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model, with_channel_gains
 
 IMAGES, COPIES, STEPS = 2, 2, 6
 LABELS = [3, 7]
@@ -80,10 +81,13 @@ def _repeated(value, copies: int):
     return torch.cat([value] * copies) if isinstance(value, Tensor) else value * copies if value == LABELS else value
 
 
-def settled(pipe, call: dict, seed: int = 0, share: float = 0.45) -> StepMask:
+def settled(pipe, call: dict, seed: int = 0, share: float = 0.45, channels: bool = False) -> StepMask:
     """A random table of all actions, as learning hands them to the chain."""
     steps = call["num_inference_steps"]
-    mask = random_mask(denoiser_of(pipe), pipe.scheduler, steps, seed, share, only_blocks=True, forecasts=0.5)
+    model = denoiser_of(pipe)
+    mask = random_mask(model, pipe.scheduler, steps, seed, share, only_blocks=True, forecasts=0.5)
+    if channels:
+        mask = with_channel_gains(mask, model, lambda: final(pipe, call), seed)
     return settle(mask, Budget(describe(pipe), measure_cost(pipe)))
 
 
@@ -115,9 +119,10 @@ class Blend:
         self.row = self.stream = 0
         self._actions, self._amounts = mask.actions, amounts
         self._gains = np.ones(self._actions.shape) if mask.gains is None else mask.gains
+        self._channels = mask.channel_gains or {}
         self._fresh: dict[tuple[int, int], list] = {}
-        modules, names = dict(model.named_modules()), describe(model).names
-        self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(names)]
+        modules, self._names = dict(model.named_modules()), describe(model).names
+        self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(self._names)]
 
     def _hook(self, site: int):
         def swap(module, args, output):
@@ -152,6 +157,10 @@ class Blend:
             return fresh[newest]
         second = computed[-2]
         slope = (fresh[newest] - fresh[second]) / (newest - second)
+        factors = self._channels.get(self._names[site])
+        if factors is not None:
+            dim = 1 if slope.dim() > 3 else -1
+            slope = (slope.movedim(dim, -1) * torch.tensor(factors)).movedim(-1, dim)
         return fresh[newest] + self._gains[self.row, site] * (self.row - newest) * slope
 
     def remove(self) -> None:
@@ -212,7 +221,8 @@ PAIRS = [(before, after) for before in Action for after in Action if before != a
 def test_effects_are_derivatives_of_the_final_images(name):
     pipe, call = make(name)
     for seed in (0, 1):
-        mask = settled(pipe, call, seed)
+        mask = settled(pipe, call, seed, channels=seed == 1)
+        assert (mask.channel_gains is not None) == (seed == 1)
         plan = make_plan(mask, describe(pipe))
         assert {State.compute, State.reuse, State.forecast} <= set(plan.states.flatten().tolist())
         along = cotangents(pipe, call)
@@ -261,6 +271,28 @@ def test_slopes_are_derivatives_by_the_gains(name):
             images.append(blended(pipe, call, moved, {}))
         expected = (along * (images[0] - images[1]).double() / 2e-2).flatten(2).sum(2).numpy()
         np.testing.assert_allclose(found.slopes[row, site], expected, rtol=2e-2, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
+def test_slopes_of_channels_are_derivatives_by_their_gains(name):
+    """Nearly linear, so that a large step shows more than what rounding to three decimals leaves."""
+    pipe, call = make(name)
+    mask = settled(pipe, call, channels=True)
+    plan, along = make_plan(mask, describe(pipe)), cotangents(pipe, call)
+    assert not ride(pipe, call, plan, along, fresh=False)[0].channel_slopes, "only where they are asked for"
+    chain, _ = ride(pipe, call, plan, along, fresh=False, by_channel=True)
+    found = {plan.sites[site]: slopes for site, slopes in chain.channel_slopes.items()}
+    assert found.keys() <= mask.channel_gains.keys() and len(found) > 2
+    for site in np.random.default_rng(0).permutation(sorted(found))[:3]:
+        channel = int(np.abs(found[site]).argmax())
+        images = []
+        for step in (1e-2, -1e-2):
+            moved = mask.channel_gains[site].copy()
+            moved[channel] += step
+            channels = {**mask.channel_gains, site: moved}
+            images.append(blended(pipe, call, replace(mask, channel_gains=channels), {}))
+        expected = float((along * (images[0] - images[1]).double() / 2e-2).sum())
+        assert found[site].shape == moved.shape and found[site][channel] == pytest.approx(expected, rel=2e-2)
 
 
 def test_without_fresh_values_only_computing_is_left_out():

@@ -60,7 +60,7 @@ def test_images_come_closer_at_the_same_cost(forecast):
     first, *_, last = [fitting.step() for _ in range(8)]
     mask = fitting.fit.mask
     assert last < first - 1 and fitting.error_db(mask) < first - 1
-    assert mask.gains is not None and not mask.is_binary
+    assert mask.gains is not None and mask.channel_gains and not mask.is_binary
     assert np.array_equal(mask.compute, fitting.before.compute)
     assert fitting.budget.cost_of(mask.actions) <= fitting.budget.cost_of(fitting.before.actions)
     assert mask.provenance == fitting.before.provenance
@@ -96,6 +96,30 @@ def test_the_first_step_goes_down_the_slope_of_every_gain():
         assert np.sign(errors[1] - errors[0]) == np.sign(moved[row, site])
 
 
+def test_the_first_step_goes_down_the_slopes_of_channels():
+    """All channels of a site together: of one alone hardly anything is seen."""
+    fitting = Fitting(trained, fora(trained(), STEPS, 2, forecast="linear"), 10**6)
+    before = fitting.step()
+    moved = fitting.fit.mask.channel_gains
+    assert all(np.isin(np.round(np.abs(vector - 1), 3), (0, 0.1)).all() for vector in moved.values())
+    forecasts = fitting.before.forecast.any(0)
+    assert list(moved) == [site for site, some in zip(fitting.before.sites, forecasts, strict=True) if some]
+    actions = fitting.before.actions
+    for site in (*list(moved)[:1], *list(moved)[-1:]):
+        small = {site: 1 + (moved[site] - 1) / 5}
+        assert fitting.error_db(fitting.before.with_actions(actions, channel_gains=small)) < before
+
+
+def test_channels_may_go_without():
+    fitting = Fitting(trained, fora(trained(), STEPS, 2, forecast="linear"), 4, by_channel=False)
+    fitting.step()
+    assert fitting.fit.mask.gains is not None and fitting.fit.mask.channel_gains is None
+    pipe = dit_pipeline()
+    options = {"iterations": 2, "channel_gains": False}
+    assert fit_gains(pipe, fora(pipe, STEPS, 2, forecast="linear"), **options).channel_gains is None
+    assert learn(dit_pipeline(), STEPS, 0.5, gains=6, channel_gains=False, **QUICK).channel_gains is None
+
+
 def test_what_holds_begins_at_gain_0_and_holds_again_if_it_stays_there():
     fitting = Fitting(dit_pipeline, fora(dit_pipeline(), STEPS, 3), 5)
     assert fitting.fit.num_gains > 0, "with two values it may forecast"
@@ -118,8 +142,9 @@ def test_nothing_to_learn():
 
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
 def test_learned_masks_have_gains_unless_told_otherwise(make, tmp_path):
-    mask = learn(make(), STEPS, 0.5, gains=6, **QUICK)
+    mask = learn(make(), STEPS, 0.5, gains=6, resume=tmp_path / "state", **QUICK)
     assert mask.provenance["config"]["gains"] == 6
+    assert learn(make(), STEPS, 0.5, gains=6, resume=tmp_path / "state", **QUICK) == mask, "all of it from the file"
     mask.save(tmp_path / "mask.json")
     assert stepmask.StepMask.load(tmp_path / "mask.json") == mask
     assert learn(make(), STEPS, 0.5, gains=0, **QUICK).gains is None
@@ -139,7 +164,7 @@ def test_whole_steps_that_cost_a_little_too_much_are_brought_to_the_target():
 
 
 def test_tables_with_learned_gains_are_not_searched_on():
-    config = GlobalConfig(gains=6, rounds=1, num_probes=2, num_validation=3)
+    config = GlobalConfig(gains=16, rounds=1, num_probes=2, num_validation=3)
     selecting = Selecting(trained(), STEPS, Asked(targets=(0.6, 0.5)), 0, {"guidance_scale": 2.5}, config, None)
     search, probed = selecting.search, []
     probe = selecting.judge.probe
@@ -161,6 +186,9 @@ def test_gains_that_are_there_go_on_with_half_of_the_iterations(monkeypatch):
     fit_gains(pipe, mask.with_actions(mask.actions, gains=np.full(mask.actions.shape, 1.5)), iterations=5)
     warm = steps[len(cold) :]
     assert len(cold) == 5 and len(warm) == 3 and max(warm) < min(cold)
+    channels = {mask.sites[0]: np.full(16, 1.5)}
+    fit_gains(pipe, mask.with_actions(mask.actions, channel_gains=channels), iterations=5)
+    assert steps[len(cold) + len(warm) :] == warm
 
 
 def test_gains_for_a_schedule():

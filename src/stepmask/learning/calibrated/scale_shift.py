@@ -14,9 +14,10 @@ from stepmask.learning.calibrated.recording import Run
 from stepmask.liveness import State, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.channels import channel_dim
 from stepmask.runtime.features import take_apart
 from stepmask.runtime.position import Position
-from stepmask.runtime.scale_shift import Affine, ScaledPlan, channel_dim, corrected
+from stepmask.runtime.scale_shift import Affine, ScaledPlan, corrected
 
 
 def fit_scale_shift(

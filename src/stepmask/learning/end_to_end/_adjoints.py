@@ -3,17 +3,20 @@
 A value computed at row k is read as it is by holds; by forecasts at rows r with gains a as the newer of two,
 ``v + a (r - k) / (k - k1) * (v - v1)``, or, once q has computed, as the older, ``w + a (r - q) / (q - k) * (w - v)``.
 So a few sums of cotangents by site are enough: of all reads, of forecasts weighted by their gain, and by that and their
-row, and of the forecasts that will read it as the older value, weighted by gain and distance.
+row, and of the forecasts that will read it as the older value, weighted by gain and distance. Gains by channel weigh
+the channels of a cotangent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from stepmask.runtime.channels import channel_dim
 
 Parts = list[Tensor]
 """Value of a site: its tensors."""
@@ -29,6 +32,15 @@ def inner(cotangent: Parts, change: Parts, groups: int, num_images: int) -> np.n
         products = torch.einsum("cbf,bf->cb", g.flatten(2).float(), d.flatten(1).float())
         total = total + products.view(len(products), groups, num_images, -1).sum((1, 3))
     return total.double().cpu().numpy()
+
+
+def inner_by_channel(cotangent: Parts, change: Parts) -> np.ndarray:
+    """(C,) inner products over everything but channels, of all tensors one after the other."""
+    found = []
+    for g, d in zip(cotangent, change, strict=True):
+        products = (g.float() * d.float()).sum(0)
+        found.append(products.movedim(channel_dim(d), 0).flatten(1).sum(1))
+    return torch.cat(found).double().cpu().numpy()
 
 
 def _add(to: Parts | None, parts: Parts, weight: float = 1.0) -> Parts:
@@ -61,11 +73,15 @@ class Adjoints:
     def __init__(self) -> None:
         self._sites: dict[int, _Owed] = {}
 
-    def read(self, site: int, row: int, gradient: Parts, gain: float | None) -> None:
-        """A row reads the cache of a site; with a gain it forecasts, None holds."""
+    def read(
+        self, site: int, row: int, gradient: Parts, gain: float | None, factors: Sequence[Tensor] | None = None
+    ) -> None:
+        """A row reads the cache of a site; with a gain, and factors by channel, it forecasts, None holds."""
         owed = self._sites.setdefault(site, _Owed())
         owed.reads = _add(owed.reads, gradient)
         if gain is not None:
+            if factors is not None:
+                gradient = [part * factor for part, factor in zip(gradient, factors, strict=True)]
             owed.lines = _add(owed.lines, gradient, gain)
             owed.lines_by_row = _add(owed.lines_by_row, gradient, gain * row)
 

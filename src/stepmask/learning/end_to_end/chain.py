@@ -13,7 +13,7 @@ along each cotangent. Knows no budgets and makes no choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +25,12 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 
 from stepmask.architectures import denoiser_of
 from stepmask.errors import UnsupportedModelError
-from stepmask.learning.end_to_end._adjoints import Adjoints, Parts, inner
+from stepmask.learning.end_to_end._adjoints import Adjoints, Parts, inner, inner_by_channel
 from stepmask.learning.riding import companions
 from stepmask.liveness import Plan, State
 from stepmask.mask import Action
 from stepmask.runtime.cache import extrapolate
+from stepmask.runtime.channels import ChannelGains
 from stepmask.runtime.features import Layout, put_together, take_apart
 from stepmask.runtime.gate import gated
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
@@ -72,6 +73,7 @@ class Chain:
         copies: Cotangents.
         fresh: Whether to account for computing cells that do not compute, at the price of computing them.
         device: Where values wait between the two passes; None leaves them where they are made.
+        by_channel: Whether to account for the gains of channels.
     """
 
     def __init__(
@@ -82,11 +84,13 @@ class Chain:
         copies: int,
         fresh: bool = False,
         device: torch.device | str | None = None,
+        by_channel: bool = False,
     ) -> None:
         self.pipe, self.plan, self.num_images, self.copies = pipe, plan, num_images, copies
-        self._fresh, self._device = fresh, device
+        self._fresh, self._device, self._accounts_for_channels = fresh, device, by_channel
         self._states = plan.states.tolist()
         self._gains = np.ones(plan.states.shape) if plan.gains is None else plan.gains
+        self._by_channel = ChannelGains(plan.sites, plan.channel_gains)
         self._tracker = PositionTracker()
         self._last_calls: dict[int, tuple[int, int]] = {}
         self._call: _Call | None = None
@@ -101,6 +105,8 @@ class Chain:
         """(T, B, actions, copies, images): change of the cotangent's inner product with the final image."""
         self.slopes = np.zeros((rows, sites, copies, num_images))
         """(T, B, copies, images): the same by gains of forecasts, per unit."""
+        self.channel_slopes: dict[int, np.ndarray] = {}
+        """By site that forecasts, (C,): the same by its channels' gains, summed over rows, copies and images."""
 
     @property
     def waiting_bytes(self) -> int:
@@ -252,7 +258,8 @@ class Chain:
         held = before[0][1]
         self.effects[row, site, Action.hold] += effect(now, _minus(held, value)) + later
         if len(before) > 1:
-            self.effects[row, site, Action.linear] += effect(now, _minus(_ahead(before, row), value)) + later
+            ahead = self._ahead(site, before, row)
+            self.effects[row, site, Action.linear] += effect(now, _minus(ahead, value)) + later
         adjoints.close(site, row, value)
 
     def _account_cached(self, call: _Call, site: int, gradient: Parts, done: _Replay, adjoints: Adjoints) -> None:
@@ -264,14 +271,21 @@ class Chain:
         linear = self._states[row][site] == State.forecast and two
         gain = float(self._gains[row, site])
         if two:
-            change = effect(gradient, _minus(_ahead(before, row), held))
+            change = effect(gradient, _minus(self._ahead(site, before, row), held))
             effects[Action.hold if linear else Action.linear] += -gain * change if linear else change
             self.slopes[row, site] += change
+        if linear and self._accounts_for_channels:
+            along = inner_by_channel(gradient, _minus(_ahead(before, row, gain), held))
+            self.channel_slopes[site] = self.channel_slopes.get(site, 0.0) + along
         if site in done.fresh:
             fresh = done.fresh[site]
-            now = effect(gradient, _minus(fresh, _ahead(before, row, gain) if linear else held))
+            now = effect(gradient, _minus(fresh, self._ahead(site, before, row, gain) if linear else held))
             effects[Action.compute] += now - adjoints.effect_of_holding(site, row, fresh, before, effect)
-        adjoints.read(site, row, gradient, gain if linear else None)
+        adjoints.read(site, row, gradient, gain if linear else None, self._by_channel.of(site, held))
+
+    def _ahead(self, site: int, before: list[tuple[int, Parts]], row: int, gain: float = 1.0) -> Parts:
+        """What a site forecasts at `row` with this gain, and those of its channels."""
+        return _ahead(before, row, gain, self._by_channel.of(site, before[0][1]))
 
     def _effect(self, call: _Call) -> Callable[[Parts, Parts], np.ndarray]:
         return lambda cotangent, change: inner(cotangent, change, call.groups, self.num_images)
@@ -297,7 +311,7 @@ class Chain:
             if state == State.dead and not self._fresh:
                 parts = [p.new_full((), torch.nan).expand(p.shape) for p in before[0][1]]
             elif state == State.forecast and len(before) > 1:
-                parts = _ahead(before, row, float(self._gains[row, site]))
+                parts = self._ahead(site, before, row, float(self._gains[row, site]))
             else:
                 parts = before[0][1]
             if self._replay is not None and state != State.dead:
@@ -336,10 +350,12 @@ class Chain:
         return [part.to(device) for part in parts]
 
 
-def _ahead(before: list[tuple[int, Parts]], row: int, gain: float = 1.0) -> Parts:
-    """The line through the newest and second newest value, its slope times `gain`, at `row`."""
+def _ahead(
+    before: list[tuple[int, Parts]], row: int, gain: float = 1.0, factors: Sequence[Tensor] | None = None
+) -> Parts:
+    """The line through the newest and second newest value, its slope times `gain` and `factors`, at `row`."""
     (row_1, newest), (row_2, second) = before
-    return extrapolate(newest, second, gain * (row - row_1) / (row_1 - row_2))
+    return extrapolate(newest, second, gain * (row - row_1) / (row_1 - row_2), factors)
 
 
 def _minus(a: Parts, b: Parts) -> Parts:

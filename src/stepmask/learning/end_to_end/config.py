@@ -33,6 +33,7 @@ class GlobalConfig(Knobs):
         num_moves: Tables tried at each target by moving key steps: whole steps that compute.
         gains: Iterations in which the forecasts of the best tables at each target learn how strongly they extrapolate;
             half as many where a table has gains already; 0 for gains of 1.
+        channel_gains: Whether each channel of a site has a gain too; files get longer by one number for each.
         num_probes: Images per probing run.
         num_projections: Random directions per probed image; each costs a backward pass.
         num_validation: Images, always the same, on which every candidate is judged.
@@ -51,6 +52,7 @@ class GlobalConfig(Knobs):
     rounds: int = 4
     num_moves: int = 12
     gains: int = 40
+    channel_gains: bool = True
     num_probes: int = 8
     num_projections: int = 1
     num_validation: int = 8

@@ -27,6 +27,7 @@ def fit_gains(
     mask: StepMask,
     iterations: int = 40,
     *,
+    channel_gains: bool = True,
     scheduler: Any | None = None,
     seed: int = 0,
     call_kwargs: Mapping[str, Any] | None = None,
@@ -39,6 +40,7 @@ def fit_gains(
         pipe: As for `stepmask.learn`.
         mask: Of this model and scheduler. What holds may forecast afterwards, where that costs nothing.
         iterations: Runs forth and back; half as many where the mask has gains already.
+        channel_gains: Whether each channel of a site gets one too.
         scheduler: For a bare denoiser.
         seed: Of noise and conditions.
         call_kwargs: As for `stepmask.learn`.
@@ -57,7 +59,7 @@ def fit_gains(
     pipe, effort = as_pipeline(pipe, scheduler), Effort()
     kwargs = with_conditions(pipe, conditions, call_kwargs)
     steps = mask.provenance.get("num_inference_steps") or mask.num_rows
-    config = GlobalConfig(gains=iterations, offload=offload)
+    config = GlobalConfig(gains=iterations, channel_gains=channel_gains, offload=offload)
     with effort.counting(denoiser_of(pipe)):
         chosen = Selecting(pipe, steps, Asked(target_macs=1.0), seed, kwargs, config, None, effort)
         mask.check(graph=chosen.graph, scheduler=pipe.scheduler)

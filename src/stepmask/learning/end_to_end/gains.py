@@ -1,15 +1,15 @@
-"""How strongly forecasts extrapolate: the gain of each, learned by gradients of the final images.
+"""How strongly forecasts extrapolate: gains, learned by gradients of the final images.
 
 A line through two values overshoots here and falls short there, and errors of one sign add up over the steps. With its
-table fixed, a mask leaves one number for each forecast to choose, which costs nothing when it runs. The gradient of the
-final images' PSNR by all of them comes from one run back through the chain; what holds may forecast too, if it has two
-values, and begins at gain 0.
+table fixed, a mask leaves one number for each forecast to choose, and one for each channel of a site, which cost
+nothing when it runs: a forecast goes along its slope times both. The gradient of the final images' PSNR by all of them
+comes from one run back through the chain; what holds may forecast too, if it has two values, and begins at gain 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ LEARNING_RATE, LEARNED_RATE = 0.3, 0.1
 """How far a gain moves in one iteration at most, at the beginning; falls to 0 as a cosine. The second of gains that are
 learned already."""
 
+CHANNEL_SHARE = 1 / 3
+"""How far a channel's gain moves, as a share of that."""
+
 NEGLIGIBLE = 0.02
 """A forecast of a smaller gain holds."""
 
@@ -38,10 +41,16 @@ class GainFit:
         budget: Of its model.
         iterations: To come.
         fits: Says of a table (T, B) of `Action` whether its cache may be so large.
+        by_channel: Whether channels have gains too.
     """
 
     def __init__(
-        self, mask: StepMask, budget: Budget, iterations: int, fits: Callable[[np.ndarray], bool] = lambda table: True
+        self,
+        mask: StepMask,
+        budget: Budget,
+        iterations: int,
+        fits: Callable[[np.ndarray], bool] = lambda table: True,
+        by_channel: bool = True,
     ) -> None:
         self._iterations, self._done = iterations, 0
         self._graph = budget.graph
@@ -49,9 +58,12 @@ class GainFit:
         states = make_plan(start, budget.graph).states
         self._free = (states == State.forecast) & (_computed_before(start.compute) >= 2)
         self._mask = start
-        self._rate = LEARNING_RATE if mask.gains is None else LEARNED_RATE
+        learned = mask.gains is not None or mask.channel_gains is not None
+        self._rate = LEARNED_RATE if learned else LEARNING_RATE
         self._gains = np.ones(states.shape) if start.gains is None else start.gains.copy()
-        self._first, self._second = np.zeros(states.shape), np.zeros(states.shape)
+        self._by_channel = by_channel
+        self._channels = {site: vector.copy() for site, vector in (start.channel_gains or {}).items()}
+        self._moments: dict[str | None, _Moments] = {}
 
     @property
     def num_gains(self) -> int:
@@ -63,7 +75,7 @@ class GainFit:
         """With the gains so far."""
         actions = self._mask.actions
         actions[self._free & (np.abs(self._gains) < NEGLIGIBLE)] = Action.hold
-        return self._mask.with_actions(actions, gains=self._gains, provenance=self._mask.provenance)
+        return self._with_gains(actions)
 
     def step(
         self,
@@ -83,30 +95,60 @@ class GainFit:
         Returns:
             Mean of the errors' squares in dB, before the step.
         """
-        running = self._mask.with_actions(self._mask.actions, gains=self._gains)
-        plan, count = make_plan(running, self._graph), sum(len(target) for _, target in batches)
+        plan = make_plan(self._with_gains(self._mask.actions), self._graph)
+        count = sum(len(target) for _, target in batches)
 
         def of_log_squares(error: Tensor) -> Tensor:
             squares = error.flatten(1).square().sum(1).clamp_min(1e-20)
             return error * (2 / count / squares).view(-1, *[1] * (error.dim() - 1))
 
-        gradient, errors = np.zeros(self._gains.shape), []
+        gradient, by_channel, errors = np.zeros(self._gains.shape), {}, []
         for call, target in batches:
-            chain = Chain(pipe, plan, len(target), 1, device=device)
+            chain = Chain(pipe, plan, len(target), 1, device=device, by_channel=self._by_channel)
             error = forth_and_back(chain, call, target, of_log_squares, features)
-            gradient += np.nan_to_num(chain.slopes, posinf=0.0, neginf=0.0).sum((-1, -2))
+            gradient += _finite(chain.slopes).sum((-1, -2))
+            for site, slopes in chain.channel_slopes.items():
+                by_channel[site] = by_channel.get(site, 0.0) + _finite(slopes)
             errors.append(error.flatten(1).double().square().mean(1).log10())
-        self._descend(gradient)
+        self._descend(gradient, {self._graph.names[site]: slopes for site, slopes in by_channel.items()})
         return float(10 * torch.cat(errors).mean())
 
-    def _descend(self, gradient: np.ndarray) -> None:
+    def _with_gains(self, actions: np.ndarray) -> StepMask:
+        return self._mask.with_actions(
+            actions, gains=self._gains, channel_gains=self._channels, provenance=self._mask.provenance
+        )
+
+    def _descend(self, gradient: np.ndarray, by_channel: Mapping[str, np.ndarray]) -> None:
+        rate = self._rate * 0.5 * (1 + math.cos(math.pi * self._done / self._iterations))
         self._done += 1
-        rate = self._rate * 0.5 * (1 + math.cos(math.pi * (self._done - 1) / self._iterations))
+        self._gains = np.where(self._free, self._gains - rate * self._step(None, gradient), self._gains)
+        for site, slopes in by_channel.items():
+            gains = self._channels.get(site, np.ones(slopes.shape))
+            self._channels[site] = gains - CHANNEL_SHARE * rate * self._step(site, slopes)
+
+    def _step(self, of: str | None, gradient: np.ndarray) -> np.ndarray:
+        """Where to go, from -1 to 1: Adam's mean of gradients over their size. None are the cells, else a site."""
+        return self._moments.setdefault(of, _Moments(gradient.shape)).step(gradient)
+
+
+class _Moments:
+    """Adam's."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._first, self._second, self._done = np.zeros(shape), np.zeros(shape), 0
+
+    def step(self, gradient: np.ndarray) -> np.ndarray:
+        """Mean gradient over its size."""
+        self._done += 1
         self._first = 0.9 * self._first + 0.1 * gradient
         self._second = 0.99 * self._second + 0.01 * gradient**2
         first, second = self._first / (1 - 0.9**self._done), self._second / (1 - 0.99**self._done)
-        step = rate * first / (np.sqrt(second) + 1e-12)
-        self._gains = np.where(self._free, self._gains - step, self._gains)
+        return first / (np.sqrt(second) + 1e-12)
+
+
+def _finite(slopes: np.ndarray) -> np.ndarray:
+    """Without what overflowed."""
+    return np.nan_to_num(slopes, posinf=0.0, neginf=0.0)
 
 
 def _computed_before(compute: np.ndarray) -> np.ndarray:
@@ -119,6 +161,7 @@ def _with_forecasts(mask: StepMask, budget: Budget, fits: Callable[[np.ndarray],
     holds = (make_plan(mask, budget.graph).states == State.reuse) & (_computed_before(mask.compute) >= 2)
     actions = np.where(holds, Action.linear, mask.actions)
     gains = np.where(holds, 0.0, 1.0 if mask.gains is None else mask.gains)
-    wide = settle(mask.with_actions(actions, gains=gains, provenance=mask.provenance), budget)
+    tables = {"gains": gains, "channel_gains": mask.channel_gains, "provenance": mask.provenance}
+    wide = settle(mask.with_actions(actions, **tables), budget)
     free = budget.cost_of(wide.actions) <= budget.cost_of(mask.actions) and fits(wide.actions)
     return wide if free else mask

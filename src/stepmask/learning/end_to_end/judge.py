@@ -96,11 +96,12 @@ class Judge:
 
         Gains that are there already go on with half of the iterations.
         """
-        iterations = iterations if table.gains is None else math.ceil(iterations / 2)
+        iterations = math.ceil(iterations / 2) if table.has_gains else iterations
         key = f"{iterations}.{table.digest}"
         known = self._measured.gains(key)
         if known is None:
-            fit = GainFit(table.mask(self._budget, self._timesteps), self._budget, iterations, fits)
+            mask = table.mask(self._budget, self._timesteps)
+            fit = GainFit(mask, self._budget, iterations, fits, self._config.channel_gains)
             count = max(1, self._config.num_probes // 2)
             for iteration in range(iterations if fit.num_gains else 0):
                 first = GAINS + iteration % GAIN_BATCHES * count
@@ -110,7 +111,7 @@ class Judge:
                 ]
                 fit.step(self._noise.pipe, batches, self._features, self._waiting)
             found = Table.of(fit.mask, self._budget) if fit.num_gains else table
-            known = found.actions, found.gains
+            known = found.actions, found.gains, found.channel_gains
             self._measured.keep_gains(key, *known)
             self.save()
         return Table(*known)

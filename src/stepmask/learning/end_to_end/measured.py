@@ -15,6 +15,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from stepmask._files import write_atomically
+from stepmask._mask_tables import Channels
 from stepmask.learning._states import check_identity, damaged
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.probe import Probe
@@ -73,17 +74,22 @@ class Measured:
             self._arrays[f"probe.{key}.{name}"] = getattr(probe, name)
         self._arrays[f"probe.{key}.size"] = np.array(probe.size)
 
-    def gains(self, key: str) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """The table and the gains that were kept under this key."""
+    def gains(self, key: str) -> tuple[np.ndarray, np.ndarray | None, Channels | None] | None:
+        """The table, the gains, and those by channel that were kept under this key."""
         if f"gains.{key}.actions" not in self._arrays:
             return None
-        return self._arrays[f"gains.{key}.actions"], self._arrays.get(f"gains.{key}.gains")
+        by_channel = f"gains.{key}.channels."
+        names = [name for name in self._arrays if name.startswith(by_channel)]
+        channels = {name.removeprefix(by_channel): self._arrays[name] for name in names}
+        return self._arrays[f"gains.{key}.actions"], self._arrays.get(f"gains.{key}.gains"), channels or None
 
-    def keep_gains(self, key: str, actions: np.ndarray, gains: np.ndarray | None) -> None:
+    def keep_gains(self, key: str, actions: np.ndarray, gains: np.ndarray | None, channels: Channels | None) -> None:
         """Keep them; no gains where all are 1."""
         self._arrays[f"gains.{key}.actions"] = actions
         if gains is not None:
             self._arrays[f"gains.{key}.gains"] = gains
+        for site, vector in (channels or {}).items():
+            self._arrays[f"gains.{key}.channels.{site}"] = vector
 
     def save(self) -> None:
         """Write everything, whole or not at all."""

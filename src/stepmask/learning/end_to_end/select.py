@@ -247,7 +247,7 @@ class Selecting:
     def _identity(self, start: list[StepMask]) -> dict[str, Any]:
         """What must be the same for a search to go on."""
         fixed = {name: value for name, value in self._knobs().items() if name not in CHANGEABLE}
-        sums = [Table(mask.actions, mask.gains).digest for mask in start]
+        sums = [Table(mask.actions, mask.gains, mask.channel_gains).digest for mask in start]
         return {
             **({"start": sums} if sums else {}),
             "config": {**fixed, "objective": _name_of(self.config.objective)},

@@ -31,6 +31,7 @@ def settle(mask: StepMask, budget: Budget) -> StepMask:
     return wide.with_actions(
         actions,
         gains=full_gains(mask, budget.graph),
+        channel_gains=mask.channel_gains,
         scheduler=mask.scheduler,
         graph=budget.graph.fingerprint,
         provenance=mask.provenance,

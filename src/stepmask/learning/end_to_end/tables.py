@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from stepmask._mask_tables import Channels
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.switches import settle
 from stepmask.mask import Action, StepMask
@@ -21,33 +22,42 @@ class Table:
     Attributes:
         actions: (T, B) of `Action`.
         gains: (T, B) as `StepMask` has them; None where all are 1.
+        channel_gains: By site, as `StepMask` has them; None where all are 1.
     """
 
     actions: np.ndarray
     gains: np.ndarray | None = None
+    channel_gains: Channels | None = None
 
     @classmethod
     def of(cls, mask: StepMask, budget: Budget) -> Table:
         """What a mask comes to."""
         settled = settle(mask, budget)
-        return cls(settled.actions, settled.gains)
+        return cls(settled.actions, settled.gains, settled.channel_gains)
 
     @cached_property
     def digest(self) -> str:
         """Tells tables apart, in every process."""
         content = self.actions.tobytes() + (b"" if self.gains is None else self.gains.tobytes())
+        for site, vector in sorted((self.channel_gains or {}).items()):
+            content += site.encode() + vector.tobytes()
         return hashlib.sha256(content).hexdigest()[:24]
+
+    @property
+    def has_gains(self) -> bool:
+        """Whether any gain is not 1."""
+        return self.gains is not None or self.channel_gains is not None
 
     def mask(self, budget: Budget, timesteps: Sequence[float]) -> StepMask:
         """The table as a mask."""
         blank = StepMask(compute=np.ones(self.actions.shape, dtype=bool), sites=budget.graph.names, timesteps=timesteps)
-        return blank.with_actions(self.actions, gains=self.gains)
+        return blank.with_actions(self.actions, gains=self.gains, channel_gains=self.channel_gains)
 
     def switched(self, actions: np.ndarray, budget: Budget, timesteps: Sequence[float]) -> Table:
-        """Another table of actions; what forecast before and does so still keeps its gain."""
+        """Another table of actions; what forecast before and does so still keeps its gain, and sites keep theirs."""
         both = (self.actions == Action.linear) & (actions == Action.linear)
         gains = None if self.gains is None else np.where(both, self.gains, 1.0)
-        return Table.of(Table(actions, gains).mask(budget, timesteps), budget)
+        return Table.of(Table(actions, gains, self.channel_gains).mask(budget, timesteps), budget)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""Where values have their channels, and factors that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepmask.errors import MaskMismatchError
+
+
+def channel_dim(value: Tensor) -> int:
+    """Where a tensor has its channels: last in tokens (N, L, C), second in images and videos (N, C, ...)."""
+    return 1 if value.dim() > 3 else -1
+
+
+class ChannelGains:
+    """Factors of slopes by channel, as tensors beside the values that they are for.
+
+    Args:
+        names: Of the B sites.
+        by_site: (C,) for some of the sites; of a value with several tensors those of one after the other.
+    """
+
+    def __init__(self, names: Sequence[str], by_site: Mapping[int, np.ndarray]) -> None:
+        self._names, self._by_site = names, by_site
+        self._made: dict[tuple[int, torch.device, torch.dtype], list[Tensor]] = {}
+
+    def of(self, site: int, parts: Sequence[Tensor]) -> list[Tensor] | None:
+        """A factor for each tensor of a value, (C,) or (C, 1, ...) to spread over it; None where all are 1.
+
+        Raises:
+            MaskMismatchError: There are more or fewer channels.
+        """
+        vector = self._by_site.get(site)
+        if vector is None:
+            return None
+        key = site, parts[0].device, parts[0].dtype
+        if key not in self._made:
+            counts = [part.shape[channel_dim(part)] for part in parts]
+            if sum(counts) != len(vector):
+                raise MaskMismatchError(
+                    f"the mask has gains for {len(vector)} channels of {self._names[site]}, whose values have "
+                    f"{sum(counts)}: it was learned for another model; mask.with_actions(mask.actions) goes without"
+                )
+            whole = torch.from_numpy(vector.copy()).to(parts[0])
+            self._made[key] = [
+                factor.view(-1, *[1] * (part.dim() - 2 if channel_dim(part) == 1 else 0))
+                for factor, part in zip(whole.split(counts), parts, strict=True)
+            ]
+        return self._made[key]
