@@ -37,4 +37,4 @@ def chosen_methods(names: str | None = None) -> list[AnyMethod]:
 
 def short_name(method: AnyMethod) -> str:
     """The name of a method as the command line takes it."""
-    return re.sub(r"[^a-z0-9]+", "-", method.name.lower().replace("'", ""))
+    return re.sub(r"[^a-z0-9]+", "-", method.name.lower().replace("'", "")).strip("-")

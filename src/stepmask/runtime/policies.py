@@ -58,10 +58,14 @@ class RunPlan:
         if state == State.reuse:
             feature = cache.get(site)
         else:
-            gain = 1.0 if self._gains is None else self._gains[step][site]
-            feature = cache.forecast(site, step, gain, self._by_channel)
+            feature = self.forecast(step, site, cache)
         cache.trim(site, keep)
         return feature
+
+    def forecast(self, step: int, site: int, cache: Cache) -> Feature:
+        """What a site that does not compute extrapolates to."""
+        gain = 1.0 if self._gains is None else self._gains[step][site]
+        return cache.forecast(site, step, gain, self._by_channel)
 
 
 class RunScaledPlan(RunPlan):

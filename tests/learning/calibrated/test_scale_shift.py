@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,11 +52,13 @@ def test_constant_channels_are_shifted():
     assert torch.equal(found.scale, torch.ones(4)) and torch.allclose(found.shift, torch.full((4,), 3.0))
 
 
+@pytest.mark.parametrize("forecasts", [0.0, 0.5], ids=["binary", "forecasts"])
 @pytest.mark.parametrize("name", PIPELINES)
-def test_every_held_cell_of_the_plan_is_corrected_and_the_run_is_the_one_that_was_fitted(name):
+def test_every_held_cell_of_the_plan_is_corrected_and_the_run_is_the_one_that_was_fitted(name, forecasts):
     pipe, kwargs = PIPELINES[name]()
     before = snapshot(denoiser_of(pipe))
-    mask = random_mask(denoiser_of(pipe), pipe.scheduler, STEPS, seed=2, only_blocks=True)
+    mask = random_mask(denoiser_of(pipe), pipe.scheduler, STEPS, seed=2, only_blocks=True, forecasts=forecasts)
+    assert mask.is_binary != bool(forecasts) and (mask.gains is not None) == bool(forecasts)
     seen = []
     noise = Noise(pipe, STEPS, 0, kwargs)
     hook = denoiser_of(pipe).register_forward_hook(lambda module, args, output: seen.append(output))
@@ -79,6 +83,14 @@ def test_corrections_of_nothing_change_nothing():
     bare = ScaledPlan(plan.states, plan.keep, plan.mask, plan.graph)
     one, other = (evaluate(pipe, what, seeds=2, speed=False) for what in (mask, bare))
     assert torch.equal(one.masked, other.masked) and one.macs_fraction == other.macs_fraction
+
+
+def test_a_mask_may_name_some_of_the_sites():
+    pipe = dit_pipeline()
+    whole = fora(pipe, STEPS, 2)
+    some = replace(whole, compute=whole.compute[:, 1::2], forecast=whole.forecast[:, 1::2], sites=whole.sites[1::2])
+    plan = fit_scale_shift(pipe, some, num_images=1)
+    assert {site for _, site in plan.corrections} == set(range(1, len(whole.sites), 2))
 
 
 def test_a_late_start_keeps_what_it_can():

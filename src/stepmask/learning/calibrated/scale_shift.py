@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from stepmask.learning.calibrated.recording import Run
-from stepmask.liveness import State, make_plan
-from stepmask.mask import StepMask
+from stepmask.liveness import Plan, State, full_actions, make_plan
+from stepmask.mask import Action, StepMask
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.channels import channel_dim
 from stepmask.runtime.features import take_apart
+from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.position import Position
 from stepmask.runtime.scale_shift import Affine, ScaledPlan, corrected
 
@@ -54,7 +55,7 @@ def fit_scale_shift(
     run = Run(pipe, steps, scheduler, num_images, seed, call_kwargs, conditions)
     mask.check(graph=run.graph)
     plan = make_plan(mask, run.graph)
-    fit = _Fit(plan.states, mask.compute)
+    fit = _Fit(plan)
     run(fit.policy, fit)
     took = run.effort.facts()
     before = {name: mask.provenance.get(name, 0) for name in took}
@@ -65,8 +66,9 @@ def fit_scale_shift(
 class _Fit:
     """Runs a mask, computes beside every held value what it stands for, and corrects it at once."""
 
-    def __init__(self, states: Any, compute: Any) -> None:
-        self._states, self._compute = states, compute
+    def __init__(self, plan: Plan) -> None:
+        self._states, self._compute = plan.states, full_actions(plan.mask, plan.graph) == Action.compute
+        self._running = RunPlan(plan)
         self._row = 0
         self.corrections: dict[tuple[int, int], list[Affine]] = {}
 
@@ -82,7 +84,7 @@ class _Fit:
             cache.put(site, value, step, keep=2)
             return value
         if self._states[self._row, site] == State.forecast:
-            return cache.forecast(site, step)
+            return self._running.forecast(step, site, cache)
         held = cache.get(site)
         if not reused:
             return held
