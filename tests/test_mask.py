@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import math
 import os
 import warnings
@@ -281,7 +282,7 @@ def test_gains_of_channels_are_those_of_sites_that_forecast(tmp_path):
     content = json.loads((tmp_path / "mask.json").read_text())
     assert content["format_version"] == 4 and content["channel_gains"] == {first: [1.235, 2]}
     assert content["gains"] == [[], [1.0], [1.0]] and mask.gains is None
-    assert StepMask.load(tmp_path / "mask.json") == mask
+    assert StepMask.load(tmp_path / "mask.json") == mask == pickle.loads(pickle.dumps(mask))
     plain = small(forecast=forecast, channel_gains={second: [1, 1]})
     assert plain.channel_gains is None and plain.to_dict()["format_version"] == 2
     assert mask != plain and plain != mask and mask != small(forecast=forecast, channel_gains={first: [1.235, 3]})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,7 @@ def channel_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.
         vector.flags.writeable = False
         if (vector != 1).any():
             found[site] = vector
-    return MappingProxyType(found) if found else None
+    return found or None
 
 
 def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
