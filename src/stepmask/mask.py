@@ -186,10 +186,10 @@ class StepMask(Shared):
             gains["gains"] = listed_gains(cells, self.forecast)
         if self.channel_gains is not None:
             gains["channel_gains"] = {site: vector.tolist() for site, vector in self.channel_gains.items()}
-        version = (FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION)[len(gains)]
+        version = FORMAT_VERSION if self.is_binary else (FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION)[len(gains)]
         return {
             "format": "stepmask",
-            "format_version": FORMAT_VERSION if self.is_binary else version,
+            "format_version": version,
             "scheduler": self.scheduler,
             "graph": self.graph,
             "provenance": self.provenance,

@@ -16,6 +16,12 @@ def channel_dim(value: Tensor) -> int:
     return 1 if value.dim() > 3 else -1
 
 
+def along_channels(vector: Tensor, value: Tensor) -> Tensor:
+    """A (C,) vector in the dtype and on the device of a value, in a shape that spreads over its other dimensions."""
+    behind = value.dim() - 1 - channel_dim(value) % value.dim()
+    return vector.to(value).view(-1, *[1] * behind)
+
+
 class ChannelGains:
     """Factors of slopes by channel, as tensors beside the values that they are for.
 
@@ -29,7 +35,7 @@ class ChannelGains:
         self._made: dict[tuple[int, torch.device, torch.dtype], list[Tensor]] = {}
 
     def of(self, site: int, parts: Sequence[Tensor]) -> list[Tensor] | None:
-        """A factor for each tensor of a value, (C,) or (C, 1, ...) to spread over it; None where all are 1.
+        """A factor for each tensor of a value, to spread over it; None where all are 1.
 
         Raises:
             MaskMismatchError: There are more or fewer channels.
@@ -45,9 +51,6 @@ class ChannelGains:
                     f"the mask has gains for {len(vector)} channels of {self._names[site]}, whose values have "
                     f"{sum(counts)}: it was learned for another model; mask.with_actions(mask.actions) goes without"
                 )
-            whole = torch.from_numpy(vector.copy()).to(parts[0])
-            self._made[key] = [
-                factor.view(-1, *[1] * (part.dim() - 2 if channel_dim(part) == 1 else 0))
-                for factor, part in zip(whole.split(counts), parts, strict=True)
-            ]
+            factors = torch.from_numpy(vector.copy()).split(counts)
+            self._made[key] = [along_channels(factor, part) for factor, part in zip(factors, parts, strict=True)]
         return self._made[key]

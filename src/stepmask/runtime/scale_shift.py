@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Feature
-from stepmask.runtime.channels import channel_dim
+from stepmask.runtime.channels import along_channels
 from stepmask.runtime.features import put_together, take_apart
 
 
@@ -27,9 +27,7 @@ class Affine(NamedTuple):
 
     def __call__(self, value: Tensor) -> Tensor:
         """The tensor, scaled and shifted along its channels."""
-        shape = [1] * value.dim()
-        shape[channel_dim(value)] = -1
-        return self.scale.to(value).view(shape) * value + self.shift.to(value).view(shape)
+        return along_channels(self.scale, value) * value + along_channels(self.shift, value)
 
 
 def corrected(value: Feature, by: list[Affine]) -> Feature:

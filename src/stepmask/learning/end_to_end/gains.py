@@ -9,6 +9,7 @@ comes from one run back through the chain; what holds may forecast too, if it ha
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -63,7 +64,7 @@ class GainFit:
         self._gains = np.ones(states.shape) if start.gains is None else start.gains.copy()
         self._by_channel = by_channel
         self._channels = {site: vector.copy() for site, vector in (start.channel_gains or {}).items()}
-        self._moments: dict[str | None, _Moments] = {}
+        self._of_cells, self._of_channels = _Moments(), defaultdict(_Moments)
 
     @property
     def num_gains(self) -> int:
@@ -121,24 +122,21 @@ class GainFit:
     def _descend(self, gradient: np.ndarray, by_channel: Mapping[str, np.ndarray]) -> None:
         rate = self._rate * 0.5 * (1 + math.cos(math.pi * self._done / self._iterations))
         self._done += 1
-        self._gains = np.where(self._free, self._gains - rate * self._step(None, gradient), self._gains)
+        self._gains = np.where(self._free, self._gains - rate * self._of_cells.step(gradient), self._gains)
         for site, slopes in by_channel.items():
             gains = self._channels.get(site, np.ones(slopes.shape))
-            self._channels[site] = gains - CHANNEL_SHARE * rate * self._step(site, slopes)
-
-    def _step(self, of: str | None, gradient: np.ndarray) -> np.ndarray:
-        """Where to go, from -1 to 1: Adam's mean of gradients over their size. None are the cells, else a site."""
-        return self._moments.setdefault(of, _Moments(gradient.shape)).step(gradient)
+            self._channels[site] = gains - CHANNEL_SHARE * rate * self._of_channels[site].step(slopes)
 
 
 class _Moments:
     """Adam's."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._first, self._second, self._done = np.zeros(shape), np.zeros(shape), 0
+    def __init__(self) -> None:
+        self._first = self._second = 0.0
+        self._done = 0
 
     def step(self, gradient: np.ndarray) -> np.ndarray:
-        """Mean gradient over its size."""
+        """Where to go, from -1 to 1: the mean of the gradients so far over their size."""
         self._done += 1
         self._first = 0.9 * self._first + 0.1 * gradient
         self._second = 0.99 * self._second + 0.01 * gradient**2
