@@ -16,6 +16,9 @@ from tiny import ddim_pipeline, dit_pipeline
 
 STEPS = 4
 MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
+LEARNING = {
+    "rounds": 0, "gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.3,
+}  # fmt: skip
 CACHINGS = ("Block Caching", "Block Caching + scale-shift")
 RIVALS = {
     "HarmoniCa": ("harmonica", 0.5, {"num_trajectories": 1}),
@@ -36,8 +39,9 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
     monkeypatch.setattr(methods, "TRAJECTORIES", 2)
     monkeypatch.setattr(methods, "LEARNED_RIVALS", RIVALS)
+    monkeypatch.setattr(methods, "INTERVALS", (2, 3))
     monkeypatch.setattr(methods, "TARGETS", (0.7, 0.5))
-    monkeypatch.setattr(methods, "LEARNING", {"rounds": 0, "gains": 1})
+    monkeypatch.setattr(methods, "LEARNING", LEARNING)
     monkeypatch.setattr(methods, "SEEDS", (0, 1))
 
 
@@ -201,7 +205,7 @@ def test_every_cell_shows_its_first_images(tmp_path, counted):
     chosen = chosen_methods("fora")
     comparison(tmp_path).run(chosen)
     strips = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
-    assert len(strips) == 5 and "a-unet-4-full-run-all.png" in strips
+    assert len(strips) == 1 + len(methods.INTERVALS) and "a-unet-4-full-run-all.png" in strips
     names = ("a-unet-4-full-run-all.png", "a-unet-4-fora-1to5.png")
     full, masked = (np.asarray(Image.open(tmp_path / "pictures" / name)) for name in names)
     size = ddim_pipeline().unet.config.sample_size

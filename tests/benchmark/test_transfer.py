@@ -14,14 +14,15 @@ from stepmask.benchmark.transfer import Setting, run_transfer, settings
 from stepmask.report import transfer_table
 from tiny import ddim_pipeline, dit_pipeline
 
+FEW = {"gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.3}
 MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
 
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
     monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
-    monkeypatch.setattr(transfer, "QUICK", {"rounds": 0, "gains": 1})
-    monkeypatch.setattr(transfer, "REFINING", {"rounds": 1, "gains": 1})
+    monkeypatch.setattr(transfer, "QUICK", {"rounds": 0, **FEW})
+    monkeypatch.setattr(transfer, "REFINING", {"rounds": 1, **FEW})
 
 
 def test_settings_suit_the_model():
@@ -72,7 +73,7 @@ def test_rows_and_going_on(tmp_path, monkeypatch):
 
     def counting(pipe, steps, target, **options):
         learned.append((type(pipe.scheduler), steps, options["conditions"], "start" in options))
-        return learn(pipe, steps, target, num_validation=3, num_held_back=3, num_probes=2, **options)
+        return learn(pipe, steps, target, **options)
 
     monkeypatch.setattr(transfer, "learn", counting)
     rows = run_transfer(tmp_path, "a-dit", num_images=2)

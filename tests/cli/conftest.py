@@ -53,7 +53,8 @@ def family_file(mask_file):
 @pytest.fixture
 def quick():
     """Options of a search that is over in a second."""
-    return ["--steps", 4, "--rounds", 1, "--gains", 1, "--num-probes", 2, "--num-validation", 4, "--num-held-back", 2]
+    few = {"rounds": 1, "gains": 1, "num-probes": 1, "num-validation": 3, "num-held-back": 2, "num-moves": 2}
+    return ["--steps", 4, "--shrink", 0.3, *(word for name, few in few.items() for word in (f"--{name}", few))]
 
 
 @pytest.fixture

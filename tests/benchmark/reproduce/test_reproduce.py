@@ -10,7 +10,16 @@ from typer.testing import CliRunner
 from small import ldm_pipeline, pixart_pipeline
 from stepmask import StepMask, StepMaskError, reference
 from stepmask.benchmark import compare
-from stepmask.benchmark.reproduce import Bench, Options, Own, ablation_table, comparison_table, rectification, tables
+from stepmask.benchmark.reproduce import (
+    Bench,
+    Options,
+    Own,
+    ablation_table,
+    comparison_table,
+    lines,
+    rectification,
+    tables,
+)
 from stepmask.benchmark.reproduce.full_size import full_size
 from stepmask.benchmark.reproduce.lines import CHANGES, OURS, comparison_lines
 from stepmask.benchmark.reproduce.paper import DEEPCACHE, DITFASTATTN, FEWER, FORA, L2C, MASKING, ORIGINAL, TABLES
@@ -27,10 +36,23 @@ UNETS = ("ddpm-cifar10-32", "ldm4-imagenet-256")
 ALL = [*TABLES, "table4", "table5", "figures"]
 
 
+FEW = {"gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.3}
+
+
+def quickly(learned):
+    """Our learner with few images and large steps; the others as they are."""
+
+    def call(*arguments, **options):
+        return learned(*arguments, **({} if "method" in options else FEW), **options)
+
+    return call
+
+
 @pytest.fixture(scope="module", autouse=True)
 def stand_ins():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "load", lambda name, dtype=None: STAND_INS[name]())
+        patch.setattr(lines, "learned", quickly(lines.learned))
         patch.setattr(tables, "full_size", lambda model, router: full_size(TABLES["table1"][0]))  # the quickest
         yield
 

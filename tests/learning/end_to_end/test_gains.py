@@ -24,7 +24,15 @@ from stepmask.schedules import fora, key_steps
 from tiny import ddim_pipeline, dit_pipeline
 
 STEPS = 8
-QUICK = {"rounds": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "progress": False}
+QUICK = {
+    "rounds": 1,
+    "num_probes": 2,
+    "num_validation": 3,
+    "num_held_back": 2,
+    "num_moves": 0,
+    "shrink": 0.3,
+    "progress": False,
+}
 
 
 class Fitting:
@@ -142,13 +150,13 @@ def test_nothing_to_learn():
 
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
 def test_learned_masks_have_gains_unless_told_otherwise(make, tmp_path):
-    mask = learn(make(), STEPS, 0.5, gains=6, resume=tmp_path / "state", **QUICK)
-    assert mask.provenance["config"]["gains"] == 6
-    assert learn(make(), STEPS, 0.5, gains=6, resume=tmp_path / "state", **QUICK) == mask, "all of it from the file"
+    mask = learn(make(), STEPS, 0.6, gains=4, resume=tmp_path / "state", **QUICK)
+    assert mask.provenance["config"]["gains"] == 4
+    assert learn(make(), STEPS, 0.6, gains=4, resume=tmp_path / "state", **QUICK) == mask, "all of it from the file"
     mask.save(tmp_path / "mask.json")
     assert stepmask.StepMask.load(tmp_path / "mask.json") == mask
-    assert learn(make(), STEPS, 0.5, gains=0, **QUICK).gains is None
-    assert learn(make(), STEPS, 0.5, gains=6, forecast=False, **QUICK).is_binary
+    assert learn(make(), STEPS, 0.8, gains=0, **QUICK).gains is None
+    assert learn(make(), STEPS, 0.8, gains=4, forecast=False, **QUICK).is_binary
 
 
 def test_whole_steps_that_cost_a_little_too_much_are_brought_to_the_target():
@@ -164,7 +172,7 @@ def test_whole_steps_that_cost_a_little_too_much_are_brought_to_the_target():
 
 
 def test_tables_with_learned_gains_are_not_searched_on():
-    config = GlobalConfig(gains=16, rounds=1, num_probes=2, num_validation=3)
+    config = GlobalConfig(gains=6, rounds=1, num_probes=1, num_validation=3, num_moves=0, shrink=0.3)
     selecting = Selecting(trained(), STEPS, Asked(targets=(0.6, 0.5)), 0, {"guidance_scale": 2.5}, config, None)
     search, probed = selecting.search, []
     probe = selecting.judge.probe

@@ -42,8 +42,8 @@ from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_mod
 
 STEPS = 5
 QUICK = {
-    "rounds": 1, "gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "shrink": 0.35,
-    "progress": False,
+    "rounds": 1, "gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 3,
+    "shrink": 0.35, "progress": False,
 }  # fmt: skip
 GUIDED = {"guidance_scale": 2.0}
 
