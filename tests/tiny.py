@@ -19,6 +19,9 @@ from stepmask.mask import Action, scheduler_identity
 OUTSIDE = ("sample", "hidden_states", "timestep")
 """What a sampling loop passes by itself."""
 
+FEW = {"gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.3}
+"""Options of a search on tiny models: few images, large steps, no moves of key steps."""
+
 
 def tiny_model(class_name: str, seed: int = 0) -> nn.Module:
     """A fresh instance of a registered family, in eval mode."""

@@ -12,13 +12,10 @@ from stepmask import StepMask, StepMaskError, describe, make_plan, measure_cost,
 from stepmask.benchmark import Comparison, Subject, chosen_methods, compare, memory, methods, run, run_benchmark
 from stepmask.evaluation import Metrics
 from stepmask.report import curve, save_png
-from tiny import ddim_pipeline, dit_pipeline
+from tiny import FEW, ddim_pipeline, dit_pipeline
 
 STEPS = 4
 MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
-LEARNING = {
-    "rounds": 0, "gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.3,
-}  # fmt: skip
 CACHINGS = ("Block Caching", "Block Caching + scale-shift")
 RIVALS = {
     "HarmoniCa": ("harmonica", 0.5, {"num_trajectories": 1}),
@@ -41,7 +38,7 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(methods, "LEARNED_RIVALS", RIVALS)
     monkeypatch.setattr(methods, "INTERVALS", (2, 3))
     monkeypatch.setattr(methods, "TARGETS", (0.7, 0.5))
-    monkeypatch.setattr(methods, "LEARNING", LEARNING)
+    monkeypatch.setattr(methods, "LEARNING", {"rounds": 0, **FEW})
     monkeypatch.setattr(methods, "SEEDS", (0, 1))
 
 

@@ -12,9 +12,8 @@ from stepmask.benchmark import transfer
 from stepmask.benchmark.methods import with_dpm
 from stepmask.benchmark.transfer import Setting, run_transfer, settings
 from stepmask.report import transfer_table
-from tiny import ddim_pipeline, dit_pipeline
+from tiny import FEW, ddim_pipeline, dit_pipeline
 
-FEW = {"gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.3}
 MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
 
 

@@ -24,7 +24,7 @@ from stepmask.benchmark.reproduce.full_size import full_size
 from stepmask.benchmark.reproduce.lines import CHANGES, OURS, comparison_lines
 from stepmask.benchmark.reproduce.paper import DEEPCACHE, DITFASTATTN, FEWER, FORA, L2C, MASKING, ORIGINAL, TABLES
 from stepmask.cli import app
-from tiny import ddim_pipeline, dit_pipeline
+from tiny import FEW, ddim_pipeline, dit_pipeline
 
 STAND_INS = {
     "ddpm-cifar10": ddim_pipeline, "ldm-cifar10": ldm_pipeline, "dit-cifar10": dit_pipeline,
@@ -34,9 +34,6 @@ QUICK = {"steps": 4, "num_images": 2, "trajectories": 1, "rounds": 0, "batch_siz
 WORDS = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items() if not isinstance(value, bool)]
 UNETS = ("ddpm-cifar10-32", "ldm4-imagenet-256")
 ALL = [*TABLES, "table4", "table5", "figures"]
-
-
-FEW = {"gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.3}
 
 
 def quickly(learned):
