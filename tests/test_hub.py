@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import numpy as np
 import pytest
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from stepmask import MaskFamily, StepMask, StepMaskError
 from stepmask.cli._mask_files import load_mask, load_masks
@@ -92,6 +92,18 @@ def test_what_is_not_there(hub, tmp_path, monkeypatch):
         StepMask.from_pretrained("me/none")
     with pytest.raises(StepMaskError, match=r"cannot write mask.json to ddpm on the hub: Repo id must be"):
         mask().push_to_hub("ddpm")
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch):
+    """As its library says it: by an error of the one that it asks with."""
+    library = HfHubHTTPError.__bases__[0]
+
+    def create_repo(self, *args, **kwargs):
+        raise library("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
+    with pytest.raises(StepMaskError, match=r"cannot write mask.json to me/ddpm on the hub: no route to host"):
+        mask().push_to_hub("me/ddpm", token="t")
 
 
 def test_what_lies_there_is_not_trusted(hub):

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -621,6 +628,19 @@ def test_resample_to_the_same_rows_keeps_the_decision():
     mask = small(forecast=[[0, 0, 0], [0, 1, 0], [0, 0, 1]])
     assert np.array_equal(mask.resample(3).actions, mask.actions)
     assert np.array_equal(mask.resample(mask.timesteps).actions, mask.actions)
+
+
+@given(random=st.randoms(use_true_random=False))
+@pytest.mark.parametrize("make", [PNDMScheduler, HeunDiscreteScheduler])
+def test_resample_to_the_same_run_of_a_scheduler_that_repeats_timesteps(make, random):
+    run = make(skip_prk_steps=True) if make is PNDMScheduler else make()
+    run.set_timesteps(8)
+    timesteps = run.timesteps.tolist()
+    assert len(set(timesteps)) < len(timesteps)
+    compute = np.array([[random.random() < 0.5 for _ in range(3)] for _ in timesteps])
+    compute[0] = True
+    mask = small(compute=compute, sites=("a", "b", "c"), timesteps=tuple(timesteps), scores=None)
+    assert np.array_equal(mask.resample(run).compute, compute)
 
 
 @given(mask=masks(), rows=st.integers(1, 12))

@@ -98,7 +98,8 @@ def _downloaded(repo_id: str, name: str, revision: str | None, token: Any) -> Pa
 def _hub_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-    return EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError
+    unreachable = HfHubHTTPError.__bases__  # of the library that the hub is asked with, which changed
+    return EntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, *unreachable
 
 
 def _reason(error: Exception) -> str:

@@ -46,9 +46,7 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(content[key], kind):
             raise StepMaskError(f'"{key}" must be a {"list" if kind is list else "JSON object"}')
-    steps = content["provenance"].get("num_inference_steps")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise StepMaskError(f'"num_inference_steps" in provenance must be a whole number of steps, got {steps!r}')
+    _check_run(content["provenance"])
     scheduler = content["scheduler"]
     if scheduler is not None and not (
         isinstance(scheduler, dict)
@@ -70,6 +68,23 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
         "scores": content["scores"],
         "provenance": content["provenance"],
     }
+
+
+def _check_run(provenance: dict[str, Any]) -> None:
+    """See that entries of provenance that runs are made by can be used."""
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    steps = provenance.get("num_inference_steps")
+    if steps is not None and not (whole(steps) and steps >= 1):
+        raise StepMaskError(f'"num_inference_steps" in provenance must be a whole number of steps, got {steps!r}')
+    seeds = provenance.get("noise_seeds")
+    if seeds is not None and not (isinstance(seeds, list) and len(seeds) == 2 and all(map(whole, seeds))):
+        raise StepMaskError(f'"noise_seeds" in provenance must be the first and the last seed, got {seeds!r}')
+    scale = provenance.get("guidance_scale")
+    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float)):
+        raise StepMaskError(f'"guidance_scale" in provenance must be a number, got {scale!r}')
 
 
 def _gains(listed: Any, rows: list[str]) -> np.ndarray:

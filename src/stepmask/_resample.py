@@ -31,6 +31,8 @@ def places_among(timesteps: Sequence[float], rows: int | Iterable[float]) -> tup
     new = np.asarray([float(t) for t in rows])
     if not len(new):
         raise StepMaskError("a mask needs at least one row, got no timesteps")
+    if np.array_equal(new, old):  # some timesteps may be there twice
+        return new, np.arange(len(old), dtype=float)
     order = np.argsort(old, kind="stable")
     return new, np.interp(new, old[order], order.astype(float))
 

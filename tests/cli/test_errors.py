@@ -173,6 +173,16 @@ def test_a_mask_whose_number_of_steps_is_a_word(run, mask_file, tmp_path):
     assert "must be a whole number of steps, got 'five'" in words(run("show", tmp_path / "odd.json", code=2))
 
 
+@pytest.mark.parametrize(
+    ("entry", "value"), [("noise_seeds", 5), ("noise_seeds", ["a", 3]), ("guidance_scale", "high")]
+)
+def test_what_runs_are_made_by_must_be_usable(entry, value, run, mask_file, tmp_path):
+    content = json.loads(mask_file.read_text())
+    content["provenance"][entry] = value
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    assert f'"{entry}" in provenance must be' in words(run("show", tmp_path / "odd.json", code=2))
+
+
 @pytest.mark.parametrize("provenance", [{"psnr": 45}, {"psnr": {"mean": 45}, "macs": 0.5}, {"psnr": {}, "asked": 3}])
 def test_provenance_says_what_it_likes(provenance, run, mask_file, tmp_path):
     content = json.loads(mask_file.read_text()) | {"provenance": provenance}
@@ -209,6 +219,9 @@ def test_reference_statistics_of_another_kind(name, run, folder, mask_file, tmp_
 def test_a_benchmark_of_all_models_takes_no_options_of_one(run, tmp_path):
     text = words(run("benchmark", "--device", "cpu", "--guidance-scale", 3, "-o", tmp_path, code=2))
     assert "--device, --guidance-scale needs a MODEL" in text
+    assert "--batch-size needs a MODEL" in words(run("benchmark", "--batch-size", 4, "-o", tmp_path / "b", code=2))
+    text = words(run("benchmark", "reference:dit-cifar10", "--transfer", "-o", tmp_path / "b", code=2))
+    assert "--transfer measures masks of the reference models: leave MODEL out" in text
 
 
 def test_a_benchmarks_folder_keeps_to_its_options(run, dit_folder, tmp_path):

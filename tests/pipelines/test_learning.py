@@ -120,6 +120,15 @@ def test_latents_are_those_of_the_pipeline(name):
     assert pipe.vae.use_slicing and torch.equal(case.run(pipe), plain)
 
 
+def test_a_decoder_of_the_users_own_comes_back():
+    """As `vae.decode = torch.compile(vae.decode)` leaves one."""
+    pipe = WAN.build()
+    own = pipe.vae.decode = lambda *args, **kwargs: type(pipe.vae).decode(pipe.vae, *args, **kwargs)
+    with without_decoder(pipe):
+        assert pipe.vae.decode is not own
+    assert pipe.vae.decode is own
+
+
 def test_samples_of_pipelines():
     pipe = WAN.build()
     videos = sample(pipe, WAN.arguments(2), [0, 1], WAN.steps)

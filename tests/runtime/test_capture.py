@@ -30,6 +30,18 @@ def test_one_sample_of_the_call(monkeypatch):
     assert pipe.transformer.forward == before[1]
 
 
+def test_conditions_may_come_in_any_sequence():
+    pipe = dit_pipeline()
+    one = measure_cost(pipe, call_kwargs={"class_labels": [3], "guidance_scale": 2.0})
+    for labels in ([3, 4, 5], (3, 4, 5), torch.tensor([3, 4, 5])):
+        cost = measure_cost(pipe, call_kwargs={"class_labels": labels, "guidance_scale": 2.0})
+        assert (
+            cost.step_macs == one.step_macs
+            and cost.forwards_per_image == 2
+            and cost.value_bytes.sum() == one.value_bytes.sum()
+        )
+
+
 def test_drawn_conditions_will_do():
     assert set(first_step(dit_pipeline()).inputs) >= {"hidden_states", "timestep", "class_labels"}
     assert first_step(ddim_pipeline()).inputs["sample"].shape == (1, 3, 16, 16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from diffusers import (
@@ -179,6 +181,21 @@ def test_a_second_run_without_set_timesteps(name, stop):
     expected = loop(denoiser, scheduler, stop=stop)
     expected += loop(denoiser, scheduler)
     assert denoiser.log == expected
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler"])
+def test_a_call_before_the_run_is_noticed(name):
+    """It looks like a first of two calls at row 0, as guidance makes them; two at each step are just that."""
+    scheduler, steps = make(name)
+    denoiser = FakeDenoiser(scheduler)
+    scheduler.set_timesteps(steps)
+    denoiser(torch.zeros(2, 1, 4, 4), scheduler.timesteps[0])
+    with pytest.warns(UserWarning, match="called 2 times at row 0 of a run, 1 at row 1: .* set_timesteps"):
+        loop(denoiser, scheduler)
+    scheduler.set_timesteps(steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop(denoiser, scheduler, streams=2)
 
 
 @pytest.mark.parametrize("name", INDEXED)

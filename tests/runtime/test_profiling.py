@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from stepmask import StepMaskError, describe, make_plan, measure_cost, presets, schedules
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
@@ -77,6 +78,20 @@ def test_costs_do_not_depend_on_weights_dtype_or_device():
     half = measure_cost(tiny_model("UNet2DModel", seed=1).to(torch.bfloat16))
     meta = measure_cost(tiny_model("UNet2DModel").to("meta"))
     assert plain.macs.tolist() == half.macs.tolist() == meta.macs.tolist()
+
+
+def test_a_site_without_multiplications_costs_nothing():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f, self.n = nn.Linear(4, 4), nn.LayerNorm(4)
+
+        def forward(self, x):
+            return self.n(self.f(x))
+
+    model = Normed()
+    describe(model, sites=["f", "n"], example_inputs={"x": torch.zeros(2, 4)})
+    assert measure_cost(model).macs.tolist() == [16, 0]
 
 
 def test_latency_is_a_second_unit():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+
+import diffusers
 import numpy as np
 import pytest
 
@@ -74,3 +77,12 @@ def test_lists_of_a_run_are_not_dealt_out_to_images():
     assert not is_per_image("prompt", "a red fox") and not is_per_image("guidance_scale", np.float32(2))
     for name in ("sigmas", "timesteps", "ip_adapter_image_embeds", "control_guidance_end", "skip_guidance_layers"):
         assert not is_per_image(name, [1, 2])
+
+
+@pytest.mark.parametrize("pipeline", ["StableDiffusionXLPipeline", "StableDiffusionXLControlNetPipeline"])
+def test_sizes_of_sdxl_belong_to_the_run(pipeline):
+    """Two numbers each, in all arguments of that kind that the pipeline's call has."""
+    takes = inspect.signature(getattr(diffusers, pipeline).__call__).parameters
+    sizes = [name for name in takes if name.endswith("_size") or "crops" in name]
+    assert {"original_size", "crops_coords_top_left", "negative_target_size"} <= set(sizes)
+    assert not any(is_per_image(name, (1024, 1024)) for name in sizes)

@@ -8,7 +8,6 @@ all of them: those want a quiet machine, and may be added later to what was meas
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -189,6 +188,7 @@ class Comparison:
             return StepMask.load(path)
         if isinstance(method, FamilyMethod):
             mask = self._families(method, key.seed).at(float(key.setting))
+            self._check_asked(mask, key)
         else:
             mask = method.make(self.subject, key.setting, key.seed)
         mask.save(path)
@@ -198,14 +198,24 @@ class Comparison:
         path = self._masks / f"{self.model}-{self.subject.steps}-{method.label}-seed{seed}.json"
         if path.exists():
             return MaskFamily.load(path)
-        began = time.monotonic()
         found = method.family(self.subject, seed)
         found.save(path)
-        minutes = {**self.cells.collected().get("learning_minutes", {})}
-        minutes[path.stem] = round((time.monotonic() - began) / 60, 2)
-        self.cells.collect(learning_minutes=minutes)
         self._state(f"{method.label}-seed{seed}").unlink(missing_ok=True)
         return found
+
+    def _check_asked(self, mask: StepMask, key: Key) -> None:
+        """Refuse a budget that the family in this folder was not learned for.
+
+        Raises:
+            StepMaskError: Names its budgets.
+        """
+        learned = mask.provenance.get("asked", {}).get("targets", [])
+        if learned and not any(abs(float(key.setting) - target) < 1e-4 for target in learned):
+            raise StepMaskError(
+                f"{self._masks} holds masks of {self.model} at {self.subject.steps} steps that were learned for "
+                f"{', '.join(map(str, learned))} of the MACs, not for {key.setting}: choose another folder, or those "
+                "targets"
+            )
 
     def _file(self, key: Key) -> Path:
         return self._masks / f"{key.slug}.json"

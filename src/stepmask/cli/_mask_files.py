@@ -20,8 +20,8 @@ def load_mask(path: Path, at: float | None) -> StepMask:
     Raises:
         StepMaskError: The file is neither; a family comes without `at`, or a mask with it; or no mask is so cheap.
     """
-    if str(path).startswith(HUB):
-        repo_id = str(path).removeprefix(HUB)
+    if path.as_posix().startswith(HUB):
+        repo_id = path.as_posix().removeprefix(HUB)
         return StepMask.from_pretrained(repo_id) if at is None else MaskFamily.from_pretrained(repo_id).at(at)
     if not _is_family(path):
         mask = StepMask.load(path)

@@ -30,6 +30,8 @@ from stepmask.errors import StepMaskError
 if TYPE_CHECKING:
     from rich.table import Table
 
+DEFAULT_BATCH = 16
+
 
 @app.command()
 def benchmark(
@@ -55,7 +57,7 @@ def benchmark(
         str, typer.Option(metavar="SHARE,...", help="Budgets of the learned masks, as shares of the full run's MACs.")
     ] = "0.7,0.6,0.5,0.4,0.3",
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images per point.")] = 64,
-    batch_size: BatchSize = 16,
+    batch_size: BatchSize = DEFAULT_BATCH,
     scheduler: SchedulerChoice = Scheduler.keep,
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
@@ -94,9 +96,12 @@ def benchmark(
     ready_folder(output)
     alone = {"--device": device, "--dtype": dtype, "--guidance-scale": guidance_scale, "--conditions": conditions}
     alone |= {"--scheduler": None if scheduler == Scheduler.keep else scheduler}
+    alone |= {"--batch-size": None if batch_size == DEFAULT_BATCH else batch_size}
     given = [name for name, value in alone.items() if value is not None]
     if model is None and given:
         raise StepMaskError(f"{', '.join(given)} needs a MODEL: without one all reference models run as they are")
+    if model is not None and transfer:
+        raise StepMaskError("--transfer measures masks of the reference models: leave MODEL out")
     if model is None:
         from stepmask.benchmark import run_benchmark
 

@@ -45,6 +45,11 @@ def with_conditions(
     return {**listed, **(call_kwargs or {})}
 
 
+CONDITIONS_APART = 16
+"""Listed conditions are gone through from the start by the first 10,000 images, by each further 10,000 from so many
+later on: what is kept apart by round numbers does not meet the same few conditions of a long list."""
+
+
 class Noise:
     """Image i of a learning seed: its noise and its conditions, whatever batch it is made in.
 
@@ -102,7 +107,8 @@ class Noise:
 
     def _conditions(self, numbers: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:
         """Call arguments of these images."""
-        given = {name: pick(name, value, numbers) for name, value in self._given.items()}
+        places = [number + number // 10_000 * CONDITIONS_APART for number in numbers]
+        given = {name: pick(name, value, places) for name, value in self._given.items()}
         try:
             drawn = [random_conditions(self.pipe, 1, torch.Generator().manual_seed(seed)) for seed in seeds]
         except StepMaskError:

@@ -137,10 +137,7 @@ def _called(twin: Twin, args: tuple, kwargs: dict) -> Any:
 
 def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """For one image of few steps."""
-    one = {
-        name: value[:1] if isinstance(value, list | Tensor) and is_per_image(name, value) else value
-        for name, value in given.items()
-    }
+    one = {name: value[:1] if is_per_image(name, value) else value for name, value in given.items()}
     one |= {name: 1 for name in one if name == "batch_size" or re.fullmatch(r"num_\w+_per_prompt", name)}
     try:
         drawn = random_conditions(pipe, 1, torch.Generator().manual_seed(0))

@@ -7,6 +7,7 @@ itself says the row; the denoiser's argument is not trusted otherwise, since som
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -82,6 +83,13 @@ class PositionTracker:
         elif self._how not in (None, how):
             raise _stranger(scheduler, f"a timestep that is not the one at row {row}")
         if stream == 0:
+            if not new_run and self._row == 1 and self._stream + 1 < self._most_calls:
+                warnings.warn(
+                    f"the denoiser was called {self._most_calls} times at row 0 of a run, {self._stream + 1} at row 1: "
+                    "if a call before the run was to warm up, or a run was broken off, call set_timesteps after it; "
+                    "the first call's values are used otherwise",
+                    stacklevel=4,
+                )
             self._most_calls = 0 if new_run else max(self._most_calls, self._stream + 1)
             self._timestep = timestep
         elif stream >= self._most_calls and _value(timestep) != _value(self._timestep):

@@ -101,7 +101,7 @@ def _count_macs_of(denoiser: nn.Module, twin: Twin, graph: BlockGraph, inputs: M
             architecture_of(denoiser).run(twin.model, inputs)
     by_module = counter.get_flop_counts()
     prefix = type(twin.model).__name__
-    macs = np.array([sum(by_module[f"{prefix}.{name}"].values()) / 2 for name in graph.names])
+    macs = np.array([sum(by_module.get(f"{prefix}.{name}", {}).values()) / 2 for name in graph.names])
     products = np.array([_product_macs(by_module, prefix, name, modules[name]) for name in graph.names])
     return CostTable(
         graph.names,

@@ -10,8 +10,12 @@ from typing import Any
 
 from stepmask.errors import StepMaskError
 
-_OF_THE_RUN = ("sigmas", "timesteps", "ip_adapter", "control", "skip_", "height", "width")
-"""How the names of lists begin that belong to a run as a whole."""
+_OF_THE_RUN = (
+    "sigmas", "timesteps", "ip_adapter", "control", "skip_", "height", "width", "original_size", "target_size",
+    "crops_", "negative_original_size", "negative_target_size", "negative_crops_", "callback_",
+    "complex_human_instruction", "pag_",
+)  # fmt: skip
+"""How the names of lists and tuples begin that belong to a run as a whole."""
 
 
 @cache

@@ -295,11 +295,14 @@ def without_decoder(pipe: Any) -> Iterator[list[Tensor]]:
             latents[:] = [z]
             return SimpleNamespace(sample=z.detach()) if return_dict else (z.detach(),)
 
+        own = vars(vae).get("decode")  # a compiled one, for example
         vae.decode = decode
         try:
             yield latents
         finally:
             del vae.decode
+            if own is not None:
+                vae.decode = own
 
 
 def _keep_in(latents: list[Tensor]) -> Any:

@@ -169,6 +169,8 @@ def test_what_is_reported_was_measured_on_other_noise():
     assert record["psnr"]["mean"] == pytest.approx(psnrs.mean(), abs=0.01)
     assert record["psnr"]["worst"] == pytest.approx(psnrs.min(), abs=0.01)
     low, high = record["psnr"]["confidence_95"]
+    two_sided = 12.706  # Student's t of one degree of freedom
+    assert high - low == pytest.approx(2 * two_sided * psnrs.std(ddof=1) / 2**0.5, abs=0.02)
     assert low <= record["psnr"]["mean"] <= high and record["psnr"]["held_back_images"] == 2
     assert json.loads(json.dumps(record)) == record and record["seed"] == 3
     first, last = record["noise_seeds"]

@@ -8,8 +8,11 @@ from diffusers import DPMSolverMultistepScheduler
 
 import stepmask
 from stepmask import StepMask, StepMaskError, describe, learn, learn_family, make_plan, measure_cost
+from stepmask.learning.budget import Budget
+from stepmask.learning.end_to_end.judge import Judge
+from stepmask.learning.end_to_end.switches import settle
 from stepmask.learning.noise import Noise
-from stepmask.schedules import fora
+from stepmask.schedules import fora, key_steps
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
 
 STEPS = 6
@@ -62,6 +65,18 @@ def test_without_rounds_the_best_of_several_is_taken(monkeypatch):
     best = max(starts, key=lambda start: validation_psnr(pipe, start))
     assert make_plan(mask, describe(pipe)).states.tolist() == make_plan(best, describe(pipe)).states.tolist()
     assert mask.provenance["made_by"] == "start" and mask.provenance["started_from_masks"] == 2
+
+
+def test_a_start_that_is_behind_on_the_first_images_is_measured_on_all(monkeypatch):
+    """So the result is not worse than it, also where a schedule is far ahead there."""
+    pipe, measured = dit_pipeline(), []
+    start = key_steps(pipe, STEPS, [0, 1])
+    monkeypatch.setattr("stepmask.learning.end_to_end.search.HOPELESS_DB", -1e3)
+    psnrs = Judge.psnrs
+    monkeypatch.setattr(Judge, "psnrs", lambda self, table: measured.append(table.actions) or psnrs(self, table))
+    learn(pipe, STEPS, 0.6, start=start, **{**QUICK, "rounds": 0})
+    budget = Budget(describe(pipe), measure_cost(pipe))
+    assert any(np.array_equal(actions, settle(start, budget).actions) for actions in measured)
 
 
 def test_a_mask_of_another_sampler_and_number_of_steps_is_resampled():

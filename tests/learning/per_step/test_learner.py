@@ -471,6 +471,20 @@ def test_a_pipeline_that_needs_a_prompt():
     assert mask.provenance["macs"] <= 0.6
 
 
+def test_embeddings_take_the_place_of_drawn_prompts():
+    class Either(TwoCalls):
+        tokenizer = "has one"
+
+        @torch.no_grad()
+        def __call__(self, prompt=None, prompt_embeds=None, num_inference_steps=50, generator=None):
+            assert prompt is None, "real pipelines refuse both"
+            return super().__call__(prompt_embeds.tolist(), num_inference_steps, generator)
+
+    pipe = Either(tiny_model("DiTTransformer2DModel"), DDIMScheduler())
+    mask = learn(pipe, STEPS, 0.6, call_kwargs={"prompt_embeds": torch.tensor([3, 7])}, **QUICK)
+    assert mask.provenance["macs"] <= 0.6
+
+
 def test_no_model_or_no_scheduler():
     with pytest.raises(StepMaskError, match="expected a diffusers pipeline"):
         learn("model", STEPS)

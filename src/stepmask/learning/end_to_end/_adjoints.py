@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ Parts = list[Tensor]
 """Value of a site: its tensors."""
 
 
-def inner(cotangent: Parts, change: Parts, groups: int, num_images: int) -> np.ndarray:
+def inner(cotangent: Parts, change: Parts, groups: int, num_images: int) -> Tensor:
     """(copies, images) inner products of (copies, groups * images * f, ...) with (groups * images * f, ...).
 
     Models of video fold f frames or places of an image into its batch.
@@ -31,16 +30,17 @@ def inner(cotangent: Parts, change: Parts, groups: int, num_images: int) -> np.n
     for g, d in zip(cotangent, change, strict=True):
         products = torch.einsum("cbf,bf->cb", g.flatten(2).float(), d.flatten(1).float())
         total = total + products.view(len(products), groups, num_images, -1).sum((1, 3))
-    return total.double().cpu().numpy()
+    return total
 
 
-def inner_by_channel(cotangent: Parts, change: Parts) -> np.ndarray:
-    """(C,) inner products over everything but channels, of all tensors one after the other."""
+def inner_by_channel(cotangent: Parts, change: Parts, groups: int, num_images: int) -> Tensor:
+    """(copies, images, C) of the same by channel, of all tensors one after the other."""
     found = []
     for g, d in zip(cotangent, change, strict=True):
-        products = (g.float() * d.float()).sum(0)
-        found.append(products.movedim(channel_dim(d), 0).flatten(1).sum(1))
-    return torch.cat(found).double().cpu().numpy()
+        products = (g.float() * d.float()).movedim(channel_dim(d) % d.dim() + 1, 2)
+        by_channel = products.reshape(*products.shape[:3], -1).sum(3)
+        found.append(by_channel.view(len(g), groups, num_images, -1, by_channel.shape[2]).sum((1, 3)))
+    return torch.cat(found, dim=2)
 
 
 def _add(to: Parts | None, parts: Parts, weight: float = 1.0) -> Parts:
@@ -104,8 +104,8 @@ class Adjoints:
         row: int,
         value: Parts,
         before: list[tuple[int, Parts]],
-        effect: Callable[[Parts, Parts], np.ndarray],
-    ) -> np.ndarray | float:
+        effect: Callable[[Parts, Parts], Tensor],
+    ) -> Tensor | float:
         """What later reads change by if the value computed at `row` is not: they read those before it.
 
         Args:

@@ -101,12 +101,34 @@ class Chain:
         self.anchor = torch.zeros((), requires_grad=True)
         """Every call depends on it, so that gradients come back through all of them."""
         rows, sites = plan.states.shape
-        self.effects = np.zeros((rows, sites, len(Action), copies, num_images))
+        # where the denoiser is: nothing is read from an accelerator before all is there
+        device = next(denoiser_of(pipe).parameters()).device
+        self._effects = torch.zeros((rows, sites, len(Action), copies, num_images), device=device)
+        self._slopes = torch.zeros((rows, sites, copies, num_images), device=device)
+        self._channel_slopes: dict[int, Tensor] = {}
+
+    @property
+    def effects(self) -> np.ndarray:
         """(T, B, actions, copies, images): change of the cotangent's inner product with the final image."""
-        self.slopes = np.zeros((rows, sites, copies, num_images))
+        return _on_host(self._effects)
+
+    @property
+    def slopes(self) -> np.ndarray:
         """(T, B, copies, images): the same by gains of forecasts, per unit."""
-        self.channel_slopes: dict[int, np.ndarray] = {}
-        """By site that forecasts, (C,): the same by its channels' gains, summed over rows, copies and images."""
+        return _on_host(self._slopes)
+
+    @property
+    def channel_slopes(self) -> dict[int, np.ndarray]:
+        """By site that forecasts, (copies, images, C): the same by its channels' gains, summed over rows."""
+        return {site: _on_host(slopes) for site, slopes in self._channel_slopes.items()}
+
+    def scale(self, sizes: Tensor) -> None:
+        """Multiply all that was found along each cotangent, (copies, images) as the numbers say."""
+        sizes = sizes.to(self._effects)
+        self._effects *= sizes
+        self._slopes *= sizes
+        for slopes in self._channel_slopes.values():
+            slopes *= sizes[..., None]
 
     @property
     def waiting_bytes(self) -> int:
@@ -211,9 +233,10 @@ class Chain:
                 f"no gradient reaches the output of {type(denoiser_of(self.pipe)).__name__}: it is quantised or "
                 "compiled in a way that cannot be differentiated; learn on the plain model"
             )
-        owed = {}
+        owed, befores = {}, {}
         for site in done.values:
-            later = adjoints.of_newest(site, row, self._before(stream, site, row))
+            befores[site] = self._before(stream, site, row)
+            later = adjoints.of_newest(site, row, befores[site])
             if later is not None:
                 owed[site] = later
                 ends += done.values[site]
@@ -233,7 +256,8 @@ class Chain:
             size = len(wanted[site])
             gradient = stacked[at : at + size]
             if site in done.values:
-                self._account_computed(call, site, gradient, owed.get(site), adjoints)
+                value = [part.detach() for part in done.values[site]]
+                self._account_computed(call, site, gradient, value, befores[site], owed.get(site), adjoints)
             else:
                 self._account_cached(call, site, gradient, done, adjoints)
             at += size
@@ -245,27 +269,33 @@ class Chain:
         return by_copy.flatten(0, 2)
 
     def _account_computed(
-        self, call: _Call, site: int, gradient: Parts, owed: Parts | None, adjoints: Adjoints
+        self,
+        call: _Call,
+        site: int,
+        gradient: Parts,
+        value: Parts,
+        before: list[tuple[int, Parts]],
+        owed: Parts | None,
+        adjoints: Adjoints,
     ) -> None:
         """Effects of holding or forecasting a computed cell; then the adjoints as the rows before it see them."""
-        row, stream = call.position.row, call.position.stream
-        before, value = self._before(stream, site, row), self._value(stream, site, row)
+        row = call.position.row
         if not before:
             return
         now = gradient if owed is None else _minus(gradient, owed)
         effect = self._effect(call)
         later = adjoints.effect_of_holding(site, row, value, before, effect)
         held = before[0][1]
-        self.effects[row, site, Action.hold] += effect(now, _minus(held, value)) + later
+        self._effects[row, site, Action.hold] += effect(now, _minus(held, value)) + later
         if len(before) > 1:
             ahead = self._ahead(site, before, row)
-            self.effects[row, site, Action.linear] += effect(now, _minus(ahead, value)) + later
+            self._effects[row, site, Action.linear] += effect(now, _minus(ahead, value)) + later
         adjoints.close(site, row, value)
 
     def _account_cached(self, call: _Call, site: int, gradient: Parts, done: _Replay, adjoints: Adjoints) -> None:
         """Effects of computing a cell that does not, or of forecasting instead of holding and back."""
         row, stream = call.position.row, call.position.stream
-        before, effect, effects = self._before(stream, site, row), self._effect(call), self.effects[row, site]
+        before, effect, effects = self._before(stream, site, row), self._effect(call), self._effects[row, site]
         two = len(before) > 1
         held = before[0][1]
         linear = self._states[row][site] == State.forecast and two
@@ -273,10 +303,11 @@ class Chain:
         if two:
             change = effect(gradient, _minus(self._ahead(site, before, row), held))
             effects[Action.hold if linear else Action.linear] += -gain * change if linear else change
-            self.slopes[row, site] += change
+            self._slopes[row, site] += change
         if linear and self._accounts_for_channels:
-            along = inner_by_channel(gradient, _minus(_ahead(before, row, gain), held))
-            self.channel_slopes[site] = self.channel_slopes.get(site, 0.0) + along
+            change = _minus(_ahead(before, row, gain), held)
+            along = inner_by_channel(gradient, change, call.groups, self.num_images)
+            self._channel_slopes[site] = self._channel_slopes.get(site, 0.0) + along
         if site in done.fresh:
             fresh = done.fresh[site]
             now = effect(gradient, _minus(fresh, self._ahead(site, before, row, gain) if linear else held))
@@ -287,7 +318,7 @@ class Chain:
         """What a site forecasts at `row` with this gain, and those of its channels."""
         return _ahead(before, row, gain, self._by_channel.of(site, before[0][1]))
 
-    def _effect(self, call: _Call) -> Callable[[Parts, Parts], np.ndarray]:
+    def _effect(self, call: _Call) -> Callable[[Parts, Parts], Tensor]:
         return lambda cotangent, change: inner(cotangent, change, call.groups, self.num_images)
 
     def _site(self, site: int) -> Callable[[Callable[[], Any], tuple, dict], Any]:
@@ -335,9 +366,6 @@ class Chain:
     def _history(self, stream: int, site: int) -> list[tuple[int, Parts]]:
         return self._values.get((stream, site), [])
 
-    def _value(self, stream: int, site: int, row: int) -> Parts:
-        return next(self._on_device(parts) for at, parts in self._history(stream, site) if at == row)
-
     def _before(self, stream: int, site: int, row: int) -> list[tuple[int, Parts]]:
         """The newest and second newest value computed before a row."""
         found = [entry for entry in self._history(stream, site) if entry[0] < row][-2:]
@@ -348,6 +376,10 @@ class Chain:
             return parts
         device = next(denoiser_of(self.pipe).parameters()).device
         return [part.to(device) for part in parts]
+
+
+def _on_host(values: Tensor) -> np.ndarray:
+    return values.cpu().double().numpy()
 
 
 def _ahead(

@@ -109,7 +109,7 @@ class GainFit:
             error = forth_and_back(chain, call, target, of_log_squares, features)
             gradient += _finite(chain.slopes).sum((-1, -2))
             for site, slopes in chain.channel_slopes.items():
-                by_channel[site] = by_channel.get(site, 0.0) + _finite(slopes)
+                by_channel[site] = by_channel.get(site, 0.0) + _finite(slopes).sum((0, 1))
             errors.append(error.flatten(1).double().square().mean(1).log10())
         self._descend(gradient, {self._graph.names[site]: slopes for site, slopes in by_channel.items()})
         return float(10 * torch.cat(errors).mean())

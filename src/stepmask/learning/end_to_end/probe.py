@@ -150,7 +150,5 @@ def forth_and_back(
             unit = along / sizes.view(-1, *[1] * (along.dim() - 1))
             # to the chain alone: decoders and objectives have weights of their own
             found.backward(unit.to(found.dtype), inputs=[chain.anchor])
-    scale = sizes.view(chain.copies, chain.num_images).double().cpu().numpy()
-    chain.effects *= scale
-    chain.slopes *= scale
+    chain.scale(sizes.view(chain.copies, chain.num_images))
     return error

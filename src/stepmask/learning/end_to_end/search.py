@@ -108,8 +108,8 @@ class GlobalSearch:
         self._tried: dict[tuple[str, float], int] = {}
         self._key_steps: dict[str, StepMask] = {}
         self._sizes = Sizes((len(timesteps), len(budget.graph)))
-        self.num_rounds = 0
-        """Rounds done."""
+        self.num_probed = 0
+        """Tables probed."""
         self.candidates: dict[str, Candidate] = {}
 
     def run(self, targets: list[float]) -> Iterator[Round]:
@@ -187,7 +187,7 @@ class GlobalSearch:
         dear = max(over, key=lambda candidate: candidate.psnr, default=None)
         if dear is not None and dear.psnr > self.best(target).psnr:
             for table, _ in self._proposed(dear, target, self.config.slack / 2)[:1]:
-                yield from self._fit(table, f"round {self.num_rounds - 1}", target)
+                yield from self._fit(table, f"round {self.num_probed - 1}", target)
 
     def _fit(self, table: Table, made_by: str, target: float) -> Iterator[Round]:
         """Learn the gains of a table."""
@@ -250,8 +250,9 @@ class GlobalSearch:
         schedules += [s for target in targets for s in spaced_steps(*inputs, target, self._cost_of)]
         for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
             self._try_schedule(schedule)
-        for table in self._starts:
-            self._try(table, "start")
+        for table in self._starts:  # what was given is measured in full, however far behind it begins
+            if table.digest not in self.candidates:
+                self._keep(table, "start")
         self.judge.save()
 
     def _try_schedule(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
@@ -274,14 +275,14 @@ class GlobalSearch:
     def _round(self, base: Candidate, level: float, slack: float, target: float) -> Round:
         """Measure the tables of a cost of at most `level` that one probe of `base` proposes."""
         ranked = self._proposed(base, level, slack)
-        made = [(self._try(table, f"round {self.num_rounds - 1}"), p) for table, p in ranked[:FINALISTS]]
+        made = [(self._try(table, f"round {self.num_probed - 1}"), p) for table, p in ranked[:FINALISTS]]
         true, predicted = max(((c.psnr, p) for c, p in made if c is not None), default=(math.nan, math.nan))
         return Round(target, level, self.best(level), predicted, true)
 
     def _proposed(self, base: Candidate, level: float, slack: float) -> list[tuple[Table, float]]:
         """Tables that cost at most `level`, and the PSNR predicted, from one probe; best on the first images first."""
-        found = self.judge.probe(base.table, self.num_rounds)
-        self.num_rounds += 1
+        found = self.judge.probe(base.table, self.num_probed)
+        self.num_probed += 1
         sizes = self._sizes.average(base.actions, found.sizes, found.known)
         proposed: dict[str, tuple[Table, float]] = {}
         for trust, share, mended in PROPOSALS:

@@ -216,7 +216,7 @@ class Selecting:
         plan = make_plan(bare, self.graph)
         half_width = student_t_95(len(held_back) - 1) * float(held_back.std(ddof=1)) / math.sqrt(len(held_back))
         mean = float(held_back.mean())
-        seeds = self.noise.seeds(0, PROBES + (self.search.num_rounds + 1) * self.config.num_probes)
+        seeds = self.noise.seeds(0, PROBES + (self.search.num_probed + 1) * self.config.num_probes)
         provenance = {
             "method": "global",
             "num_inference_steps": self.num_inference_steps,
@@ -270,7 +270,13 @@ def _name_of(objective: Any) -> str | None:
 
 
 def student_t_95(degrees: int) -> float:
-    """97.5% quantile of Student's t, by its expansion around the normal one (Abramowitz and Stegun, 26.7.5)."""
+    """97.5% quantile of Student's t, by its expansion around the normal one (Abramowitz and Stegun, 26.7.5).
+
+    Of fewer than 5 degrees of freedom, where the expansion is too small, by the same book's Table 26.10.
+    """
+    few = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+    if degrees in few:
+        return few[degrees]
     z = 1.959964
     return (
         z

@@ -34,6 +34,7 @@ from stepmask.learning.riding import check_differentiable, detached, first_tenso
 from stepmask.learning.setting import Setting
 from stepmask.mask import StepMask
 from stepmask.runtime.position import Position
+from stepmask.runtime.prompts import without_clashes
 from stepmask.runtime.sampling import random_conditions, sample, unchecked
 
 BENEFIT_RATE = 0.2
@@ -242,7 +243,12 @@ class _Learner(Setting):
         numbers = range(trajectory * size, (trajectory + 1) * size)
         given = {name: pick(name, value, numbers) for name, value in self.call_kwargs.items()}
         with unchecked(self.pipe):
-            return sample(self.pipe, {**arguments, **given}, range(first, first + size), self.num_inference_steps)
+            return sample(
+                self.pipe,
+                {**without_clashes(arguments, given), **given},
+                range(first, first + size),
+                self.num_inference_steps,
+            )
 
     def _judge(self) -> Tensor:
         """Images from noise that no trajectory uses."""

@@ -58,7 +58,7 @@ class LearnerState:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # the file is replaced later
             before = json.loads(metadata["stepmask_learner"])
             progress = json.loads(metadata["progress"])
             progress["history"] = list(map(tuple, progress["history"]))
