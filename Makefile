@@ -24,7 +24,7 @@ bench: $(READY)    ## the results in the README and more: every method on all re
 	$(BIN)/stepmask benchmark --steps 50 --no-memory --output bench
 
 bench-rivals: $(READY)    ## rivals as they ship (DeepCache, cache-dit, diffusers' hooks), beside what make bench has measured
-	$(BIN)/stepmask benchmark --methods shipped --steps 20 --no-memory --output bench
+	$(BIN)/stepmask benchmark --methods shipped --steps 20 --metrics cifar --num-images 512 --no-memory --output bench
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "stepmask needs Python 3.10 or newer: make PYTHON=...")'

@@ -45,6 +45,7 @@ def test_at():
         ({"target_macs": 0.3}, r"no mask of this family has at most 0\.3 of the cost; it has 0\.700 \(48\.0 dB\), "),
         ({"min_psnr": 50}, r"at least 50 dB; .* 0\.400 \(35\.5 dB\): learn for that target"),
         ({"target_macs": 0.5, "min_psnr": 40}, r"at most 0\.5 of the cost and at least 40 dB"),
+        ({"target_macs": "x"}, "target_macs must be a number, got 'x'"),
         ({}, r"ask for target_macs=0\.5, for min_psnr=40, or for both"),
     ],
 )
@@ -141,5 +142,5 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_a_mask_is_no_family_and_a_family_no_mask(tmp_path):
     FAMILY.save(tmp_path / "family.json")
-    with pytest.raises(MaskFileError, match="not a mask file"):
+    with pytest.raises(MaskFileError, match=r"a family of masks, not a mask file: MaskFamily\.load reads it"):
         StepMask.load(tmp_path / "family.json")

@@ -23,6 +23,7 @@ _WHERE = {
     "rectify_paper": "liveness",
     "describe": "architectures",
     "apply": "runtime.apply",
+    "remove": "runtime.apply",
     "measure_cost": "runtime.profiling",
     "learn": "learning",
     "learn_family": "learning",
@@ -68,6 +69,7 @@ __all__ = [
     "presets",
     "rectify_paper",
     "reference",
+    "remove",
     "schedules",
 ]
 
@@ -90,7 +92,7 @@ if TYPE_CHECKING:
     from stepmask.learning import fit_gains, learn, learn_family
     from stepmask.liveness import Plan, State, make_plan, rectify_paper
     from stepmask.mask import Action, StepMask
-    from stepmask.runtime.apply import apply
+    from stepmask.runtime.apply import apply, remove
     from stepmask.runtime.profiling import measure_cost
 
 

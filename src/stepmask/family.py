@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,6 +73,9 @@ class MaskFamily(Shared):
         """
         if target_macs is None and min_psnr is None:
             raise TargetError("ask for target_macs=0.5, for min_psnr=40, or for both")
+        for name, value in (("target_macs", target_macs), ("min_psnr", min_psnr)):
+            if value is not None and not isinstance(value, Real):
+                raise TargetError(f"{name} must be a number, got {value!r}")
         found = [
             member
             for member in self.members

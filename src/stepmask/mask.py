@@ -207,6 +207,8 @@ class StepMask(Shared):
         Raises:
             MaskFileError: It is none, of another format version, or says impossible things.
         """
+        if isinstance(content, dict) and content.get("format") == "stepmask-family":
+            raise MaskFileError("a family of masks, not a mask file: MaskFamily.load reads it, and .at(0.5) picks one")
         if not isinstance(content, dict) or content.get("format") != "stepmask":
             raise MaskFileError('not a mask file: expected a JSON object with "format": "stepmask"')
         version = content.get("format_version")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import diffusers
@@ -119,6 +120,21 @@ def test_seeds_that_learning_saw_are_refused(mask):
         evaluation_seeds(16, learned)
     with pytest.raises(StepMaskError, match="at least one seed"):
         evaluation_seeds([], mask)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (2.0, "whole numbers from 0 to 2^63, or how many there shall be, got 2.0"),
+        ("ab", "got 'a'"),
+        ([2**70], "got 1180591620717411303424"),
+        ([3, -1], "got -1"),
+        ([5, 6, 5], "some seeds are there twice"),
+    ],
+)
+def test_seeds_that_are_none(seeds, words, mask):
+    with pytest.raises(StepMaskError, match=re.escape(words)):
+        evaluation_seeds(seeds, mask)
 
 
 def test_refusals(pipe, mask):

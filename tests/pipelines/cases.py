@@ -242,6 +242,19 @@ def wan_2_2(boundary_ratio: float = 0.5) -> Any:
     return wan(transformer_2=tiny_model("WanTransformer3DModel", seed=1), boundary_ratio=boundary_ratio)
 
 
+def wan_from_image() -> Any:
+    """The way of Wan 2.2 5B: the tokens of the given image have a timestep of their own, 0."""
+    parts = wan()
+    return diffusers.WanImageToVideoPipeline(
+        **NO_TEXT, vae=parts.vae, scheduler=FlowMatch(), transformer=parts.transformer, expand_timesteps=True
+    )
+
+
+def ltx_from_image() -> Any:
+    parts = ltx()
+    return diffusers.LTXImageToVideoPipeline(FlowMatch(), parts.vae, **NO_TEXT, transformer=parts.transformer)
+
+
 def ltx() -> Any:
     model = tiny_model("LTXVideoTransformer3DModel")
     torch.manual_seed(0)
@@ -378,6 +391,20 @@ CASES = [
     Case("Wan", wan, video_texts, "two calls", square(16, 32, 16, num_frames=5)),
     Case(WAN_2_2, wan_2_2, video_texts, "two calls", square(16, 32, 16, num_frames=5), steps=6),
     Case("LTX-Video", ltx, ltx_texts, "one call", square(32, 64, 32, num_frames=9)),
+    Case(
+        "LTX-Video, from an image",
+        ltx_from_image,
+        lambda batch: ltx_texts(batch) | {"image": picture(batch, size=32)},
+        "one call",
+        square(32, 64, 32, num_frames=9),
+    ),
+    Case(
+        "Wan 2.2, from an image",
+        wan_from_image,
+        lambda batch: video_texts(batch) | {"image": picture(1, size=32)},
+        "two calls",
+        square(32, 64, 32, num_frames=5),
+    ),
     Case(
         "Mochi",
         mochi,

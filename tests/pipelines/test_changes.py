@@ -129,6 +129,37 @@ def test_a_prompt_that_changes_in_mid_run(sd):
         assert torch.equal(case.run(sd), wanted)
 
 
+def test_a_prompt_that_is_made_anew_for_every_step(sd):
+    """With its first new tensor everything computes; then it is known that they say nothing."""
+    case = replace(SD, steps=6)
+    plain = case.run(sd)
+    options = {
+        "callback_on_step_end": lambda pipe, step, t, inputs: (
+            {"prompt_embeds": inputs["prompt_embeds"].clone()} if step else inputs
+        ),
+        "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+    }
+    case = replace(case, options=options)
+    assert torch.equal(case.run(sd), plain)
+    mask = random_actions(sd, 3, share=0.3)
+    wanted = by_reference(sd, mask, [(row, int(row > 1)) for row in range(6)], lambda: case.run(sd))
+    with stepmask.apply(sd, mask):
+        assert torch.equal(case.run(sd), wanted)
+
+
+def test_freeu_under_inference_mode(sd):
+    """Where no tensor tells that it was written into."""
+    SD.run(sd)
+    mask = random_actions(sd, 3, share=0.2)
+    with torch.inference_mode(), stepmask.apply(sd, mask):
+        SD.run(sd)
+        sd.enable_freeu(0.9, 0.2, 1.2, 1.4)
+        with pytest.raises(UnsupportedModelError, match=r"FreeU was switched on or off since, apply the mask again"):
+            SD.run(sd)
+        sd.disable_freeu()
+        SD.run(sd)
+
+
 def test_freeu(sd):
     """It scales values in place."""
     plain, mask = SD.run(sd), random_actions(sd, 3, share=0.2)

@@ -36,7 +36,14 @@ FEW = {
     "progress": False,
 }
 WAN = BY_NAME["Wan"]
-LEARNED = ["Stable Diffusion", "PixArt-Sigma", "Stable Diffusion 3", "Flux, true guidance", "Wan"]
+LEARNED = [
+    "Stable Diffusion",
+    "PixArt-Sigma",
+    "Stable Diffusion 3",
+    "Flux, true guidance",
+    "Wan",
+    "LTX-Video, from an image",
+]
 
 
 @pytest.mark.filterwarnings("error:.*timesteps differ")

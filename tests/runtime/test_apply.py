@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -26,10 +28,29 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 
 import stepmask
-from stepmask import MaskMismatchError, PositionError, StepMask, StepMaskError, describe, make_plan, measure_cost
+from stepmask import (
+    MaskMismatchError,
+    PositionError,
+    StepMask,
+    StepMaskError,
+    UnsupportedModelError,
+    describe,
+    make_plan,
+    measure_cost,
+)
 from stepmask.liveness import State
 from stepmask.runtime.apply import is_applied
-from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, reference, suffix, tiny_model
+from tiny import (
+    count_computes,
+    ddim_pipeline,
+    ddpm_pipeline,
+    dit_pipeline,
+    generator,
+    random_mask,
+    reference,
+    suffix,
+    tiny_model,
+)
 
 STEPS = 6
 LABELS = [3, 7]
@@ -411,7 +432,72 @@ def test_a_submodule_called_on_its_own_after_an_exception_just_runs():
         assert torch.equal(sampler(value), wanted)
 
 
+def test_a_mask_whose_handle_is_lost_can_be_removed():
+    pipe = ddim_pipeline()
+    stepmask.apply(pipe, random_mask(pipe, DDIMScheduler(), STEPS))
+    assert is_applied(pipe.unet)
+    stepmask.remove(pipe)
+    assert not is_applied(pipe.unet) and not pipe.unet._forward_pre_hooks
+    stepmask.remove(pipe)
+
+
 # --- what is refused
+
+
+def test_a_handle_is_for_one_time():
+    pipe = ddim_pipeline()
+    handle = stepmask.apply(pipe, random_mask(pipe, DDIMScheduler(), STEPS))
+    with handle:
+        pass
+    with pytest.raises(StepMaskError, match="was removed from the pipeline: apply it again"), handle:
+        pass
+
+
+def test_a_mask_within_the_block_of_another_warns():
+    pipe = ddim_pipeline()
+    mask = random_mask(pipe, DDIMScheduler(), STEPS)
+    with stepmask.apply(pipe, mask):
+        with pytest.warns(UserWarning, match="within the block of another"), stepmask.apply(pipe, mask):
+            pass
+        assert not is_applied(pipe.unet)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
+def test_copies_of_a_masked_denoiser(copied):
+    """Their gates would run the original's blocks."""
+    pipe = ddim_pipeline()
+    with stepmask.apply(pipe, random_mask(pipe, DDIMScheduler(), STEPS)):
+        with pytest.raises(StepMaskError, match="remove the mask first"):
+            copied(pipe.unet)
+        assert pipe.unet.state_dict()
+    copied(pipe.unet)
+
+
+def test_another_thread_in_the_middle_of_a_run():
+    """Which of the two is meant cannot be told, and neither gets the other's values."""
+    model, scheduler = tiny_model("UNet2DModel"), DDIMScheduler()
+    with stepmask.apply(model, random_mask(model, scheduler, STEPS), scheduler=scheduler):
+        scheduler.set_timesteps(STEPS)
+        sample, _ = noise(model, 1, 0)
+        with ThreadPoolExecutor(1) as other, torch.no_grad():
+            model(sample, scheduler.timesteps[0])
+            with pytest.raises(PositionError, match="another thread called the UNet2DModel in the middle of a run"):
+                other.submit(model, sample, scheduler.timesteps[1]).result()
+            scheduler.set_timesteps(STEPS)
+            other.submit(bare_loop, model, scheduler).result()
+
+
+def test_a_site_that_runs_twice_in_one_call():
+    """As forward chunking lets it."""
+    model, scheduler = tiny_model("DiTTransformer2DModel"), DDIMScheduler()
+    mask = random_mask(model, scheduler, STEPS)
+    width = model.inner_dim
+    with stepmask.apply(model, mask, scheduler=scheduler):
+        block = model.transformer_blocks[0]
+        block.register_forward_pre_hook(lambda *_: [block.ff(torch.ones(1, 1, width))] and None)
+        scheduler.set_timesteps(STEPS)
+        with pytest.raises(UnsupportedModelError, match=r"transformer_blocks.0.ff runs several times in one call"):
+            bare_loop(model, scheduler, **condition_of("DiT"))
 
 
 def test_wrong_inputs_to_apply():
@@ -560,6 +646,24 @@ def test_summary_of_a_run(batch, forecasts):
     assert summary.to_dict()["rows"] == STEPS and summary.to_dict()["forecasts"] == summary.forecasts
     assert f"{STEPS} rows" in str(summary) and "dead" in str(summary) and "MiB" in str(summary)
     assert f" {summary.forecasts} forecasts," in str(summary)
+
+
+def test_summary_of_a_run_that_ended_early_or_began_anew():
+    """It tells what ran: the rows that were reached, and all cells of a row at which values no longer fitted."""
+    model, scheduler = tiny_model("UNet2DModel"), DDIMScheduler()
+    mask = random_mask(model, scheduler, STEPS, only_blocks=True)
+    with count_computes(model, mask.sites) as log, stepmask.apply(model, mask, scheduler=scheduler) as run:
+        scheduler.set_timesteps(STEPS)
+        for batch, rows in ((2, scheduler.timesteps[:2]), (1, scheduler.timesteps[2:4])):
+            for t in rows:
+                with torch.no_grad():
+                    model(noise(model, batch, 0)[0], t)
+        summary, cost = run.summary(), measure_cost(model)
+    shapes_alone = (run.ran.states[[0, 2]] == State.dead).sum()  # never read: they run once, to learn their shape
+    assert summary.rows == 4 and len(log) - shapes_alone <= summary.computes <= len(log)
+    assert summary.macs_fraction == pytest.approx(cost.fraction(run.ran)) and run.ran.num_rows == 4
+    first = make_plan(mask, describe(model)).states[:2]
+    assert np.array_equal(run.ran.states[:2], first)
 
 
 def test_summary_of_all_ones():

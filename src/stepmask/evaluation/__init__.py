@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,10 @@ def evaluate(
             mask that is applied already.
         MaskMismatchError: The mask belongs to another model, scheduler or number of steps.
     """
-    if batch_size < 1 or speed_pairs < 1:
-        raise StepMaskError(f"batch_size and speed_pairs must be at least 1, got {batch_size} and {speed_pairs}")
+    if not all(isinstance(count, int) and count >= 1 for count in (batch_size, speed_pairs)):
+        raise StepMaskError(
+            f"batch_size and speed_pairs must be whole numbers of at least 1, got {batch_size!r} and {speed_pairs!r}"
+        )
     pipe = as_pipeline(pipe, scheduler)
     sampler, seeds = sampler_for(pipe, mask_or_plan, seeds, num_inference_steps, call_kwargs, conditions)
     if reference is not None and len(reference) != len(seeds):
@@ -155,9 +158,17 @@ def evaluation_seeds(seeds: int | Iterable[int], mask: StepMask) -> list[int]:
     Raises:
         StepMaskError: There are none, or learning has seen one of them.
     """
-    seeds = list(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if isinstance(seeds, int):
+        seeds = range(FIRST_SEED, FIRST_SEED + seeds)
+    seeds = list(seeds) if isinstance(seeds, Iterable) else [seeds]
     if not seeds:
         raise StepMaskError("evaluation needs at least one seed")
+    strange = [seed for seed in seeds if not isinstance(seed, Integral) or not 0 <= seed < 2**63]
+    if strange:
+        raise StepMaskError(f"seeds are whole numbers from 0 to 2^63, or how many there shall be, got {strange[0]!r}")
+    seeds = [int(seed) for seed in seeds]
+    if len(set(seeds)) < len(seeds):
+        raise StepMaskError("some seeds are there twice, and would count as images of their own: give different ones")
     known = mask.provenance.get("noise_seeds")
     if known:
         first, last = known

@@ -185,7 +185,8 @@ def device_name(device: torch.device) -> str:
     if cpuinfo.exists():
         lines = [line for line in cpuinfo.read_text(errors="replace").splitlines() if line.startswith("model name")]
         name = lines[0].partition(":")[2].strip() if lines else name
-    return f"{name}, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return f"{name}, {count} thread{'' if count == 1 else 's'}"
 
 
 def _giga(macs: float) -> str:

@@ -39,3 +39,9 @@ def check_count(name: str, value: Any) -> None:
     """Raise unless it is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise StepMaskError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_seed(value: Any) -> None:
+    """Raise unless it is a whole number, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise StepMaskError(f"seed must be a whole number, 0 or more, got {value!r}")

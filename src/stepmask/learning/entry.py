@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from stepmask.architectures import denoiser_of
-from stepmask.errors import StepMaskError
+from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily, Member
-from stepmask.learning._arguments import check_count
+from stepmask.learning._arguments import check_count, check_seed
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.search import Round
@@ -123,6 +123,7 @@ def learn(
         method = _METHOD_OF.get(type(config), method)
     config = config_for(method, config, options)
     check_count("num_inference_steps", num_inference_steps)
+    check_seed(seed)
     pipe = as_pipeline(pipe, scheduler)
     call_kwargs = with_conditions(pipe, conditions, call_kwargs)
     other = {"target_speedup": target_speedup, "min_psnr": min_psnr, "max_cache_bytes": max_cache_bytes}
@@ -193,8 +194,11 @@ def learn_family(
         raise StepMaskError(f"families are learned end to end, or by ECAD: give a GlobalConfig, got method={method!r}")
     config = config_for(method, config, options)
     check_count("num_inference_steps", num_inference_steps)
+    check_seed(seed)
     pipe = as_pipeline(pipe, scheduler)
     call_kwargs = with_conditions(pipe, conditions, call_kwargs)
+    if not isinstance(targets, Iterable) or isinstance(targets, str):
+        raise TargetError(f"targets are several shares of the full run, such as (0.6, 0.4), got {targets!r}")
     asked = Asked(targets=tuple(targets), max_cache_bytes=max_cache_bytes)
     rest = seed, call_kwargs, resume, callback, progress, config
     if isinstance(config, GeneticConfig):

@@ -39,8 +39,10 @@ def with_conditions(
     """Arguments of the pipeline's call: the conditions that a user gave, and all else, which wins over them.
 
     Raises:
-        StepMaskError: The pipeline takes no such conditions.
+        StepMaskError: The pipeline takes no such conditions, or the arguments are no dictionary.
     """
+    if call_kwargs is not None and not isinstance(call_kwargs, Mapping):
+        raise StepMaskError(f"call_kwargs is a dictionary of arguments for the pipeline's call, got {call_kwargs!r}")
     listed = listed_conditions(pipe, conditions)
     return {**listed, **(call_kwargs or {})}
 

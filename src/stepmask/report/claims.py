@@ -36,7 +36,8 @@ def claims(parts: Sequence[Part]) -> str:
     table = [line for name, some, _ in found for line in _lines(name, some)]
     titles = ["model", "mask", "MACs", "speed-up", "static rivals' rows", "PSNR: leads / ties / trails"]
     titles += ["Fréchet distance: under / ties / over", "holds"]
-    parts_of_page = [heading, HOW_COMPARED, markdown(titles, table), _held(found), _exceptions(found)]
+    shown = [markdown(titles, table), _held(found)] if table else []  # none of the rivals is static
+    parts_of_page = [heading, HOW_COMPARED, *shown, _exceptions(found)]
     return "\n".join(part for part in parts_of_page if part)
 
 
@@ -67,6 +68,8 @@ def _held(found: Sequence[tuple[str, list[Verdict], str | None]]) -> str:
     lines = []
     for name, some, score in found:
         budgets = _static(some)
+        if not budgets:
+            continue
         held = sum(all(verdict.holds for verdict in group) for group in budgets.values())
         missing = "" if score else "; PSNR alone, sets were not scored"
         lines.append(f"- {name}: holds at {held} of {len(budgets)} budgets{missing}.")

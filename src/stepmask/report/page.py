@@ -33,7 +33,7 @@ SHOWN_SLACK = 0.05
 
 GLANCE = """\
 PSNR in dB at MACs, and the measured speed-up of the denoiser: of each method the dearest row that costs at most the
-budget.
+budget, or 3% more.
 """
 
 HOW_TO_READ = """\

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
+import torch
 from torch import nn
 
 from stepmask.architectures import architecture_of, denoiser_of, denoisers_of, describe_for
+from stepmask.architectures._family import Given
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph
@@ -67,6 +69,8 @@ class Handle:
         self.pipe, self.plan, self.mask = pipe, plan, plan.mask
         self._policy_from = lru_cache(maxsize=8)(lambda row: policy_for(plan.from_row(row)))
         self._executors: dict[nn.Module, Executor] = {}
+        self._graph = graph
+        self._entered = False
         self._run: list[Executor] = []  # those of the latest run, in order
         self._timesteps: Any = None  # of that run
         self._step: FirstStep | None = None  # as a call without arguments begins
@@ -81,6 +85,7 @@ class Handle:
                     policy_from=self._policy_from,
                     on_run=lambda scheduler, denoiser=denoiser: self._begin(denoiser, scheduler),
                     feeders=architecture_of(denoisers[0]).feeders(denoisers[0]),
+                    once=True,
                 )
         except BaseException:
             self.remove()
@@ -103,6 +108,7 @@ class Handle:
         denoisers_of(self.pipe)  # raises where it was compiled since
         self.mask.check(scheduler=scheduler)
         executor = self._executors[denoiser]
+        self._check_writes(denoiser)
         if scheduler.timesteps is not self._timesteps or executor in self._run:
             self._run, self._timesteps, self._cost = [], scheduler.timesteps, None
         self._run.append(executor)
@@ -110,17 +116,31 @@ class Handle:
             if other is not executor:
                 other.rest()
 
+    def _check_writes(self, denoiser: nn.Module) -> None:
+        """See that the model writes into the same values as when the mask was applied, where no tensor tells."""
+        family = architecture_of(denoiser)
+        if not torch.is_inference_mode_enabled() or isinstance(family, Given):  # those are traced, which takes time
+            return
+        if family.describe(denoiser).rewritten != self._graph.rewritten:
+            raise UnsupportedModelError(
+                f"the {type(denoiser).__name__} writes into values that it did not when the mask was applied: if "
+                "something like FreeU was switched on or off since, apply the mask again"
+            )
+
     @property
     def ran(self) -> Plan:
-        """What ran in the latest run, from the row at which it began; before the first, what would run.
+        """What ran in the latest run, from its first row to the last that was reached; before it, what would run.
 
-        Where a second denoiser took over, its first row computes in full.
+        Where a stream began anew, since its conditions or its shape changed or a second denoiser took over, a row
+        computes in full.
         """
-        starts = [executor.start for executor in self._run] or [0]
-        plans = [self._policy_from(start).plan for start in starts]
-        if len(plans) == 1:
+        stretches = [stretch for executor in self._run for stretch in executor.segments]
+        if not stretches:
+            return self._policy_from(0).plan
+        plans = [self._policy_from(first).plan for first, _ in stretches]
+        counts = [last - first + 1 for first, last in stretches]
+        if len(plans) == 1 and counts[0] == plans[0].num_rows:
             return plans[0]
-        counts = [*(after - start for start, after in pairwise(starts)), None]
         states = [plan.states[:count] for plan, count in zip(plans, counts, strict=True)]
         keep = [plan.keep[:count] for plan, count in zip(plans, counts, strict=True)]
         return replace(plans[0], states=np.vstack(states), keep=np.vstack(keep))
@@ -157,11 +177,15 @@ class Handle:
         return self._cost
 
     def __enter__(self) -> Handle:
+        if not self._executors:
+            raise StepMaskError("this mask was removed from the pipeline: apply it again")
+        self._entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._entered = False
         self.remove()
 
 
@@ -199,6 +223,12 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
     for denoiser in denoisers:
         before = _handle_of(denoiser)
         if before is not None:
+            if before._entered:
+                warnings.warn(
+                    "apply within the block of another apply replaces its mask for good: after the inner block nothing "
+                    "is applied; leave the outer one first",
+                    stacklevel=2,
+                )
             before.remove()
     # what is written into in place may have changed since the plan was made
     handle = Handle(pipe, plan, graph if graph.names == plan.sites else plan.graph)
@@ -216,6 +246,18 @@ def _check_alike(pipe: Any, denoisers: tuple[nn.Module, ...], graph: BlockGraph)
                 f"the two denoisers of {type(pipe).__name__} differ in their blocks, so one mask cannot say what both "
                 "do: give apply a pipeline with one of them"
             )
+
+
+def remove(pipe: Any) -> None:
+    """Remove the mask that is applied to a pipeline, or to a denoiser, whoever holds its handle; none is fine too.
+
+    Raises:
+        UnsupportedModelError: Something else has wrapped a gated module; undo that, then call again.
+    """
+    for denoiser in denoisers_of(pipe):
+        handle = _handle_of(denoiser)
+        if handle is not None:
+            handle.remove()
 
 
 def is_applied(denoiser: nn.Module) -> bool:

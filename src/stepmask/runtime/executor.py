@@ -7,6 +7,7 @@ policy made for the row at which it begins.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from stepmask.errors import UnsupportedModelError
+from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
 from stepmask.runtime.capture import without_fractions
@@ -41,7 +42,8 @@ class _Arguments:
     """Which tensors a call got, by identity: a stream's conditions are the same objects at every step.
 
     Where they change in mid-run, what was cached belongs to other conditions: a callback has swapped the prompt, or
-    another pipeline calls after an interrupted run. Tensors that a pipeline makes anew for every call say nothing.
+    another pipeline calls after an interrupted run. Tensors that a pipeline makes anew for every call say nothing, so
+    what changes between the first two calls of a stream is not noticed.
     """
 
     def __init__(self, args: tuple, kwargs: dict) -> None:
@@ -55,6 +57,10 @@ class _Arguments:
         self._constant = same if before._constant is None else before._constant
         return self._constant <= same
 
+    def begin(self) -> None:
+        """A stream begins here: the call after this one says what stays the same."""
+        self._constant = None
+
 
 class Executor:
     """Gates the sites of one denoiser instance.
@@ -66,6 +72,7 @@ class Executor:
         policy_from: Makes the policy of a stream that begins at a row.
         on_run: Called with the scheduler when a new run begins, before anything else; may raise.
         feeders: Per name of a site, submodules that need not run where the policy (a `RunPlan`) does not run the site.
+        once: Whether to refuse a site that runs twice in one call of the denoiser; learning runs a call several times.
     """
 
     def __init__(
@@ -76,11 +83,18 @@ class Executor:
         policy_from: Callable[[int], Policy],
         on_run: Callable[[Any], None] = lambda scheduler: None,
         feeders: Mapping[str, Sequence[str]] | None = None,
+        once: bool = False,
     ) -> None:
         self._scheduler, self._policy_from, self._on_run = scheduler, policy_from, on_run
         self._tracker = PositionTracker()
         self._streams: dict[int, Stream] = {}
         self._current: Stream | None = None
+        self._reached: set[int] = set()  # sites, in the call that runs now
+        self._names = graph.names
+        self._thread = 0  # of the latest run
+        self.segments: list[tuple[int, int]] = []
+        """First and last row of each stretch of the latest run, of each step's first call: one, unless it began anew
+        on the way."""
         self.meter = Meter()
         self.position: Position | None = None
         """Position of the latest denoiser call."""
@@ -90,7 +104,7 @@ class Executor:
         """Arguments of that run's first call, of fractions the shapes alone."""
         modules = dict(denoiser.named_modules())
         gates = [
-            (site.name, modules[site.name], self._controller(i, i in graph.rewritten))
+            (site.name, modules[site.name], self._controller(i, i in graph.rewritten, once))
             for i, site in enumerate(graph.sites)
         ]
         for i, site in enumerate(graph.sites):
@@ -120,11 +134,20 @@ class Executor:
         self._streams, self._current = {}, None
         self._gates.remove()
 
-    def _controller(self, site: int, rewritten: bool) -> Callable[[Callable[[], Feature], tuple, dict], Feature]:
+    def _controller(
+        self, site: int, rewritten: bool, once: bool
+    ) -> Callable[[Callable[[], Feature], tuple, dict], Feature]:
         def control(compute: Callable[[], Feature], args: tuple, kwargs: dict) -> Feature:
             stream = self._current
             if stream is None:  # a submodule called on its own, outside of the denoiser
                 return compute()
+            if once and site in self._reached:
+                raise UnsupportedModelError(
+                    f"{self._names[site]} runs several times in one call of the denoiser, so one cell cannot say what "
+                    "it does: switch off what splits its input (forward chunking?), or leave it out: describe(model, "
+                    "sites=...)"
+                )
+            self._reached.add(site)
             return stream.policy(stream.row - stream.start, site, compute, stream.cache)
 
         def copied(compute: Callable[[], Feature], args: tuple, kwargs: dict) -> Feature:
@@ -147,7 +170,8 @@ class Executor:
         scheduler = self._scheduler()
         position = self._tracker.locate(scheduler, timestep_of(args, kwargs))
         if position.new_run:
-            self._streams, self.start = {}, position.row
+            self._streams, self.start, self.segments = {}, position.row, []
+            self._thread = threading.get_ident()
             self.first_call = without_fractions((args, kwargs))
             self.meter = Meter()
             try:
@@ -156,7 +180,13 @@ class Executor:
             except BaseException:
                 self._tracker = PositionTracker()  # whatever the loop calls next is asked again
                 raise
+        elif threading.get_ident() != self._thread:
+            raise PositionError(
+                f"another thread called the {type(module).__name__} in the middle of a run: a mask follows one run at "
+                "a time, so let threads take turns, or give each a denoiser of its own"
+            )
         self.position = position
+        self._reached.clear()
         self._current = self._stream_at(position, _shape(args, kwargs), _Arguments(args, kwargs))
 
     def _stream_at(self, position: Position, shape: tuple, arguments: _Arguments) -> Stream:
@@ -165,11 +195,22 @@ class Executor:
         if not goes_on or not arguments.follow(stream.arguments):
             if stream is not None:
                 stream.cache.clear()
+            arguments.begin()
             policy, cache = self._policy_from(position.row), Cache(self.meter)
             stream = Stream(position.row, position.row, shape, policy, cache, arguments)
             self._streams[position.stream] = stream
+        if position.stream == 0:
+            begins = stream.start == position.row
+            self.segments[len(self.segments) - (not begins) :] = [(stream.start, position.row)]
         stream.row, stream.arguments = position.row, arguments
         return stream
+
+    def __deepcopy__(self, memo: dict) -> None:
+        raise StepMaskError("a masked denoiser cannot be copied, since its copy would run the original's blocks: "
+                            "remove the mask first")  # fmt: skip
+
+    def __reduce__(self) -> str:
+        raise StepMaskError("a masked denoiser cannot be pickled: remove the mask first, or save its state_dict()")
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         self._current = None

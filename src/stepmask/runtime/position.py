@@ -141,7 +141,7 @@ def _how_named(timesteps: Tensor, timestep: Any, row: int) -> str | None:
             return "view" if found == row else None
         if "cpu" != timestep.device.type or "cpu" != timesteps.device.type:
             return None
-        return "value" if timestep.reshape(-1)[0] == timesteps[row].to(timestep.dtype) else None
+        return "value" if timestep.max() == timesteps[row].to(timestep.dtype) else None
     return "value" if timestep is not None and float(timestep) == float(timesteps[row]) else None
 
 
@@ -150,7 +150,8 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
 
     Args:
         scheduler: In a run.
-        timestep: The denoiser's argument, in any dtype: bfloat16 does not tell all timesteps apart.
+        timestep: The denoiser's argument, in any dtype: bfloat16 does not tell all timesteps apart. Of one per token,
+            where those of a given image are clean, the largest counts.
         near: The row of the call before, in the same run: of several rows it is that one or the next.
 
     Raises:
@@ -163,7 +164,7 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
             return row
         if timestep.is_floating_point():
             timesteps = timesteps.to(timestep.dtype)  # as pipelines and models cast it
-        timestep = timestep.reshape(-1)[0].item()
+        timestep = _value(timestep)
     rows = torch.nonzero(timesteps.to("cpu", torch.float64) == float(timestep)).flatten().tolist()
     if len(rows) > 1 and near is not None:
         rows = [row for row in rows if row in (near, near + 1)] or rows

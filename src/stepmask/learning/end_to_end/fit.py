@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stepmask.architectures import denoiser_of
-from stepmask.learning._arguments import check_count
+from stepmask.learning._arguments import check_count, check_seed
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.judge import GAIN_BATCHES, GAINS
@@ -56,6 +56,7 @@ def fit_gains(
         UnsupportedModelError: No gradient reaches the images.
     """
     check_count("iterations", iterations)
+    check_seed(seed)
     pipe, effort = as_pipeline(pipe, scheduler), Effort()
     kwargs = with_conditions(pipe, conditions, call_kwargs)
     steps = mask.provenance.get("num_inference_steps") or mask.num_rows
