@@ -184,11 +184,19 @@ def _commands(results: dict[str, dict[str, Any]]) -> list[str]:
     """What makes these results, as text in Markdown: those that were sampled, and those that were not."""
     sampled = {name: one["options"] for name, one in results.items() if one.get("options")}
     counted = [name for name in results if name not in sampled]
-    found = [f"`stepmask reproduce {' '.join(counted)} --macs-only`"] if counted else []
+    found = [f"`stepmask reproduce {' '.join(counted)} --macs-only{_router(results, counted)}`"] if counted else []
     if sampled:
         options = next(iter(sampled.values()))
         steps = "--paper-steps" if options["steps"] is None else f"--steps {options['steps']}"
         counts = f"--num-images {options['num_images']} --trajectories {options['trajectories']}"
         switches = [f"--no-{name}" for name in ("speed", "scores") if not options[name]]
-        found.append(f"`{' '.join(['stepmask reproduce', *sampled, steps, counts, *switches])}`")
+        command = " ".join(["stepmask reproduce", *sampled, steps, counts, *switches])
+        found.append(f"`{command}{_router(results, list(sampled))}`")
     return found
+
+
+def _router(results: dict[str, dict[str, Any]], names: list[str]) -> str:
+    """The option with which a router of Learning-to-Cache came into one of these tables; empty where none did."""
+    models = [model for name in names for model in results[name].get("models", [])]
+    settings = [row["setting"] for model in models for row in model["full_size"]]
+    return "".join(f" --router {one.removeprefix('router ')}" for one in settings if one.startswith("router "))
