@@ -14,7 +14,7 @@ class Family(NamedTuple):
     pattern: str
     """Of the names of its methods."""
     colour: str
-    """Okabe-Ito, which all kinds of colour vision tell apart."""
+    """Okabe-Ito, then Tol's muted ones, which all kinds of colour vision tell apart."""
     static: bool = False
     """Whether these are rivals whose decisions are known before the run, as those of a learned mask are."""
 
@@ -33,7 +33,9 @@ FAMILIES = (
     Family("regular, holds", r"FORA|DeepCache(, quad)?|Faster Diffusion|step skipping|PostDiff.*", "#D55E00", True),
     Family("calibrated", r"(SmoothCache|Block Caching|DiTFastAttn).*", "#CC79A7", True),
     Family("random", r"random", "#B8B8B8", True),
-    Family("as they ship", r".* package|cache-dit .*|diffusers .*", "#E69F00"),
+    Family("as they ship", r".* package", "#E69F00"),
+    Family("as they ship", r"cache-dit .*", "#999933"),
+    Family("as they ship", r"diffusers .*", "#882255"),
     Family("other", r".*", "#8C6D31"),
 )
 """In the order of legends; a method belongs to the first that its name fits."""
