@@ -24,8 +24,10 @@ def output_changes(delta: np.ndarray, weights: np.ndarray) -> Figure:
     figure = Figure(figsize=(6.4, 3.8))
     axes = figure.add_axes((0.11, 0.15, 0.77, 0.67))
     axes.plot(steps, share, color=BLUE, marker="o", markersize=3, linewidth=1.5)
-    for level in (0.1, 0.5):
+    for level, weight in ((0.1, 2), (0.5, 1.5)):
         axes.axhline(level, color="#444444", linewidth=0.8, linestyle=":")
+        axes.annotate(f"below this: w = {weight:g}", (steps[0], level), (0, 3), None, "offset points", fontsize=8,
+                      color="#444444")  # fmt: skip
     axes.set_ylim(0, 1.05)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step, 0 is noisiest")
