@@ -26,7 +26,7 @@ def output_changes(delta: np.ndarray, weights: np.ndarray) -> Figure:
     axes.plot(steps, share, color=BLUE, marker="o", markersize=3, linewidth=1.5)
     for level, weight in ((0.1, 2), (0.5, 1.5)):
         axes.axhline(level, color="#444444", linewidth=0.8, linestyle=":")
-        axes.annotate(f"below this: w = {weight:g}", (steps[0], level), (0, 3), None, "offset points", fontsize=8,
+        axes.annotate(f"below this: w = {weight:g}", (steps[0], level), (0, 3), "data", "offset points", fontsize=8,
                       color="#444444")  # fmt: skip
     axes.set_ylim(0, 1.05)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
