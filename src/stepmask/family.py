@@ -76,6 +76,8 @@ class MaskFamily(Shared):
         for name, value in (("target_macs", target_macs), ("min_psnr", min_psnr)):
             if value is not None and not isinstance(value, Real):
                 raise TargetError(f"{name} must be a number, got {value!r}")
+        if target_macs is not None and not 0 < target_macs <= 1:
+            raise TargetError(f"target_macs is a share of the full run, such as 0.6 for 60%, got {target_macs!r}")
         found = [
             member
             for member in self.members

@@ -59,6 +59,46 @@ def test_a_model_that_asks_for_its_device():
     assert measure_cost(model).macs.tolist() == [6 * 4 * 4] * 3
 
 
+class Rope:
+    """A plain helper that keeps tensors."""
+
+    def __init__(self) -> None:
+        self.angles, self.by_length = None, {}
+
+    def __call__(self, x):
+        if self.angles is None:
+            self.angles = torch.linspace(0, 1, 4)
+        self.angles = self.angles.to(x.device)
+        self.by_length[x.shape[1]] = self.angles
+        return x * self.angles
+
+
+class Keeps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.rope, self.seen = Rope(), {}
+
+    def forward(self, x, t):
+        self.seen["x"] = x
+        for layer in self.layers:
+            x = x + layer(self.rope(x)) + t[:, None, None].float()
+        return x
+
+
+@pytest.mark.parametrize("called_before", [False, True])
+def test_what_a_model_keeps_beside_its_parts_is_left_alone(called_before):
+    model = Keeps().eval()
+    given = {"x": torch.randn(2, 6, 4), "t": torch.full((2,), 500)}
+    wanted = model(**given) if called_before else None
+    assert len(describe(model, sites=["layers.*"], example_inputs=given)) == 2
+    measure_cost(model)
+    kept = [model.rope.angles, *model.rope.by_length.values(), *model.seen.values()]
+    assert all(tensor is None or tensor.device.type == "cpu" for tensor in kept)
+    assert wanted is None or torch.equal(model(**given), wanted)
+    assert model(**given).isfinite().all()
+
+
 def test_lengths_may_be_read_from_a_mask():
     def cut(model, x, text, mask):
         lengths = mask.sum(dim=1).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from stepmask import StepMask, StepMaskError, describe, make_plan, measure_cost, reference
 from stepmask.benchmark import Comparison, Subject, chosen_methods, compare, memory, methods, run, run_benchmark
+from stepmask.benchmark.methods import Method
 from stepmask.evaluation import Metrics
 from stepmask.report import curve, save_png
 from tiny import FEW, ddim_pipeline, dit_pipeline
@@ -248,3 +250,22 @@ def test_memory_of_every_way_to_learn(way, capsys):
     memory.main("a-unet", 4, way, 1)
     peak, waiting = map(float, capsys.readouterr().out.split()[-2:])
     assert 50 < peak < 10**6 and (waiting > 0) == (way == "end to end")
+
+
+def test_a_budget_that_cannot_be_reached_is_no_reason_to_go_without_the_others(tmp_path):
+    subject = Subject(ddim_pipeline(), 4, targets=(0.6, 0.1))
+    told = []
+    run = Comparison("a-unet", subject, tmp_path, num_images=2, batch_size=2, tell=told.append)
+    rows = run.run([replace(method, seeds=(0,)) for method in chosen_methods("learned")])
+    assert [row["setting"] for row in rows if row["method"] == "learned"] == ["0.6"]
+    assert any("left out" in line and "0.1" in line for line in told)
+
+
+def test_a_method_that_fails_is_left_out(tmp_path):
+    def fail(*args):
+        raise StepMaskError("cannot do that here")
+
+    told = []
+    run = comparison(tmp_path, tell=told.append)
+    rows = run.run([Method("broken", lambda subject: ["1"], fail), *chosen_methods("fora")])
+    assert "left out: cannot do that here" in told and any(row["method"] == "FORA" for row in rows)

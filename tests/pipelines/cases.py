@@ -59,7 +59,7 @@ class Case:
 
     def arguments(self, batch: int = 2, size: int = 0) -> dict[str, Any]:
         found = {**self.inputs(batch), **self.sizes[size], **self.options}
-        for name in {"image", "mask_image"} & set(found) if "height" in found else ():
+        for name in {"image", "mask_image", "control_image"} & set(found) if "height" in found else ():
             found[name] = interpolate(found[name], (found["height"], found["width"]))
         return found
 
@@ -225,6 +225,19 @@ def flux_texts(batch: int, true_cfg_scale: float = 1.0) -> dict[str, Any]:
     return embeddings | {"true_cfg_scale": true_cfg_scale}
 
 
+def flux_control_net() -> Any:
+    """It says a thousandth of the timestep, and not where it begins."""
+    parts = flux()
+    torch.manual_seed(1)
+    net = diffusers.FluxControlNetModel.from_transformer(
+        parts.transformer, num_layers=1, num_single_layers=1, load_weights_from_transformer=False,
+        attention_head_dim=8, num_attention_heads=2,
+    )  # fmt: skip
+    for parameter in net.parameters():  # the last layers are zero
+        torch.nn.init.normal_(parameter, std=0.2)
+    return diffusers.FluxControlNetPipeline(**parts.components, controlnet=net.eval())
+
+
 # --- videos
 
 
@@ -387,6 +400,13 @@ CASES = [
     Case("Lumina 2", lumina_2, lambda batch: padded_texts(batch, 6, 12), "two calls", square(64, 32, 64)),
     Case("AuraFlow", aura_flow, pixart_texts, "one call", PIXELS),
     Case("Flux", flux, flux_texts, "embedded", PIXELS),
+    Case(
+        "Flux, ControlNet",
+        flux_control_net,
+        lambda batch: flux_texts(batch) | {"control_image": picture(batch, size=32)},
+        "embedded",
+        PIXELS,
+    ),
     Case("Flux, true guidance", lambda: flux(True), lambda batch: flux_texts(batch, 3.0), "two calls", PIXELS),
     Case("Wan", wan, video_texts, "two calls", square(16, 32, 16, num_frames=5)),
     Case(WAN_2_2, wan_2_2, video_texts, "two calls", square(16, 32, 16, num_frames=5), steps=6),

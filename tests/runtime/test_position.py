@@ -320,6 +320,22 @@ def test_match_row_needs_exactly_one_row():
         match_row(scheduler, torch.tensor(500))
 
 
+def test_a_call_without_a_timestep():
+    scheduler, steps = make("euler")
+    scheduler.set_timesteps(steps)
+    with pytest.raises(PositionError, match=r"called without a timestep .* or as timestep or timesteps or t"):
+        PositionTracker().locate(scheduler, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_thousandth_of_the_timestep_and_no_begin_index(dtype):
+    """As Flux with a ControlNet says it."""
+    scheduler, _ = make("flow-match euler")
+    scheduler.set_timesteps(20)
+    denoiser = FakeDenoiser(scheduler)
+    assert denoiser.log + loop(denoiser, scheduler, form=lambda t: t.expand(2).to(dtype) / 1000) == denoiser.log
+
+
 def test_match_row_of_a_view_needs_no_value():
     scheduler, _ = make("ddim")
     scheduler.timesteps = torch.tensor([750, 500, 500, 0])

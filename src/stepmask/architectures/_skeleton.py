@@ -8,7 +8,8 @@ that come with the call have values there. The last copy is built from the confi
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import copy
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -110,8 +111,8 @@ def _copy(module: nn.Module, without_values: Callable[[Tensor], Tensor], done: d
     for name, value in vars(module).items():
         if name.endswith("_hooks") and isinstance(value, dict):
             twin.__dict__[name] = OrderedDict()
-        elif isinstance(value, Tensor) or (isinstance(value, list | tuple) and Tensor in map(type, value)):
-            twin.__dict__[name] = tree_map_only(Tensor, without_values, value)
+        elif name not in (*LEFT_BEHIND, "_parameters", "_buffers", "_modules"):
+            twin.__dict__[name] = _apart(value, without_values)
     twin.__dict__["_parameters"] = {
         name: None if value is None else nn.Parameter(without_values(value), requires_grad=False)
         for name, value in module._parameters.items()
@@ -124,6 +125,28 @@ def _copy(module: nn.Module, without_values: Callable[[Tensor], Tensor], done: d
     }
     twin.__dict__["training"] = False
     return twin
+
+
+def _apart(value: Any, without_values: Callable[[Tensor], Tensor]) -> Any:
+    """What a module keeps beside its parts, so that nothing that a pass of the copy writes there reaches the original.
+
+    That is tensors, containers and helper objects with their own tensors and containers; all else is shared.
+    """
+    if type(value) in (dict, OrderedDict, defaultdict, set):
+        value = copy.copy(value)
+    if isinstance(value, Tensor | tuple) or type(value) in (dict, OrderedDict, defaultdict, list):
+        return tree_map_only(Tensor, without_values, value)
+    shared = type(value).__module__.partition(".")[0] in ("builtins", "torch", "functools", "types", "weakref")
+    if shared or isinstance(value, type | nn.Module) or not hasattr(value, "__dict__"):
+        return value
+    try:
+        helper = copy.copy(value)
+    except Exception:  # whatever its class may raise
+        return value
+    for name, part in vars(value).items():
+        if isinstance(part, Tensor | tuple | dict | list | set):
+            helper.__dict__[name] = _apart(part, without_values)
+    return helper
 
 
 def _meta(tensor: Tensor) -> Tensor:

@@ -69,6 +69,11 @@ class Sana(Simple):
             "encoder_hidden_states": (TOKENS, config.caption_channels),
         }
 
+    def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
+        """Guidance, where it is an input (SANA-Sprint)."""
+        batch = len(like)
+        return {"guidance": like.new_full((batch,), 0.45)} if getattr(config, "guidance_embeds", False) else {}
+
 
 @register("HunyuanDiT2DModel")
 class HunyuanDiT(Simple):

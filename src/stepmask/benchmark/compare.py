@@ -20,7 +20,7 @@ from stepmask.benchmark.cells import Cells, Key
 from stepmask.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, Method, Subject, Unmasked, methods
 from stepmask.benchmark.strips import SHOWN, save_strip
 from stepmask.benchmark.unmasked import evaluate_unmasked
-from stepmask.errors import StepMaskError, TargetError
+from stepmask.errors import StepMaskError
 from stepmask.evaluation import Evaluation, Metrics, evaluate
 from stepmask.evaluation.fidelity import psnr_per_image
 from stepmask.evaluation.result import circumstances
@@ -84,7 +84,7 @@ class Comparison:
                 self.tell(_words(key))
                 try:
                     self._measure(key, method, row or {})
-                except TargetError as error:
+                except StepMaskError as error:  # of one method, which is no reason to go without the others
                     self.tell(f"left out: {error}")
         for key, method in mine:
             row = self.cells.row(key)

@@ -13,12 +13,14 @@ from typing import Any
 from stepmask.architectures import describe
 from stepmask.family import MaskFamily
 from stepmask.learning import learn, learn_family
+from stepmask.learning.budget import Budget
 from stepmask.learning.calibrated.block_caching import block_caching
 from stepmask.learning.calibrated.ditfastattn import ditfastattn
 from stepmask.learning.calibrated.scale_shift import fit_scale_shift
 from stepmask.learning.calibrated.smoothcache import smoothcache
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
+from stepmask.runtime.profiling import measure_cost
 from stepmask.runtime.sampling import SamplerLoop, parameters_of
 from stepmask.schedules import deepcache, faster_diffusion, fora, key_steps, random_schedule, step_skipping
 
@@ -102,11 +104,13 @@ class FamilyMethod:
         return budgets(subject)
 
     def family(self, subject: Subject, seed: int) -> MaskFamily:
-        """Learn all budgets."""
+        """Learn all budgets that can be reached; where there is none, the least expensive says why."""
+        budget = Budget(describe(subject.pipe), measure_cost(subject.pipe, call_kwargs=subject.call_kwargs))
+        floor = budget.floor(subject.steps)
         return learn_family(
             subject.pipe,
             subject.steps,
-            subject.targets,
+            [target for target in subject.targets if target >= floor] or subject.targets,
             seed=seed,
             call_kwargs=subject.call_kwargs,
             conditions=subject.conditions,

@@ -66,6 +66,9 @@ def psnr_per_image(images: Tensor, reference: Tensor) -> Tensor:
 def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
     """Structural similarity of each image (Wang et al. 2004, Gaussian window of 11 pixels, sigma 1.5).
 
+    The mean over all pixels, as torchmetrics has it: beyond the border the image is reflected. Others leave its 5
+    pixels out, which on small images gives other values.
+
     Args:
         images: (N, C, H, W) in [0, 1], or videos (N, frames, C, H, W).
         reference: The same shape.

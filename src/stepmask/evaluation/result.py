@@ -136,15 +136,23 @@ class Evaluation:
                 f"{self.macs_fraction:.1%}",
                 f"{_giga(self.macs_per_image)} of {_giga(self.full_macs_per_image)} per image",
             ),
-            ("PSNR", f"{self.psnr.mean:.2f} dB", f"± {self.psnr.standard_error:.2f}, worst {self.psnr.min:.2f}"),
+            (
+                "PSNR",
+                f"{self.psnr.mean:.2f} dB",
+                f"standard error {self.psnr.standard_error:.2f}, worst {self.psnr.min:.2f}",
+            ),
         ]
         if self.ssim is not None:
             rows.append(
-                ("SSIM", f"{self.ssim.mean:.4f}", f"± {self.ssim.standard_error:.4f}, worst {self.ssim.min:.4f}")
+                (
+                    "SSIM",
+                    f"{self.ssim.mean:.4f}",
+                    f"standard error {self.ssim.standard_error:.4f}, worst {self.ssim.min:.4f}",
+                )
             )
         rows.append(("1 / MACs", f"{1 / self.macs_fraction:.2f}x", "what the speed-up can be"))
         if self.speed is not None:
-            note = f"{self.speed.pairs} pairs at batch {self.speed.batch_size}"
+            note = f"{self.speed.pairs} pair{'' if self.speed.pairs == 1 else 's'} at batch {self.speed.batch_size}"
             rows.append(("speed-up, denoiser", *_ratio(self.speed.denoiser, note)))
             times = f"{self.speed.full_s.call:.2f} s to {self.speed.masked_s.call:.2f} s"
             rows.append(("speed-up, whole call", *_ratio(self.speed.call, times)))

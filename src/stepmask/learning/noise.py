@@ -96,10 +96,24 @@ class Noise:
             return sample(self.pipe, self._conditions(numbers, seeds), seeds, self.num_inference_steps)
 
     def latents(self, first: int, count: int, copies: int = 1) -> Tensor:
-        """The same before the decoder, where the pipeline has one."""
-        with without_decoder(self.pipe) as decoder_inputs:
+        """The same before the decoder, where the pipeline has one.
+
+        Raises:
+            StepMaskError: It decodes something else than these images.
+        """
+        with without_decoder(self.pipe, keep_all=True) as decoder_inputs:
             images = self.images(first, count, copies)
-            return decoder_inputs[0].float().cpu() if decoder_inputs else images
+        if not decoder_inputs:
+            return images
+        # some decode a few frames at a time
+        latents = torch.cat(decoder_inputs) if len(decoder_inputs) > 1 else decoder_inputs[0]
+        wanted = count * copies
+        if len(latents) % wanted:
+            raise StepMaskError(
+                f"the decoder of {type(self.pipe).__name__} was given {len(latents)} latents for {wanted} images"
+            )
+        latents = latents if len(latents) == wanted else latents.unflatten(0, (wanted, -1))
+        return latents.float().cpu()
 
     def psnrs(self, images: Tensor, reference: Tensor) -> np.ndarray:
         """PSNR in dB of each image (N,); a bare loop's samples span two units, a pipeline's pictures one."""

@@ -16,6 +16,9 @@ from torch import Tensor
 from stepmask.architectures._family import TIMESTEP_NAMES
 from stepmask.errors import PositionError
 
+RESCALED_TO = 2e-3
+"""How exactly a timestep between 0 and 1 must be that of a row: bfloat16 has so many digits near 1."""
+
 
 class Position(NamedTuple):
     """One denoiser call."""
@@ -158,6 +161,11 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
         PositionError: No row or several rows have this value.
     """
     timesteps: Tensor = scheduler.timesteps
+    if timestep is None:
+        raise PositionError(
+            "the denoiser was called without a timestep that the mask could tell the row by: pass it as the second "
+            f"argument, or as {' or '.join(TIMESTEP_NAMES)}"
+        )
     if isinstance(timestep, Tensor):
         row = _row_in_storage(timesteps, timestep)
         if row is not None:
@@ -168,6 +176,12 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
     rows = torch.nonzero(timesteps.to("cpu", torch.float64) == float(timestep)).flatten().tolist()
     if len(rows) > 1 and near is not None:
         rows = [row for row in rows if row in (near, near + 1)] or rows
+    if near is None and hasattr(scheduler, "step_index") and 0 < float(timestep) <= 1:
+        # some pipelines say t / 1000 and no begin index (Flux with a ControlNet); the scheduler counts after that
+        trained = getattr(scheduler.config, "num_train_timesteps", 1000)
+        away = (scheduler.timesteps.to("cpu", torch.float64) / trained - float(timestep)).abs()
+        rescaled = torch.nonzero(away < RESCALED_TO).flatten().tolist()
+        rows = rescaled if not rows or rescaled == [0] else rows  # the last timestep may be 1 too: runs begin at row 0
     if len(rows) == 1:
         return rows[0]
     found = "no row" if not rows else f"{len(rows)} rows"

@@ -11,7 +11,8 @@ from typing import Any
 from stepmask.errors import StepMaskError
 
 _OF_THE_RUN = (
-    "sigmas", "timesteps", "ip_adapter", "control", "skip_", "height", "width", "original_size", "target_size",
+    "sigmas", "timesteps", "ip_adapter", "control_guidance", "control_mode", "controlnet_conditioning",
+    "controlnet_frame", "controls", "conditioning_scale", "skip_", "height", "width", "original_size", "target_size",
     "crops_", "negative_original_size", "negative_target_size", "negative_crops_", "callback_",
     "complex_human_instruction", "pag_",
 )  # fmt: skip
@@ -42,9 +43,13 @@ def read_conditions(path: str | Path) -> list[str] | list[int]:
 
 
 def is_per_image(name: str, value: Any) -> bool:
-    """Whether an argument of a pipeline's call may hold one value per image: a list or tensor, but not of the run."""
-    listed = isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
-    return listed and not name.startswith(_OF_THE_RUN)
+    """Whether an argument of a pipeline's call may hold one value per image: a list or tensor, but not of the run.
+
+    A list of control images holds one for each ControlNet.
+    """
+    tensor = getattr(value, "ndim", 0) > 0
+    listed = isinstance(value, list | tuple) and not name.startswith("control_")
+    return (tensor or listed) and not name.startswith(_OF_THE_RUN)
 
 
 def without_clashes(drawn: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

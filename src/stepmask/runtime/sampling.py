@@ -245,7 +245,7 @@ def quiet(pipe: Any) -> Iterator[None]:
         yield
     finally:
         if before is None:
-            del pipe._progress_bar_config
+            vars(pipe).pop("_progress_bar_config", None)  # modular pipelines keep it elsewhere
         else:
             pipe._progress_bar_config = before
 
@@ -277,22 +277,22 @@ def _global_noise(pipe: Any, seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_decoder(pipe: Any) -> Iterator[list[Tensor]]:
+def without_decoder(pipe: Any, keep_all: bool = False) -> Iterator[list[Tensor]]:
     """Let the decoder return its input: pipelines decode even where nobody needs the picture.
 
-    Yields a list that holds the input of the latest call; empty for pipelines without a decoder.
+    Yields a list that holds the input of the latest call, or of all calls; empty for pipelines without a decoder.
     """
     latents: list[Tensor] = []
     vae = getattr(pipe, "vae", None)
     if vae is None:
         yield latents
     elif type(vae).__name__ == "AutoencoderKL":
-        with _in_one_piece(vae), gated([("vae.decoder", vae.decoder, _keep_in(latents))]):
+        with _in_one_piece(vae), gated([("vae.decoder", vae.decoder, _keep_in(latents, keep_all))]):
             yield latents
     else:  # others run their decoder once for every few frames
 
         def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
-            latents[:] = [z]
+            latents[:] = [*latents, z] if keep_all else [z]
             return SimpleNamespace(sample=z.detach()) if return_dict else (z.detach(),)
 
         own = vars(vae).get("decode")  # a compiled one, for example
@@ -305,10 +305,11 @@ def without_decoder(pipe: Any) -> Iterator[list[Tensor]]:
                 vae.decode = own
 
 
-def _keep_in(latents: list[Tensor]) -> Any:
+def _keep_in(latents: list[Tensor], keep_all: bool) -> Any:
     def keep(compute: Any, args: tuple, kwargs: dict) -> Tensor:
-        latents[:] = [args[0] if args else kwargs["sample"]]
-        return latents[0].detach()  # what follows only makes pictures, some with numpy
+        z = args[0] if args else kwargs["sample"]
+        latents[:] = [*latents, z] if keep_all else [z]
+        return z.detach()  # what follows only makes pictures, some with numpy
 
     return keep
 

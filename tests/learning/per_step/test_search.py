@@ -5,6 +5,7 @@ import pytest
 
 from stepmask import describe, learn
 from stepmask.learning.budget import Budget
+from stepmask.learning.effort import Effort
 from stepmask.learning.per_step.config import LearnConfig
 from stepmask.learning.per_step.learner import _Learner
 from stepmask.liveness import rows_of
@@ -24,7 +25,7 @@ def learner_for(pipe) -> _Learner:
 def test_it_starts_from_the_best_schedule_within_the_budget(make):
     pipe = make()
     learner = learner_for(pipe)
-    state = learner.begin(None)
+    state = learner.begin(None, Effort())
     start = state.tensors["best"].numpy()
     budget = Budget(describe(pipe), measure_cost(pipe))
     assert budget.cost(rows_of(start)) <= TARGET
@@ -42,7 +43,7 @@ def test_it_starts_from_the_best_schedule_within_the_budget(make):
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
 def test_it_never_gets_worse_and_stays_within_the_budget(make):
     learner = learner_for(make())
-    state = learner.begin(None)
+    state = learner.begin(None, Effort())
     seen = [state.tensors["best_psnr"].item()]
     while state.trajectory < CONFIG.num_trajectories:
         learner.run_trajectory(state)
@@ -55,7 +56,7 @@ def test_it_never_gets_worse_and_stays_within_the_budget(make):
 
 def test_worthless_proposals_are_refused():
     learner = learner_for(ddim_pipeline())
-    state = learner.begin(None)
+    state = learner.begin(None, Effort())
     before = state.tensors["best_psnr"].item()
     rng = np.random.default_rng(0)
     for _ in range(3):

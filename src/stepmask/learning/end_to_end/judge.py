@@ -58,18 +58,43 @@ class Judge:
         self._full: dict[tuple[int, int, bool], torch.Tensor] = {}
         self._targets: dict[tuple[int, int], torch.Tensor] = {}
 
+    def check_objective(self) -> None:
+        """See that the objective is one, and that which the measurements so far were made by.
+
+        Raises:
+            StepMaskError: It says nothing about images, or was another before.
+        """
+        if self._objective is None:
+            return
+        which = VALIDATION, FIRST_IMAGES, False
+        with frozen(denoiser_of(self._noise.pipe)):
+            found = self._full[which] = self._sampled(*which[:2], self._objective)
+        facts = np.array([found.double().mean().item(), found.double().std().item()])
+        if not np.isfinite(facts).all():
+            raise StepMaskError("the objective makes NaN or infinite values of what the full run makes, or that does")
+        if facts[1] == 0:
+            raise StepMaskError(f"the objective makes {facts[0]:g} of everything, so no image is closer than another")
+        before = self._measured.objective()
+        if before is not None and not np.allclose(before, facts, rtol=0.02, atol=0):
+            raise StepMaskError(
+                "the search that is resumed had another objective: of the same images it made values of mean "
+                f"{before[0]:.4g} and spread {before[1]:.4g}, now {facts[0]:.4g} and {facts[1]:.4g}; give the same "
+                "objective, or another file"
+            )
+        self._measured.keep_objective(facts)
+
     def save(self) -> None:
         """Keep all that was measured."""
         self._measured.save()
 
     def first_psnrs(self, table: Table) -> np.ndarray:
         """Of the first validation images, per image."""
-        return self._psnrs(table, VALIDATION, FIRST_IMAGES, self._config.objective)
+        return self._psnrs(table, VALIDATION, FIRST_IMAGES, self._objective)
 
     def psnrs(self, table: Table) -> np.ndarray:
         """Of all validation images, per image: PSNR in dB, or what the objective says."""
         first, count = self.first_psnrs(table), self._config.num_validation - FIRST_IMAGES
-        rest = self._psnrs(table, VALIDATION + FIRST_IMAGES, count, self._config.objective)
+        rest = self._psnrs(table, VALIDATION + FIRST_IMAGES, count, self._objective)
         return np.concatenate([first, rest])
 
     def held_back(self, table: Table) -> np.ndarray:
@@ -135,8 +160,14 @@ class Judge:
         )
 
     @property
+    def _objective(self) -> Objective | None:
+        """The user's, whose values are checked."""
+        given = self._config.objective
+        return None if given is None else partial(_rows_of, given)
+
+    @property
     def _features(self) -> Objective:
-        return self._config.objective or (lambda images: images)
+        return self._objective or (lambda images: images)
 
     @property
     def _waiting(self) -> str | None:
@@ -176,6 +207,21 @@ class Judge:
         if objective is None:
             return torch.cat([self._noise.images(*part) for part in parts])
         return torch.cat([objective(self._noise.latents(*part)).detach() for part in parts])
+
+
+def _rows_of(objective: Objective, latents: torch.Tensor) -> torch.Tensor:
+    """What an objective makes of latents (N, ...).
+
+    Raises:
+        StepMaskError: It is no tensor with N rows.
+    """
+    found = objective(latents)
+    if not isinstance(found, torch.Tensor) or found.dim() == 0 or len(found) != len(latents):
+        got = f"one of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else repr(found)[:80]
+        raise StepMaskError(
+            f"objective must return a tensor with a row for each of the {len(latents)} images, got {got}"
+        )
+    return found
 
 
 def _unbroken(wanted: torch.Tensor) -> torch.Tensor:

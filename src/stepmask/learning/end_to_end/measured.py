@@ -61,6 +61,14 @@ class Measured:
         """Keep them: measured again, they would differ, and the search with them."""
         self._arrays["latencies"] = np.asarray(values, dtype=np.float64)
 
+    def objective(self) -> np.ndarray | None:
+        """(2,) mean and spread of what the objective made of the first images; None where that is not known."""
+        return self._arrays.get("objective")
+
+    def keep_objective(self, facts: np.ndarray) -> None:
+        """Keep them: functions that do other things may have one name."""
+        self._arrays["objective"] = facts
+
     def probe(self, key: str) -> Probe | None:
         """The probe that was kept under this key."""
         if f"probe.{key}.size" not in self._arrays:

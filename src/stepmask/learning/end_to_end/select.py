@@ -161,6 +161,7 @@ class Selecting:
 
     def run(self, report: Callable[[Round], None]) -> None:
         """Search at all targets; with ``min_psnr`` until a target has less."""
+        self.judge.check_objective()
         enough, before = self.asked.min_psnr, None
         for done in self.search.run(self.targets):
             if enough is not None and before is not None and done.target < before:

@@ -71,8 +71,7 @@ def learn_per_step(
     effort = Effort()
     learner = _Learner(pipe, num_inference_steps, target_macs, seed, call_kwargs, config)
     with effort.counting(learner.denoiser), show_progress(progress, config.num_trajectories) as show:
-        state = learner.begin(None if resume is None else Path(resume))
-        effort.go_on_from(state.effort)
+        state = learner.begin(None if resume is None else Path(resume), effort)
         while state.trajectory < config.num_trajectories:
             report = learner.run_trajectory(state)
             show(report)
@@ -127,10 +126,12 @@ class _Learner(Setting):
         """What must be the same for a state to be continued."""
         return super().identity(target_macs=self.target, **more)
 
-    def begin(self, path: Path | None) -> LearnerState:
+    def begin(self, path: Path | None, effort: Effort) -> LearnerState:
         """The state to go on from, or a fresh one with its calibration."""
         if path is not None and path.exists():
-            return LearnerState.load(path, self.identity())
+            state = LearnerState.load(path, self.identity())
+            effort.go_on_from(state.effort)
+            return state
         state = LearnerState(lambda_sparse=self.config.lambda_sparse)
         facts = calibrate(self.pipe, lambda: self._call(0), self.config.importance)
         weights = losses.step_weights(facts.delta) if self.config.scale_loss else torch.ones(self.num_rows)
@@ -148,6 +149,7 @@ class _Learner(Setting):
             self.search.start(state)
             state.tensors["scores"] = self._around(state.tensors["best"])
         if path is not None:
+            state.effort = effort.facts()
             state.save(path, self.identity())  # says early if the file cannot be written
         return state
 
