@@ -52,7 +52,9 @@ def test_they_become_arguments_of_the_call(tmp_path):
     ("takes", "conditions", "words"),
     [
         (TAKES["prompt"], [1, 2], "the call of P takes prompt, not class_labels"),
-        (TAKES["class_labels"], ["a"], "the call of P takes class_labels, not prompt"),
+        (TAKES["class_labels"], ["a"], "the call of P takes class_labels, not prompt; 'a' is no class number"),
+        (TAKES["class_labels"], ["3", "abc", "7"], "'abc' is no class number"),
+        (TAKES["class_labels"], ["3"], "'3' is no class number"),
         (["self"], ["a"], "the call of P takes no conditions"),
         (TAKES["prompt"], ["a", 1], "got int, str"),
         (TAKES["prompt"], [], "got none"),

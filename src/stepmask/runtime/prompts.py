@@ -82,5 +82,8 @@ def condition_arguments(
     if argument not in parameters:
         other = next((other for other in ("prompt", "class_labels") if other in parameters), None)
         takes = f"{other}, not {argument}" if other else "no conditions"
+        if other == "class_labels":
+            strange = next((value for value in values if not value.isdecimal()), values[0])
+            takes += f"; {strange!r} is no class number"
         raise StepMaskError(f"the call of {name} takes {takes}")
     return {argument: values}
