@@ -328,10 +328,11 @@ def test_a_call_without_a_timestep():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_thousandth_of_the_timestep_and_no_begin_index(dtype):
+@pytest.mark.parametrize("steps", [4, 20, 1000])
+def test_a_thousandth_of_the_timestep_and_no_begin_index(steps, dtype):
     """As Flux with a ControlNet says it."""
     scheduler, _ = make("flow-match euler")
-    scheduler.set_timesteps(20)
+    scheduler.set_timesteps(steps)
     denoiser = FakeDenoiser(scheduler)
     expected = loop(denoiser, scheduler, form=lambda t: t.expand(2).to(dtype) / 1000)
     assert denoiser.log == expected
