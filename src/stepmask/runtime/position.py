@@ -180,7 +180,7 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
         # some pipelines say t / 1000 and no begin index (Flux with a ControlNet); the scheduler counts after that
         trained = getattr(scheduler.config, "num_train_timesteps", 1000)
         away = (scheduler.timesteps.to("cpu", torch.float64) / trained - float(timestep)).abs()
-        rescaled = torch.nonzero(away <= min(away.min(), RESCALED_TO) + 1e-9).flatten().tolist()
+        rescaled = [0] if away[0] < 1e-6 else torch.nonzero(away < RESCALED_TO).flatten().tolist()
         rows = rescaled if not rows or rescaled == [0] else rows  # the last timestep may be 1 too: runs begin at row 0
     if len(rows) == 1:
         return rows[0]
