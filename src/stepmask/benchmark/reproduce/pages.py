@@ -18,8 +18,8 @@ What can be compared with {SOURCE}, and what cannot:
   (*dead only*, as DeepCache counts). FORA's interval is not printed either, nor are its MACs.
 - **Speed-ups: as ratios.** The paper's are of its accelerator, ours of the denoiser, full and masked runs in turns.
 - **FID, IS, sFID, CLIP: no.** Ours are small models and few images. In their place: PSNR (± its standard error)
-  and SSIM against the full run from the same noise; *fd* and *IS* on the features of a small CIFAR-10 classifier, which depend on the number of
-  images and are no FIDs.
+  and SSIM against the full run from the same noise; *fd* and *IS* on the features of a small CIFAR-10
+  classifier, which depend on the number of images and are no FIDs.
 - **MACs of the reference models** are shares of their own full run, of the plan that runs: *full / conv+lin*,
   guidance included.
 - **Time to learn: no.** Other models, other machines.
