@@ -269,3 +269,13 @@ def test_a_method_that_fails_is_left_out(tmp_path):
     run = comparison(tmp_path, tell=told.append)
     rows = run.run([Method("broken", lambda subject: ["1"], fail), *chosen_methods("fora")])
     assert "left out: cannot do that here" in told and any(row["method"] == "FORA" for row in rows)
+
+
+def test_a_family_that_was_learned_for_other_targets_is_not_taken_for_these(tmp_path):
+    told = []
+    for targets in ((0.6,), (0.8,)):
+        subject = Subject(ddim_pipeline(), 4, targets=targets)
+        run = Comparison("a-unet", subject, tmp_path, num_images=2, batch_size=2, tell=told.append)
+        rows = run.run([replace(method, seeds=(0,)) for method in chosen_methods("learned")])
+    assert [row["setting"] for row in rows if row["method"] == "learned"] == ["0.6"]
+    assert any("left out" in line and "learned for 0.6 of the MACs, not for 0.8" in line for line in told)

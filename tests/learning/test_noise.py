@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -93,6 +95,18 @@ def test_tensors_are_picked_by_image_and_single_values_passed_on():
     noise = Noise(dit_pipeline(), 1, 0, {"class_labels": torch.tensor([3, 7, 11]), "guidance_scale": 1.5})
     call = noise._conditions([4, 5, 6], [0, 1, 2])
     assert call["class_labels"].tolist() == [7, 11, 3] and call["guidance_scale"] == 1.5
+
+
+def test_latents_of_a_pipeline_that_decodes_in_chunks():
+    wanted = Noise(dit_pipeline(), 2, 0).latents(0, 3)
+    pipe = dit_pipeline()
+    decode = pipe.vae.decode
+
+    def by_one(z, **kwargs):
+        return SimpleNamespace(sample=torch.cat([decode(part, **kwargs).sample for part in z.split(1)]))
+
+    pipe.vae.decode = by_one
+    assert torch.equal(Noise(pipe, 2, 0).latents(0, 3), wanted)
 
 
 def test_conditions_that_cannot_be_invented_must_be_given():

@@ -7,6 +7,7 @@ import torch
 
 from stepmask import StepMaskError, learn
 from stepmask.learning import LearnConfig
+from stepmask.learning.per_step.learner import _Learner
 from stepmask.learning.per_step.state import LearnerState, adam_step
 from tiny import ddim_pipeline, dit_pipeline, generator
 
@@ -174,3 +175,17 @@ def test_adam_is_torchs():
 
 def test_a_config_survives_json():
     assert LearnConfig(**dict(LearnConfig.paper().__dict__)) == LearnConfig.paper()
+
+
+def test_calls_of_a_run_that_is_interrupted_before_its_first_trajectory_count(tmp_path, monkeypatch):
+    """Calibration is over then; the full run's images, which exchanges are judged by, are made again."""
+    expected = learn(dit_pipeline(), STEPS, 0.6, **QUICK).provenance["denoiser_calls"]
+
+    def stop(self, state):
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(_Learner, "run_trajectory", stop)
+        learn(dit_pipeline(), STEPS, 0.6, resume=tmp_path / "state", **QUICK)
+    resumed = learn(dit_pipeline(), STEPS, 0.6, resume=tmp_path / "state", **QUICK)
+    assert expected <= resumed.provenance["denoiser_calls"] <= expected + 2 * STEPS
