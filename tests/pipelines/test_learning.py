@@ -264,7 +264,7 @@ def test_what_runs_beside_the_denoiser_keeps_no_graph(name):
             return latents[0]
 
         forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
-        kept[steps], slopes[steps] = sum(numbers), np.abs(chain.slopes).sum()
+        kept[steps], slopes[steps] = sum(numbers), np.abs(chain.account.slopes).sum()
     assert slopes[8] > 0 and np.isfinite(slopes[8])
     latents = 2 * 4 * 16 * 16
     assert kept[8] - kept[4] < 40 * 4 * latents
@@ -286,6 +286,6 @@ def test_gradients_come_back_through_a_controlnet(monkeypatch):
             return latents[0]
 
         forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
-        found.append(chain.slopes)
+        found.append(chain.account.slopes)
     assert np.abs(found[0]).sum() > 0
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)

@@ -59,7 +59,7 @@ def _end_to_end(pipe: Any, steps: int, num_images: int) -> int:
     with frozen(denoiser_of(pipe)), chain.riding():
         images = noise.latents(0, num_images, copies=2)
         images.backward(images.detach())
-    return chain.waiting_bytes
+    return chain.history.waiting_bytes
 
 
 def _full_chain(pipe: Any, steps: int, num_images: int, checkpointing: bool) -> int:

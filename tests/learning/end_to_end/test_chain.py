@@ -23,6 +23,7 @@ from stepmask import State, StepMask, UnsupportedModelError, describe, make_plan
 from stepmask.architectures import denoiser_of
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end._adjoints import inner
+from stepmask.learning.end_to_end.account import Account
 from stepmask.learning.end_to_end.chain import Chain
 from stepmask.learning.end_to_end.probe import probe
 from stepmask.learning.end_to_end.switches import settle
@@ -97,13 +98,13 @@ def cotangents(pipe, call: dict, copies: int = COPIES) -> Tensor:
     return torch.randn(copies, *shape, generator=generator(7), dtype=torch.float64)
 
 
-def ride(pipe, call, plan, along: Tensor, fresh: bool = True, **options) -> tuple[Chain, Tensor]:
-    """A chain with its effects along (copies, IMAGES, ...) cotangents, and the images that it made."""
+def ride(pipe, call, plan, along: Tensor, fresh: bool = True, **options) -> tuple[Account, Tensor]:
+    """The account of a chain along (copies, IMAGES, ...) cotangents, and the images that it made."""
     chain = Chain(pipe, plan, IMAGES, len(along), fresh, **options)
     with frozen(denoiser_of(pipe)), chain.riding():
         images = final(pipe, call, len(along))
         images.backward(along.flatten(0, 1).to(images))
-    return chain, images.detach()
+    return chain.account, images.detach()
 
 
 class Blend:
@@ -189,7 +190,7 @@ def blended(pipe, call, mask: StepMask, amounts, gradient: bool = False) -> Tens
 
 
 def derivatives(pipe, call, mask: StepMask, along: Tensor) -> np.ndarray:
-    """(T, B, actions, copies, IMAGES): what `Chain.effects` promises, all switches from one graph of the whole run."""
+    """(T, B, actions, copies, IMAGES): what `Account.effects` promises, by one graph of the whole run."""
     amounts = torch.zeros(*mask.actions.shape, len(Action), IMAGES, dtype=torch.float64, requires_grad=True)
     images = blended(pipe, call, mask, amounts, gradient=True)
     found = [torch.autograd.grad(images, amounts, one.to(images), retain_graph=True)[0] for one in along]

@@ -13,24 +13,22 @@ along each cotangent. Knows no budgets and makes no choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from stepmask.architectures import denoiser_of
 from stepmask.errors import UnsupportedModelError
-from stepmask.learning.end_to_end._adjoints import Adjoints, Parts, inner, inner_by_channel
+from stepmask.learning.end_to_end._adjoints import Parts
+from stepmask.learning.end_to_end.account import Account
+from stepmask.learning.end_to_end.history import History
 from stepmask.learning.riding import companions
 from stepmask.liveness import Plan, State
-from stepmask.mask import Action
-from stepmask.runtime.cache import extrapolate
-from stepmask.runtime.channels import ChannelGains
 from stepmask.runtime.features import Layout, put_together, take_apart
 from stepmask.runtime.gate import gated
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
@@ -64,7 +62,7 @@ class _Replay:
 
 
 class Chain:
-    """One run under a plan, recorded, and its effects on the final images.
+    """One run under a plan, recorded, and run backwards for the account of its cells.
 
     Args:
         pipe: What samples; its denoiser is gated while `riding`.
@@ -87,54 +85,20 @@ class Chain:
         by_channel: bool = False,
     ) -> None:
         self.pipe, self.plan, self.num_images, self.copies = pipe, plan, num_images, copies
-        self._fresh, self._device, self._accounts_for_channels = fresh, device, by_channel
+        self._fresh, self._waiting = fresh, device
         self._states = plan.states.tolist()
-        self._gains = np.ones(plan.states.shape) if plan.gains is None else plan.gains
-        self._by_channel = ChannelGains(plan.sites, plan.channel_gains)
         self._tracker = PositionTracker()
         self._last_calls: dict[int, tuple[int, int]] = {}
         self._call: _Call | None = None
         self._replay: _Replay | None = None
-        self._values: dict[tuple[int, int], list[tuple[int, Parts]]] = {}
         self._layouts: dict[int, Layout] = {}
-        self._adjoints: dict[int, Adjoints] = {}
         self.anchor = torch.zeros((), requires_grad=True)
         """Every call depends on it, so that gradients come back through all of them."""
-        rows, sites = plan.states.shape
-        # where the denoiser is: nothing is read from an accelerator before all is there
-        device = next(denoiser_of(pipe).parameters()).device
-        self._effects = torch.zeros((rows, sites, len(Action), copies, num_images), device=device)
-        self._slopes = torch.zeros((rows, sites, copies, num_images), device=device)
-        self._channel_slopes: dict[int, Tensor] = {}
-
-    @property
-    def effects(self) -> np.ndarray:
-        """(T, B, actions, copies, images): change of the cotangent's inner product with the final image."""
-        return _on_host(self._effects)
-
-    @property
-    def slopes(self) -> np.ndarray:
-        """(T, B, copies, images): the same by gains of forecasts, per unit."""
-        return _on_host(self._slopes)
-
-    @property
-    def channel_slopes(self) -> dict[int, np.ndarray]:
-        """By site that forecasts, (copies, images, C): the same by its channels' gains, summed over rows."""
-        return {site: _on_host(slopes) for site, slopes in self._channel_slopes.items()}
-
-    def scale(self, sizes: Tensor) -> None:
-        """Multiply all that was found along each cotangent, (copies, images) as the numbers say."""
-        sizes = sizes.to(self._effects)
-        self._effects *= sizes
-        self._slopes *= sizes
-        for slopes in self._channel_slopes.values():
-            slopes *= sizes[..., None]
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes of the values that wait between the two passes; grows with the number of steps."""
-        entries = (parts for history in self._values.values() for _, parts in history)
-        return sum(part.numel() * part.element_size() for parts in entries for part in parts)
+        self._device = next(denoiser_of(pipe).parameters()).device
+        self.history = History(plan, self._device, device)
+        """What waits between the two passes."""
+        self.account = Account(plan, self.history, copies, num_images, self._device, by_channel)
+        """What comes out."""
 
     def riding(self) -> AbstractContextManager[None]:
         """Gate the denoiser and its sites for a while."""
@@ -194,8 +158,8 @@ class Chain:
         finally:
             self._call = None
         tensors, call.output_spec = tree_flatten(output)
-        if self._device is not None:
-            call.leaves = [leaf.to(self._device) if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
+        if self._waiting is not None:
+            call.leaves = [leaf.to(self._waiting) if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
         size = call.groups, self.copies, self.num_images
         return tuple(
             t.unflatten(0, (call.groups, self.num_images)).unsqueeze(1).expand(*size, *t.shape[1:]).flatten(0, 2)
@@ -204,9 +168,7 @@ class Chain:
 
     def replay(self, call: _Call, cotangents: tuple[Tensor | None, ...]) -> list[Tensor]:
         """Run a call again with gradient: account for its cells, and return the cotangents of its inputs."""
-        row, stream = call.position.row, call.position.stream
-        device = next(denoiser_of(self.pipe).parameters()).device
-        leaves = [leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
+        leaves = [leaf.to(self._device) if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
         inputs = []
         for index in call.differentiable:
             leaves[index] = leaves[index].detach().requires_grad_()
@@ -218,7 +180,6 @@ class Chain:
             done = self._replay
         finally:
             self._call = self._replay = None
-        adjoints = self._adjoints.setdefault(stream, Adjoints())
         wanted = done.values | done.leaves
         order = sorted(wanted)
         sources = [*inputs, *(part for site in order for part in wanted[site])]
@@ -235,8 +196,8 @@ class Chain:
             )
         owed, befores = {}, {}
         for site in done.values:
-            befores[site] = self._before(stream, site, row)
-            later = adjoints.of_newest(site, row, befores[site])
+            befores[site] = self.history.before(call.position.stream, site, call.position.row)
+            later = self.account.owed(call.position, site, befores[site])
             if later is not None:
                 owed[site] = later
                 ends += done.values[site]
@@ -251,15 +212,15 @@ class Chain:
             torch.stack([torch.zeros_like(s) if one is None else one for one in by_copy])
             for s, by_copy in zip(sources, zip(*found, strict=True), strict=True)
         ]
-        at = len(inputs)
+        at, where = len(inputs), (call.position, call.groups)
         for site in order:
             size = len(wanted[site])
             gradient = stacked[at : at + size]
             if site in done.values:
                 value = [part.detach() for part in done.values[site]]
-                self._account_computed(call, site, gradient, value, befores[site], owed.get(site), adjoints)
+                self.account.computed(*where, site, gradient, value, befores[site], owed.get(site))
             else:
-                self._account_cached(call, site, gradient, done, adjoints)
+                self.account.cached(*where, site, gradient, done.fresh.get(site))
             at += size
         return [self._with_copies(g, call) for g in stacked[: len(inputs)]]
 
@@ -267,59 +228,6 @@ class Chain:
         """(copies, groups * images, ...) in the order of the pipeline's batch."""
         by_copy = gradient.unflatten(1, (call.groups, self.num_images)).transpose(0, 1)
         return by_copy.flatten(0, 2)
-
-    def _account_computed(
-        self,
-        call: _Call,
-        site: int,
-        gradient: Parts,
-        value: Parts,
-        before: list[tuple[int, Parts]],
-        owed: Parts | None,
-        adjoints: Adjoints,
-    ) -> None:
-        """Effects of holding or forecasting a computed cell; then the adjoints as the rows before it see them."""
-        row = call.position.row
-        if not before:
-            return
-        now = gradient if owed is None else _minus(gradient, owed)
-        effect = self._effect(call)
-        later = adjoints.effect_of_holding(site, row, value, before, effect)
-        held = before[0][1]
-        self._effects[row, site, Action.hold] += effect(now, _minus(held, value)) + later
-        if len(before) > 1:
-            ahead = self._ahead(site, before, row)
-            self._effects[row, site, Action.linear] += effect(now, _minus(ahead, value)) + later
-        adjoints.close(site, row, value)
-
-    def _account_cached(self, call: _Call, site: int, gradient: Parts, done: _Replay, adjoints: Adjoints) -> None:
-        """Effects of computing a cell that does not, or of forecasting instead of holding and back."""
-        row, stream = call.position.row, call.position.stream
-        before, effect, effects = self._before(stream, site, row), self._effect(call), self._effects[row, site]
-        two = len(before) > 1
-        held = before[0][1]
-        linear = self._states[row][site] == State.forecast and two
-        gain = float(self._gains[row, site])
-        if two:
-            change = effect(gradient, _minus(self._ahead(site, before, row), held))
-            effects[Action.hold if linear else Action.linear] += -gain * change if linear else change
-            self._slopes[row, site] += change
-        if linear and self._accounts_for_channels:
-            change = _minus(_ahead(before, row, gain), held)
-            along = inner_by_channel(gradient, change, call.groups, self.num_images)
-            self._channel_slopes[site] = self._channel_slopes.get(site, 0.0) + along
-        if site in done.fresh:
-            fresh = done.fresh[site]
-            now = effect(gradient, _minus(fresh, self._ahead(site, before, row, gain) if linear else held))
-            effects[Action.compute] += now - adjoints.effect_of_holding(site, row, fresh, before, effect)
-        adjoints.read(site, row, gradient, gain if linear else None, self._by_channel.of(site, held))
-
-    def _ahead(self, site: int, before: list[tuple[int, Parts]], row: int, gain: float = 1.0) -> Parts:
-        """What a site forecasts at `row` with this gain, and those of its channels."""
-        return _ahead(before, row, gain, self._by_channel.of(site, before[0][1]))
-
-    def _effect(self, call: _Call) -> Callable[[Parts, Parts], Tensor]:
-        return lambda cotangent, change: inner(cotangent, change, call.groups, self.num_images)
 
     def _site(self, site: int) -> Callable[[Callable[[], Any], tuple, dict], Any]:
         def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
@@ -335,14 +243,13 @@ class Chain:
                     self._check_gradient(site, (args, kwargs), parts)
                     self._replay.values[site] = parts
                 else:
-                    kept = [part.detach() if self._device is None else part.to(self._device) for part in parts]
-                    self._values.setdefault((stream, site), []).append((row, kept))
+                    self.history.keep(stream, site, row, parts)
                 return value
-            before = self._before(stream, site, row)
+            before = self.history.before(stream, site, row)
             if state == State.dead and not self._fresh:
                 parts = [p.new_full((), torch.nan).expand(p.shape) for p in before[0][1]]
             elif state == State.forecast and len(before) > 1:
-                parts = self._ahead(site, before, row, float(self._gains[row, site]))
+                parts = self.history.ahead(site, before, row, self.history.gain(row, site))
             else:
                 parts = before[0][1]
             if self._replay is not None and state != State.dead:
@@ -362,36 +269,6 @@ class Chain:
                 f"no gradient passes through {self.plan.sites[site]}: it is quantised or compiled in a way that cannot "
                 "be differentiated; learn on the plain model"
             )
-
-    def _history(self, stream: int, site: int) -> list[tuple[int, Parts]]:
-        return self._values.get((stream, site), [])
-
-    def _before(self, stream: int, site: int, row: int) -> list[tuple[int, Parts]]:
-        """The newest and second newest value computed before a row."""
-        found = [entry for entry in self._history(stream, site) if entry[0] < row][-2:]
-        return [(at, self._on_device(parts)) for at, parts in reversed(found)]
-
-    def _on_device(self, parts: Parts) -> Parts:
-        if self._device is None:
-            return parts
-        device = next(denoiser_of(self.pipe).parameters()).device
-        return [part.to(device) for part in parts]
-
-
-def _on_host(values: Tensor) -> np.ndarray:
-    return values.cpu().double().numpy()
-
-
-def _ahead(
-    before: list[tuple[int, Parts]], row: int, gain: float = 1.0, factors: Sequence[Tensor] | None = None
-) -> Parts:
-    """The line through the newest and second newest value, its slope times `gain` and `factors`, at `row`."""
-    (row_1, newest), (row_2, second) = before
-    return extrapolate(newest, second, gain * (row - row_1) / (row_1 - row_2), factors)
-
-
-def _minus(a: Parts, b: Parts) -> Parts:
-    return [x - y for x, y in zip(a, b, strict=True)]
 
 
 class _Node(torch.autograd.Function):

@@ -107,8 +107,8 @@ class GainFit:
         for call, target in batches:
             chain = Chain(pipe, plan, len(target), 1, device=device, by_channel=self._by_channel)
             error = forth_and_back(chain, call, target, of_log_squares, features)
-            gradient += _finite(chain.slopes).sum((-1, -2))
-            for site, slopes in chain.channel_slopes.items():
+            gradient += _finite(chain.account.slopes).sum((-1, -2))
+            for site, slopes in chain.account.channel_slopes.items():
                 by_channel[site] = by_channel.get(site, 0.0) + _finite(slopes).sum((0, 1))
             errors.append(error.flatten(1).double().square().mean(1).log10())
         self._descend(gradient, {self._graph.names[site]: slopes for site, slopes in by_channel.items()})

@@ -98,7 +98,7 @@ def probe(
         return torch.cat([2 * error, *signs.to(error)])
 
     error = forth_and_back(chain, lambda: call(1 + num_projections), target, cotangents, features)
-    effects = _overflow_as_worst(chain.effects)
+    effects = _overflow_as_worst(chain.account.effects)
     projections = np.moveaxis(effects[..., 1:, :], -2, -1) / max(num_projections, 1) ** 0.5
     square = error.flatten(1).square().sum(1).double().cpu().numpy()
     return Probe(square, effects[..., 0, :], projections, error[0].numel())
@@ -150,5 +150,5 @@ def forth_and_back(
             unit = along / sizes.view(-1, *[1] * (along.dim() - 1))
             # to the chain alone: decoders and objectives have weights of their own
             found.backward(unit.to(found.dtype), inputs=[chain.anchor])
-    chain.scale(sizes.view(chain.copies, chain.num_images))
+    chain.account.scale(sizes.view(chain.copies, chain.num_images))
     return error
