@@ -85,7 +85,6 @@ class Handle:
                     policy_from=self._policy_from,
                     on_run=lambda scheduler, denoiser=denoiser: self._begin(denoiser, scheduler),
                     feeders=architecture_of(denoisers[0]).feeders(denoisers[0]),
-                    once=True,
                 )
         except BaseException:
             self.remove()
@@ -134,7 +133,7 @@ class Handle:
         Where a stream began anew, since its conditions or its shape changed or a second denoiser took over, a row
         computes in full.
         """
-        stretches = [stretch for executor in self._run for stretch in executor.segments]
+        stretches = [stretch for executor in self._run for stretch in executor.stretches]
         if not stretches:
             return self._policy_from(0).plan
         plans = [self._policy_from(first).plan for first, _ in stretches]

@@ -71,7 +71,13 @@ class Cache:
         self._values: dict[int, list[tuple[int, Feature]]] = {}
         self._poison: dict[int, Feature] = {}
         self._versions: dict[int, list[int]] = {}
+        self._steps: dict[int, int] = {}
         self._meter = meter
+
+    def reach(self, site: int, step: int) -> bool:
+        """Note that a site runs at a step; whether it had run there already."""
+        before, self._steps[site] = self._steps.get(site), step
+        return before == step
 
     def put(self, site: int, feature: Feature, step: int = 0, keep: int = 1) -> None:
         """Add the newest value of a site, and keep so many, at least this one."""

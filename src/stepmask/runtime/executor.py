@@ -72,7 +72,6 @@ class Executor:
         policy_from: Makes the policy of a stream that begins at a row.
         on_run: Called with the scheduler when a new run begins, before anything else; may raise.
         feeders: Per name of a site, submodules that need not run where the policy (a `RunPlan`) does not run the site.
-        once: Whether to refuse a site that runs twice in one call of the denoiser; learning runs a call several times.
     """
 
     def __init__(
@@ -83,28 +82,23 @@ class Executor:
         policy_from: Callable[[int], Policy],
         on_run: Callable[[Any], None] = lambda scheduler: None,
         feeders: Mapping[str, Sequence[str]] | None = None,
-        once: bool = False,
     ) -> None:
         self._scheduler, self._policy_from, self._on_run = scheduler, policy_from, on_run
         self._tracker = PositionTracker()
         self._streams: dict[int, Stream] = {}
         self._current: Stream | None = None
-        self._reached: set[int] = set()  # sites, in the call that runs now
-        self._names = graph.names
         self._thread = 0  # of the latest run
-        self.segments: list[tuple[int, int]] = []
+        self.stretches: list[tuple[int, int]] = []
         """First and last row of each stretch of the latest run, of each step's first call: one, unless it began anew
         on the way."""
         self.meter = Meter()
         self.position: Position | None = None
         """Position of the latest denoiser call."""
-        self.start = 0
-        """Row at which the latest run began."""
         self.first_call: tuple[tuple, dict] | None = None
         """Arguments of that run's first call, of fractions the shapes alone."""
         modules = dict(denoiser.named_modules())
         gates = [
-            (site.name, modules[site.name], self._controller(i, i in graph.rewritten, once))
+            (site.name, modules[site.name], self._controller(i, i in graph.rewritten))
             for i, site in enumerate(graph.sites)
         ]
         for i, site in enumerate(graph.sites):
@@ -134,20 +128,11 @@ class Executor:
         self._streams, self._current = {}, None
         self._gates.remove()
 
-    def _controller(
-        self, site: int, rewritten: bool, once: bool
-    ) -> Callable[[Callable[[], Feature], tuple, dict], Feature]:
+    def _controller(self, site: int, rewritten: bool) -> Callable[[Callable[[], Feature], tuple, dict], Feature]:
         def control(compute: Callable[[], Feature], args: tuple, kwargs: dict) -> Feature:
             stream = self._current
             if stream is None:  # a submodule called on its own, outside of the denoiser
                 return compute()
-            if once and site in self._reached:
-                raise UnsupportedModelError(
-                    f"{self._names[site]} runs several times in one call of the denoiser, so one cell cannot say what "
-                    "it does: switch off what splits its input (forward chunking?), or leave it out: describe(model, "
-                    "sites=...)"
-                )
-            self._reached.add(site)
             return stream.policy(stream.row - stream.start, site, compute, stream.cache)
 
         def copied(compute: Callable[[], Feature], args: tuple, kwargs: dict) -> Feature:
@@ -170,7 +155,7 @@ class Executor:
         scheduler = self._scheduler()
         position = self._tracker.locate(scheduler, timestep_of(args, kwargs))
         if position.new_run:
-            self._streams, self.start, self.segments = {}, position.row, []
+            self._streams, self.stretches = {}, []
             self._thread = threading.get_ident()
             self.first_call = without_fractions((args, kwargs))
             self.meter = Meter()
@@ -186,7 +171,6 @@ class Executor:
                 "a time, so let threads take turns, or give each a denoiser of its own"
             )
         self.position = position
-        self._reached.clear()
         self._current = self._stream_at(position, _shape(args, kwargs), _Arguments(args, kwargs))
 
     def _stream_at(self, position: Position, shape: tuple, arguments: _Arguments) -> Stream:
@@ -200,14 +184,14 @@ class Executor:
             stream = Stream(position.row, position.row, shape, policy, cache, arguments)
             self._streams[position.stream] = stream
         if position.stream == 0:
-            begins = stream.start == position.row
-            self.segments[len(self.segments) - (not begins) :] = [(stream.start, position.row)]
+            if stream.start < position.row:
+                self.stretches.pop()
+            self.stretches.append((stream.start, position.row))
         stream.row, stream.arguments = position.row, arguments
         return stream
 
     def __deepcopy__(self, memo: dict) -> None:
-        raise StepMaskError("a masked denoiser cannot be copied, since its copy would run the original's blocks: "
-                            "remove the mask first")  # fmt: skip
+        raise StepMaskError("a copy of a masked denoiser would run the original's blocks: remove the mask first")
 
     def __reduce__(self) -> str:
         raise StepMaskError("a masked denoiser cannot be pickled: remove the mask first, or save its state_dict()")

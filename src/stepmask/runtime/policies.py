@@ -36,6 +36,12 @@ class RunPlan:
 
     def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
         """Compute, reuse, extrapolate, or stand in for a dead value."""
+        if cache.reach(site, step):
+            raise UnsupportedModelError(
+                f"{self.plan.sites[site]} runs several times in one call of the denoiser, so one cell cannot say what "
+                "it does: switch off what splits its input (forward chunking?), or leave it out: describe(model, "
+                "sites=...)"
+            )
         state, keep = self._states[step][site], self._keep[step][site]
         if state == State.compute:
             feature = compute()
