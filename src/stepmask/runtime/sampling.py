@@ -284,16 +284,24 @@ def without_decoder(pipe: Any, keep_all: bool = False) -> Iterator[list[Tensor]]
     """
     latents: list[Tensor] = []
     vae = getattr(pipe, "vae", None)
+
+    def keep(z: Tensor) -> Tensor:
+        latents[:] = [*latents, z] if keep_all else [z]
+        return z.detach()  # what follows only makes pictures, some with numpy
+
     if vae is None:
         yield latents
     elif type(vae).__name__ == "AutoencoderKL":
-        with _in_one_piece(vae), gated([("vae.decoder", vae.decoder, _keep_in(latents, keep_all))]):
+
+        def network(compute: Any, args: tuple, kwargs: dict) -> Tensor:
+            return keep(args[0] if args else kwargs["sample"])
+
+        with _in_one_piece(vae), gated([("vae.decoder", vae.decoder, network)]):
             yield latents
     else:  # others run their decoder once for every few frames
 
         def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
-            latents[:] = [*latents, z] if keep_all else [z]
-            return SimpleNamespace(sample=z.detach()) if return_dict else (z.detach(),)
+            return SimpleNamespace(sample=keep(z)) if return_dict else (keep(z),)
 
         own = vars(vae).get("decode")  # a compiled one, for example
         vae.decode = decode
@@ -303,15 +311,6 @@ def without_decoder(pipe: Any, keep_all: bool = False) -> Iterator[list[Tensor]]
             del vae.decode
             if own is not None:
                 vae.decode = own
-
-
-def _keep_in(latents: list[Tensor], keep_all: bool) -> Any:
-    def keep(compute: Any, args: tuple, kwargs: dict) -> Tensor:
-        z = args[0] if args else kwargs["sample"]
-        latents[:] = [*latents, z] if keep_all else [z]
-        return z.detach()  # what follows only makes pictures, some with numpy
-
-    return keep
 
 
 @contextlib.contextmanager
