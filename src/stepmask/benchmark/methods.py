@@ -104,9 +104,9 @@ class FamilyMethod:
         return budgets(subject)
 
     def family(self, subject: Subject, seed: int) -> MaskFamily:
-        """Learn all budgets that can be reached; where there is none, the least expensive says why."""
+        """Learn all budgets that can be reached; where none can, learning says so."""
         budget = Budget(describe(subject.pipe), measure_cost(subject.pipe, call_kwargs=subject.call_kwargs))
-        floor = budget.floor(subject.steps)
+        floor = budget.floor(fora(subject.pipe, subject.steps).num_rows)  # some schedulers take more rows than steps
         return learn_family(
             subject.pipe,
             subject.steps,
