@@ -23,7 +23,7 @@ from stepmask.mask import Action
 from stepmask.schedules import fora, key_steps
 from tiny import ddim_pipeline, dit_pipeline
 
-STEPS = 8
+STEPS = 6
 QUICK = {
     "rounds": 1,
     "num_probes": 2,
@@ -162,7 +162,7 @@ def test_learned_masks_have_gains_unless_told_otherwise(make, tmp_path):
 def test_whole_steps_that_cost_a_little_too_much_are_brought_to_the_target():
     """Four of eight steps of the DiT cost 0.506."""
     config = GlobalConfig(gains=6, rounds=0, num_probes=2, num_validation=3)
-    selecting = Selecting(trained(), STEPS, Asked(target_macs=0.5), 0, {"guidance_scale": 2.5}, config, None)
+    selecting = Selecting(trained(), 8, Asked(target_macs=0.5), 0, {"guidance_scale": 2.5}, config, None)
     search = selecting.search
     search._begin([0.5])
     list(search._learn_gains(0.5))
