@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import diffusers
@@ -487,6 +488,56 @@ def test_another_thread_in_the_middle_of_a_run():
                 other.submit(model, sample, scheduler.timesteps[1]).result()
             scheduler.set_timesteps(STEPS)
             other.submit(bare_loop, model, scheduler).result()
+
+
+@pytest.mark.parametrize("new_run", [False, True])
+def test_another_thread_in_the_middle_of_a_call(new_run):
+    """It is refused before it changes anything: the call that is under way ends as it would have alone."""
+    model, twin, scheduler = tiny_model("UNet2DModel"), tiny_model("UNet2DModel"), DDIMScheduler()
+    mask = random_mask(model, scheduler, STEPS, share=0.3)
+    sample, _ = noise(model, 1, 0)
+    outputs, caller = [], threading.current_thread()
+
+    def call_too(module, args):
+        if threading.current_thread() is not caller:  # it was not refused: do not wait for it forever
+            return
+        timesteps, row = scheduler.timesteps, len(outputs)
+        if new_run:
+            scheduler.set_timesteps(STEPS)
+        with pytest.raises(PositionError, match="another thread called the UNet2DModel in the middle of a call"):
+            other.submit(model, sample, scheduler.timesteps[0 if new_run else row]).result()
+        scheduler.timesteps = timesteps
+
+    with ThreadPoolExecutor(1) as other, torch.no_grad(), stepmask.apply(model, mask, scheduler=scheduler):
+        scheduler.set_timesteps(STEPS)
+        hook = model.mid_block.register_forward_pre_hook(call_too)
+        for t in scheduler.timesteps:
+            outputs.append(model(sample, t).sample)
+        hook.remove()
+        other.submit(scheduler.set_timesteps, STEPS).result()
+        other.submit(bare_loop, model, scheduler).result()
+    with torch.no_grad(), reference(twin, mask) as running:
+        for running.row, t in enumerate(scheduler.timesteps):
+            assert torch.equal(outputs[running.row], twin(sample, t).sample)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_call_that_a_thread_did_not_live_to_end():
+    """Nothing is told of what is no ordinary exception."""
+    model, scheduler = tiny_model("UNet2DModel"), DDIMScheduler()
+
+    def stop(*args):
+        raise SystemExit
+
+    with stepmask.apply(model, random_mask(model, scheduler, STEPS), scheduler=scheduler):
+        scheduler.set_timesteps(STEPS)
+        hook = model.mid_block.register_forward_pre_hook(stop)
+        thread = threading.Thread(target=bare_loop, args=(model, scheduler))
+        thread.start()
+        thread.join()
+        hook.remove()
+        scheduler.set_timesteps(STEPS)
+        bare_loop(model, scheduler)
 
 
 def test_a_site_that_runs_twice_in_one_call():

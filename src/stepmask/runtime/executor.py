@@ -88,6 +88,7 @@ class Executor:
         self._streams: dict[int, Stream] = {}
         self._current: Stream | None = None
         self._thread = 0  # of the latest run
+        self._caller: threading.Thread | None = None  # in the middle of a call
         self.stretches: list[tuple[int, int]] = []
         """First and last row of each stretch of the latest run, of each step's first call: one, unless it began anew
         on the way."""
@@ -152,6 +153,10 @@ class Executor:
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if torch.compiler.is_compiling():  # ends the trace; what runs then, eagerly, is right or says what is wrong
             raise UnsupportedModelError(f"{type(module).__name__} is compiled as a whole while a mask is applied")
+        caller = threading.current_thread()
+        if self._caller not in (None, caller) and self._caller.is_alive():
+            raise _another_thread(module, "call")
+        self._caller = caller
         scheduler = self._scheduler()
         position = self._tracker.locate(scheduler, timestep_of(args, kwargs))
         if position.new_run:
@@ -166,10 +171,7 @@ class Executor:
                 self._tracker = PositionTracker()  # whatever the loop calls next is asked again
                 raise
         elif threading.get_ident() != self._thread:
-            raise PositionError(
-                f"another thread called the {type(module).__name__} in the middle of a run: a mask follows one run at "
-                "a time, so let threads take turns, or give each a denoiser of its own"
-            )
+            raise _another_thread(module, "run")
         self.position = position
         self._current = self._stream_at(position, _shape(args, kwargs), _Arguments(args, kwargs))
 
@@ -197,7 +199,15 @@ class Executor:
         raise StepMaskError("a masked denoiser cannot be pickled: remove the mask first, or save its state_dict()")
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        self._current = None
+        if self._caller is threading.current_thread():  # not one that was refused while another calls
+            self._current = self._caller = None
+
+
+def _another_thread(denoiser: nn.Module, what: str) -> PositionError:
+    return PositionError(
+        f"another thread called the {type(denoiser).__name__} in the middle of a {what}: a mask follows one run at a "
+        "time, so let threads take turns, or give each a denoiser of its own"
+    )
 
 
 def _shape(args: tuple, kwargs: dict) -> tuple:
