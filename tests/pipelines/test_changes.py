@@ -13,7 +13,7 @@ from peft import LoraConfig
 from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
-from stepmask import UnsupportedModelError, describe, measure_cost
+from stepmask import UnsupportedModelError, describe, measure_cost, schedules
 from stepmask.architectures import denoiser_of
 from stepmask.runtime import executor
 from tiny import count_computes
@@ -260,6 +260,69 @@ def test_offload_of_submodules_after_a_mask_must_be_undone_first(flux):
     assert torch.equal(FLUX.run(flux), plain)
     with stepmask.apply(flux, mask):
         assert torch.equal(FLUX.run(flux), wanted)
+
+
+def test_offload_of_submodules_that_is_undone_under_a_mask(flux):
+    """The gates go with the wrappers that they were put around."""
+    plain, mask = FLUX.run(flux), random_actions(flux, 3)
+    wanted = hooked(FLUX, flux, mask)
+    offload_leaves(flux.transformer)
+    handle = stepmask.apply(flux, mask)
+    flux.transformer._diffusers_hook.remove_hook("group_offloading")
+    with pytest.raises(UnsupportedModelError, match=r"proj_.* was wrapped by something else when .* was undone since"):
+        FLUX.run(flux)
+    handle.remove()
+    assert torch.equal(FLUX.run(flux), plain)
+    with stepmask.apply(flux, mask):
+        assert torch.equal(FLUX.run(flux), wanted)
+
+
+# --- caches of diffusers
+
+
+def cached_attention(pipe):
+    """Attention runs at every other step."""
+    pipe.transformer.enable_cache(
+        diffusers.PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2,
+            spatial_attention_timestep_skip_range=(-1, 1001),
+            current_timestep_callback=lambda: 500,
+        )
+    )
+
+
+@pytest.mark.filterwarnings("ignore:the run.s timesteps differ")
+def test_a_cache_of_diffusers_over_a_mask_is_noticed():
+    """Where it skips what the mask says computes."""
+    case = replace(FLUX, steps=6)
+    pipe = case.build()
+    plain, full, mask = case.run(pipe), all_ones(pipe), schedules.fora(pipe, 6, interval=3)
+    cached_attention(pipe)
+    cached = case.run(pipe)
+    pipe.transformer.disable_cache()
+    handle = stepmask.apply(pipe, full)
+    cached_attention(pipe)
+    assert torch.equal(case.run(pipe), cached) and not torch.equal(cached, plain)
+    pipe.transformer.disable_cache()
+    handle.remove()
+    handle = stepmask.apply(pipe, mask)
+    cached_attention(pipe)
+    with pytest.raises(UnsupportedModelError, match=r"attn did not run at a step at which .*enable_cache"):
+        case.run(pipe)
+    pipe.transformer.disable_cache()
+    handle.remove()
+    assert torch.equal(case.run(pipe), plain)
+
+
+def test_a_cache_of_diffusers_that_is_switched_off_under_a_mask(flux):
+    plain, mask = FLUX.run(flux), random_actions(flux, 3)
+    cached_attention(flux)
+    handle = stepmask.apply(flux, mask)
+    flux.transformer.disable_cache()
+    with pytest.raises(UnsupportedModelError, match=r"attn was wrapped by something else when .* was undone since"):
+        FLUX.run(flux)
+    handle.remove()
+    assert torch.equal(FLUX.run(flux), plain)
 
 
 # --- torch.compile

@@ -90,6 +90,11 @@ class Cache:
         """The newest value of a site; KeyError where there is none."""
         return self._values[site][0][1]
 
+    def newest_step(self, site: int) -> int | None:
+        """The step at which the newest value of a site was computed."""
+        values = self._values.get(site)
+        return values[0][0] if values else None
+
     def written(self, site: int) -> bool:
         """Whether something has written into the newest value of a site since it was put here."""
         return versions(self.get(site)) != self._versions[site]

@@ -43,12 +43,25 @@ class Gate:
         """Whether the module was compiled since, so that the gate is within what was compiled, or out of use."""
         return self.module._compiled_call_impl is not (self._forward if self._where != "forward" else None)
 
+    @property
+    def lost(self) -> bool:
+        """Whether a wrapper that was there before the gate was removed since, and the gate with it.
+
+        Then stands what that one had wrapped; diffusers' and accelerate's wrappers tell what that is.
+        """
+        found, before = getattr(self.module, self._where), self._original
+        while before is not None and before != found:
+            before = getattr(before, "__wrapped__", None)
+        return before is not None
+
     def remove(self) -> None:
-        """Put back what was there.
+        """Put back what was there; of a gate that is lost nothing is left.
 
         Raises:
             UnsupportedModelError: Something else has wrapped the module since; it is left as it is.
         """
+        if self.lost:
+            return
         if self.module.__dict__.get(self._where) is not self._forward:
             raise UnsupportedModelError(
                 f"{self.name} was wrapped by something else while a mask was applied (offload hooks?); undo that "
@@ -79,7 +92,8 @@ class Gates:
             root: The model whose submodules are gated.
 
         Raises:
-            UnsupportedModelError: A module was replaced by another, or it or one around it was compiled.
+            UnsupportedModelError: A module was replaced by another, a gate went with what it had wrapped, or the module
+                or one around it was compiled.
         """
         around: set[str] = set()
         for gate in self._gates:
@@ -89,6 +103,11 @@ class Gates:
                 raise UnsupportedModelError(
                     f"{gate.name} was replaced after the mask was applied (an adapter, fused layers?): remove the "
                     "mask before such changes and apply it after them"
+                )
+            if gate.lost:
+                raise UnsupportedModelError(
+                    f"{gate.name} was wrapped by something else when the mask was applied (offload hooks, a cache of "
+                    "diffusers?), which was undone since: remove the mask before such changes and apply it after them"
                 )
             if gate.bypassed:
                 raise UnsupportedModelError(

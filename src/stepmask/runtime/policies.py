@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+
 from stepmask.errors import UnsupportedModelError
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Cache, Feature
@@ -27,6 +29,8 @@ class RunPlan:
         self.plan = plan
         self._states = plan.states.tolist()
         self._keep = plan.keep.tolist()
+        rows = np.arange(plan.num_rows)[:, None]
+        self._computed = np.maximum.accumulate(np.where(plan.compute, rows, -1)).tolist()  # last, at each cell
         self._gains = None if plan.gains is None else plan.gains.tolist()
         self._by_channel = ChannelGains(plan.sites, plan.channel_gains)
 
@@ -56,6 +60,12 @@ class RunPlan:
                 cache.learn_shape(site, feature)
                 return feature
             return cache.dead(site)
+        if cache.newest_step(site) != self._computed[step][site]:
+            raise UnsupportedModelError(
+                f"{self.plan.sites[site]} did not run at a step at which the mask says that it computes, and the value "
+                "of that step is asked for now: does something else skip blocks, as the caches of diffusers do "
+                "(enable_cache)? Switch that off, or remove the mask"
+            )
         if cache.written(site):
             raise UnsupportedModelError(
                 f"the model wrote into the value of {self.plan.sites[site]} after it was cached, so it cannot be used "
