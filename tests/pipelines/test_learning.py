@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import BY_NAME, FORWARDS, flux_texts
+from diffusers import FirstBlockCacheConfig
 from runs import random_actions
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -246,6 +247,46 @@ def test_perturbed_attention_is_not_left_behind(name):
     measure_cost(pipe, call_kwargs=case.arguments())
     timesteps_of_run(pipe, case.arguments(1), [0], case.steps)
     assert denoiser_of(pipe).attn_processors == before
+
+
+@pytest.mark.parametrize("eliminate_dead", [True, False])
+@pytest.mark.parametrize("name", ["FreeU", "Stable Diffusion, T2I-Adapter"])
+def test_learning_where_the_model_writes_into_values(name, eliminate_dead):
+    """What is differentiated is what runs; gradients come back through it."""
+    case = replace(BY_NAME["Stable Diffusion" if name == "FreeU" else name], steps=6)
+    pipe = case.build()
+    if name == "FreeU":
+        pipe.enable_freeu(0.9, 0.2, 1.2, 1.4)
+    case.run(pipe)
+    mask = random_actions(pipe, 3, share=0.4, forecasts=0.5)
+    plan = stepmask.make_plan(mask, stepmask.describe(pipe), eliminate_dead=eliminate_dead)
+
+    def call():
+        with without_decoder(pipe) as latents:
+            case.run(pipe)
+        return latents[0]
+
+    with stepmask.apply(pipe, plan):
+        wanted = call()
+    chain, found = Chain(pipe, plan, 2, 1), []
+
+    def kept():
+        found.append(call())
+        return found[0]
+
+    forth_and_back(chain, kept, torch.zeros_like(wanted), lambda error: error, lambda images: images)
+    assert torch.equal(found[0], wanted)
+    assert np.abs(chain.account.slopes).sum() > 0 and np.isfinite(chain.account.slopes).all()
+
+
+@pytest.mark.parametrize("learn", [stepmask.learn, stepmask.learning.smoothcache])
+def test_learning_with_a_cache_of_diffusers_is_refused(learn):
+    """Their full run is none."""
+    case = BY_NAME["Flux"]
+    pipe = case.build()
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
+    with pytest.raises(UnsupportedModelError, match=r"carry values of the denoiser from step to step.*disable_cache"):
+        learn(pipe, 4, target_macs=0.6, call_kwargs=case.arguments(2))
 
 
 @pytest.mark.parametrize("name", ["Stable Diffusion", "Stable Diffusion, ControlNet"])

@@ -48,7 +48,7 @@ def check_learnable(pipe: Any) -> None:
 
     Raises:
         StepMaskError: A mask is applied to the model.
-        UnsupportedModelError: It is offloaded, or another one takes over in mid-run.
+        UnsupportedModelError: It is offloaded, has a cache of diffusers, or another one takes over in mid-run.
     """
     denoiser, *others = denoisers_of(pipe)
     if others:
@@ -60,13 +60,21 @@ def check_learnable(pipe: Any) -> None:
         raise StepMaskError("a mask is applied to this model: remove it before learning another")
     if any(_is_offloaded(module) for module in denoiser.modules()):
         raise UnsupportedModelError("the denoiser is offloaded: learn before enabling offload, the mask works after it")
+    if any(hook._is_stateful for module in denoiser.modules() for hook in _hooks(module).values()):
+        raise UnsupportedModelError(
+            "hooks of diffusers carry values of the denoiser from step to step (enable_cache?), so its full run cannot "
+            "be learned from: call disable_cache() first"
+        )
 
 
 def _is_offloaded(module: nn.Module) -> bool:
     """By accelerate's hooks, or by diffusers' own of groups."""
-    return hasattr(module, "_hf_hook") or any(
-        "group_offloading" in name for name in getattr(getattr(module, "_diffusers_hook", None), "hooks", ())
-    )
+    return hasattr(module, "_hf_hook") or any("group_offloading" in name for name in _hooks(module))
+
+
+def _hooks(module: nn.Module) -> dict[str, Any]:
+    """Those of diffusers, by name."""
+    return getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
 
 
 def check_differentiable(pipe: Any) -> None:
