@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import diffusers
 import pytest
 import torch
 from cases import BY_NAME, stable_diffusion
-from packaging.version import Version
 from peft import LoraConfig
 from runs import all_ones, by_reference, calls_of, marks, random_actions
 
@@ -228,8 +226,6 @@ def test_offload_of_models(case):
 
 
 def offload_leaves(model):
-    if Version(diffusers.__version__) < Version("0.41") and torch.accelerator.current_accelerator() is None:
-        pytest.skip("its group offload needs an accelerator")
     device = torch.device("cpu")
     model.enable_group_offload(onload_device=device, offload_device=device, offload_type="leaf_level")
 
