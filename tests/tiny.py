@@ -64,12 +64,6 @@ def quiet(pipe):
     return pipe
 
 
-def images_of(output) -> Tensor:
-    """Images (N, C, H, W) of a pipeline that was asked for "pt", which DDIM, DDPM and DiT know since diffusers 0.41."""
-    images = output.images
-    return torch.from_numpy(images).movedim(-1, 1) if isinstance(images, np.ndarray) else images
-
-
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

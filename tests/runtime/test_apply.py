@@ -12,7 +12,6 @@ import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -28,7 +27,6 @@ from diffusers import (
     PNDMScheduler,
 )
 from diffusers.utils.torch_utils import randn_tensor
-from packaging.version import Version
 
 import stepmask
 from stepmask import (
@@ -49,7 +47,6 @@ from tiny import (
     ddpm_pipeline,
     dit_pipeline,
     generator,
-    images_of,
     random_mask,
     reference,
     suffix,
@@ -134,35 +131,37 @@ def full(mask: StepMask) -> StepMask:
 PIPELINES = {
     "DDIMPipeline": (
         ddim_pipeline,
-        lambda pipe, batch, seed: pipe(batch, generator(seed), num_inference_steps=STEPS, output_type="pt"),
+        lambda pipe, batch, seed: pipe(batch, generator(seed), num_inference_steps=STEPS, output_type="pt").images,
         lambda pipe, mask, batch, seed: unconditional_loop(pipe, mask, batch, seed, eta=0.0),
     ),
     "DDIMPipeline with noise": (
         ddim_pipeline,
-        lambda pipe, batch, seed: pipe(batch, generator(seed), eta=0.7, num_inference_steps=STEPS, output_type="pt"),
+        lambda pipe, batch, seed: (
+            pipe(batch, generator(seed), eta=0.7, num_inference_steps=STEPS, output_type="pt").images
+        ),
         lambda pipe, mask, batch, seed: unconditional_loop(pipe, mask, batch, seed, eta=0.7),
     ),
     "DDPMPipeline": (
         ddpm_pipeline,
-        lambda pipe, batch, seed: pipe(batch, generator(seed), num_inference_steps=STEPS, output_type="pt"),
+        lambda pipe, batch, seed: pipe(batch, generator(seed), num_inference_steps=STEPS, output_type="pt").images,
         unconditional_loop,
     ),
     "DDPMPipeline, DPM-Solver++": (
         lambda: ddpm_pipeline(DPMSolverMultistepScheduler(algorithm_type="dpmsolver++")),
-        lambda pipe, batch, seed: pipe(batch, generator(seed), num_inference_steps=STEPS, output_type="pt"),
+        lambda pipe, batch, seed: pipe(batch, generator(seed), num_inference_steps=STEPS, output_type="pt").images,
         unconditional_loop,
     ),
     "DiTPipeline": (
         dit_pipeline,
-        lambda pipe, batch, seed: pipe(
-            LABELS[:batch], generator=generator(seed), num_inference_steps=STEPS, output_type="pt"
+        lambda pipe, batch, seed: (
+            pipe(LABELS[:batch], generator=generator(seed), num_inference_steps=STEPS, output_type="pt").images
         ),
         lambda pipe, mask, batch, seed: dit_loop(pipe, mask, LABELS[:batch], seed),
     ),
     "DiTPipeline without guidance": (
         dit_pipeline,
-        lambda pipe, batch, seed: pipe(
-            LABELS[:batch], 1.0, generator(seed), num_inference_steps=STEPS, output_type="pt"
+        lambda pipe, batch, seed: (
+            pipe(LABELS[:batch], 1.0, generator(seed), num_inference_steps=STEPS, output_type="pt").images
         ),
         lambda pipe, mask, batch, seed: dit_loop(pipe, mask, LABELS[:batch], seed, scale=1.0),
     ),
@@ -178,7 +177,7 @@ class Setup:
         self.mask = random_mask(self.pipe, copy.deepcopy(self.pipe.scheduler), STEPS, forecasts=forecasts)
 
     def call(self, batch=2, seed=0) -> torch.Tensor:
-        return images_of(self._call(self.pipe, batch, seed))
+        return self._call(self.pipe, batch, seed)
 
     def wanted(self, mask=None, batch=2, seed=0) -> torch.Tensor:
         return self._loop(self.twin, mask or self.mask, batch, seed)
@@ -222,7 +221,6 @@ def test_further_calls_with_other_batch_sizes_and_seeds(setup):
             assert torch.equal(setup.call(batch, seed), setup.wanted(batch=batch, seed=seed))
 
 
-@pytest.mark.skipif(Version(diffusers.__version__) < Version("0.41"), reason="its pipelines make NumPy arrays")
 def test_bfloat16(setup):
     with stepmask.apply(setup.pipe, setup.mask):
         setup.call()
@@ -619,7 +617,7 @@ def test_a_second_pipeline_on_the_same_denoiser_is_refused(before):
         with pytest.raises(PositionError, match="another pipeline"):
             other(num_inference_steps=STEPS)
         assert torch.equal(setup.call(), setup.wanted())
-    plain = images_of(other(2, generator(), num_inference_steps=STEPS, output_type="pt"))
+    plain = other(2, generator(), num_inference_steps=STEPS, output_type="pt").images
     assert torch.equal(plain, setup.wanted(full(setup.mask)))
 
 
@@ -629,7 +627,7 @@ def test_a_second_pipeline_may_take_the_mask_over():
     other.set_progress_bar_config(disable=True)
     old = stepmask.apply(setup.pipe, setup.mask)
     with stepmask.apply(other, setup.mask):
-        found = images_of(other(2, generator(), num_inference_steps=STEPS, output_type="pt"))
+        found = other(2, generator(), num_inference_steps=STEPS, output_type="pt").images
         assert torch.equal(found, setup.wanted())
     old.remove()
     assert not is_applied(setup.pipe.unet)
