@@ -42,6 +42,11 @@ def test_unknown_models_are_told_what_is_supported():
         describe(SimpleNamespace(unet=nn.Linear(1, 1)))
 
 
+def test_what_wraps_a_model_says_so():
+    with pytest.raises(UnknownArchitectureError, match=r"DataParallel wraps a UNet2DModel: .* its \.module"):
+        describe(nn.DataParallel(tiny_model("UNet2DModel")))
+
+
 @pytest.mark.parametrize("thing", ["unet", None, 3, object(), SimpleNamespace(unet=None), SimpleNamespace(vae=1)])
 def test_things_without_a_denoiser_are_refused(thing):
     with pytest.raises(StepMaskError, match=f"a unet or transformer, or a denoiser, got {type(thing).__name__}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import diffusers
 import pytest
 import torch
 from cases import BY_NAME, stable_diffusion

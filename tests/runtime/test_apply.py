@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -440,6 +442,50 @@ def test_a_mask_whose_handle_is_lost_can_be_removed():
     stepmask.remove(pipe)
     assert not is_applied(pipe.unet) and not pipe.unet._forward_pre_hooks
     stepmask.remove(pipe)
+
+
+# --- what is kept
+
+
+def test_a_call_that_fails_lets_the_caches_go():
+    """It may have failed for want of memory."""
+    pipe = ddim_pipeline()
+    mask = random_mask(pipe, DDIMScheduler(), STEPS)
+    calls = []
+
+    def fail(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError
+
+    def run():
+        return pipe(2, generator(), num_inference_steps=STEPS, output_type="pt").images
+
+    with stepmask.apply(pipe, mask) as handle:
+        wanted = run()
+        hook = pipe.unet.conv_out.register_forward_pre_hook(fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            run()
+        (executor,) = handle._executors.values()
+        assert executor.meter.held == 0 < executor.meter.peak
+        hook.remove()
+        assert torch.equal(run(), wanted)
+
+
+def test_a_pipeline_is_freed_with_its_last_name():
+    """No circle of references is left that only the garbage collector finds."""
+    gc.collect()
+    gc.disable()
+    try:
+        pipe = ddim_pipeline()
+        with stepmask.apply(pipe, random_mask(pipe, DDIMScheduler(), STEPS)) as handle:
+            pipe(2, generator(), num_inference_steps=STEPS, output_type="np")
+            assert handle.summary().computes
+        model = weakref.ref(pipe.unet)
+        del pipe, handle
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 # --- what is refused

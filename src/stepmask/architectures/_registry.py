@@ -62,6 +62,10 @@ def class_architecture_of(denoiser: nn.Module) -> Architecture:
     for class_ in type(denoiser).__mro__:
         if class_.__name__ in known:
             return known[class_.__name__]
+    if isinstance(getattr(denoiser, "module", None), nn.Module):
+        raise UnknownArchitectureError(
+            f"{type(denoiser).__name__} wraps a {type(denoiser.module).__name__}: give stepmask that, its .module"
+        )
     raise UnknownArchitectureError(
         f"no architecture is registered for {type(denoiser).__name__}; supported are {', '.join(sorted(known))}. "
         "For any other: stepmask.describe(model, sites=[patterns], example_inputs={...}); CONTRIBUTING.md shows how to "

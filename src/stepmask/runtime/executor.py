@@ -118,15 +118,20 @@ class Executor:
 
     def rest(self) -> None:
         """Let all caches go: the next call begins a run."""
+        self._drop_caches()
+        self._tracker = PositionTracker()
+
+    def _drop_caches(self) -> None:
         for stream in self._streams.values():
             stream.cache.clear()
-        self._streams, self._tracker = {}, PositionTracker()
+        self._streams = {}
 
     def remove(self) -> None:
         """Restore the modules and drop all caches."""
         for hook in self._hooks:
             hook.remove()
         self._streams, self._current = {}, None
+        self._on_run = lambda scheduler: None  # it holds who applied the mask, and that the model
         self._gates.remove()
 
     def _controller(self, site: int, rewritten: bool) -> Callable[[Callable[[], Feature], tuple, dict], Feature]:
@@ -199,8 +204,11 @@ class Executor:
         raise StepMaskError("a masked denoiser cannot be pickled: remove the mask first, or save its state_dict()")
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if self._caller is threading.current_thread():  # not one that was refused while another calls
-            self._current = self._caller = None
+        if self._caller is not threading.current_thread():  # it was refused while another one calls
+            return
+        if output is None and self._current is not None:  # it failed, for want of memory perhaps
+            self._drop_caches()
+        self._current = self._caller = None
 
 
 def _another_thread(denoiser: nn.Module, what: str) -> PositionError:
