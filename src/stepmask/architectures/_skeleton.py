@@ -27,10 +27,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from stepmask.architectures._structure import LEFT_BEHIND
 from stepmask.errors import UnsupportedModelError
-
-LEFT_BEHIND = ("forward", "_hf_hook", "_compiled_call_impl")
-"""Attributes that would run the original."""
 
 T = TypeVar("T")
 

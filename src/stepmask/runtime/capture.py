@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask.architectures import denoiser_of
 from stepmask.architectures._skeleton import Twin, on_a_twin
+from stepmask.architectures._structure import remembered
 from stepmask.errors import StepMaskError
 from stepmask.runtime.gate import answered
 from stepmask.runtime.prompts import is_per_image, without_clashes
@@ -109,7 +110,10 @@ def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]
         def zeros(tensor: Tensor) -> Tensor:
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
 
-        return tree_map_only(Tensor, zeros, on_a_twin(denoiser, lambda twin: _called(twin, args, kwargs)))
+        def called() -> Any:
+            return on_a_twin(denoiser, lambda twin: _called(twin, args, kwargs))
+
+        return tree_map_only(Tensor, zeros, remembered(denoiser, "output", (args, kwargs), called))
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _Stepped

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stepmask.architectures import architecture_of, denoiser_of, describe
 from stepmask.architectures._inputs import repeated
 from stepmask.architectures._skeleton import Twin, on_a_twin
+from stepmask.architectures._structure import remembered
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import num_bytes
@@ -87,7 +88,12 @@ def _inputs(denoiser: nn.Module, model: nn.Module, inputs: Mapping[str, Any] | N
 
 def _count_macs(denoiser: nn.Module, graph: BlockGraph, inputs: Mapping[str, Any] | None = None) -> CostTable:
     """MACs of each site and of everything else, and the bytes of each site's value, for one input."""
-    return on_a_twin(denoiser, lambda twin: _count_macs_of(denoiser, twin, graph, inputs))
+    return remembered(
+        denoiser,
+        (architecture_of(denoiser), graph.names),
+        inputs,
+        lambda: on_a_twin(denoiser, lambda twin: _count_macs_of(denoiser, twin, graph, inputs)),
+    )
 
 
 def _count_macs_of(denoiser: nn.Module, twin: Twin, graph: BlockGraph, inputs: Mapping[str, Any] | None) -> CostTable:

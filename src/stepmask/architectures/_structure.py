@@ -1,0 +1,113 @@
+"""What shapes and MACs of a call depend on, as something to compare: a model's structure, and the sizes of arguments.
+
+So that what was found on a copy of a model (`_skeleton`) is found once, not for every mask that is made or measured.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+LEFT_BEHIND = ("forward", "_hf_hook", "_compiled_call_impl")
+"""Attributes in which whoever wraps a module keeps what runs it: a copy would run the original by them."""
+
+MOST_STRUCTURES, MOST_ANSWERS = 4, 16
+"""So many structures are remembered, and so many answers for each."""
+
+MOST_VALUES = 4096
+"""Whole numbers in one argument, beyond which nothing is remembered."""
+
+DEPTH = 4
+"""How deep helper objects are looked into."""
+
+T = TypeVar("T")
+
+_answers: OrderedDict[Hashable, OrderedDict[Hashable, Any]] = OrderedDict()
+
+
+class _Incomparable(Exception):
+    """Something that two models or calls may differ in without showing it."""
+
+
+def remembered(model: nn.Module, question: Hashable, arguments: Any, find: Callable[[], T]) -> T:
+    """What `find` returns, or has returned for a model of the same structure and arguments of the same sizes.
+
+    Args:
+        model: What is asked about.
+        question: What is asked.
+        arguments: Of a call, in any nesting; of fractions the shapes count alone, of whole numbers the values too.
+        find: Depends on nothing else. What it returns is not changed by anyone.
+    """
+    try:
+        structure, asked = structure_of(model), (question, _sizes(arguments))
+    except _Incomparable:
+        return find()
+    answers = _answers.pop(structure, OrderedDict())
+    _answers[structure] = answers  # the latest last
+    if asked not in answers:
+        answers[asked] = find()
+    for kept, most in ((answers, MOST_ANSWERS), (_answers, MOST_STRUCTURES)):
+        while len(kept) > most:
+            kept.popitem(last=False)
+    return answers[asked]
+
+
+def structure_of(model: nn.Module) -> Hashable:
+    """Classes, sizes, dtypes and plain attributes of all modules; of weights no values."""
+    return tuple(
+        (name, type(module), *_attributes(module)) for name, module in model.named_modules(remove_duplicate=False)
+    )
+
+
+def _attributes(module: nn.Module) -> Iterator[Hashable]:
+    for name, value in vars(module).items():
+        if name.endswith("_hooks") or name in (*LEFT_BEHIND, "_modules", "training"):
+            continue
+        yield name, _plain(value, DEPTH)
+
+
+def _plain(value: Any, depth: int) -> Hashable:
+    """A value, as far as shapes may depend on it."""
+    if value is None or isinstance(value, bool | int | float | str | type):
+        return type(value), value
+    if isinstance(value, Tensor):
+        return type(value), tuple(value.shape), value.dtype
+    if isinstance(value, nn.Module) or depth == 0:
+        return type(value)
+    if isinstance(value, Mapping):
+        return type(value), *((str(key), _plain(part, depth - 1)) for key, part in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value), *(_plain(part, depth - 1) for part in value)
+    if isinstance(value, partial):
+        return partial, _plain((value.func, value.args, value.keywords), depth)
+    if isinstance(value, MethodType):
+        return MethodType, type(value.__self__), value.__func__.__code__
+    if isinstance(value, FunctionType):
+        if value.__closure__:
+            raise _Incomparable
+        return FunctionType, value.__code__
+    if isinstance(value, BuiltinFunctionType):
+        return value
+    return type(value), *((key, _plain(part, depth - 1)) for key, part in getattr(value, "__dict__", {}).items())
+
+
+def _sizes(arguments: Any) -> Hashable:
+    leaves, layout = tree_flatten(arguments)
+    return str(layout), *(_size(leaf) for leaf in leaves)
+
+
+def _size(leaf: Any) -> Hashable:
+    if isinstance(leaf, Tensor):
+        whole = not leaf.is_floating_point() and not leaf.is_complex() and not leaf.is_meta
+        if whole and leaf.numel() > MOST_VALUES:
+            raise _Incomparable
+        return tuple(leaf.shape), leaf.dtype, leaf.is_meta, tuple(leaf.flatten().tolist()) if whole else None
+    if leaf is None or isinstance(leaf, bool | int | float | str):
+        return type(leaf), leaf
+    raise _Incomparable
