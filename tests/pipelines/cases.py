@@ -225,6 +225,15 @@ def flux_texts(batch: int, true_cfg_scale: float = 1.0) -> dict[str, Any]:
     return embeddings | {"true_cfg_scale": true_cfg_scale}
 
 
+def modular(pipe: Any, blocks: str) -> Any:
+    """The loop and the decoder of a modular pipeline, with the parts of a standard one."""
+    given = getattr(diffusers.modular_pipelines, blocks)().sub_blocks
+    chosen = diffusers.SequentialPipelineBlocks.from_blocks_dict({name: given[name] for name in ("denoise", "decode")})
+    made = chosen.init_pipeline()
+    made.update_components(**{name: part for name, part in pipe.components.items() if name in made.components and part})
+    return made
+
+
 def flux_control_net() -> Any:
     """It says a thousandth of the timestep, and not where it begins."""
     parts = flux()
@@ -373,6 +382,13 @@ CASES = [
     ),
     Case("Stable Diffusion XL", stable_diffusion_xl, xl_texts, "one call", SD_SIZES),
     Case(
+        "Stable Diffusion XL, modular",
+        lambda: modular(stable_diffusion_xl(), "StableDiffusionXLAutoBlocks"),
+        lambda batch: {name: value for name, value in xl_texts(batch).items() if name != "guidance_scale"},
+        "two calls",
+        SD_SIZES,
+    ),
+    Case(
         "Stable Diffusion XL, T2I-Adapter",
         lambda: stable_diffusion_xl("StableDiffusionXLAdapterPipeline", adapter=adapter_xl()),
         lambda batch: xl_texts(batch) | {"image": picture(batch)},
@@ -407,6 +423,7 @@ CASES = [
         "embedded",
         PIXELS,
     ),
+    Case("Flux, modular", lambda: modular(flux(), "FluxAutoBlocks"), flux_texts, "embedded", PIXELS),
     Case("Flux, true guidance", lambda: flux(True), lambda batch: flux_texts(batch, 3.0), "two calls", PIXELS),
     Case("Wan", wan, video_texts, "two calls", square(16, 32, 16, num_frames=5)),
     Case(WAN_2_2, wan_2_2, video_texts, "two calls", square(16, 32, 16, num_frames=5), steps=6),

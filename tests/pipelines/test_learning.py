@@ -330,3 +330,29 @@ def test_gradients_come_back_through_a_controlnet(monkeypatch):
         found.append(chain.account.slopes)
     assert np.abs(found[0]).sum() > 0
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
+
+
+def test_modular_pipelines():
+    """A mask runs in the modular and in the standard pipeline; end to end it is learned in the standard one alone."""
+    standard, modular = BY_NAME["Flux"], BY_NAME["Flux, modular"]
+    pipe = modular.build()
+    with pytest.raises(UnsupportedModelError, match=r"FluxModularPipeline switch gradients off.*standard pipeline"):
+        stepmask.learn(pipe, 4, call_kwargs=modular.arguments(2))
+    mask = stepmask.learn(
+        pipe, 4, 0.7, method="per-step", num_trajectories=1, call_kwargs=modular.arguments(2), progress=False
+    )
+    kwargs = {"seeds": 2, "speed": False}
+    here, there = (
+        stepmask.evaluate(one.build(), mask, call_kwargs=one.arguments(2), **kwargs) for one in (modular, standard)
+    )
+    assert here.psnr.mean == pytest.approx(there.psnr.mean, abs=0.01) and here.psnr.mean < 100
+    assert here.macs_per_image == there.macs_per_image
+
+
+def test_a_modular_pipeline_is_run_quietly(capfd):
+    case = BY_NAME["Stable Diffusion XL, modular"]
+    pipe = case.make()
+    capfd.readouterr()
+    stepmask.measure_cost(pipe, call_kwargs=case.arguments(1))
+    case.run(pipe, 1)
+    assert capfd.readouterr().err == ""

@@ -22,7 +22,7 @@ from stepmask.runtime.executor import Executor
 from stepmask.runtime.gate import Controller, gated
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
-from stepmask.runtime.sampling import without_decoder
+from stepmask.runtime.sampling import is_modular, without_decoder
 
 
 class Rider(Protocol):
@@ -90,6 +90,21 @@ def check_differentiable(pipe: Any) -> None:
                 f"{name} is a quantised {type(module).__name__}, which lets no gradient through: learn on the plain "
                 "model, the mask works on the quantised one too; or take a schedule, or learning.smoothcache"
             )
+
+
+def check_run_differentiable(pipe: Any) -> None:
+    """Refuse also what is known to let no gradient through from one step to the next.
+
+    Raises:
+        UnsupportedModelError: The pipeline is modular, or a layer is a quantised one of torch.
+    """
+    check_differentiable(pipe)
+    if is_modular(pipe):
+        raise UnsupportedModelError(
+            f"the blocks of a {type(pipe).__name__} switch gradients off, so no error of its images comes back through "
+            "them: learn with the standard pipeline of the same denoiser and scheduler, the mask works in both; or use "
+            'method="per-step"'
+        )
 
 
 class Ride:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,8 +106,23 @@ def as_pipeline(model: Any, scheduler: Any | None = None) -> Any:
 
 
 def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """Parameters of a pipeline's call."""
-    return inspect.signature(type(pipe).__call__).parameters
+    """Parameters of a pipeline's call; of a modular one the inputs of its blocks."""
+    if not is_modular(pipe):
+        return inspect.signature(type(pipe).__call__).parameters
+    return {
+        given.name: inspect.Parameter(
+            given.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if given.required else given.default,
+        )
+        for given in pipe._blocks.inputs  # `blocks` is a copy
+        if given.name is not None
+    }
+
+
+def is_modular(pipe: Any) -> bool:
+    """Whether it is one of diffusers' modular pipelines."""
+    return any(class_.__name__ == "ModularPipeline" for class_ in type(pipe).__mro__)
 
 
 OURS = {"num_inference_steps", "generator"}
@@ -235,19 +251,32 @@ def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
 
 @contextlib.contextmanager
 def quiet(pipe: Any) -> Iterator[None]:
-    """Hide a pipeline's own progress bar for a while."""
-    before = getattr(pipe, "_progress_bar_config", None)
-    if not hasattr(pipe, "set_progress_bar_config"):
-        yield
-        return
-    pipe.set_progress_bar_config(**{**(before or {}), "disable": True})
+    """Hide a pipeline's own progress bar for a while, and what modular ones log of an exception that they pass on."""
+    bars = list(_with_progress_bars(pipe))
+    before = [vars(bar).get("_progress_bar_config") for bar in bars]
+    log = logging.getLogger("diffusers.modular_pipelines")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    for bar, config in zip(bars, before, strict=True):
+        bar.set_progress_bar_config(**{**(config or {}), "disable": True})
     try:
         yield
     finally:
-        if before is None:
-            vars(pipe).pop("_progress_bar_config", None)  # modular pipelines keep it elsewhere
-        else:
-            pipe._progress_bar_config = before
+        log.setLevel(level)
+        for bar, config in zip(bars, before, strict=True):
+            if config is None:
+                vars(bar).pop("_progress_bar_config", None)
+            else:
+                bar._progress_bar_config = config
+
+
+def _with_progress_bars(part: Any) -> Iterator[Any]:
+    """A pipeline; of a modular one the blocks that have one, at any depth."""
+    part = part._blocks if is_modular(part) else part
+    if hasattr(part, "set_progress_bar_config"):
+        yield part
+    for block in getattr(part, "sub_blocks", {}).values():
+        yield from _with_progress_bars(block)
 
 
 @contextlib.contextmanager
@@ -326,6 +355,10 @@ def _in_one_piece(vae: Any) -> Iterator[None]:
             setattr(vae, name, value)
 
 
+RESULTS = ("images", "frames", "videos", "audios")
+"""Where pipelines put what they make."""
+
+
 def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_inference_steps: int) -> Tensor:
     """Run a pipeline once, quietly, with one seed per image.
 
@@ -338,7 +371,7 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
         arguments["output_type"] = "pt"
     with quiet(pipe), _global_noise(pipe, seeds[0]):
         output = pipe(generator=seeded(seeds), num_inference_steps=num_inference_steps, **arguments)
-    made = next((getattr(output, name) for name in ("images", "frames", "audios") if hasattr(output, name)), None)
+    made = next((getattr(output, name) for name in RESULTS if hasattr(output, name)), None)
     if isinstance(made, np.ndarray):  # pipelines that know no "pt": (N, ..., C)
         made = torch.from_numpy(made).movedim(-1, -3)
     if not isinstance(made, Tensor):

@@ -29,7 +29,7 @@ from stepmask.learning.end_to_end.search import GlobalSearch, Round
 from stepmask.learning.end_to_end.start import Start, list_of, table_of
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.noise import Noise
-from stepmask.learning.riding import check_differentiable, check_learnable
+from stepmask.learning.riding import check_learnable, check_run_differentiable
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.profiling import measure_cost
@@ -107,7 +107,7 @@ class Selecting:
         self.num_inference_steps, self.num_starts = num_inference_steps, len(start)
         self.denoiser = denoiser_of(pipe)
         check_learnable(pipe)
-        check_differentiable(pipe)
+        check_run_differentiable(pipe)
         self.graph = describe(self.denoiser)
         self.call_kwargs = dict(call_kwargs or {})
         self.scheduler = scheduler_identity(pipe.scheduler)

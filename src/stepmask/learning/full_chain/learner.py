@@ -21,7 +21,7 @@ from stepmask.learning.full_chain.losses import consistency_loss
 from stepmask.learning.full_chain.pruner import Pruner
 from stepmask.learning.full_chain.supernet import SuperNet
 from stepmask.learning.progress import show_iterations
-from stepmask.learning.riding import check_differentiable, frozen
+from stepmask.learning.riding import check_run_differentiable, frozen
 from stepmask.learning.setting import Setting
 from stepmask.mask import StepMask
 
@@ -80,7 +80,7 @@ class _Learner:
     def __init__(self, setting: Setting, target: float, resume: str | Path | None, effort: Effort) -> None:
         self.setting, self.config, self._target, self._effort = setting, setting.config, target, effort
         self._path = None if resume is None else Path(resume)
-        check_differentiable(setting.pipe)
+        check_run_differentiable(setting.pipe)
         rows, blocks = setting.shape[0], list(setting.graph.blocks)
         setting.budget.check_target(target, rows)
         self._cells = np.ix_(range(1, rows), blocks)
