@@ -18,6 +18,7 @@ from stepmask.architectures._inputs import repeated
 from stepmask.architectures._probe import trace
 from stepmask.architectures._sites import Patterns, find_sites
 from stepmask.architectures._skeleton import Twin, on_a_twin
+from stepmask.architectures._structure import remembered
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph, Site
 
@@ -53,7 +54,8 @@ class Architecture(ABC):
         sites = self.sites(model)
         known = _traced.get(model)
         if known is None or known[:2] != (self, sites):
-            known = _traced[model] = (self, sites, self.probe(model, sites))
+            graph = remembered(model, (self, sites), None, lambda: self.probe(model, sites))
+            known = _traced[model] = (self, sites, graph)
         return known[2]
 
     def sites(self, model: nn.Module) -> tuple[Site, ...]:

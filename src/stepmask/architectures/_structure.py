@@ -1,6 +1,7 @@
 """What shapes and MACs of a call depend on, as something to compare: a model's structure, and the sizes of arguments.
 
-So that what was found on a copy of a model (`_skeleton`) is found once, not for every mask that is made or measured.
+So that what was found on a copy of a model (`_skeleton`) is found once for models of the same structure, and not for every
+mask that is made or measured.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_flatten
 LEFT_BEHIND = ("forward", "_hf_hook", "_compiled_call_impl")
 """Attributes in which whoever wraps a module keeps what runs it: a copy would run the original by them."""
 
-MOST_STRUCTURES, MOST_ANSWERS = 4, 16
+MOST_STRUCTURES, MOST_ANSWERS = 32, 16
 """So many structures are remembered, and so many answers for each."""
 
 MOST_VALUES = 4096

@@ -159,6 +159,7 @@ def test_learned_masks_have_gains_unless_told_otherwise(make, tmp_path):
     assert learn(make(), STEPS, 0.8, gains=4, forecast=False, **QUICK).is_binary
 
 
+@pytest.mark.slow
 def test_whole_steps_that_cost_a_little_too_much_are_brought_to_the_target():
     """Four of eight steps of the DiT cost 0.506."""
     config = GlobalConfig(gains=6, rounds=0, num_probes=2, num_validation=3)
@@ -171,6 +172,7 @@ def test_whole_steps_that_cost_a_little_too_much_are_brought_to_the_target():
     assert shaved.cost <= 0.5 and shaved.made_by == "round 0, gains" and search.best(0.5) is shaved
 
 
+@pytest.mark.slow
 def test_tables_with_learned_gains_are_not_searched_on():
     config = GlobalConfig(gains=6, rounds=1, num_probes=1, num_validation=3, num_moves=0, shrink=0.3)
     selecting = Selecting(trained(), STEPS, Asked(targets=(0.6, 0.5)), 0, {"guidance_scale": 2.5}, config, None)
