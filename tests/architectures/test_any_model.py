@@ -14,7 +14,7 @@ from stepmask.architectures import Architecture, register
 from stepmask.architectures._family import Given
 from stepmask.architectures._registry import _architectures
 from stepmask.graph import OUT
-from stepmask.runtime.sampling import SamplerLoop
+from stepmask.runtime.loop import SamplerLoop
 from tiny import count_computes, generator, random_mask, tiny_model
 
 

@@ -43,8 +43,8 @@ def test_other_sizes_are_counted_anew(copies):
     pipe = dit_pipeline()
     guided, plain = (measure_cost(pipe, call_kwargs={"guidance_scale": scale}) for scale in (4.0, 1.0))
     assert guided.step_macs == 2 * plain.step_macs and len(copies) == 3, "of one input the MACs are known"
-    loop = tiny_model("UNet2DModel"), tiny_model("DiTTransformer2DModel")
-    assert measure_cost(loop[0]).step_macs != measure_cost(loop[1]).step_macs
+    unet, dit = tiny_model("UNet2DModel"), tiny_model("DiTTransformer2DModel")
+    assert measure_cost(unet).step_macs != measure_cost(dit).step_macs
 
 
 class Adapter(nn.Module):

@@ -19,7 +19,7 @@ from stepmask.architectures import architecture_of, registered_architectures
 from stepmask.graph import OUT, Site
 from stepmask.liveness import State
 from stepmask.runtime.apply import is_applied
-from stepmask.runtime.sampling import SamplerLoop
+from stepmask.runtime.loop import SamplerLoop
 from tiny import conditions, count_computes, generator, nan_like, random_mask, reference, tiny_model, with_channel_gains
 
 FAMILIES = sorted(registered_architectures())

@@ -14,7 +14,7 @@ from runs import all_ones, by_reference, calls_of, marks, random_actions
 import stepmask
 from stepmask import UnsupportedModelError, describe, measure_cost, schedules
 from stepmask.architectures import denoiser_of
-from stepmask.runtime import executor
+from stepmask.runtime import gate
 from tiny import count_computes
 
 SD, FLUX = BY_NAME["Stable Diffusion"], BY_NAME["Flux"]
@@ -96,7 +96,7 @@ def test_an_adapter_writes_into_values(case, monkeypatch):
     mask = random_actions(pipe, 3, share=0.2)
     with stepmask.apply(pipe, mask, eliminate_dead=False):
         assert torch.equal(case.run(pipe), hooked(case, pipe, mask))
-    monkeypatch.setattr(executor, "tree_map_only", lambda kind, function, value: value)
+    monkeypatch.setattr(gate, "tree_map_only", lambda kind, function, value: value)
     with (
         stepmask.apply(pipe, mask, eliminate_dead=False),
         pytest.raises(UnsupportedModelError, match=r"wrote into the value of .* after it was cached"),

@@ -19,13 +19,9 @@ from stepmask.learning import riding
 from stepmask.learning.end_to_end.chain import Chain
 from stepmask.learning.end_to_end.probe import forth_and_back
 from stepmask.runtime import capture
-from stepmask.runtime.sampling import (
-    forwards_per_image,
-    parameters_of,
-    sample,
-    timesteps_of_run,
-    without_decoder,
-)
+from stepmask.runtime.call import forwards_per_image, parameters_of
+from stepmask.runtime.sampling import sample, timesteps_of_run
+from stepmask.runtime.set_aside import without_decoder
 
 FEW = {
     "rounds": 1,

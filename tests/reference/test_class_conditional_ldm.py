@@ -21,7 +21,8 @@ from PIL import Image
 from small import ldm_pipeline
 from stepmask import StepMaskError
 from stepmask.reference.class_conditional_ldm import ClassConditionalLDMPipeline
-from stepmask.runtime.sampling import forwards_per_image, num_classes, random_conditions, seeded
+from stepmask.runtime.call import forwards_per_image, num_classes, random_conditions
+from stepmask.runtime.sampling import seeded
 from tiny import generator, quiet
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from small import pixart_parts, pixart_pipeline
-from stepmask.runtime.sampling import forwards_per_image, random_conditions, sample, seeded
+from stepmask.runtime.call import forwards_per_image, random_conditions
+from stepmask.runtime.sampling import sample, seeded
 from tiny import generator, quiet
 
 pytest.importorskip("transformers")

@@ -358,7 +358,7 @@ def test_an_aborted_bare_loop(name):
 @pytest.mark.parametrize("family", MODELS)
 def test_sampler_loop(family, name):
     """The package's own loop over a bare denoiser is the plain loop."""
-    from stepmask.runtime.sampling import SamplerLoop
+    from stepmask.runtime.loop import SamplerLoop
 
     model, twin, scheduler = tiny_model(family), tiny_model(family), SCHEDULERS[name]()
     mask = random_mask(model, scheduler, STEPS, share=0.4)
@@ -567,13 +567,14 @@ def test_another_thread_in_the_middle_of_a_call(new_run):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_call_that_a_thread_did_not_live_to_end():
-    """Nothing is told of what is no ordinary exception."""
-    model, scheduler = tiny_model("UNet2DModel"), DDIMScheduler()
+    """Nothing is told of what is no ordinary exception; the next run goes on as if that call had never been."""
+    model, twin, scheduler = tiny_model("UNet2DModel"), tiny_model("UNet2DModel"), DDIMScheduler()
+    mask = random_mask(model, scheduler, STEPS)
 
     def stop(*args):
         raise SystemExit
 
-    with stepmask.apply(model, random_mask(model, scheduler, STEPS), scheduler=scheduler):
+    with stepmask.apply(model, mask, scheduler=scheduler), torch.no_grad():
         scheduler.set_timesteps(STEPS)
         hook = model.mid_block.register_forward_pre_hook(stop)
         thread = threading.Thread(target=bare_loop, args=(model, scheduler))
@@ -581,7 +582,9 @@ def test_a_call_that_a_thread_did_not_live_to_end():
         thread.join()
         hook.remove()
         scheduler.set_timesteps(STEPS)
-        bare_loop(model, scheduler)
+        found = bare_loop(model, scheduler)
+    with torch.no_grad(), reference(twin, mask) as running:
+        assert torch.equal(found, bare_loop(twin, scheduler, running))
 
 
 def test_a_site_that_runs_twice_in_one_call():

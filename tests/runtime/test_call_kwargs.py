@@ -6,7 +6,8 @@ import pytest
 from diffusers import HeunDiscreteScheduler
 
 from stepmask import StepMaskError, evaluate, learn, measure_cost, schedules
-from stepmask.runtime.sampling import SamplerLoop, check_call_kwargs
+from stepmask.runtime.call import check_call_kwargs
+from stepmask.runtime.loop import SamplerLoop
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 

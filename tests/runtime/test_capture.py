@@ -7,7 +7,7 @@ import torch
 import stepmask
 from stepmask import measure_cost
 from stepmask.runtime.capture import first_step, one_sample
-from stepmask.runtime.sampling import SamplerLoop
+from stepmask.runtime.loop import SamplerLoop
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 
 

@@ -8,7 +8,9 @@ from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler
 
 import stepmask
 from stepmask.learning.noise import Noise
-from stepmask.runtime.sampling import SamplerLoop, sample, unchecked
+from stepmask.runtime.loop import SamplerLoop
+from stepmask.runtime.sampling import sample
+from stepmask.runtime.set_aside import unchecked
 from stepmask.schedules import fora
 from tiny import ddim_pipeline, tiny_model
 

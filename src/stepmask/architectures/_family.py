@@ -26,6 +26,7 @@ TIMESTEP_NAMES = ("timestep", "timesteps", "t")
 """What denoisers call the timestep."""
 
 _traced: WeakKeyDictionary[nn.Module, tuple[Architecture, tuple[Site, ...], BlockGraph]] = WeakKeyDictionary()
+"""Graphs of models that are there, so that even their structure is looked at once."""
 
 
 class Architecture(ABC):

@@ -26,7 +26,7 @@ from stepmask.evaluation.fidelity import psnr_per_image
 from stepmask.evaluation.result import circumstances
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
-from stepmask.runtime.sampling import listed_conditions
+from stepmask.runtime.call import listed_conditions
 
 CIRCUMSTANCES = (
     "pipeline", "denoiser", "scheduler", "num_inference_steps", "seeds", "guidance_scale", "dtype", "device",

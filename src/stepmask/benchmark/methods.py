@@ -20,8 +20,9 @@ from stepmask.learning.calibrated.scale_shift import fit_scale_shift
 from stepmask.learning.calibrated.smoothcache import smoothcache
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
+from stepmask.runtime.call import parameters_of
+from stepmask.runtime.loop import SamplerLoop
 from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.sampling import SamplerLoop, parameters_of
 from stepmask.schedules import deepcache, faster_diffusion, fora, key_steps, random_schedule, step_skipping
 
 TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)

@@ -24,8 +24,8 @@ from stepmask.evaluation import evaluate
 from stepmask.learning import learn
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
+from stepmask.runtime.call import num_classes, parameters_of
 from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.sampling import num_classes, parameters_of
 from stepmask.schedules import fora
 
 STEPS = 20

@@ -113,7 +113,7 @@ def with_scheduler(pipe: Any, scheduler: Any) -> Any:
     """
     from diffusers import DDPMPipeline
 
-    from stepmask.runtime.sampling import SamplerLoop
+    from stepmask.runtime.loop import SamplerLoop
 
     pipeline, name = type(pipe).__name__, type(scheduler).__name__
     if pipeline in ("DDIMPipeline", "DDPMPipeline") and name not in DDPM_PIPELINE_RUNS:

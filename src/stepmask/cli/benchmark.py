@@ -117,7 +117,7 @@ def benchmark(
             **{name: value for name, value in given.items() if value is not None},
         )
     else:
-        from stepmask.runtime.sampling import check_call_kwargs
+        from stepmask.runtime.call import check_call_kwargs
 
         pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
         call_kwargs = guidance_kwargs(guidance_scale)

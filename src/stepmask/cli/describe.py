@@ -74,7 +74,7 @@ def _preset(name: str, guidance_scale: float | None) -> tuple[Any, presets.Prese
 
 def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Preset | None) -> list[str]:
     """Structure, parameters, the size of the cache, and where a preset comes from."""
-    from stepmask.runtime.sampling import parameters_of
+    from stepmask.runtime.call import parameters_of
 
     scheduler = "" if preset else f"; scheduler {type(pipe.scheduler).__name__}"
     parameters = list(denoiser.parameters())

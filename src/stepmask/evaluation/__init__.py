@@ -22,8 +22,10 @@ from stepmask.evaluation.standard import standard_features
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import is_applied
+from stepmask.runtime.call import listed_conditions, parameters_of
+from stepmask.runtime.loop import as_pipeline
 from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.sampling import as_pipeline, listed_conditions, parameters_of, unchecked
+from stepmask.runtime.set_aside import unchecked
 
 __all__ = [
     "DistributionScores",

@@ -24,7 +24,7 @@ from stepmask.evaluation.perceptual import (
     lpips_per_image,
 )
 from stepmask.evaluation.standard import standard_features
-from stepmask.runtime.sampling import parameters_of
+from stepmask.runtime.call import parameters_of
 
 OF_INCEPTION = ("fid", "sfid", "is", "kid", "precision", "recall")
 NAMES = ("lpips", "clip", *OF_INCEPTION)

@@ -16,7 +16,8 @@ from stepmask.evaluation._conditions import Conditions
 from stepmask.evaluation.speed import Times, timed
 from stepmask.liveness import Plan
 from stepmask.runtime.apply import apply
-from stepmask.runtime.sampling import SamplerLoop, sample
+from stepmask.runtime.loop import SamplerLoop
+from stepmask.runtime.sampling import sample
 
 Progress = Callable[[int, int], None]
 """Called after every run with the number of runs done and the number to do."""

@@ -27,7 +27,7 @@ from stepmask.learning.per_step.config import LearnConfig
 from stepmask.learning.per_step.learner import LearnProgress, learn_per_step
 from stepmask.learning.progress import show_rounds
 from stepmask.mask import StepMask
-from stepmask.runtime.sampling import as_pipeline
+from stepmask.runtime.loop import as_pipeline
 
 Method = Literal["global", "per-step", "paper", "harmonica", "l2c", "ecad", "dip-go"]
 Config = GlobalConfig | LearnConfig | GeneticConfig | FullChainConfig

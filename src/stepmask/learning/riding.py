@@ -18,11 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from stepmask.architectures import architecture_of, denoiser_of, denoisers_of, describe
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.runtime.apply import is_applied
+from stepmask.runtime.call import is_modular
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.gate import Controller, gated
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
-from stepmask.runtime.sampling import is_modular, without_decoder
+from stepmask.runtime.set_aside import without_decoder
 
 
 class Rider(Protocol):

@@ -22,9 +22,9 @@ from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.capture import FirstStep, first_step, one_sample
 from stepmask.runtime.executor import Executor
+from stepmask.runtime.loop import as_pipeline
 from stepmask.runtime.policies import policy_for
 from stepmask.runtime.profiling import cost_of_step
-from stepmask.runtime.sampling import as_pipeline
 
 # the gates of a denoiser keep its handle alive; this only finds it, and keeps no model from being collected
 _applied: WeakKeyDictionary[nn.Module, ref[Handle]] = WeakKeyDictionary()

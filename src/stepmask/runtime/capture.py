@@ -20,16 +20,11 @@ from stepmask.architectures import denoiser_of
 from stepmask.architectures._skeleton import Twin, on_a_twin
 from stepmask.architectures._structure import remembered
 from stepmask.errors import StepMaskError
+from stepmask.runtime.call import forwards_per_image, parameters_of, random_conditions
 from stepmask.runtime.gate import answered
+from stepmask.runtime.loop import SamplerLoop
 from stepmask.runtime.prompts import is_per_image, without_clashes
-from stepmask.runtime.sampling import (
-    SamplerLoop,
-    forwards_per_image,
-    parameters_of,
-    quiet,
-    random_conditions,
-    same_processors,
-)
+from stepmask.runtime.set_aside import quiet, same_processors
 
 
 class FirstStep(NamedTuple):

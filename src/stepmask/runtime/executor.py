@@ -15,13 +15,13 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
 from stepmask.runtime.capture import without_fractions
-from stepmask.runtime.gate import Gates
+from stepmask.runtime.gate import Gates, copying
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
 
@@ -141,10 +141,7 @@ class Executor:
                 return compute()
             return stream.policy(stream.row - stream.start, site, compute, stream.cache)
 
-        def copied(compute: Callable[[], Feature], args: tuple, kwargs: dict) -> Feature:
-            return tree_map_only(Tensor, torch.clone, control(compute, args, kwargs))
-
-        return copied if rewritten else control
+        return copying(control) if rewritten else control
 
     def _feeder_controller(self, site: int) -> Callable[[Callable[[], Tensor], tuple, dict], Tensor]:
         def control(compute: Callable[[], Tensor], args: tuple, kwargs: dict) -> Tensor:

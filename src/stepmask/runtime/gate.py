@@ -10,13 +10,24 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from stepmask.errors import UnsupportedModelError
 
 Controller = Callable[[Callable[..., Any], tuple, dict], Any]
 """Gets ``compute``, args and kwargs. ``compute()`` runs the module on the same arguments, ``compute(args, kwargs)`` on
 others; either may be called any number of times."""
+
+
+def copying(controller: Controller) -> Controller:
+    """The same, but what comes out is a copy: for a module into whose value the model writes."""
+
+    def copied(compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        return tree_map_only(Tensor, torch.clone, controller(compute, args, kwargs))
+
+    return copied
 
 
 class Gate:

@@ -60,6 +60,13 @@ class RunPlan:
                 cache.learn_shape(site, feature)
                 return feature
             return cache.dead(site)
+        self._check_cached(step, site, cache)
+        feature = cache.get(site) if state == State.reuse else self.forecast(step, site, cache)
+        cache.trim(site, keep)
+        return feature
+
+    def _check_cached(self, step: int, site: int, cache: Cache) -> None:
+        """See that the newest value is the one that the plan means, as it was computed."""
         if cache.newest_step(site) != self._computed[step][site]:
             raise UnsupportedModelError(
                 f"{self.plan.sites[site]} did not run at a step at which the mask says that it computes, and the value "
@@ -71,12 +78,6 @@ class RunPlan:
                 f"the model wrote into the value of {self.plan.sites[site]} after it was cached, so it cannot be used "
                 "again: if something like FreeU was switched on after the mask was applied, apply the mask again"
             )
-        if state == State.reuse:
-            feature = cache.get(site)
-        else:
-            feature = self.forecast(step, site, cache)
-        cache.trim(site, keep)
-        return feature
 
     def forecast(self, step: int, site: int, cache: Cache) -> Feature:
         """What a site that does not compute extrapolates to."""

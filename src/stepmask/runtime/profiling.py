@@ -20,10 +20,10 @@ from stepmask.architectures._structure import remembered
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.runtime.cache import num_bytes
+from stepmask.runtime.call import check_call_kwargs
 from stepmask.runtime.capture import FirstStep, first_step
 from stepmask.runtime.counting import FUSED_ATTENTION
 from stepmask.runtime.gate import gated
-from stepmask.runtime.sampling import check_call_kwargs
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
 """Operations that attention takes its products with."""

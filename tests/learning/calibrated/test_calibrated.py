@@ -18,7 +18,8 @@ from stepmask.learning import Recording, block_caching, ditfastattn, record, smo
 from stepmask.learning.calibrated.block_caching import held
 from stepmask.learning.calibrated.ditfastattn import difference
 from stepmask.learning.calibrated.smoothcache import skipped
-from stepmask.runtime.sampling import SamplerLoop, seeded
+from stepmask.runtime.loop import SamplerLoop
+from stepmask.runtime.sampling import seeded
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 STEPS = 8

@@ -13,7 +13,7 @@ from stepmask.architectures import denoiser_of
 from stepmask.learning import record
 from stepmask.learning.calibrated.recording import LOOKBACK
 from stepmask.learning.noise import Noise
-from stepmask.runtime.sampling import SamplerLoop
+from stepmask.runtime.loop import SamplerLoop
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 STEPS = 6

@@ -29,7 +29,9 @@ from stepmask.learning.end_to_end.probe import probe
 from stepmask.learning.end_to_end.switches import settle
 from stepmask.learning.riding import frozen
 from stepmask.mask import Action
-from stepmask.runtime.sampling import SamplerLoop, seeded, without_decoder
+from stepmask.runtime.loop import SamplerLoop
+from stepmask.runtime.sampling import seeded
+from stepmask.runtime.set_aside import without_decoder
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model, with_channel_gains
 
 IMAGES, COPIES, STEPS = 2, 2, 6

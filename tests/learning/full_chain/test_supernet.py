@@ -13,7 +13,7 @@ from stepmask.learning.full_chain.losses import consistency_loss, ssim
 from stepmask.learning.full_chain.supernet import SuperNet
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import frozen
-from stepmask.runtime.sampling import SamplerLoop
+from stepmask.runtime.loop import SamplerLoop
 from tiny import dit_pipeline, generator, random_mask, tiny_model
 
 STEPS, IMAGES = 4, 2

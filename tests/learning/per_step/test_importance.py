@@ -12,7 +12,9 @@ from stepmask.architectures import denoiser_of, describe
 from stepmask.learning.per_step.importance import _Prober, calibrate
 from stepmask.learning.per_step.losses import relative_norm
 from stepmask.learning.riding import riding
-from stepmask.runtime.sampling import SamplerLoop, sample, without_decoder
+from stepmask.runtime.loop import SamplerLoop
+from stepmask.runtime.sampling import sample
+from stepmask.runtime.set_aside import without_decoder
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model
 
 STEPS = 5

@@ -24,7 +24,10 @@ from stepmask.learning.per_step.relaxations import Draw, draw
 from stepmask.learning.per_step.relaxed import RelaxedPolicy
 from stepmask.learning.riding import first_tensor, riding
 from stepmask.runtime.cache import Cache, Meter
-from stepmask.runtime.sampling import SamplerLoop, random_conditions, sample, without_decoder
+from stepmask.runtime.call import random_conditions
+from stepmask.runtime.loop import SamplerLoop
+from stepmask.runtime.sampling import sample
+from stepmask.runtime.set_aside import without_decoder
 from tiny import conditions, ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, sample_of, tiny_model
 
 FAMILIES = ("UNet2DModel", "DiTTransformer2DModel")

@@ -19,8 +19,8 @@ from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
+from stepmask.runtime.loop import SamplerLoop
 from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.sampling import SamplerLoop
 from stepmask.schedules import deepcache, fora, import_l2c
 
 TERA = 1e12

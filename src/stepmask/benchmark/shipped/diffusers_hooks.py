@@ -36,8 +36,8 @@ from stepmask.architectures import denoiser_of
 from stepmask.benchmark.methods import Subject, Unmasked
 from stepmask.benchmark.shipped._enabling import NotSupported, Rival, num_rows, restored, silent
 from stepmask.evaluation import sampler_for
+from stepmask.runtime.call import forwards_per_image
 from stepmask.runtime.position import timestep_of
-from stepmask.runtime.sampling import forwards_per_image
 from stepmask.schedules import fora
 
 CALIBRATION_SEEDS = range(8)

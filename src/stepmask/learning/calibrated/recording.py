@@ -26,9 +26,9 @@ from stepmask.learning.riding import riding
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.features import take_apart
+from stepmask.runtime.loop import as_pipeline
 from stepmask.runtime.position import Position
 from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.sampling import as_pipeline
 
 LOOKBACK = 3
 """Steps over which changes are recorded: SmoothCache skips so many at most."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from stepmask.architectures import denoiser_of
 from stepmask.errors import UnsupportedModelError
@@ -30,7 +30,7 @@ from stepmask.learning.end_to_end.history import History
 from stepmask.learning.riding import companions
 from stepmask.liveness import Plan, State
 from stepmask.runtime.features import Layout, put_together, take_apart
-from stepmask.runtime.gate import gated
+from stepmask.runtime.gate import copying, gated
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
 
 
@@ -260,10 +260,7 @@ class Chain:
                         self._replay.fresh[site] = take_apart(compute())[0]
             return put_together(parts, self._layouts[site])
 
-        def copied(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
-            return tree_map_only(Tensor, torch.clone, control(compute, args, kwargs))
-
-        return copied if site in self.plan.graph.rewritten else control
+        return copying(control) if site in self.plan.graph.rewritten else control
 
     def _check_gradient(self, site: int, inputs: Any, parts: Parts) -> None:
         wanted = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs))

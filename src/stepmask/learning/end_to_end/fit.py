@@ -18,7 +18,7 @@ from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.noise import with_conditions
 from stepmask.mask import StepMask, scheduler_identity
-from stepmask.runtime.sampling import as_pipeline
+from stepmask.runtime.loop import as_pipeline
 
 
 @torch.inference_mode(False)
