@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler
 from fakes import TwoCalls
 from small import ldm_pipeline
 from stepmask import StepMaskError
-from stepmask.learning.end_to_end.judge import GAINS, HELD_BACK, PROBES, VALIDATION
+from stepmask.learning.end_to_end.judge import HELD_BACK, PROBES, VALIDATION
 from stepmask.learning.noise import NOISE_SEEDS, Noise
 from stepmask.runtime.loop import SamplerLoop
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model
@@ -85,10 +85,10 @@ def test_given_lists_are_gone_through_again_and_again():
 def test_kinds_of_noise_do_not_share_the_conditions_of_a_long_list(count):
     """By default 8 images are for validation, and 16 are held back."""
     noise = Noise(dit_pipeline(), 1, 0, {"class_labels": list(range(count))})
-    kinds = [(VALIDATION, 8), (HELD_BACK, 16), (GAINS, 16), (PROBES, 8)]
+    kinds = [(VALIDATION, 8), (HELD_BACK, 16), (PROBES, 8)]
     dealt = [set(noise._conditions(range(first, first + n), [0] * n)["class_labels"]) for first, n in kinds]
-    assert [len(labels) for labels in dealt] == [8, 16, 16, 8]
-    assert len(set.union(*dealt)) == 8 + 16 + 16 + 8
+    assert [len(labels) for labels in dealt] == [8, 16, 8]
+    assert len(set.union(*dealt)) == 8 + 16 + 8
 
 
 def test_tensors_are_picked_by_image_and_single_values_passed_on():

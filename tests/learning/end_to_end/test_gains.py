@@ -15,8 +15,10 @@ from stepmask.learning import fit_gains
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.gains import GainFit
+from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES
 from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.end_to_end.switches import settle
+from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import frozen
 from stepmask.mask import Action
@@ -199,6 +201,22 @@ def test_gains_that_are_there_go_on_with_half_of_the_iterations(monkeypatch):
     channels = {mask.sites[0]: np.full(16, 1.5)}
     fit_gains(pipe, mask.with_actions(mask.actions, channel_gains=channels), iterations=5)
     assert steps[len(cold) + len(warm) :] == warm
+
+
+def test_gains_are_learned_where_the_full_run_has_been(monkeypatch):
+    """On the noise of the probes, so that each iteration takes one run, of the mask."""
+    config = GlobalConfig(gains=6, num_probes=2, num_validation=3)
+    selecting = Selecting(dit_pipeline(), STEPS, Asked(target_macs=0.6), 0, {}, config, None)
+    judge, table = selecting.judge, Table.of(fora(dit_pipeline(), STEPS, 2, forecast="linear"), selecting.budget)
+    for number in range(3):
+        judge.probe(table, number)
+    runs, latents = [], Noise.latents
+    monkeypatch.setattr(Noise, "latents", lambda self, *part: runs.append(part[:2]) or latents(self, *part))
+    assert judge.with_gains(table, 6, lambda actions: True, 3).has_gains
+    assert runs == [(PROBES + image, 1) for image in range(6)]
+    assert LEAST_PROBES > 3, "so that the next two are made"
+    judge.with_gains(table, 8, lambda actions: True, 3)
+    assert runs[6:] == [(PROBES + image, 1) for image in (0, 1, 2, 3, 4, 5, 6, 6, 7, 7)]
 
 
 def test_gains_for_a_schedule():

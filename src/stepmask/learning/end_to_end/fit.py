@@ -13,12 +13,15 @@ from stepmask.architectures import denoiser_of
 from stepmask.learning._arguments import check_count, check_seed
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
-from stepmask.learning.end_to_end.judge import GAIN_BATCHES, GAINS
+from stepmask.learning.end_to_end.judge import PROBES
 from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.noise import with_conditions
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.loop import as_pipeline
+
+NUM_PROBES = 8
+"""So many probes' worth of noise is gone through in turns."""
 
 
 @torch.inference_mode(False)
@@ -64,8 +67,9 @@ def fit_gains(
     with effort.counting(denoiser_of(pipe)):
         chosen = Selecting(pipe, steps, Asked(target_macs=1.0), seed, kwargs, config, None, effort)
         mask.check(graph=chosen.graph, scheduler=pipe.scheduler)
-        table = chosen.judge.with_gains(Table.of(mask, chosen.budget), iterations, chosen.search.fits)
-    seeds = chosen.noise.seeds(GAINS, GAIN_BATCHES * config.num_probes)
+        table = Table.of(mask, chosen.budget)
+        table = chosen.judge.with_gains(table, iterations, chosen.search.fits, NUM_PROBES)
+    seeds = chosen.noise.seeds(PROBES, NUM_PROBES * config.num_probes)
     before = mask.provenance.get("noise_seeds", [seeds[0], seeds[-1]])
     provenance = {
         **{name: value for name, value in mask.provenance.items() if name != "psnr"},

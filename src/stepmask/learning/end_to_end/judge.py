@@ -22,8 +22,8 @@ from stepmask.learning.riding import frozen
 from stepmask.liveness import Plan, make_plan
 from stepmask.runtime.apply import apply
 
-VALIDATION, HELD_BACK, GAINS, PROBES = 0, 20_000, 30_000, 40_000
-"""First image numbers of the four kinds of noise."""
+VALIDATION, HELD_BACK, PROBES = 0, 20_000, 40_000
+"""First image numbers of the three kinds of noise."""
 
 PSNR_CAP = 80.0
 """dB. What an image counts for at most, the full run's included, whose error is 0."""
@@ -31,9 +31,9 @@ PSNR_CAP = 80.0
 FIRST_IMAGES = 2
 """Of the validation noise, that every candidate is measured on."""
 
-GAIN_BATCHES = 16
-"""Different batches of noise that gains are fitted on, in turns, of half as many images as a probe has; of each the
-full run is made once."""
+LEAST_PROBES, MOST_PROBES = 4, 16
+"""Of how many probes gains are fitted on the noise: at least, made for them if need be, and at most. What the full run
+makes of it is kept."""
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
 """Of final latents, or images, (N, ...)."""
@@ -56,7 +56,7 @@ class Judge:
         self._noise, self._budget, self._timesteps = noise, budget, timesteps
         self._config, self._measured = config, measured
         self._full: dict[tuple[int, int, bool], torch.Tensor] = {}
-        self._targets: dict[tuple[int, int], torch.Tensor] = {}
+        self._wanted: dict[int, torch.Tensor] = {}
 
     def check_objective(self) -> None:
         """See that the objective is one, and that which the measurements so far were made by.
@@ -116,10 +116,11 @@ class Judge:
             self.save()
         return found
 
-    def with_gains(self, table: Table, iterations: int, fits: Callable[[np.ndarray], bool]) -> Table:
+    def with_gains(self, table: Table, iterations: int, fits: Callable[[np.ndarray], bool], num_probed: int) -> Table:
         """The table with gains of its forecasts learned; itself where there is none to learn.
 
-        Gains that are there already go on with half of the iterations.
+        Gains that are there already go on with half of the iterations. Each iteration runs on half of a probe's noise,
+        in turns through that of the probes so far, since the full run has been there already.
         """
         iterations = math.ceil(iterations / 2) if table.has_gains else iterations
         key = f"{iterations}.{table.digest}"
@@ -128,10 +129,11 @@ class Judge:
             mask = table.mask(self._budget, self._timesteps)
             fit = GainFit(mask, self._budget, iterations, fits, self._config.channel_gains)
             count = max(1, self._config.num_probes // 2)
+            num_batches = min(max(num_probed, LEAST_PROBES), MOST_PROBES) * self._config.num_probes // count
             for iteration in range(iterations if fit.num_gains else 0):
-                first = GAINS + iteration % GAIN_BATCHES * count
+                first = PROBES + iteration % num_batches * count
                 batches = [
-                    (partial(self._noise.latents, *part), self._features_of_full_run(*part, keep=True))
+                    (partial(self._noise.latents, *part), self._features_of_full_run(*part))
                     for part in self._parts(first, count)
                 ]
                 fit.step(self._noise.pipe, batches, self._features, self._waiting)
@@ -174,14 +176,15 @@ class Judge:
         """Where values wait between the passes of a probe."""
         return "cpu" if self._config.offload else None
 
-    def _features_of_full_run(self, first: int, count: int, keep: bool = False) -> torch.Tensor:
-        """(count, ...) what shall be reached from numbered noise."""
-        if (first, count) in self._targets:
-            return self._targets[first, count]
+    def _features_of_full_run(self, first: int, count: int) -> torch.Tensor:
+        """(count, ...) what shall be reached from numbered noise; kept of the first probes, for gains."""
+        images = range(first, first + count)
+        if all(image in self._wanted for image in images):
+            return torch.stack([self._wanted[image] for image in images])
         with frozen(denoiser_of(self._noise.pipe)):
             found = _unbroken(self._features(self._noise.latents(first, count)).detach())
-        if keep:
-            self._targets[first, count] = found
+        if images.stop <= PROBES + MOST_PROBES * self._config.num_probes:
+            self._wanted.update(zip(images, found, strict=True))
         return found
 
     def _psnrs(self, table: Table, first: int, count: int, objective: Objective | None) -> np.ndarray:

@@ -191,7 +191,7 @@ class GlobalSearch:
 
     def _fit(self, table: Table, made_by: str, target: float) -> Iterator[Round]:
         """Learn the gains of a table."""
-        table = self.judge.with_gains(table, self.config.gains, self.fits)
+        table = self.judge.with_gains(table, self.config.gains, self.fits, self.num_probed)
         if table.digest not in self.candidates:
             self._keep(table, f"{made_by}, gains", fitted=True)
             self.judge.save()

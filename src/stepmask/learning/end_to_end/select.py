@@ -23,7 +23,7 @@ from stepmask.learning._identity import comparable, weights_digest
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
-from stepmask.learning.end_to_end.judge import PROBES, Judge
+from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES, Judge
 from stepmask.learning.end_to_end.measured import Measured
 from stepmask.learning.end_to_end.search import GlobalSearch, Round
 from stepmask.learning.end_to_end.start import Start, list_of, table_of
@@ -217,7 +217,8 @@ class Selecting:
         plan = make_plan(bare, self.graph)
         half_width = student_t_95(len(held_back) - 1) * float(held_back.std(ddof=1)) / math.sqrt(len(held_back))
         mean = float(held_back.mean())
-        seeds = self.noise.seeds(0, PROBES + (self.search.num_probed + 1) * self.config.num_probes)
+        probed = max(self.search.num_probed + 1, LEAST_PROBES if self.config.learns_gains else 0)
+        seeds = self.noise.seeds(0, PROBES + probed * self.config.num_probes)
         provenance = {
             "method": "global",
             "num_inference_steps": self.num_inference_steps,
