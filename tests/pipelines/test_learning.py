@@ -285,6 +285,19 @@ def test_learning_with_a_cache_of_diffusers_is_refused(learn):
         learn(pipe, 4, target_macs=0.6, call_kwargs=case.arguments(2))
 
 
+def test_evaluating_beside_a_cache_of_diffusers_needs_a_full_run_from_elsewhere():
+    case = BY_NAME["Flux"]
+    pipe = case.build()
+    inputs = {"num_inference_steps": 3, "call_kwargs": case.arguments(2), "seeds": 2, "speed": False}
+    mask = schedules.fora(pipe, 3, 1)
+    full = stepmask.evaluate(pipe, mask, **inputs).full
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
+    with pytest.raises(stepmask.StepMaskError, match=r"no full run: call disable_cache\(\) first, or give reference="):
+        stepmask.evaluate(pipe, mask, **inputs)
+    pipe.transformer.disable_cache()
+    assert stepmask.evaluate(pipe, mask, reference=full, **inputs).psnr.mean == 100
+
+
 @pytest.mark.parametrize("name", ["Stable Diffusion", "Stable Diffusion, ControlNet"])
 def test_what_runs_beside_the_denoiser_keeps_no_graph(name):
     """Of every further step only the latents' way through guidance and scheduler is kept."""

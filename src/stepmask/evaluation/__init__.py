@@ -21,7 +21,7 @@ from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
 from stepmask.evaluation.standard import standard_features
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
-from stepmask.runtime.apply import is_applied
+from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
 from stepmask.runtime.call import listed_conditions, parameters_of
 from stepmask.runtime.loop import as_pipeline
 from stepmask.runtime.profiling import measure_cost
@@ -86,8 +86,8 @@ def evaluate(
         progress: Called after every run with the number of runs done and to do.
 
     Raises:
-        StepMaskError: Seeds that learning has seen, a reference of another size, conditions that are missing, or a
-            mask that is applied already.
+        StepMaskError: Seeds that learning has seen, a reference of another size, conditions that are missing, a mask
+            that is applied already, or a cache of diffusers in what should be the full run.
         MaskMismatchError: The mask belongs to another model, scheduler or number of steps.
     """
     if not all(isinstance(count, int) and count >= 1 for count in (batch_size, speed_pairs)):
@@ -98,6 +98,11 @@ def evaluate(
     sampler, seeds = sampler_for(pipe, mask_or_plan, seeds, num_inference_steps, call_kwargs, conditions)
     if reference is not None and len(reference) != len(seeds):
         raise StepMaskError(f"reference has {len(reference)} images for {len(seeds)} seeds: give one image per seed")
+    if reference is None and has_cache_of_diffusers(denoiser_of(pipe)):
+        raise StepMaskError(
+            "hooks of diffusers carry values of the denoiser from step to step (enable_cache?), so what runs without "
+            "the mask is no full run: call disable_cache() first, or give reference="
+        )
     timed_pairs = speed_pairs if speed else 0
     with unchecked(pipe):
         pairs = sample_pairs(

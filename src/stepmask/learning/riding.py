@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stepmask.architectures import architecture_of, denoiser_of, denoisers_of, describe
 from stepmask.errors import StepMaskError, UnsupportedModelError
-from stepmask.runtime.apply import is_applied
+from stepmask.runtime.apply import diffusers_hooks, has_cache_of_diffusers, is_applied
 from stepmask.runtime.call import is_modular
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.gate import Controller, gated
@@ -61,7 +61,7 @@ def check_learnable(pipe: Any) -> None:
         raise StepMaskError("a mask is applied to this model: remove it before learning another")
     if any(_is_offloaded(module) for module in denoiser.modules()):
         raise UnsupportedModelError("the denoiser is offloaded: learn before enabling offload, the mask works after it")
-    if any(hook._is_stateful for module in denoiser.modules() for hook in _hooks(module).values()):
+    if has_cache_of_diffusers(denoiser):
         raise UnsupportedModelError(
             "hooks of diffusers carry values of the denoiser from step to step (enable_cache?), so its full run cannot "
             "be learned from: call disable_cache() first"
@@ -70,12 +70,7 @@ def check_learnable(pipe: Any) -> None:
 
 def _is_offloaded(module: nn.Module) -> bool:
     """By accelerate's hooks, or by diffusers' own of groups."""
-    return hasattr(module, "_hf_hook") or any("group_offloading" in name for name in _hooks(module))
-
-
-def _hooks(module: nn.Module) -> dict[str, Any]:
-    """Those of diffusers, by name."""
-    return getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+    return hasattr(module, "_hf_hook") or any("group_offloading" in name for name in diffusers_hooks(module))
 
 
 def check_differentiable(pipe: Any) -> None:

@@ -264,6 +264,16 @@ def is_applied(denoiser: nn.Module) -> bool:
     return _handle_of(denoiser) is not None
 
 
+def has_cache_of_diffusers(denoiser: nn.Module) -> bool:
+    """Whether hooks of diffusers carry values of this denoiser from step to step, as ``enable_cache`` has it."""
+    return any(hook._is_stateful for module in denoiser.modules() for hook in diffusers_hooks(module).values())
+
+
+def diffusers_hooks(module: nn.Module) -> dict[str, Any]:
+    """Those of diffusers, by name."""
+    return getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+
+
 def _handle_of(denoiser: nn.Module) -> Handle | None:
     found = _applied.get(denoiser)
     return None if found is None else found()
