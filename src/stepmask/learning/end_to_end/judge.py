@@ -32,8 +32,8 @@ FIRST_IMAGES = 2
 """Of the validation noise, that every candidate is measured on."""
 
 LEAST_PROBES, MOST_PROBES = 4, 16
-"""Of how many probes gains are fitted on the noise: at least, made for them if need be, and at most. What the full run
-makes of it is kept."""
+"""Gains are fitted on the noise of the probes so far, of at least and at most so many; what the full run makes of it is
+kept."""
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
 """Of final latents, or images, (N, ...)."""
