@@ -294,6 +294,9 @@ def test_evaluating_beside_a_cache_of_diffusers_needs_a_full_run_from_elsewhere(
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
     with pytest.raises(stepmask.StepMaskError, match=r"no full run: call disable_cache\(\) first, or give reference="):
         stepmask.evaluate(pipe, mask, **inputs)
+    with pytest.raises(stepmask.StepMaskError, match="speed=False"):
+        stepmask.evaluate(pipe, mask, reference=full, **inputs | {"speed": True})
+    assert 0 < stepmask.evaluate(pipe, mask, reference=full, **inputs).psnr.mean < 100, "the cache is on"
     pipe.transformer.disable_cache()
     assert stepmask.evaluate(pipe, mask, reference=full, **inputs).psnr.mean == 100
 

@@ -98,10 +98,10 @@ def evaluate(
     sampler, seeds = sampler_for(pipe, mask_or_plan, seeds, num_inference_steps, call_kwargs, conditions)
     if reference is not None and len(reference) != len(seeds):
         raise StepMaskError(f"reference has {len(reference)} images for {len(seeds)} seeds: give one image per seed")
-    if reference is None and has_cache_of_diffusers(denoiser_of(pipe)):
+    if (reference is None or speed) and has_cache_of_diffusers(denoiser_of(pipe)):
         raise StepMaskError(
             "hooks of diffusers carry values of the denoiser from step to step (enable_cache?), so what runs without "
-            "the mask is no full run: call disable_cache() first, or give reference="
+            "the mask is no full run: call disable_cache() first, or give reference= and speed=False"
         )
     timed_pairs = speed_pairs if speed else 0
     with unchecked(pipe):

@@ -153,9 +153,8 @@ def test_nothing_to_learn():
 def test_learned_masks_have_gains_unless_told_otherwise(tmp_path):
     mask = learn(dit_pipeline(), STEPS, 0.6, gains=4, resume=tmp_path / "state", **QUICK)
     assert mask.provenance["config"]["gains"] == 4
-    assert learn(dit_pipeline(), STEPS, 0.6, gains=4, resume=tmp_path / "state", **QUICK) == mask, (
-        "all of it from the file"
-    )
+    again = learn(dit_pipeline(), STEPS, 0.6, gains=4, resume=tmp_path / "state", **QUICK)
+    assert again == mask, "all of it from the file"
     mask.save(tmp_path / "mask.json")
     assert stepmask.StepMask.load(tmp_path / "mask.json") == mask
     assert learn(dit_pipeline(), STEPS, 0.8, gains=0, **QUICK).gains is None

@@ -36,6 +36,7 @@ from stepmask.architectures import denoiser_of
 from stepmask.benchmark.methods import Subject, Unmasked
 from stepmask.benchmark.shipped._enabling import NotSupported, Rival, num_rows, restored, silent
 from stepmask.evaluation import sampler_for
+from stepmask.runtime.apply import diffusers_hooks
 from stepmask.runtime.call import forwards_per_image
 from stepmask.runtime.position import timestep_of
 from stepmask.schedules import fora
@@ -94,7 +95,7 @@ class Hook:
                     getattr(hooks, self.function)(denoiser, config)
                 except IndexError as error:  # FirstBlockCache takes the first of the blocks that it found
                     raise NotSupported(f"finds no list of transformer blocks in {type(denoiser).__name__}") from error
-            if not any(_hooked(module) for module in denoiser.modules()):
+            if not any(diffusers_hooks(module) for module in denoiser.modules()):
                 raise NotSupported(f"finds nothing to cache in {type(denoiser).__name__}")
             with CacheMixin.cache_context(denoiser, "both halves"):
                 yield
@@ -115,11 +116,6 @@ class _Clock:
 
     def __call__(self) -> float:
         return self._timestep
-
-
-def _hooked(module: nn.Module) -> bool:
-    registry = getattr(module, "_diffusers_hook", None)
-    return registry is not None and bool(registry.hooks)
 
 
 def _plain(subject: Subject, options: dict[str, Any], now: Callable[[], float]) -> dict[str, Any]:
@@ -212,7 +208,7 @@ def _calibrate(subject: Subject, rows: int) -> list[float]:
     printed = io.StringIO()
     with restored(pipe), silent():
         apply_mag_cache(denoiser_of(pipe), MagCacheConfig(calibrate=True, num_inference_steps=rows))
-        if not any(_hooked(module) for module in denoiser_of(pipe).modules()):
+        if not any(diffusers_hooks(module) for module in denoiser_of(pipe).modules()):
             raise NotSupported(f"finds nothing to cache in {type(denoiser_of(pipe)).__name__}")
         with contextlib.redirect_stdout(printed):
             plain.full(0, seeds)

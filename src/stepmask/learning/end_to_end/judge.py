@@ -177,13 +177,13 @@ class Judge:
         return "cpu" if self._config.offload else None
 
     def _features_of_full_run(self, first: int, count: int) -> torch.Tensor:
-        """(count, ...) what shall be reached from numbered noise; kept of the first probes, for gains."""
+        """(count, ...) what shall be reached from numbered noise; kept by image of the first probes, for gains."""
         images = range(first, first + count)
         if all(image in self._wanted for image in images):
             return torch.stack([self._wanted[image] for image in images])
         with frozen(denoiser_of(self._noise.pipe)):
             found = _unbroken(self._features(self._noise.latents(first, count)).detach())
-        if images.stop <= PROBES + MOST_PROBES * self._config.num_probes:
+        if self._config.learns_gains and images.stop <= PROBES + MOST_PROBES * self._config.num_probes:
             self._wanted.update(zip(images, found, strict=True))
         return found
 
