@@ -50,3 +50,12 @@ def test_the_masks_beside_the_results_are_those_that_were_measured(path):
     assert mask.num_rows == key["steps"] and mask.provenance["guidance_scale"] == guided(pipe).get("guidance_scale")
     plan = make_plan(mask, describe(pipe))
     assert measure_cost(pipe, call_kwargs=guided(pipe)).fraction(plan) == pytest.approx(row["macs"])
+
+
+@pytest.mark.parametrize("classes", ["first", "other"])
+def test_the_masks_beside_the_page_of_transfer_fit_their_model(classes):
+    path = DOCS / "results" / "transfer-masks" / f"dit-cifar10-20-transfer-{classes}-classes.json"
+    pipe, mask = reference.load("dit-cifar10"), StepMask.load(path)
+    mask.check(graph=describe(pipe))
+    fraction = measure_cost(pipe, call_kwargs=guided(pipe)).fraction(make_plan(mask, describe(pipe)))
+    assert mask.num_rows == 20 and mask.channel_gains is not None and 0.45 < fraction <= 0.5
