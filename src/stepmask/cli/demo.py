@@ -17,8 +17,8 @@ from stepmask.cli.sample import write_images
 from stepmask.cli.show import draw
 
 MODEL = "reference:ddpm-cifar10"
-QUICKER = {"shrink": 0.2, "num_moves": 0}
-"""Of learning: larger steps down to the target, key steps where they are."""
+QUICKER = {"shrink": 0.2, "num_moves": 0, "num_held_back": 4}
+"""Of learning: larger steps down to the target, key steps where they are, few images beside those that are compared."""
 
 
 @app.command()
@@ -27,7 +27,7 @@ def demo(
     model: Annotated[str, typer.Option(help="Any MODEL that samples without a prompt.")] = MODEL,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps.")] = 50,
     target_macs: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the MACs to keep.")] = 0.5,
-    rounds: Annotated[int, typer.Option(min=0, help="Refining rounds, as for learn; fewer are quicker.")] = 1,
+    rounds: Annotated[int, typer.Option(min=0, help="Refining rounds, as for learn; more find more.")] = 0,
     gains: Annotated[int, typer.Option(min=0, help="Iterations of learning how far to forecast, as for learn.")] = 18,
     num_images: Annotated[int, typer.Option(min=1, help="Images to compare.")] = 16,
 ) -> None:

@@ -316,6 +316,27 @@ def test_waiting_values_may_be_kept_elsewhere():
     assert np.array_equal(here, there) and here.any()
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls", "DiT, Heun"])
+def test_steps_whose_graph_is_kept_are_not_run_again(name, fresh):
+    pipe, call = make(name)
+    plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call)
+    calls = []
+    first = next(module for module in denoiser_of(pipe).modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_pre_hook(lambda module, args: calls.append(module))
+
+    def ridden(graph_bytes):
+        calls.clear()
+        account, images = ride(pipe, call, plan, along, fresh, graph_bytes=graph_bytes)
+        return account, images, len(calls)
+
+    (none, images, twice), (some, same, between), (all_of_them, also, once) = map(ridden, (0, 400_000, 2**30))
+    assert once < between < twice and twice - once == once - once // plan.num_rows  # the first step has no way back
+    assert torch.equal(images, same) and torch.equal(images, also)
+    for account in (some, all_of_them):
+        assert np.array_equal(account.effects, none.effects) and np.array_equal(account.slopes, none.slopes)
+
+
 @pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
 def test_several_cotangents_are_as_many_runs(name):
     pipe, call = make(name)

@@ -224,7 +224,8 @@ def test_gains_for_a_schedule():
     schedule = fora(pipe, STEPS, 2, forecast="linear")
     mask = fit_gains(pipe, schedule, iterations=6, seed=1)
     assert mask.gains is not None and mask.provenance["method"] == "fora" and mask.graph == schedule.graph
-    assert mask.provenance["gains"] == {"iterations": 6, "seed": 1} and mask.provenance["denoiser_calls"] > 12 * STEPS
+    assert mask.provenance["gains"] == {"iterations": 6, "seed": 1}
+    assert mask.provenance["denoiser_calls"] == 12 * STEPS, "full runs, and runs whose graph is kept"
     cost, graph = measure_cost(pipe), describe(pipe)
     assert cost.fraction(make_plan(mask, graph)) == cost.fraction(make_plan(schedule, graph))
     before, after = (stepmask.evaluate(pipe, one, seeds=4, speed=False).psnr.mean for one in (schedule, mask))

@@ -1,8 +1,9 @@
-"""The whole sampling run as one differentiable map, inside the user's pipeline, with the memory of one step's graph.
+"""The whole sampling run as one differentiable map, inside the user's pipeline, within the memory that is given.
 
 The pipeline runs as it is, with gradient through its own loop: scheduler and guidance are recorded by autograd, each
-denoiser call is one node that keeps its inputs and the values its sites computed, and is run again, step by step, when
-gradients come back. What later steps owe to a value in the cache comes back beside the latents, as adjoints by site.
+denoiser call is one node that keeps its inputs and the values its sites computed. When gradients come back, the graph
+of a call is there if there was room for it; else the call is run again, so that one graph at a time is enough. What
+later steps owe to a value in the cache comes back beside the latents, as adjoints by site.
 
 Several cotangents at once ride as copies of the images: the pipeline is called for ``copies`` times as many images,
 equal in all, the denoiser runs on one of each, and each copy brings a cotangent of its own back.
@@ -20,13 +21,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from stepmask.architectures import denoiser_of
 from stepmask.errors import UnsupportedModelError
 from stepmask.learning.end_to_end._adjoints import Parts
 from stepmask.learning.end_to_end.account import Account
 from stepmask.learning.end_to_end.history import History
+from stepmask.learning.end_to_end.room import Room
 from stepmask.learning.riding import companions
 from stepmask.liveness import Plan, State
 from stepmask.runtime.features import Layout, put_together, take_apart
@@ -35,8 +37,23 @@ from stepmask.runtime.position import Position, PositionTracker, timestep_of
 
 
 @dataclass
+class _Ran:
+    """A call that ran with gradient, and what the gates collected meanwhile."""
+
+    inputs: list[Tensor]
+    """Its leaves that depend on earlier steps."""
+    output: Any = None
+    values: dict[int, Parts] = field(default_factory=dict)
+    """Computed values, within the graph."""
+    leaves: dict[int, Parts] = field(default_factory=dict)
+    """Values from the cache, where a gradient is wanted."""
+    fresh: dict[int, Parts] = field(default_factory=dict)
+    """What sites that do not compute would compute."""
+
+
+@dataclass
 class _Call:
-    """One denoiser call of the run, as it is needed to run it again."""
+    """One denoiser call of the run, as it is needed on the way back."""
 
     position: Position
     compute: Callable[..., Any]
@@ -47,18 +64,8 @@ class _Call:
     groups: int
     """Batches of images in one call: 2 where guidance runs both halves at once."""
     output_spec: TreeSpec | None = None
-
-
-@dataclass
-class _Replay:
-    """What the gates collect while a call runs again with gradient."""
-
-    values: dict[int, Parts] = field(default_factory=dict)
-    """Computed values, within the graph."""
-    leaves: dict[int, Parts] = field(default_factory=dict)
-    """Values from the cache, where a gradient is wanted."""
-    fresh: dict[int, Parts] = field(default_factory=dict)
-    """What sites that do not compute would compute."""
+    ran: _Ran | None = None
+    """With its graph, where there was room for it."""
 
 
 class Chain:
@@ -72,6 +79,7 @@ class Chain:
         fresh: Whether to account for computing cells that do not compute, at the price of computing them.
         device: Where values wait between the two passes; None leaves them where they are made.
         by_channel: Whether to account for the gains of channels.
+        graph_bytes: Of graphs that may be kept from the way forth.
     """
 
     def __init__(
@@ -83,6 +91,7 @@ class Chain:
         fresh: bool = False,
         device: torch.device | str | None = None,
         by_channel: bool = False,
+        graph_bytes: int = 0,
     ) -> None:
         self.pipe, self.plan, self.num_images, self.copies = pipe, plan, num_images, copies
         self._fresh, self._waiting = fresh, device
@@ -90,11 +99,13 @@ class Chain:
         self._tracker = PositionTracker()
         self._last_calls: dict[int, tuple[int, int]] = {}
         self._call: _Call | None = None
-        self._replay: _Replay | None = None
+        self._ran: _Ran | None = None
+        self._records = False
         self._layouts: dict[int, Layout] = {}
         self.anchor = torch.zeros((), requires_grad=True)
         """Every call depends on it, so that gradients come back through all of them."""
         self._device = next(denoiser_of(pipe).parameters()).device
+        self._room = Room(graph_bytes, denoiser_of(pipe).parameters())
         self.history = History(plan, self._device, device)
         """What waits between the two passes."""
         self.account = Account(plan, self.history, copies, num_images, self._device, by_channel)
@@ -150,13 +161,19 @@ class Chain:
         return by_copy[:, 0].flatten(0, 1)
 
     def record(self, call: _Call) -> tuple[Tensor, ...]:
-        """Run a call under the plan, keep what its sites compute."""
-        self._call = call
+        """Run a call under the plan, keep what its sites compute, and its graph while there is room."""
+        self._records = True
         try:
-            with torch.no_grad():
-                output = call.compute(*tree_unflatten(call.leaves, call.spec))
+            if self._room.is_left and call.differentiable:
+                with self._room.counting():
+                    ran = self._run(call)
+                output = tree_map_only(Tensor, lambda t: t.detach().clone(), ran.output)
+                call.ran = ran if self._room.is_left else None
+            else:
+                with torch.no_grad():
+                    output = self._compute(call, call.leaves)
         finally:
-            self._call = None
+            self._records = False
         tensors, call.output_spec = tree_flatten(output)
         if self._waiting is not None:
             call.leaves = [leaf.to(self._waiting) if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
@@ -166,20 +183,30 @@ class Chain:
             for t in tensors
         )
 
-    def replay(self, call: _Call, cotangents: tuple[Tensor | None, ...]) -> list[Tensor]:
-        """Run a call again with gradient: account for its cells, and return the cotangents of its inputs."""
+    def _run(self, call: _Call) -> _Ran:
+        """Run a call with gradient."""
         leaves = [leaf.to(self._device) if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
-        inputs = []
         for index in call.differentiable:
             leaves[index] = leaves[index].detach().requires_grad_()
-            inputs.append(leaves[index])
-        self._call, self._replay = call, _Replay()
+        ran = self._ran = _Ran([leaves[index] for index in call.differentiable])
         try:
             with torch.enable_grad():
-                outputs = tree_flatten(call.compute(*tree_unflatten(leaves, call.spec)))[0]
-            done = self._replay
+                ran.output = self._compute(call, leaves)
         finally:
-            self._call = self._replay = None
+            self._ran = None
+        return ran
+
+    def _compute(self, call: _Call, leaves: list[Any]) -> Any:
+        self._call = call
+        try:
+            return call.compute(*tree_unflatten(leaves, call.spec))
+        finally:
+            self._call = None
+
+    def go_back(self, call: _Call, cotangents: tuple[Tensor | None, ...]) -> list[Tensor]:
+        """Account for the cells of a call, and return the cotangents of its inputs."""
+        done, call.ran = call.ran or self._run(call), None
+        inputs, outputs = done.inputs, tree_flatten(done.output)[0]
         wanted = done.values | done.leaves
         order = sorted(wanted)
         sources = [*inputs, *(part for site in order for part in wanted[site])]
@@ -239,11 +266,11 @@ class Chain:
             if state == State.compute or row == 0:
                 value = compute()
                 parts, self._layouts[site] = take_apart(value)
-                if self._replay is not None:
-                    self._check_gradient(site, (args, kwargs), parts)
-                    self._replay.values[site] = parts
-                else:
+                if self._records:
                     self.history.keep(stream, site, row, parts)
+                if self._ran is not None:
+                    self._check_gradient(site, (args, kwargs), parts)
+                    self._ran.values[site] = parts
                 return value
             before = self.history.before(stream, site, row)
             if state == State.dead and not self._fresh:
@@ -252,12 +279,12 @@ class Chain:
                 parts = self.history.ahead(site, before, row, self.history.gain(row, site))
             else:
                 parts = before[0][1]
-            if self._replay is not None and state != State.dead:
+            if self._ran is not None and state != State.dead:
                 parts = [part.detach().requires_grad_() for part in parts]
-                self._replay.leaves[site] = parts
+                self._ran.leaves[site] = parts
                 if self._fresh:
                     with torch.no_grad():
-                        self._replay.fresh[site] = take_apart(compute())[0]
+                        self._ran.fresh[site] = take_apart(compute())[0]
             return put_together(parts, self._layouts[site])
 
         return copying(control) if site in self.plan.graph.rewritten else control
@@ -272,7 +299,7 @@ class Chain:
 
 
 class _Node(torch.autograd.Function):
-    """A denoiser call that is run again in the backward pass."""
+    """A denoiser call, whose way back is the chain's."""
 
     @staticmethod
     def forward(ctx: Any, chain: Chain, call: _Call, anchor: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -283,4 +310,4 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
         if not ctx.call.differentiable:  # the first row: nothing before it, and every cell computes
             return None, None, None
-        return None, None, None, *ctx.chain.replay(ctx.call, cotangents)
+        return None, None, None, *ctx.chain.go_back(ctx.call, cotangents)

@@ -18,10 +18,13 @@ _RANGES = {
     "num_projections": (1, 100),
     "num_validation": (3, 10**4),
     "num_held_back": (2, 10**5),
+    "graph_bytes": (0, 2**50),
     "shrink": (0.01, 0.9),
     "slack": (0.001, 0.5),
 }
-_WHOLE = ("rounds", "num_moves", "gains", "num_probes", "num_projections", "num_validation", "num_held_back")
+_WHOLE = (
+    "rounds", "num_moves", "gains", "num_probes", "num_projections", "num_validation", "num_held_back", "graph_bytes"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class GlobalConfig(Knobs):
         forecast: Whether cells may extrapolate; without, the mask is binary.
         images_per_call: Most images that are run at once: fewer take less memory and more time; None for all.
         offload: Keep what the sites compute in host memory between the passes; for accelerators.
+        graph_bytes: Of autograd graphs that may be kept from the way forth for the way back. Steps beyond are computed
+            again: with 0 all of them, one at a time, which takes less memory, and a third more time for gains.
         objective: Maps final latents, as ``vae.decoder`` of an AutoencoderKL or ``vae.decode`` of others reads them, or
             images where the pipeline has no decoder, (N, ...) to features (N, ...) whose squared distance is made
             small; differentiable. Candidates are judged by it too. None judges them by the PSNR of the images, and
@@ -62,6 +67,7 @@ class GlobalConfig(Knobs):
     forecast: bool = True
     images_per_call: int | None = None
     offload: bool = False
+    graph_bytes: int = 2**30
     objective: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:

@@ -84,6 +84,7 @@ class GainFit:
         batches: Sequence[tuple[Callable[[], Tensor], Tensor]],
         features: Callable[[Tensor], Tensor] = lambda images: images,
         device: torch.device | str | None = None,
+        graph_bytes: int = 0,
     ) -> float:
         """One iteration: runs forth and back, as many as there are batches.
 
@@ -92,6 +93,7 @@ class GainFit:
             batches: What runs it and returns final images (n, ...), and (n, ...) features of the full run's.
             features: What is compared.
             device: Where values wait between the passes.
+            graph_bytes: Of graphs that may be kept from the way forth.
 
         Returns:
             Mean of the errors' squares in dB, before the step.
@@ -105,7 +107,9 @@ class GainFit:
 
         gradient, by_channel, errors = np.zeros(self._gains.shape), {}, []
         for call, target in batches:
-            chain = Chain(pipe, plan, len(target), 1, device=device, by_channel=self._by_channel)
+            chain = Chain(
+                pipe, plan, len(target), 1, device=device, by_channel=self._by_channel, graph_bytes=graph_bytes
+            )
             error = forth_and_back(chain, call, target, of_log_squares, features)
             gradient += _finite(chain.account.slopes).sum((-1, -2))
             for site, slopes in chain.account.channel_slopes.items():

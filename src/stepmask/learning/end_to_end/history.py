@@ -40,7 +40,9 @@ class History:
 
     def keep(self, stream: int, site: int, row: int, parts: Parts) -> None:
         """Add the newest value of a site."""
-        kept = [part.detach() if self._waiting is None else part.to(self._waiting) for part in parts]
+        kept = [part.detach() for part in parts]
+        if self._waiting is not None:
+            kept = [part.to(self._waiting) for part in kept]
         self._values.setdefault((stream, site), []).append((row, kept))
 
     def before(self, stream: int, site: int, row: int) -> Before:

@@ -136,7 +136,7 @@ class Judge:
                     (partial(self._noise.latents, *part), self._features_of_full_run(*part))
                     for part in self._parts(first, count)
                 ]
-                fit.step(self._noise.pipe, batches, self._features, self._waiting)
+                fit.step(self._noise.pipe, batches, self._features, self._waiting, self._config.graph_bytes)
             found = Table.of(fit.mask, self._budget) if fit.num_gains else table
             known = found.actions, found.gains, found.channel_gains
             self._measured.keep_gains(key, *known)
@@ -159,6 +159,7 @@ class Judge:
             features=self._features,
             fresh=True,
             device=self._waiting,
+            graph_bytes=self._config.graph_bytes,
         )
 
     @property

@@ -75,6 +75,7 @@ def probe(
     features: Callable[[Tensor], Tensor] = lambda images: images,
     fresh: bool = False,
     device: torch.device | str | None = None,
+    graph_bytes: int = 0,
 ) -> Probe:
     """Run a plan forwards and backwards.
 
@@ -88,9 +89,10 @@ def probe(
         features: What is compared, of images (N, ...); differentiable.
         fresh: Whether to account for computing cells that do not compute, at the price of computing them.
         device: Where values wait between the passes.
+        graph_bytes: Of graphs that may be kept from the way forth.
     """
     num_images = len(target)
-    chain = Chain(pipe, plan, num_images, 1 + num_projections, fresh, device=device)
+    chain = Chain(pipe, plan, num_images, 1 + num_projections, fresh, device=device, graph_bytes=graph_bytes)
 
     def cotangents(error: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

@@ -40,7 +40,7 @@ PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
 SPACING = 0.015
 """Masks of a family differ by at least so much in cost."""
 
-CHANGEABLE = ("images_per_call", "offload", "num_held_back")
+CHANGEABLE = ("images_per_call", "offload", "graph_bytes", "num_held_back")
 """Options that say nothing about the way of a search, so that it may go on with others: less memory for example."""
 
 
