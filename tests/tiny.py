@@ -19,7 +19,7 @@ from stepmask.mask import Action, scheduler_identity
 OUTSIDE = ("sample", "hidden_states", "timestep")
 """What a sampling loop passes by itself."""
 
-FEW = {"gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.3}
+FEW = {"gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.4}
 """Options of a search on tiny models: few images, large steps, no moves of key steps."""
 
 

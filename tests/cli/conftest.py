@@ -54,7 +54,7 @@ def family_file(mask_file):
 def quick():
     """Options of a search that is over in a second."""
     few = {"rounds": 1, "gains": 1, "num-probes": 1, "num-validation": 3, "num-held-back": 2, "num-moves": 2}
-    return ["--steps", 4, "--shrink", 0.3, *(word for name, number in few.items() for word in (f"--{name}", number))]
+    return ["--steps", 4, "--shrink", 0.4, *(word for name, number in few.items() for word in (f"--{name}", number))]
 
 
 @pytest.fixture

@@ -188,7 +188,9 @@ def test_demo_does_it_all(run, folder, tmp_path):
     assert record["method"] == "global" and record["config"]["rounds"] == 1 and record["asked"] == {"target_macs": 0.9}
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "heun", "euler", "pndm"])
+@pytest.mark.parametrize(
+    "scheduler", ["ddim", "ddpm", "dpm++", "heun", "euler", pytest.param("pndm", marks=pytest.mark.slow)]
+)
 def test_masks_of_every_scheduler_are_learned_and_run(scheduler, run, folder, quick, tmp_path):
     file = tmp_path / "mask.json"
     run("learn", folder, "-o", file, "--scheduler", scheduler, "--target-macs", 0.9, *quick)

@@ -195,7 +195,7 @@ def test_forwards_per_image(name, given, forwards):
     assert forwards_per_image(pipe, given) == measure_cost(pipe, call_kwargs=given).forwards_per_image == forwards
 
 
-@pytest.mark.parametrize("name", ["Stable Diffusion", "Flux", "Wan", "Mochi"])
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Flux", "Wan", pytest.param("Mochi", marks=pytest.mark.slow)])
 def test_a_summary_is_told_at_the_sizes_of_its_run(name):
     case = BY_NAME[name]
     pipe = case.build()

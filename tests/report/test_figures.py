@@ -134,7 +134,7 @@ def test_grid_of_a_mask_shows_compute_and_hold(mask):
     assert [text.get_text().split()[0] for text in texts] == ["compute", "hold"]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 50, 250])
+@pytest.mark.parametrize("rows", [1, 250])
 def test_tables_stay_legible_for_56_sites(rows):
     sites = [Site(f"transformer_blocks.{i // 2}.{('attn1', 'ff')[i % 2]}", "mlp") for i in range(56)]
     big = schedules.fora(BlockGraph.branches(sites), np.linspace(999, 0, rows), 2)

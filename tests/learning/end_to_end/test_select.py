@@ -203,8 +203,7 @@ def test_a_speed_up(monkeypatch):
 
 def test_a_psnr():
     pipe = dit_pipeline()
-    ladder = learn_family(pipe, STEPS, (0.7, 0.5), **QUICK)
-    wanted = min(member.psnr for member in ladder) + 0.1
+    wanted = learn(pipe, STEPS, 0.4, **QUICK).provenance["psnr"]["mean"] + 0.1
     mask = learn(pipe, STEPS, min_psnr=wanted, **QUICK)
     assert mask.provenance["psnr"]["mean"] >= wanted and mask.provenance["macs"] < 1
     assert mask.provenance["asked"] == {"min_psnr": wanted}
@@ -249,7 +248,7 @@ def test_the_same_seed_gives_the_same_mask():
     expected = torch.rand(3)
     torch.manual_seed(2)
     assert torch.equal(torch.rand(3), expected), "the global random state is left alone"
-    other = learn(dit_pipeline(), STEPS, 0.6, seed=5, **QUICK)
+    other = learn(dit_pipeline(), STEPS, 0.9, seed=5, **QUICK)
     assert other.provenance["noise_seeds"] != first.provenance["noise_seeds"]
 
 

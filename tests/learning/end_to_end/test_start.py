@@ -23,6 +23,7 @@ QUICK = {
     "num_validation": 3,
     "num_held_back": 2,
     "num_moves": 0,
+    "shrink": 0.3,
     "progress": False,
 }
 

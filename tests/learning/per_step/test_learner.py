@@ -83,10 +83,9 @@ def test_every_pipeline_meets_its_target(name):
     assert ((mask.scores >= 0) & (mask.scores <= 1)).all()
 
 
-@pytest.mark.parametrize("target", [0.35, 0.8])
-def test_other_targets(target):
+def test_another_target():
     pipe = ddim_pipeline()
-    assert_cost(learn(pipe, 8, target, **QUICK), pipe, target)
+    assert_cost(learn(pipe, 8, 0.35, **QUICK), pipe, 0.35)
 
 
 def test_a_target_at_the_floor():

@@ -13,8 +13,8 @@ from stepmask.runtime.profiling import measure_cost
 from stepmask.schedules import deepcache, fora
 from tiny import ddim_pipeline, dit_pipeline
 
-STEPS, TARGET = 10, 0.6
-CONFIG = LearnConfig(num_trajectories=4, batch_size=2)
+STEPS, TARGET = 8, 0.6
+CONFIG = LearnConfig(num_trajectories=3, batch_size=2)
 
 
 def learner_for(pipe) -> _Learner:
