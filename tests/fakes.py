@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import torch
+from diffusers import DiTTransformer2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
@@ -50,6 +51,31 @@ class GrowingBatch(TwoCalls):
         both = torch.cat([labels, torch.full_like(labels, 1000)])
         output, null = self._predict(torch.cat([sample] * 2), t, both).chunk(2)
         return null + scale * (output - null)
+
+
+class DiTOfLists(DiTTransformer2DModel):
+    """Takes samples and labels as lists too, and returns one."""
+
+    def forward(self, hidden_states, timestep=None, class_labels=None, return_dict=True):
+        if not isinstance(hidden_states, list):
+            return super().forward(hidden_states, timestep, class_labels, return_dict=return_dict)
+        labels = torch.stack(class_labels)[:, 0, 0]
+        output = super().forward(torch.stack(hidden_states), timestep, labels, return_dict=False)[0]
+        return (list(output.unbind()),)
+
+
+class OneByOne(TwoCalls):
+    """Without guidance; samples and labels come and go as lists, as Z-Image has them."""
+
+    def __init__(self, transformer: DiTTransformer2DModel, scheduler) -> None:
+        super().__init__(transformer, scheduler)
+        transformer.__class__ = DiTOfLists
+
+    def _step_output(self, row: int, sample: Tensor, t: Tensor, labels: Tensor, scale: float) -> Tensor:
+        labels = list(labels[:, None, None])
+        output = self.transformer(list(sample.unbind()), timestep=t.expand(len(sample)), class_labels=labels)[0]
+        assert isinstance(output, list)
+        return torch.stack(output)[:, : sample.shape[1]]
 
 
 class Mixture:

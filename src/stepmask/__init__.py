@@ -21,7 +21,7 @@ _WHERE = {
     "State": "liveness",
     "make_plan": "liveness",
     "rectify_paper": "liveness",
-    "describe": "architectures",
+    "describe": "runtime.describe",
     "apply": "runtime.apply",
     "remove": "runtime.apply",
     "measure_cost": "runtime.profiling",
@@ -75,7 +75,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from stepmask import errors, presets, reference, schedules
-    from stepmask.architectures import describe
     from stepmask.cost import CostTable
     from stepmask.errors import (
         MaskFileError,
@@ -93,6 +92,7 @@ if TYPE_CHECKING:
     from stepmask.liveness import Plan, State, make_plan, rectify_paper
     from stepmask.mask import Action, StepMask
     from stepmask.runtime.apply import apply, remove
+    from stepmask.runtime.describe import describe
     from stepmask.runtime.profiling import measure_cost
 
 

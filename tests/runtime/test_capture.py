@@ -68,10 +68,16 @@ def test_a_denoiser_that_cannot_run_without_numbers():
     assert forwards == 2 and inputs["hidden_states"].shape == (1, 4, 8, 8)
 
 
-def test_samples_in_a_list_are_not_taken_apart():
-    model, tensor = dit_pipeline().transformer, torch.ones(2, 4, 8, 8)
-    assert one_sample(model, (tensor,), {"class_labels": torch.ones(2)})["class_labels"].shape == (1,)
-    assert one_sample(model, (list(tensor),), {"class_labels": torch.ones(2)}) is None
+def test_one_sample_of_a_batch_or_a_list():
+    model, tensor, labels = dit_pipeline().transformer, torch.ones(2, 4, 8, 8), torch.ones(2)
+    assert one_sample(model, (tensor,), {"class_labels": labels})["class_labels"].shape == (1,)
+    others = {"class_labels": labels, "timestep": list(torch.ones(2, 3, 5)), "cross_attention_kwargs": {"a": labels}}
+    found = one_sample(model, (list(tensor),), others)
+    assert [one.shape for one in found["hidden_states"]] == [(4, 8, 8)] and found["class_labels"].shape == (1,)
+    assert [one.shape for one in found["timestep"]] == [(3, 5)] and found["cross_attention_kwargs"]["a"].shape == (1,)
+    residuals = one_sample(model, (tensor,), {"class_labels": list(torch.ones(2, 2, 3))})["class_labels"]
+    assert [one.shape for one in residuals] == [(1, 3)] * 2, "several tensors with a batch, beside a batch"
+    assert one_sample(model, (labels,), {"class_labels": labels}) is None
 
 
 def test_costs_are_those_of_the_sizes_that_run():

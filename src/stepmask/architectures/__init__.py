@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from stepmask.architectures._family import Architecture, Given
@@ -28,29 +28,19 @@ __all__ = [
     "denoiser_of",
     "denoisers_of",
     "describe",
-    "describe_for",
     "register",
     "registered_architectures",
 ]
 
 
 def describe(model: Any, sites: Patterns | None = None, example_inputs: Mapping[str, Any] | None = None) -> BlockGraph:
-    """The block graph of a model: its sites in execution order, and who reads whom.
-
-    With `sites`, any model will do, and this instance has these sites from now on: `learn`, `apply`, `measure_cost`
-    and every schedule use them. Who reads whom is found by tracing one forward pass of a copy without values, which
-    costs neither memory nor arithmetic.
-
-    Example:
-        >>> describe(pipe, sites=["**.resnets.*", "**.attn1", "**.ff", "**.downsamplers.*", "**.upsamplers.*"])
-        >>> describe(model, sites=["blocks.*.attn", "blocks.*.mlp"], example_inputs={"x": torch.randn(1, 4, 32, 32)})
+    """The block graph of a denoiser, as `runtime.describe` has it for pipelines too.
 
     Args:
-        model: A diffusers pipeline or a denoiser.
-        sites: Patterns of submodule names, perhaps with kinds as a dict; ``*`` stands for one part of a dotted name,
-            ``**`` for any number. None takes what the family declares, or what was given before.
+        model: A denoiser, or a pipeline with one.
+        sites: Patterns of submodule names; None takes what the family declares, or what was given before.
         example_inputs: Keyword arguments of one call of the denoiser; needed where no family is registered for its
-            class. The first tensor with a batch is taken for the noisy sample.
+            class.
 
     Raises:
         UnknownArchitectureError: No family is registered for the denoiser's class, and no sites are given.
@@ -69,16 +59,3 @@ def describe(model: Any, sites: Patterns | None = None, example_inputs: Mapping[
         describe_as(denoiser, family)
         return graph
     return architecture_of(denoiser).describe(denoiser)
-
-
-def describe_for(model: Any, names: Iterable[str]) -> BlockGraph:
-    """The graph that has sites of these names: what `describe` says, else these sites, where the model has them.
-
-    So a mask whose sites were given to `describe` runs in another process too.
-    """
-    graph = describe(model)
-    names = list(names)
-    modules = {name for name, _ in denoiser_of(model).named_modules()}
-    if set(names) <= set(graph.names) or not set(names) <= modules:
-        return graph
-    return describe(model, sites=names)

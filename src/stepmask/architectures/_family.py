@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stepmask.architectures._inputs import repeated
+from stepmask.architectures._inputs import as_batch, num_samples, repeated
 from stepmask.architectures._probe import trace
 from stepmask.architectures._sites import Patterns, find_sites
 from stepmask.architectures._skeleton import Twin, on_a_twin
@@ -94,7 +94,7 @@ class Architecture(ABC):
 
     def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """One forward pass; what a sampler uses of its output."""
-        return self.used_output(model, model(**inputs, return_dict=False)[0])
+        return self.used_output(model, as_batch(model(**inputs, return_dict=False)[0]))
 
     def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
         """The channels of the model's output that a sampler uses; by default all."""
@@ -139,11 +139,12 @@ class Given(Architecture):
         if base is not None:
             self.step_inputs = base.step_inputs
         if inputs is not None:
-            sample = next((name for name, v in inputs.items() if isinstance(v, Tensor) and v.dim() > 1), None)
+            sample = next((name for name, value in inputs.items() if num_samples([value]) is not None), None)
             if sample is None:
                 raise StepMaskError(f"example_inputs for {class_name} need the noisy sample, a tensor with a batch")
-            if base is None:  # nothing is known: everything may change with the step
-                self.step_inputs = (sample, *(name for name in inputs if name != sample))
+            if base is None:  # nothing is known: everything may change with the step, but masks and positions
+                others = (name for name, value in inputs.items() if name != sample and not _is_table_of_whole(value))
+                self.step_inputs = (sample, *others)
                 self.timestep_name = next((name for name in TIMESTEP_NAMES if name in inputs), "timestep")
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
@@ -165,3 +166,8 @@ class Given(Architecture):
     def tiny(self) -> nn.Module:
         """There is one instance alone."""
         raise UnsupportedModelError(f"{self.class_name} was described by patterns: there is no small model of it")
+
+
+def _is_table_of_whole(value: Any) -> bool:
+    """Whether it is a tensor of whole numbers or truth values of two dimensions or more."""
+    return isinstance(value, Tensor) and value.dim() > 1 and not value.is_floating_point() and not value.is_complex()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,20 +22,58 @@ def repeated(inputs: Mapping[str, Any], batch_size: int, like: Tensor) -> dict[s
     """Inputs for another batch size and device: what has the batch size of the sample in front is repeated or cut.
 
     Args:
-        inputs: Keyword arguments; the first tensor of two dimensions or more is the sample.
+        inputs: Keyword arguments of a call.
         batch_size: Of the result.
         like: A parameter of the model that gets them.
     """
-    given = next(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 1)
+    given = num_samples(inputs.values())
 
     def fit(tensor: Tensor) -> Tensor:
         if tensor.is_meta and not like.is_meta:
             tensor = torch.zeros_like(tensor, device=like.device)
-        if tensor.dim() and len(tensor) == given:
-            tensor = tensor[[i % given for i in range(batch_size)]]
         return tensor.to(like.device)
 
-    return {name: tree_map_only(Tensor, fit, value) for name, value in inputs.items()}
+    return chosen_samples(tree_map_only(Tensor, fit, dict(inputs)), [i % given for i in range(batch_size)])
+
+
+def num_samples(values: Iterable[Any]) -> int | None:
+    """Samples in a call: batch size of the first tensor that has one, or length of the first list of tensors."""
+    sample = first_sample(values)
+    return None if sample is None else len(sample)
+
+
+def first_sample(values: Iterable[Any]) -> Tensor | list[Tensor] | None:
+    """The first tensor that has a batch, or the first list of tensors."""
+    return next((v for v in values if is_list_of_samples(v) or (isinstance(v, Tensor) and v.dim() > 1)), None)
+
+
+def chosen_samples(inputs: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
+    """Arguments of a call for some of its samples, or for some of them several times.
+
+    What has the batch size of the sample in front has the samples; where they come as a list, other lists too.
+    """
+    sample, numbers = first_sample(inputs.values()), list(numbers)
+    count = len(sample)
+
+    def chosen(value: Any) -> Any:
+        return value[numbers] if value.dim() and len(value) == count else value
+
+    def of(value: Any) -> Any:
+        if isinstance(sample, list) and is_list_of_samples(value) and len(value) == count:
+            return [value[number] for number in numbers]
+        return tree_map_only(Tensor, chosen, value)
+
+    return {name: of(value) for name, value in inputs.items()}
+
+
+def as_batch(output: Any) -> Any:
+    """What a model returns, its samples put together where they come as a list."""
+    return torch.stack(output) if is_list_of_samples(output) else output
+
+
+def is_list_of_samples(value: Any) -> bool:
+    """Whether it is a list of tensors, each of which may be one sample without a batch."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, Tensor) and one.dim() > 1 for one in value)
 
 
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -25,6 +25,18 @@ from stepmask.graph import BlockGraph, Site
 NOTHING: Value = frozenset()
 
 
+class SitesError(UnsupportedModelError):
+    """Some of the sites cannot be; others may.
+
+    Attributes:
+        sites: Their names.
+    """
+
+    def __init__(self, message: str, sites: Sequence[str]) -> None:
+        super().__init__(message)
+        self.sites = tuple(sites)
+
+
 def trace(
     twin: nn.Module,
     sites: Sequence[Site],
@@ -53,9 +65,10 @@ def trace(
     def watch(site: Site) -> None:
         def after(module: nn.Module, args: Any, output: Any) -> Any:
             if site.name in indices:
-                raise UnsupportedModelError(
+                raise SitesError(
                     f"{site.name} runs more than once in a forward pass of {name}, so a step has no single value "
-                    "to keep: choose other sites"
+                    "to keep: choose other sites",
+                    [site.name],
                 )
             indices[site.name] = len(indices)
             value = builder.site(site.name, site.kind, sources.union(output), site.depth)
@@ -83,9 +96,10 @@ def trace(
         ) from error
     idle = [site.name for site in sites if site.name not in indices]
     if idle:
-        raise UnsupportedModelError(
+        raise SitesError(
             f"{idle[0]} did not run in a forward pass of {name} on the example inputs: leave it out, or give inputs "
-            "with which it runs"
+            "with which it runs",
+            idle,
         )
     sources.check_nothing_is_kept(twin)
     return builder.finish(sources.union(output) - {STEP}, sources.rewritten)

@@ -68,8 +68,8 @@ def class_architecture_of(denoiser: nn.Module) -> Architecture:
         )
     raise UnknownArchitectureError(
         f"no architecture is registered for {type(denoiser).__name__}; supported are {', '.join(sorted(known))}. "
-        "For any other: stepmask.describe(model, sites=[patterns], example_inputs={...}); CONTRIBUTING.md shows how to "
-        "add a family in a few lines"
+        "Of any other give the pipeline, which shows what it is called with, or stepmask.describe(model, "
+        "sites=[patterns], example_inputs={...}) first; CONTRIBUTING.md shows how to add a family in a few lines"
     )
 
 

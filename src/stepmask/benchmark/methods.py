@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stepmask.architectures import describe
 from stepmask.family import MaskFamily
 from stepmask.learning import learn, learn_family
 from stepmask.learning.budget import Budget
@@ -21,6 +20,7 @@ from stepmask.learning.calibrated.smoothcache import smoothcache
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
 from stepmask.runtime.call import parameters_of
+from stepmask.runtime.describe import describe
 from stepmask.runtime.loop import SamplerLoop
 from stepmask.runtime.profiling import measure_cost
 from stepmask.schedules import deepcache, faster_diffusion, fora, key_steps, random_schedule, step_skipping

@@ -18,13 +18,14 @@ from rich.console import Console
 
 from stepmask import reference
 from stepmask._files import write_atomically
-from stepmask.architectures import denoiser_of, describe
+from stepmask.architectures import denoiser_of
 from stepmask.benchmark.methods import GUIDANCE_SCALE, guided, with_dpm
 from stepmask.evaluation import evaluate
 from stepmask.learning import learn
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.call import num_classes, parameters_of
+from stepmask.runtime.describe import describe
 from stepmask.runtime.profiling import measure_cost
 from stepmask.schedules import fora
 

@@ -39,7 +39,8 @@ Every = Annotated[
 def describe(model: ModelOrPreset, sites: Sites = None, every: Every = False, guidance_scale: Guidance = None) -> None:
     """List the blocks of MODEL that a mask decides on, and what each costs."""
     import stepmask
-    from stepmask.architectures import denoiser_of
+    from stepmask.architectures import architecture_of, denoiser_of
+    from stepmask.architectures._family import Given
 
     if model.startswith(presets.PREFIX):
         pipe, preset = _preset(model.removeprefix(presets.PREFIX), guidance_scale)
@@ -60,6 +61,11 @@ def describe(model: ModelOrPreset, sites: Sites = None, every: Every = False, gu
     out.print(cost_table(graph, cost))
     for line in _lines(pipe, denoiser, graph, cost, preset):
         out.print(line)
+    if not preset and not sites and isinstance(architecture_of(denoiser), Given):
+        out.print(
+            f"{type(denoiser).__name__} is none of the supported classes: its sites were told by the parts of its "
+            "blocks; --sites chooses others"
+        )
 
 
 def _preset(name: str, guidance_scale: float | None) -> tuple[Any, presets.Preset]:

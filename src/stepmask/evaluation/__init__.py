@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stepmask.architectures import denoiser_of, describe_for
+from stepmask.architectures import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.evaluation._conditions import Conditions
 from stepmask.evaluation.distribution import DistributionScores, Score, compare_sets, score_images
@@ -23,6 +23,7 @@ from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
 from stepmask.runtime.call import listed_conditions, parameters_of
+from stepmask.runtime.describe import describe_for
 from stepmask.runtime.loop import as_pipeline
 from stepmask.runtime.profiling import measure_cost
 from stepmask.runtime.set_aside import unchecked
@@ -139,9 +140,9 @@ def sampler_for(
         raise StepMaskError("a mask is applied to this model, so there is no full run to compare with: remove it first")
     if isinstance(mask_or_plan, Plan):
         plan = mask_or_plan
-        plan.mask.check(graph=describe_for(pipe, plan.sites))
+        plan.mask.check(graph=describe_for(pipe, plan.sites, call_kwargs))
     elif isinstance(mask_or_plan, StepMask):
-        plan = make_plan(mask_or_plan, describe_for(pipe, mask_or_plan.sites))
+        plan = make_plan(mask_or_plan, describe_for(pipe, mask_or_plan.sites, call_kwargs))
     else:
         raise StepMaskError(f"expected a StepMask or a Plan, got {type(mask_or_plan).__name__}")
     seeds = evaluation_seeds(seeds, plan.mask)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from stepmask.architectures import architecture_of, denoiser_of, denoisers_of, describe
+from stepmask.architectures._inputs import as_batch
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.runtime.apply import diffusers_hooks, has_cache_of_diffusers, is_applied
 from stepmask.runtime.call import is_modular
@@ -36,7 +37,7 @@ class Rider(Protocol):
 
 def first_tensor(denoiser: nn.Module, output: Any) -> Tensor:
     """The part of the denoiser's output that the sampler uses."""
-    return architecture_of(denoiser).used_output(denoiser, output[0])
+    return architecture_of(denoiser).used_output(denoiser, as_batch(output[0]))
 
 
 def detached(output: Any) -> Any:

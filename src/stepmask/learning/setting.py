@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from stepmask.architectures import denoiser_of, describe
+from stepmask.architectures import denoiser_of
 from stepmask.learning._identity import comparable, weights_digest
 from stepmask.learning.budget import Budget
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_learnable
 from stepmask.liveness import make_plan, rows_of
 from stepmask.mask import StepMask, scheduler_identity
+from stepmask.runtime.describe import describe
 from stepmask.runtime.profiling import measure_cost
 
 
@@ -46,7 +47,7 @@ class Setting:
         self.pipe, self.num_inference_steps, self.seed, self.config = pipe, num_inference_steps, seed, config
         self.denoiser = denoiser_of(pipe)
         check_learnable(pipe)
-        self.graph = describe(self.denoiser)
+        self.graph = describe(pipe, call_kwargs=call_kwargs)
         self.call_kwargs = dict(call_kwargs or {})
         self.scheduler = scheduler_identity(pipe.scheduler)
         self.costs = measure_cost(pipe, call_kwargs=self.call_kwargs, latency=latency)

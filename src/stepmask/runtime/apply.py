@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stepmask.architectures import architecture_of, denoiser_of, denoisers_of, describe_for
+from stepmask.architectures import architecture_of, denoiser_of, denoisers_of
 from stepmask.architectures._family import Given
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, UnsupportedModelError
@@ -21,6 +21,7 @@ from stepmask.graph import BlockGraph
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.capture import FirstStep, first_step, one_sample
+from stepmask.runtime.describe import describe_for
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.loop import as_pipeline
 from stepmask.runtime.policies import policy_for

@@ -9,14 +9,15 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask.architectures import denoiser_of
+from stepmask.architectures._inputs import chosen_samples, num_samples
 from stepmask.architectures._skeleton import Twin, on_a_twin
 from stepmask.architectures._structure import remembered
 from stepmask.errors import StepMaskError
@@ -25,6 +26,8 @@ from stepmask.runtime.gate import answered
 from stepmask.runtime.loop import SamplerLoop
 from stepmask.runtime.prompts import is_per_image, without_clashes
 from stepmask.runtime.set_aside import quiet, same_processors
+
+T = TypeVar("T")
 
 
 class FirstStep(NamedTuple):
@@ -49,18 +52,37 @@ def first_step(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> First
     by_arguments = forwards_per_image(pipe, call_kwargs)
     if isinstance(pipe, nn.Module | SamplerLoop) or not callable(pipe):
         return FirstStep(None, by_arguments)
-    calls, ended = _calls(pipe, call_kwargs or {})
+    calls, error = _calls(pipe, call_kwargs or {})
     if not calls:
         return FirstStep(None, by_arguments)
-    batches = [_batch([*args, *kwargs.values()]) for args, kwargs in calls]
-    forwards = sum(batches) if ended and all(batches) else by_arguments
+    batches = [num_samples([*args, *kwargs.values()]) for args, kwargs in calls]
+    forwards = sum(batches) if error is None and all(batches) else by_arguments
     return FirstStep(one_sample(denoiser_of(pipe), *calls[0]), forwards)
+
+
+def first_inputs(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Keyword arguments of the first call, for one sample, of fractions the shapes alone.
+
+    Raises:
+        StepMaskError: The pipeline cannot be started, or calls its denoiser in no known way.
+    """
+    denoiser = denoiser_of(pipe)
+    calls, error = _calls(pipe, call_kwargs or {})
+    inputs = one_sample(denoiser, *calls[0]) if calls else None
+    if inputs is None:
+        reason = f" ({type(error).__name__}: {error})" if error is not None and not calls else ""
+        raise StepMaskError(
+            f"what {type(pipe).__name__} gives to its {type(denoiser).__name__} could not be seen by starting a run"
+            f"{reason}. If its call needs more, say so: stepmask.describe(pipe, call_kwargs={{...}}), with what you "
+            "would call it with; else describe(pipe, sites=[patterns], example_inputs={...})"
+        )
+    return without_fractions(inputs)
 
 
 def one_sample(denoiser: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any] | None:
     """Keyword arguments of a call for its first sample alone, whatever guidance has made of the batch.
 
-    None where the denoiser's forward has no names for them, or no tensor has a batch.
+    None where the denoiser's forward has no names for them, or nothing has a batch.
     """
     forward = inspect.signature(type(denoiser).forward)
     kinds = {p.kind: p.name for p in forward.parameters.values()}
@@ -69,31 +91,24 @@ def one_sample(denoiser: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]
     bound = forward.bind(denoiser, *args, **kwargs).arguments
     more = bound.pop(kinds.get(inspect.Parameter.VAR_KEYWORD), {})
     named = {name: value for name, value in bound.items() if name not in ("self", "return_dict")} | more
-    batch = _batch(named.values())
-    if batch is None:
-        return None
-
-    def first(tensor: Tensor) -> Tensor:
-        return tensor[:1] if tensor.dim() and len(tensor) == batch else tensor
-
-    return tree_map_only(Tensor, first, named)
+    return None if num_samples(named.values()) is None else chosen_samples(named, [0])
 
 
-def without_fractions(call: tuple[tuple, dict]) -> tuple[tuple, dict]:
+def without_fractions(arguments: T) -> T:
     """Arguments of a call to keep: of fractions the shapes alone, on the meta device."""
 
     def keep(tensor: Tensor) -> Tensor:
         return tensor.detach().to("meta") if tensor.is_floating_point() else tensor.detach()
 
-    return tree_map_only(Tensor, keep, call)
+    return tree_map_only(Tensor, keep, arguments)
 
 
 class _Stepped(Exception):
     """A run has come to its scheduler's first step."""
 
 
-def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]], bool]:
-    """Arguments of the denoiser's calls in the first step, and whether these are all of them."""
+def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]], Exception | None]:
+    """Arguments of the denoiser's calls in the first step, and why these are not all of them."""
     denoiser, scheduler, arguments = denoiser_of(pipe), pipe.scheduler, _arguments(pipe, given)
     calls: list[tuple[tuple, dict]] = []
 
@@ -119,12 +134,12 @@ def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]
         with quiet(pipe), same_processors(denoiser), answered(denoiser, answer):
             pipe(**arguments)
     except _Stepped:
-        return calls, True
-    except Exception:  # whatever a pipeline or a copy may raise: what is known by then has to do
-        return calls, False
+        return calls, None
+    except Exception as error:  # whatever a pipeline or a copy may raise: what is known by then has to do
+        return calls, error
     finally:
         pipe.scheduler = scheduler
-    return calls, False
+    return calls, StepMaskError("the run ended before the scheduler's first step")
 
 
 def _called(twin: Twin, args: tuple, kwargs: dict) -> Any:
@@ -146,8 +161,3 @@ def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if "generator" in parameters_of(pipe):
         arguments["generator"] = torch.Generator().manual_seed(0)
     return arguments
-
-
-def _batch(values: Iterable[Any]) -> int | None:
-    """Batch size of a call: that of its first tensor with one; None where samples come as a list."""
-    return next((len(value) for value in values if isinstance(value, Tensor) and value.dim() > 1), None)

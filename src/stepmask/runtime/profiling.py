@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepmask.architectures import architecture_of, denoiser_of, describe
+from stepmask.architectures import architecture_of, denoiser_of
 from stepmask.architectures._inputs import repeated
 from stepmask.architectures._skeleton import Twin, on_a_twin
 from stepmask.architectures._structure import remembered
@@ -23,6 +23,7 @@ from stepmask.runtime.cache import num_bytes
 from stepmask.runtime.call import check_call_kwargs
 from stepmask.runtime.capture import FirstStep, first_step
 from stepmask.runtime.counting import FUSED_ATTENTION
+from stepmask.runtime.describe import describe
 from stepmask.runtime.gate import gated
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
@@ -57,6 +58,7 @@ def measure_cost(
     """
     if not isinstance(model, nn.Module):
         check_call_kwargs(model, call_kwargs)
+    describe(model, call_kwargs=call_kwargs)
     denoiser, step = denoiser_of(model), first_step(model, call_kwargs)
     cost = cost_of_step(denoiser, step)
     if not latency:

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 import stepmask
-from fakes import GrowingBatch, TwoCalls, assert_unchanged, snapshot
+from fakes import GrowingBatch, OneByOne, TwoCalls, assert_unchanged, snapshot
 from stepmask import State, StepMask, UnsupportedModelError, describe, make_plan, measure_cost
 from stepmask.architectures import denoiser_of
 from stepmask.learning.budget import Budget
@@ -45,6 +45,29 @@ def unclipped(pipe):
     return pipe
 
 
+class Conditioned(nn.Module):
+    """What its first two sites make depends on the timestep alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        sizes = {"embed": 1, "refine": 8, "shift": 8, "first": 8, "second": 8}
+        self.layers = nn.ModuleDict({name: nn.Linear(size, 8) for name, size in sizes.items()})
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        run = self.layers
+        embedded = run.embed(t[:, None].to(x) / 1000)[:, None]
+        x = x + run.first(x + run.refine(embedded.sin()))
+        return x + run.second(x).tanh() * run.shift(embedded.cos())
+
+
+def conditioned() -> SamplerLoop:
+    model = Conditioned().eval()
+    sites = [f"layers.{name}" for name in ("refine", "shift", "first", "second")]
+    describe(model, sites=sites, example_inputs={"x": torch.zeros(1, 5, 8), "t": torch.zeros(1)})
+    return SamplerLoop(model, DDIMScheduler(clip_sample=False))
+
+
 PIPELINES = {  # pipeline, and what its call needs for one copy of the images
     "DDIM": lambda: (unclipped(ddim_pipeline()), {}),
     "DDPM": lambda: (unclipped(ddpm_pipeline()), {}),
@@ -56,6 +79,8 @@ PIPELINES = {  # pipeline, and what its call needs for one copy of the images
         SamplerLoop(tiny_model(DIT), HeunDiscreteScheduler()),
         {"class_labels": torch.tensor(LABELS)},
     ),
+    "one by one": lambda: (OneByOne(tiny_model(DIT), DDIMScheduler(clip_sample=False)), {"class_labels": LABELS}),
+    "timestep alone": lambda: (conditioned(), {}),
 }
 
 
@@ -178,7 +203,7 @@ def blended(pipe, call, mask: StepMask, amounts, gradient: bool = False) -> Tens
     calls = [0]
 
     def place(module, args, kwargs):
-        streams = 2 if isinstance(pipe, TwoCalls) else 1
+        streams = 2 if type(pipe) is TwoCalls else 1
         blend.row, blend.stream = divmod(calls[0], streams)
         calls[0] += 1
         torch.set_grad_enabled(gradient)  # until the pipeline's own no_grad ends

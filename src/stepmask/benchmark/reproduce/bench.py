@@ -13,7 +13,7 @@ import numpy as np
 
 from stepmask import presets, reference
 from stepmask._files import write_atomically
-from stepmask.architectures import denoiser_of, describe
+from stepmask.architectures import denoiser_of
 from stepmask.benchmark.cells import Key
 from stepmask.benchmark.compare import Comparison
 from stepmask.benchmark.methods import AnyMethod, Subject, guided, with_dpm
@@ -24,6 +24,7 @@ from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.liveness import make_plan
 from stepmask.mask import SECONDS, StepMask
+from stepmask.runtime.describe import describe
 from stepmask.runtime.profiling import measure_cost
 
 DEFAULT_STEPS = 20

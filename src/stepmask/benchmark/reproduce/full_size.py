@@ -13,12 +13,12 @@ from typing import Any
 from diffusers import DDIMScheduler
 
 from stepmask import presets
-from stepmask.architectures import describe
 from stepmask.benchmark.reproduce.paper import DEEPCACHE, FEWER, FORA, L2C, ORIGINAL, PaperModel, agrees
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
+from stepmask.runtime.describe import describe
 from stepmask.runtime.loop import SamplerLoop
 from stepmask.runtime.profiling import measure_cost
 from stepmask.schedules import deepcache, fora, import_l2c

@@ -7,13 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from stepmask.architectures import describe
 from stepmask.benchmark.chosen import chosen_methods
 from stepmask.benchmark.methods import AnyMethod, Method, Subject, is_unet, learned
 from stepmask.benchmark.reproduce.bench import Options, Run
 from stepmask.benchmark.reproduce.paper import DEEPCACHE, DITFASTATTN, FORA, L2C, MASKING
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
+from stepmask.runtime.describe import describe
 from stepmask.runtime.profiling import measure_cost
 from stepmask.schedules import deepcache, fora
 

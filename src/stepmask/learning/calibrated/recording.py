@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepmask.architectures import denoiser_of, describe
+from stepmask.architectures import denoiser_of
 from stepmask.graph import BlockGraph
 from stepmask.learning._arguments import check_count
 from stepmask.learning.budget import Budget
@@ -25,6 +25,7 @@ from stepmask.learning.noise import Noise, with_conditions
 from stepmask.learning.riding import riding
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.describe import describe
 from stepmask.runtime.features import take_apart
 from stepmask.runtime.loop import as_pipeline
 from stepmask.runtime.position import Position
@@ -118,8 +119,8 @@ class Run:
         check_count("num_images", num_images)
         self.pipe = as_pipeline(pipe, scheduler)
         self.denoiser = denoiser_of(self.pipe)
-        self.graph = describe(self.denoiser)
         self._kwargs = with_conditions(self.pipe, conditions, call_kwargs)
+        self.graph = describe(self.pipe, call_kwargs=self._kwargs)
         self._noise = Noise(self.pipe, num_inference_steps, seed, self._kwargs)
         self._facts = {"num_inference_steps": num_inference_steps, "num_images": num_images, "seed": seed}
         self.timesteps: tuple[float, ...] = ()

@@ -28,6 +28,7 @@ from stepmask.errors import UnsupportedModelError
 from stepmask.learning.end_to_end._adjoints import Parts
 from stepmask.learning.end_to_end.account import Account
 from stepmask.learning.end_to_end.history import History
+from stepmask.learning.end_to_end.lists import come_as_list, with_batch, without_batch
 from stepmask.learning.end_to_end.room import Room
 from stepmask.learning.riding import companions
 from stepmask.liveness import Plan, State
@@ -121,8 +122,11 @@ class Chain:
     def _denoiser(self, compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """One call of the pipeline: a node of the graph."""
         position = self._tracker.locate(self.pipe.scheduler, timestep_of(args, kwargs))
-        leaves, spec = tree_flatten((args, kwargs))
         torch.set_grad_enabled(True)  # stays on until the pipeline's own no_grad ends
+        one_by_one = come_as_list(args, kwargs)
+        if one_by_one:
+            compute, args, kwargs = with_batch(compute, args, kwargs)
+        leaves, spec = tree_flatten((args, kwargs))
         batch = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 1)
         if batch % (self.num_images * self.copies):
             raise UnsupportedModelError(
@@ -136,7 +140,8 @@ class Chain:
         self._check_call(position, groups, bool(differentiable))
         call = _Call(position, compute, spec, leaves, differentiable, groups)
         outputs = _Node.apply(self, call, self.anchor, *tensors)
-        return tree_unflatten(list(outputs), call.output_spec)
+        output = tree_unflatten(list(outputs), call.output_spec)
+        return without_batch(output) if one_by_one else output
 
     def _check_call(self, position: Position, groups: int, differentiable: bool) -> None:
         """Refuse runs whose calls do not follow from each other."""
@@ -268,10 +273,13 @@ class Chain:
                 parts, self._layouts[site] = take_apart(value)
                 if self._records:
                     self.history.keep(stream, site, row, parts)
-                if self._ran is not None:
-                    self._check_gradient(site, (args, kwargs), parts)
-                    self._ran.values[site] = parts
-                return value
+                if self._ran is None:
+                    return value
+                self._check_gradient(site, (args, kwargs), parts)
+                # what is made of the text and the timestep alone begins a graph here
+                parts = [part if part.requires_grad else part.detach().requires_grad_() for part in parts]
+                self._ran.values[site] = parts
+                return put_together(parts, self._layouts[site])
             before = self.history.before(stream, site, row)
             if state == State.dead and not self._fresh:
                 parts = [p.new_full((), torch.nan).expand(p.shape) for p in before[0][1]]

@@ -1,0 +1,80 @@
+"""Pipelines whose denoisers no family knows: described by a look at their blocks, then all is as ever."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import FORWARDS, texts
+from runs import all_ones, by_reference, calls_of, random_actions
+from strangers import STRANGERS, cog_view_4, z_image
+
+import stepmask
+from stepmask import StepMaskError, UnknownArchitectureError
+from stepmask.architectures import denoiser_of, registered_architectures
+from tiny import dit_pipeline, quiet
+
+pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")
+BY_NAME = {case.name: case for case in STRANGERS}
+FEW = {
+    "rounds": 1, "gains": 1, "num_probes": 2, "num_projections": 1, "num_validation": 3, "num_held_back": 3,
+    "num_moves": 0, "shrink": 0.4, "progress": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STRANGERS, ids=BY_NAME)
+def test_masks_are_what_hooks_would_do(case):
+    pipe = case.build()
+    assert type(denoiser_of(pipe)).__name__ not in registered_architectures()
+    plain = case.run(pipe)
+    assert plain.isfinite().all() and plain.std() > 0.01
+    cost = stepmask.measure_cost(pipe, call_kwargs=case.arguments(1))
+    assert cost.coverage > 0.85 and cost.forwards_per_image == FORWARDS[case.guidance]
+    with stepmask.apply(pipe, all_ones(pipe)):
+        assert torch.equal(case.run(pipe), plain)
+    for forecasts in (0.0, 0.6):
+        mask = random_actions(pipe, seed=3, forecasts=forecasts)
+        calls = [{}, {"batch": 1, "size": 1, "seed": 5}, {"seed": 1}][: 1 if forecasts else 3]
+        rows = calls_of(case, len(mask.timesteps))
+        wanted = [by_reference(pipe, mask, rows, lambda call=call: case.run(pipe, **call)) for call in calls]
+        assert not torch.equal(wanted[0], plain), "the mask must matter"
+        with stepmask.apply(pipe, mask):
+            for call, images in zip(calls, wanted, strict=True):
+                assert torch.equal(case.run(pipe, **call), images)
+
+
+@pytest.mark.parametrize("method", ["global", "per-step"])
+@pytest.mark.parametrize("name", ["Z-Image", "HunyuanVideo"])
+def test_learn_and_go_on_in_another_process(name, method, tmp_path):
+    case = BY_NAME[name]
+    pipe, inputs = case.build(), case.arguments(3)
+    options = FEW if method == "global" else {"num_trajectories": 1, "batch_size": 2, "progress": False}
+    mask = stepmask.learn(pipe, case.steps, 0.7, call_kwargs=inputs, method=method, **options)
+    mask.save(tmp_path / "mask.json")
+    again = case.build()  # that nothing is known of
+    result = stepmask.evaluate(
+        again, stepmask.StepMask.load(tmp_path / "mask.json"), seeds=3, call_kwargs=inputs, speed=False
+    )
+    assert result.macs_fraction <= 0.7 and result.psnr.mean > 20
+
+
+def test_sites_may_be_chosen_without_example_inputs():
+    pipe, inputs = quiet(z_image()), BY_NAME["Z-Image"].arguments(1)
+    graph = stepmask.describe(pipe, sites=["layers.*.feed_forward"], call_kwargs=inputs)
+    assert graph.names == ("layers.0.feed_forward", "layers.1.feed_forward")
+    assert stepmask.describe(pipe) == graph, "the instance is known from now on"
+
+
+def test_what_runs_twice_is_left_out():
+    pipe = quiet(cog_view_4())
+    graph = stepmask.describe(pipe, call_kwargs=texts(1, prompt_embeds=(16, 12)) | {"height": 32, "width": 32})
+    assert graph.names == ("transformer_blocks.0.attn1", "transformer_blocks.1.attn1")
+
+
+def test_what_cannot_be_described_is_told_in_words():
+    pipe = quiet(z_image())
+    with pytest.raises(StepMaskError, match=r"(?s)could not be seen by starting a run \(.*call_kwargs=\{"):
+        stepmask.describe(pipe)
+    with pytest.raises(UnknownArchitectureError, match="Of any other give the pipeline"):
+        stepmask.describe(pipe.transformer)
+    with pytest.raises(StepMaskError, match="takes no prompt_embeds"):
+        stepmask.measure_cost(dit_pipeline(), call_kwargs={"prompt_embeds": 1})
