@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +25,21 @@ masks unchanged, bitwise, in `tests/pipelines`: several batch sizes and resoluti
 denoisers take turns (Wan 2.2), a row of the mask belongs to the one that runs at that step, and the first row of the
 second computes in full; schedules run there, learning is refused.
 
-Any other model, from diffusers or not: `stepmask.describe(model, sites=[patterns], example_inputs={...})`.
+"""
+OTHERS = """
+## Other denoisers of diffusers
+
+A pipeline whose denoiser is of none of these classes needs nothing more either: what its denoiser is called with is
+seen by starting a run, sites are told by the parts of its blocks, and who reads whom is traced as ever; what a trace
+refuses or does not see run is left out. Where its call needs more than a prompt, say so once, as
+`stepmask.describe(pipe, call_kwargs={...})`. `stepmask describe MODEL` shows what was found, and which share of the
+MACs it covers. A bare denoiser, from diffusers or not, needs
+`stepmask.describe(model, sites=[patterns], example_inputs={...})`.
+
+The table has what is found in models of diffusers DIFFUSERS as they are configured by default, and which share of their
+parameters that is. Verified as above, in `tests/pipelines/test_strangers.py`:
+VERIFIED.
+The others are not. Where sites are wrong or too few, name them: `stepmask.describe(pipe, sites=[patterns])`.
 
 """
 PRESETS = """
@@ -54,6 +69,53 @@ def families() -> str:
         pipelines = "; ".join(row.name for row in rows) or "contract suite only"
         lines.append(f"| `{name}` | {_sites(family)} | {guidance} | {pipelines} |")
     return "\n".join(lines) + "\n"
+
+
+def others() -> str:
+    """One row per denoiser of diffusers that no family knows and that can be made without arguments."""
+    import diffusers
+    import torch
+    from strangers import STRANGERS
+
+    from stepmask.architectures._guess import guessed_sites
+
+    lines = ["| class | sites | parameters in sites |", "|---|---|---|"]
+    for name in sorted(dir(diffusers)):
+        class_ = getattr(diffusers, name)
+        if (
+            not re.search(r"(Transformer\w*|UNet\w*|DiTModel)$", name)
+            or not isinstance(class_, type)
+            or _is_known(name)
+        ):
+            continue
+        try:
+            with torch.device("meta"):
+                model = class_()
+            sites = guessed_sites(model)
+        except Exception:  # made from something else, or a part of a model
+            continue
+        modules = dict(model.named_modules())
+        inside = sum(p.numel() for site in sites for p in modules[site].parameters())
+        share = inside / sum(p.numel() for p in model.parameters())
+        lines.append(f"| `{name}` | {_by_list(sites)} | {share:.0%} |")
+    known = "; ".join(case.name for case in STRANGERS)
+    head = OTHERS.replace("DIFFUSERS", diffusers.__version__).replace("VERIFIED", known)
+    return head + "\n".join(lines) + "\n"
+
+
+def _is_known(name: str) -> bool:
+    from stepmask.architectures import registered_architectures
+
+    return name in registered_architectures() or "ControlNet" in name
+
+
+def _by_list(names: Iterable[str]) -> str:
+    """Sites by the list of blocks that they are in."""
+    found: dict[str, dict[str, None]] = {}
+    for name in names:
+        blocks, _, part = re.sub(r"\.\d+(?=\.|$)", ".*", name).rpartition(".*.")
+        found.setdefault(blocks, {})[f"`{part.removesuffix('.*')}`"] = None
+    return "; ".join(f"{blocks}: {', '.join(parts)}" if blocks else ", ".join(parts) for blocks, parts in found.items())
 
 
 def presets() -> str:
@@ -100,4 +162,4 @@ def _sites(family) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs/architectures.md").write_text(HEAD + families() + PRESETS + presets(), encoding="utf-8")
+    (ROOT / "docs/architectures.md").write_text(HEAD + families() + others() + PRESETS + presets(), encoding="utf-8")
