@@ -165,7 +165,7 @@ def test_patterns_that_cannot_be(plain, patterns, words):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (None, "Plain is not registered, so describing it needs example_inputs"),
+        (None, "Plain is not registered, so without its pipeline it needs example_inputs"),
         ({"t": torch.ones(1)}, "need the noisy sample"),
         ({**inputs(), "z": 1}, r"cannot be traced without computing anything \(TypeError: .*'z'"),
     ],

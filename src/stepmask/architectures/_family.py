@@ -132,8 +132,8 @@ class Given(Architecture):
         super().__init__(class_name)
         if inputs is None and base is None:
             raise StepMaskError(
-                f"{class_name} is not registered, so describing it needs example_inputs: a dict with the keyword "
-                "arguments of one call of its forward, tensors of the right shapes, on any device"
+                f"{class_name} is not registered, so without its pipeline it needs example_inputs: a dict with the "
+                "keyword arguments of one call of its forward, tensors of the right shapes, on any device"
             )
         self.patterns, self._inputs, self._base = patterns, inputs, base
         if base is not None:

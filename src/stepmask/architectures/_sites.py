@@ -43,7 +43,7 @@ def find_sites(model: nn.Module, patterns: Patterns) -> tuple[Site, ...]:
     found: dict[str, Kind | None] = {}
     for pattern, kind in kinds.items():
         matches = _regex(pattern).fullmatch
-        matching = [name for name in modules if matches(name)]
+        matching = [pattern] if pattern in modules else [name for name in modules if matches(name)]
         if not matching:
             raise StepMaskError(
                 f"no submodule of {type(model).__name__} matches {pattern!r}; it has {_outline(modules)} "

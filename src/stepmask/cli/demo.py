@@ -17,8 +17,9 @@ from stepmask.cli.sample import write_images
 from stepmask.cli.show import draw
 
 MODEL = "reference:ddpm-cifar10"
-QUICKER = {"shrink": 0.3, "num_moves": 0, "num_held_back": 4}
-"""Of learning: larger steps down to the target, key steps where they are, few images beside those that are compared."""
+QUICKER = {"shrink": 0.3, "num_moves": 0, "num_held_back": 4, "graph_bytes": 2**31}
+"""Of learning: larger steps down to the target, key steps where they are, few images beside those that are compared,
+more memory than by default."""
 
 
 @app.command()

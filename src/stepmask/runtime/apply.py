@@ -205,7 +205,8 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
         eliminate_dead: Leave out computations that cannot reach the output; the output is bitwise the same.
 
     Raises:
-        UnknownArchitectureError: The denoiser's class is not registered.
+        UnknownArchitectureError: The denoiser's class is not supported, and it comes without a pipeline, or has
+            nothing that looks like sites.
         MaskMismatchError: The mask belongs to another model; at the first step of a run also: to another scheduler
             or number of steps.
     """
