@@ -66,6 +66,23 @@ def test_a_model_that_is_not_from_diffusers(plain):
         describe(Plain())
 
 
+class Sounding(Plain):
+    """Returns a second result, which alone needs the last block, as models do that make a sound beside a video."""
+
+    def forward(self, x, t, y):
+        shift = self.embed(t[:, None].float() / 1000)[:, None] + y[:, None]
+        video = self.blocks[0](x, shift)
+        return video, self.blocks[2](self.blocks[1](video, shift), shift)
+
+
+def test_all_that_it_returns_is_used():
+    model = Sounding().eval()
+    graph = describe(model, sites=PATTERNS, example_inputs=inputs())
+    assert OUT in graph.readers(5), "of the second result"
+    plan = make_plan(random_mask(model, DDIMScheduler(), 3, share=1.1), graph)
+    assert plan.compute.all()
+
+
 def test_it_runs_masks(plain):
     describe(plain, sites=PATTERNS, example_inputs=inputs())
     scheduler = DDIMScheduler(clip_sample=False)

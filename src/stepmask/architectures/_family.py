@@ -96,6 +96,10 @@ class Architecture(ABC):
         """One forward pass; what a sampler uses of its output."""
         return self.used_output(model, as_batch(model(**inputs, return_dict=False)[0]))
 
+    def run_for_all(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """One forward pass; all that a sampler may use of its output, which is what sites are computed for."""
+        return self.run(model, inputs)
+
     def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
         """The channels of the model's output that a sampler uses; by default all."""
         return output
@@ -110,7 +114,7 @@ class Architecture(ABC):
         def traced(twin: Twin) -> BlockGraph:
             with twin.running():
                 inputs = twin.inputs(self.example_inputs(twin.model), hidden=self.step_inputs)
-                return trace(twin.model, sites, inputs, self.step_inputs, lambda: self.run(twin.model, inputs))
+                return trace(twin.model, sites, inputs, self.step_inputs, lambda: self.run_for_all(twin.model, inputs))
 
         return on_a_twin(model, traced)
 
@@ -158,6 +162,10 @@ class Given(Architecture):
         if self._base is not None:
             return self._base.run(model, inputs)
         return next(leaf for leaf in tree_leaves(model(**inputs)) if isinstance(leaf, Tensor))
+
+    def run_for_all(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """Without a base family, all that the model returns: a sound beside a video, for example."""
+        return model(**inputs) if self._base is None else self._base.run_for_all(model, inputs)
 
     def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
         """As the base family says."""
