@@ -338,6 +338,23 @@ def test_a_thousandth_of_the_timestep_and_no_begin_index(steps, dtype):
     assert denoiser.log == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["t / 1000", "sigma / (sigma + 1)"])
+def test_rescaled_timesteps_in_two_calls_and_no_begin_index(name, dtype):
+    """As LongCat and Cosmos Predict 2 say it, where guidance takes two calls."""
+    scheduler, steps = make("flow-match euler")
+    scheduler.set_timesteps(steps)
+    denoiser = FakeDenoiser(scheduler)
+
+    def form(timestep):
+        sigma = scheduler.sigmas[scheduler.index_for_timestep(timestep)]
+        said = sigma / (sigma + 1) if "sigma" in name else timestep / 1000
+        return said.to(dtype).expand(2)
+
+    expected = loop(denoiser, scheduler, streams=2, form=form)
+    assert denoiser.log == expected
+
+
 def test_match_row_of_a_view_needs_no_value():
     scheduler, _ = make("ddim")
     scheduler.timesteps = torch.tensor([750, 500, 500, 0])

@@ -166,22 +166,27 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
             "the denoiser was called without a timestep that the mask could tell the row by: pass it as the second "
             f"argument, or as {' or '.join(TIMESTEP_NAMES)}"
         )
+    dtype = torch.float64
     if isinstance(timestep, Tensor):
         row = _row_in_storage(timesteps, timestep)
         if row is not None:
             return row
         if timestep.is_floating_point():
-            timesteps = timesteps.to(timestep.dtype)  # as pipelines and models cast it
+            dtype = timestep.dtype
+            timesteps = timesteps.to(dtype)  # as pipelines and models cast it
         timestep = _value(timestep)
     rows = torch.nonzero(timesteps.to("cpu", torch.float64) == float(timestep)).flatten().tolist()
     if len(rows) > 1 and near is not None:
         rows = [row for row in rows if row in (near, near + 1)] or rows
-    if near is None and hasattr(scheduler, "step_index") and 0 < float(timestep) <= 1:
+    if hasattr(scheduler, "step_index") and 0 < float(timestep) <= 1:
         # some pipelines say t / 1000 and no begin index (Flux with a ControlNet); the scheduler counts after that
         trained = getattr(scheduler.config, "num_train_timesteps", 1000)
-        away = (scheduler.timesteps.to("cpu", torch.float64) / trained - float(timestep)).abs()
-        rescaled = [0] if away[0] < 1e-6 else torch.nonzero(away < RESCALED_TO).flatten().tolist()
+        rescaled = _near(scheduler.timesteps.to("cpu", torch.float64) / trained, timestep)
         rows = rescaled if not rows or rescaled == [0] else rows  # the last timestep may be 1 too: runs begin at row 0
+        sigmas = getattr(scheduler, "sigmas", None)
+        if not rows and sigmas is not None:  # others say sigma / (sigma + 1) (Cosmos Predict 2)
+            sigmas = sigmas[: len(timesteps)].to("cpu", torch.float64)
+            rows = _near((sigmas / (sigmas + 1)).to(dtype).double(), timestep)
     if len(rows) == 1:
         return rows[0]
     found = "no row" if not rows else f"{len(rows)} rows"
@@ -189,6 +194,12 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
         f"{found} of the {type(scheduler).__name__}'s run has timestep {float(timestep):g}, so the mask cannot tell "
         "where the run stands: does another pipeline or scheduler use the same denoiser? Remove the mask before that"
     )
+
+
+def _near(values: Tensor, timestep: Any) -> list[int]:
+    """Rows whose value is this, or nearly; row 0 alone where it is."""
+    away = (values - float(timestep)).abs()
+    return [0] if away[0] < 1e-6 else torch.nonzero(away < RESCALED_TO).flatten().tolist()
 
 
 def _row_in_storage(timesteps: Tensor, timestep: Tensor) -> int | None:
