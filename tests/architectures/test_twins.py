@@ -110,6 +110,17 @@ def test_lengths_may_be_read_from_a_mask():
     assert graph.reads_step == (True, True, False), "the text does not change"
 
 
+def test_a_mask_may_choose():
+    """Texts whose padding goes to the end."""
+
+    def sort(model, x, text, mask):
+        texts = [torch.cat([one[seen], one[~seen]]) for one, seen in zip(text, mask, strict=True)]
+        return model.third(torch.stack(texts)[:, 1:]) + x[:, 1:]
+
+    graph = graph_of(sort)
+    assert [graph.readers(i) for i in range(3)] == [(1,), (OUT,), (OUT,)]
+
+
 def test_new_numbers_are_followed():
     """A table that begins as zeros, positions that are counted."""
 

@@ -189,6 +189,8 @@ class _Fake(TorchDispatchMode):
             with _fake_mode():
                 made = func(*args, **kwargs)
             return func(*args, **kwargs) if isinstance(made, Tensor) and _is_whole(made) else made
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], [row for index in args[1] for row in _rows(index)])
         if any(map(_is_fake, tensors)) and not all(map(_is_fake, _written(func._schema.arguments, args, kwargs))):
             raise self._refused("writes a value that a copy of it does not know into whole numbers")
         try:
@@ -201,6 +203,13 @@ class _Fake(TorchDispatchMode):
             f"{self._name} {what}, so it cannot be traced without computing anything. If the example inputs are right, "
             "its graph has to be declared: CONTRIBUTING.md shows how"
         )
+
+
+def _rows(index: Tensor | None) -> Sequence[Tensor | None]:
+    """An index as whole numbers: a mask with values says how much it chooses, which a copy else does not know."""
+    if index is None or _is_fake(index) or index.dtype not in (torch.bool, torch.uint8):
+        return [index]
+    return index.nonzero().unbind(1)
 
 
 def _written(arguments: Sequence[Any], args: tuple, kwargs: Mapping[str, Any]) -> list[Tensor]:
