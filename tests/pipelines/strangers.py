@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 import torch
-from cases import NO_TEXT, Case, picture, random, square, texts, vae
+from cases import NO_TEXT, Case, ddim, picture, random, sd_texts, square, texts, tiny_unet, vae
 from diffusers import FlowMatchEulerDiscreteScheduler as FlowMatch
 from torch import nn
 
@@ -87,6 +87,17 @@ def stable_video_diffusion() -> Any:
     return diffusers.StableVideoDiffusionPipeline(decoder, encoder, unet, scheduler, reader)
 
 
+def animate_diff() -> Any:
+    """Texts go to the denoiser once for every frame."""
+    levels = {"block_out_channels": (8, 8), "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
+    unet = tiny_unet(**levels, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    motion = seeded(
+        diffusers.MotionAdapter, block_out_channels=(8, 8), motion_norm_num_groups=4, motion_num_attention_heads=2,
+        motion_layers_per_block=1, use_motion_mid_block=False,
+    )  # fmt: skip
+    return diffusers.AnimateDiffPipeline(vae(), **NO_TEXT, unet=unet, motion_adapter=motion, scheduler=ddim())
+
+
 def cog_view_4() -> Any:
     """One feed-forward serves both streams."""
     model = seeded(
@@ -109,5 +120,8 @@ STRANGERS = [
         "one call",
         ({"height": 32, "width": 32},) * 2,
         steps=3,
+    ),
+    Case(
+        "AnimateDiff", animate_diff, lambda batch: sd_texts(batch) | {"num_frames": 3}, "one call", square(16, 16, 32)
     ),
 ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
 import stepmask
 from stepmask import measure_cost
+from stepmask.architectures._inputs import chosen_samples
+from stepmask.learning.end_to_end.chain import Chain
 from stepmask.runtime.capture import first_step, one_sample
 from stepmask.runtime.loop import SamplerLoop
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
@@ -28,6 +32,20 @@ def test_one_sample_of_the_call(monkeypatch):
     assert not pipe.transformer._forward_pre_hooks
     monkeypatch.undo()
     assert pipe.transformer.forward == before[1]
+
+
+def test_what_comes_once_for_each_frame_belongs_to_its_sample():
+    """Texts of AnimateDiff, of two videos of three frames."""
+    texts = torch.arange(6)[:, None, None].expand(6, 4, 8)
+    given = {"sample": torch.zeros(2, 4, 3, 8, 8), "timestep": torch.tensor([7]), "encoder_hidden_states": texts}
+    chosen = chosen_samples(given, [1, 0])
+    assert chosen["encoder_hidden_states"][:, 0, 0].tolist() == [3, 4, 5, 0, 1, 2]
+    assert chosen["sample"].shape == given["sample"].shape and chosen["timestep"].tolist() == [7]
+    positions = torch.zeros(6, 3)
+    assert chosen_samples({"sample": torch.zeros(2, 4, 8, 8), "ids": positions}, [0])["ids"] is positions
+    # the same of copies that learning makes of images: of each text the first
+    chain = SimpleNamespace(copies=2, num_images=1)
+    assert Chain._first_copy(chain, texts, given["sample"])[:, 0, 0].tolist() == [0, 1, 2]
 
 
 def test_conditions_may_come_in_any_sequence():

@@ -55,8 +55,9 @@ def chosen_samples(inputs: Mapping[str, Any], numbers: Sequence[int]) -> dict[st
     sample, numbers = first_sample(inputs.values()), list(numbers)
     count = len(sample)
 
-    def chosen(value: Any) -> Any:
-        return value[numbers] if value.dim() and len(value) == count else value
+    def chosen(value: Tensor) -> Tensor:
+        rows = rows_per_sample(value, sample)
+        return value.unflatten(0, (count, rows))[numbers].flatten(0, 1) if rows else value
 
     def of(value: Any) -> Any:
         if isinstance(sample, list) and is_list_of_samples(value) and len(value) == count:
@@ -64,6 +65,18 @@ def chosen_samples(inputs: Mapping[str, Any], numbers: Sequence[int]) -> dict[st
         return tree_map_only(Tensor, chosen, value)
 
     return {name: of(value) for name, value in inputs.items()}
+
+
+def rows_per_sample(value: Tensor, sample: Tensor | list[Tensor]) -> int:
+    """Rows of a tensor that belong to one sample of a call; 0 where it is of the call as a whole.
+
+    Beside a video (samples, channels, frames, height, width), some have a row for each frame (texts of AnimateDiff).
+    """
+    if value.dim() == 0:
+        return 0
+    frames = sample.shape[2] if isinstance(sample, Tensor) and sample.dim() == 5 else 1
+    of_frames = value.dim() > 1 and len(value) == len(sample) * frames
+    return 1 if len(value) == len(sample) else frames * of_frames
 
 
 def as_batch(output: Any) -> Any:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from stepmask.architectures import denoiser_of
+from stepmask.architectures._inputs import rows_per_sample
 from stepmask.errors import UnsupportedModelError
 from stepmask.learning.end_to_end._adjoints import Parts
 from stepmask.learning.end_to_end.account import Account
@@ -127,7 +128,8 @@ class Chain:
         if one_by_one:
             compute, args, kwargs = with_batch(compute, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
-        batch = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 1)
+        sample = next(leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 1)
+        batch = len(sample)
         if batch % (self.num_images * self.copies):
             raise UnsupportedModelError(
                 f"the denoiser was called with a batch of {batch} for {self.num_images * self.copies} images; "
@@ -135,7 +137,7 @@ class Chain:
             )
         differentiable = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
         tensors = [leaves[i] for i in differentiable]
-        leaves = [self._first_copy(leaf, batch) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        leaves = [self._first_copy(leaf, sample) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         groups = batch // (self.num_images * self.copies)
         self._check_call(position, groups, bool(differentiable))
         call = _Call(position, compute, spec, leaves, differentiable, groups)
@@ -158,11 +160,12 @@ class Chain:
                 'pipeline\'s loop: use method="paper", which needs none, or another scheduler'
             )
 
-    def _first_copy(self, tensor: Tensor, batch: int) -> Tensor:
+    def _first_copy(self, tensor: Tensor, sample: Tensor) -> Tensor:
         """One of each image, where the tensor has a batch of copies."""
-        if tensor.dim() == 0 or tensor.shape[0] != batch:
+        rows = rows_per_sample(tensor, sample)
+        if not rows:
             return tensor.detach()
-        by_copy = tensor.detach().unflatten(0, (-1, self.copies, self.num_images))
+        by_copy = tensor.detach().unflatten(0, (-1, self.copies, self.num_images * rows))
         return by_copy[:, 0].flatten(0, 1)
 
     def record(self, call: _Call) -> tuple[Tensor, ...]:
