@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler
@@ -50,6 +52,23 @@ def test_a_pipeline_that_draws_from_torch_itself():
     assert not torch.equal(first, sample(pipe, {"batch_size": 1}, [4], 3))
 
 
+class TakesOneGenerator(type(ddim_pipeline())):
+    """Refuses lists of them, and calls its result otherwise."""
+
+    def __call__(self, batch_size=1, generator=None, num_inference_steps=50, output_type="pil"):
+        assert isinstance(generator, torch.Generator)
+        made = super().__call__(batch_size, generator, num_inference_steps=num_inference_steps, output_type=output_type)
+        return SimpleNamespace(image=made.images)
+
+
+def test_one_image_takes_one_generator():
+    plain = ddim_pipeline()
+    pipe = TakesOneGenerator(plain.unet, plain.scheduler)
+    assert torch.equal(sample(pipe, {}, [3], 3), sample(plain, {}, [3], 3))
+    with pytest.raises(AssertionError):
+        sample(pipe, {"batch_size": 2}, [3, 4], 3)
+
+
 class Blackens:
     """Flags every image, in place, as diffusers' checker does."""
 
@@ -68,6 +87,14 @@ def test_a_safety_checker_is_out_of_the_way_and_comes_back():
     with pytest.raises(ZeroDivisionError), unchecked(pipe):
         raise ZeroDivisionError
     assert pipe.safety_checker is checker
+
+
+def test_a_guard_that_reads_prompts_stays():
+    """Pipelines that have one refuse to run without it."""
+    pipe = ddim_pipeline()
+    pipe.safety_checker = guard = SimpleNamespace(check_text_safety=lambda prompt: True)
+    with unchecked(pipe):
+        assert pipe.safety_checker is guard
 
 
 class Checked(type(ddim_pipeline())):

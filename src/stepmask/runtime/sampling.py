@@ -34,7 +34,7 @@ def _global_noise(pipe: Any, seed: int) -> Iterator[None]:
         yield
 
 
-RESULTS = ("images", "frames", "videos", "audios")
+RESULTS = ("images", "image", "frames", "videos", "audios")
 """Where pipelines put what they make."""
 
 
@@ -48,8 +48,10 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
     arguments = dict(call_kwargs)
     if "output_type" in parameters_of(pipe) and arguments.get("output_type") != "latent":
         arguments["output_type"] = "pt"
+    generators = seeded(seeds)
+    generator = generators if len(generators) > 1 else generators[0]  # not every pipeline takes a list
     with quiet(pipe), _global_noise(pipe, seeds[0]):
-        output = pipe(generator=seeded(seeds), num_inference_steps=num_inference_steps, **arguments)
+        output = pipe(generator=generator, num_inference_steps=num_inference_steps, **arguments)
     made = next((getattr(output, name) for name in RESULTS if hasattr(output, name)), None)
     if isinstance(made, np.ndarray):  # pipelines that know no "pt": (N, ..., C)
         made = torch.from_numpy(made).movedim(-1, -3)
