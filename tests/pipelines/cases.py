@@ -247,6 +247,25 @@ def flux_control_net() -> Any:
     return diffusers.FluxControlNetPipeline(**parts.components, controlnet=net.eval())
 
 
+def qwen_image() -> Any:
+    torch.manual_seed(0)
+    decoder = diffusers.AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.1] * 4, latents_std=[2.0] * 4
+    )
+    model = tiny_model("QwenImageTransformer2DModel")
+    return diffusers.QwenImagePipeline(FlowMatch(), decoder.eval(), **NO_TEXT, transformer=model)
+
+
+def qwen_texts(batch: int) -> dict[str, Any]:
+    masks = {f"{part}prompt_embeds_mask": torch.arange(6).expand(batch, 6) < 4 for part in ("", "negative_")}
+    return texts(batch, prompt_embeds=(6, 12)) | masks | {"true_cfg_scale": 4.0}
+
+
+def chroma() -> Any:
+    model = tiny_model("ChromaTransformer2DModel")
+    return diffusers.ChromaPipeline(FlowMatch(), vae(1, shift_factor=0.1), **NO_TEXT, transformer=model)
+
+
 # --- videos
 
 
@@ -425,6 +444,8 @@ CASES = [
     ),
     Case("Flux, modular", lambda: modular(flux(), "FluxAutoBlocks"), flux_texts, "embedded", PIXELS),
     Case("Flux, true guidance", lambda: flux(True), lambda batch: flux_texts(batch, 3.0), "two calls", PIXELS),
+    Case("Qwen-Image", qwen_image, qwen_texts, "two calls", square(32, 64, 32)),
+    Case("Chroma", chroma, lambda batch: padded_texts(batch, 6, 12), "two calls", PIXELS),
     Case("Wan", wan, video_texts, "two calls", square(16, 32, 16, num_frames=5)),
     Case(WAN_2_2, wan_2_2, video_texts, "two calls", square(16, 32, 16, num_frames=5), steps=6),
     Case("LTX-Video", ltx, ltx_texts, "one call", square(32, 64, 32, num_frames=9)),
