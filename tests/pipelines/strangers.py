@@ -122,6 +122,11 @@ STRANGERS = [
         steps=3,
     ),
     Case(
-        "AnimateDiff", animate_diff, lambda batch: sd_texts(batch) | {"num_frames": 3}, "one call", square(16, 16, 32)
+        "AnimateDiff",
+        animate_diff,
+        lambda batch: sd_texts(batch) | {"num_frames": 3},
+        "one call",
+        square(8, 8, 16),
+        steps=3,
     ),
 ]
