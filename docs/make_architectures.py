@@ -39,7 +39,10 @@ MACs it covers. A bare denoiser, from diffusers or not, needs
 The table has what is found in models of diffusers DIFFUSERS as they are configured by default, and which share of their
 parameters that is. Verified as above, in `tests/pipelines/test_strangers.py`:
 VERIFIED.
-The others are not. Where sites are wrong or too few, name them: `stepmask.describe(pipe, sites=[patterns])`.
+Tried once in the same way, with tiny random models: LTX 2, Kandinsky 5, HunyuanImage, Cosmos Predict 2, Sana Video,
+LongCat Image, Ovis Image, PRX, Bria, SkyReels V2, CogView 3+; Wan VACE and guided PRX one image at a time, which is all
+that their pipelines take. The others were not. HiDream is refused: its experts are chosen by the values that come in.
+Where sites are wrong or too few, name them: `stepmask.describe(pipe, sites=[patterns])`.
 
 """
 PRESETS = """

@@ -379,3 +379,11 @@ def test_a_timestep_that_was_cast_to_bfloat16():
         except PositionError:
             refused += 1
     assert 0 < refused < 499
+
+
+def test_a_last_timestep_of_1_is_not_the_first_in_thousandths():
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(6)
+    assert scheduler.timesteps[[0, -1]].tolist() == [1000, 1]
+    assert match_row(scheduler, torch.tensor([1.0]), near=4) == 5
+    assert match_row(scheduler, torch.tensor([1.0])) == 0, "where a run begins"

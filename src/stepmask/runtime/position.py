@@ -176,17 +176,18 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
             timesteps = timesteps.to(dtype)  # as pipelines and models cast it
         timestep = _value(timestep)
     rows = torch.nonzero(timesteps.to("cpu", torch.float64) == float(timestep)).flatten().tolist()
-    if len(rows) > 1 and near is not None:
-        rows = [row for row in rows if row in (near, near + 1)] or rows
     if hasattr(scheduler, "step_index") and 0 < float(timestep) <= 1:
         # some pipelines say t / 1000 and no begin index (Flux with a ControlNet); the scheduler counts after that
         trained = getattr(scheduler.config, "num_train_timesteps", 1000)
         rescaled = _near(scheduler.timesteps.to("cpu", torch.float64) / trained, timestep)
-        rows = rescaled if not rows or rescaled == [0] else rows  # the last timestep may be 1 too: runs begin at row 0
+        begins = rescaled == [0] and (near is None or (near == 0 and rows != [1]))
+        rows = rescaled if not rows or begins else rows  # the last timestep may be 1 too, but runs begin at row 0
         sigmas = getattr(scheduler, "sigmas", None)
         if not rows and sigmas is not None:  # others say sigma / (sigma + 1) (Cosmos Predict 2)
             sigmas = sigmas[: len(timesteps)].to("cpu", torch.float64)
             rows = _near((sigmas / (sigmas + 1)).to(dtype).double(), timestep)
+    if len(rows) > 1 and near is not None:
+        rows = [row for row in rows if row in (near, near + 1)] or rows
     if len(rows) == 1:
         return rows[0]
     found = "no row" if not rows else f"{len(rows)} rows"
