@@ -9,9 +9,10 @@ that come with the call have values there. The last copy is built from the confi
 from __future__ import annotations
 
 import copy
+import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -70,10 +71,23 @@ def on_a_twin(model: nn.Module, run: Callable[[Twin], T]) -> T:
     errors: list[Exception] = []
     for make in (_copy_on_meta, _copy_that_claims_to_be_real, _from_configuration):
         try:
-            return run(make(model))
+            with _without_log():
+                return run(make(model))
         except Exception as error:
             errors.append(error)
     raise errors[1]
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Torch logs every operation that a copy cannot do; the errors that are raised say it once."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def meta_skeleton(model: nn.Module) -> nn.Module:
