@@ -29,7 +29,7 @@ second computes in full; schedules run there, learning is refused.
 OTHERS = """
 ## Other denoisers of diffusers
 
-A pipeline whose denoiser is of none of these classes needs nothing more either: what its denoiser is called with is
+A pipeline whose denoiser is of none of these classes mostly needs nothing more: what its denoiser is called with is
 seen by starting a run, sites are told by the parts of its blocks, and who reads whom is traced as ever; what a trace
 refuses or does not see run is left out. Where its call needs more than a prompt, say so once, as
 `stepmask.describe(pipe, call_kwargs={...})`. `stepmask describe MODEL` shows what was found, and which share of the
