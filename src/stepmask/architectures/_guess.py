@@ -36,9 +36,9 @@ def guessed_sites(model: nn.Module) -> dict[str, Kind]:
         UnknownArchitectureError: Nothing does.
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    found = [name for name in modules if _OF_UNETS.fullmatch(name)]
-    found = found or [f"{block}.{child}" for block in _blocks(modules) for child in _parts(modules[block])]
-    outermost = [name for name in modules if name in set(found) and not _within(name, set(found))]
+    found = {name for name in modules if _OF_UNETS.fullmatch(name)}
+    found = found or {f"{block}.{child}" for block in _blocks(modules) for child in _parts(modules[block])}
+    outermost = [name for name in modules if name in found and not _within(name, found)]
     if not outermost:
         raise UnknownArchitectureError(
             f"no blocks with an attention were found in {type(model).__name__}, which is none of the supported classes:"
