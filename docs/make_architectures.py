@@ -85,11 +85,8 @@ def others() -> str:
     lines = ["| class | sites | parameters in sites |", "|---|---|---|"]
     for name in sorted(dir(diffusers)):
         class_ = getattr(diffusers, name)
-        if (
-            not re.search(r"(Transformer\w*|UNet\w*|DiTModel)$", name)
-            or not isinstance(class_, type)
-            or _is_known(name)
-        ):
+        denoises = re.search(r"(Transformer\w*|UNet\w*|DiTModel)$", name) and not re.search("Prior|Proteina", name)
+        if not denoises or not isinstance(class_, type) or _is_known(name):
             continue
         try:
             with torch.device("meta"):
@@ -152,14 +149,7 @@ def _sites(family) -> str:
     model = family.tiny()
     modules = dict(model.named_modules())
     if family.patterns:
-        found = (re.sub(r"\.\d+\.", ".", name).split(".", 1) for name in family.describe(model).names)
-        groups: dict[str, list[str]] = {}
-        for group, last in found:
-            if last not in groups.setdefault(group, []):
-                groups[group].append(last)
-        if len(groups) == 1:
-            return ", ".join(f"`{last}`" for last in next(iter(groups.values())))
-        return "; ".join(f"{group}: {', '.join(f'`{last}`' for last in lasts)}" for group, lasts in groups.items())
+        return _by_list(family.describe(model).names)
     classes = dict.fromkeys(type(modules[name]).__name__ for name in family.describe(model).names)
     return ", ".join(f"`{name}`" for name in classes)
 

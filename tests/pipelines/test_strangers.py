@@ -11,14 +11,10 @@ from strangers import STRANGERS, cog_view_4, z_image
 import stepmask
 from stepmask import StepMaskError, UnknownArchitectureError
 from stepmask.architectures import denoiser_of, registered_architectures
-from tiny import dit_pipeline, quiet
+from tiny import FEW, dit_pipeline, quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")
 BY_NAME = {case.name: case for case in STRANGERS}
-FEW = {
-    "rounds": 1, "gains": 1, "num_probes": 2, "num_projections": 1, "num_validation": 3, "num_held_back": 3,
-    "num_moves": 0, "shrink": 0.4, "progress": False,
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", STRANGERS, ids=BY_NAME)
@@ -47,8 +43,8 @@ def test_masks_are_what_hooks_would_do(case):
 def test_learn_and_go_on_in_another_process(name, method, tmp_path):
     case = BY_NAME[name]
     pipe, inputs = case.build(), case.arguments(3)
-    options = FEW if method == "global" else {"num_trajectories": 1, "batch_size": 2, "progress": False}
-    mask = stepmask.learn(pipe, case.steps, 0.7, call_kwargs=inputs, method=method, **options)
+    options = {"rounds": 1, **FEW} if method == "global" else {"num_trajectories": 1, "batch_size": 2}
+    mask = stepmask.learn(pipe, case.steps, 0.7, call_kwargs=inputs, method=method, progress=False, **options)
     mask.save(tmp_path / "mask.json")
     again = case.build()  # that nothing is known of
     result = stepmask.evaluate(

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from stepmask.architectures import denoiser_of
-from stepmask.architectures._inputs import rows_per_sample
+from stepmask.architectures._inputs import first_sample, rows_per_sample
 from stepmask.errors import UnsupportedModelError
 from stepmask.learning.end_to_end._adjoints import Parts
 from stepmask.learning.end_to_end.account import Account
@@ -128,7 +128,7 @@ class Chain:
         if one_by_one:
             compute, args, kwargs = with_batch(compute, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
-        sample = next(leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 1)
+        sample = first_sample(leaves)
         batch = len(sample)
         if batch % (self.num_images * self.copies):
             raise UnsupportedModelError(
