@@ -1,12 +1,21 @@
-"""The latent pipelines of our own, tiny, with random weights."""
+"""Pipelines that read captions or classes, tiny, with random weights: our own, and one for videos."""
 
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLLTXVideo,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LTXImageToVideoPipeline,
+    LTXPipeline,
+    PixArtTransformer2DModel,
+    UNet2DConditionModel,
+)
 
 from stepmask.reference.class_conditional_ldm import ClassConditionalLDMPipeline, ClassEmbedder
-from tiny import quiet
+from tiny import quiet, tiny_model
 
 
 def autoencoder(scaling_factor: float = 0.5) -> AutoencoderKL:
@@ -80,3 +89,31 @@ def pixart_pipeline(seed: int = 0):
     from stepmask.reference.text_to_image import SmallPixArtPipeline
 
     return quiet(SmallPixArtPipeline(**pixart_parts(seed)))
+
+
+def video_autoencoder() -> AutoencoderKLLTXVideo:
+    """Four times as many frames, as high and as wide as its latents."""
+    torch.manual_seed(0)
+    blocks = {f"{part}block_out_channels": (8,) * 4 for part in ("", "decoder_")}
+    blocks |= {f"{part}layers_per_block": (1,) * 5 for part in ("", "decoder_")}
+    blocks |= {f"{part}spatio_temporal_scaling": (True, True, False, False) for part in ("", "decoder_")}
+    return AutoencoderKLLTXVideo(
+        latent_channels=4,
+        patch_size=1,
+        **blocks,
+        decoder_inject_noise=(False,) * 5,
+        upsample_residual=(False,) * 4,
+        upsample_factor=(1,) * 4,
+    ).eval()
+
+
+def ltx_pipeline(from_image: bool = False):
+    """Makes videos of captions, or of captions and an image."""
+    from transformers import T5Config, T5EncoderModel
+
+    words, transformer = pixart_parts()["tokenizer"], tiny_model("LTXVideoTransformer3DModel")
+    width = transformer.config.caption_channels
+    text = T5Config(vocab_size=len(words), d_model=width, d_kv=6, d_ff=12, num_layers=1, num_heads=2)
+    parts = video_autoencoder(), T5EncoderModel(text).eval(), words, transformer.eval()
+    kind = LTXImageToVideoPipeline if from_image else LTXPipeline
+    return quiet(kind(FlowMatchEulerDiscreteScheduler(), *parts))

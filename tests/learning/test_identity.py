@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from PIL import Image
 
 from stepmask.learning._identity import comparable, weights_digest
 from tiny import dit_pipeline, tiny_model
@@ -15,6 +16,8 @@ def test_call_arguments_as_json():
     assert comparable(ones) == comparable(ones.clone()) != comparable(twos)
     assert comparable(ones) != comparable(ones.view(3, 2)) and comparable(ones.bfloat16()) != comparable(ones)
     assert comparable(object()) == "object"
+    white, black = (Image.new("RGB", (4, 2), colour) for colour in ("white", "black"))
+    assert comparable(white) == comparable(white.copy()) != comparable(black)
 
 
 def test_weights():

@@ -16,6 +16,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler as FlowMatch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from small import video_autoencoder
 from stepmask.runtime.sampling import sample
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, quiet, tiny_model
 
@@ -298,19 +299,7 @@ def ltx_from_image() -> Any:
 
 def ltx() -> Any:
     model = tiny_model("LTXVideoTransformer3DModel")
-    torch.manual_seed(0)
-    blocks = {f"{part}block_out_channels": (8,) * 4 for part in ("", "decoder_")}
-    blocks |= {f"{part}layers_per_block": (1,) * 5 for part in ("", "decoder_")}
-    blocks |= {f"{part}spatio_temporal_scaling": (True, True, False, False) for part in ("", "decoder_")}
-    decoder = diffusers.AutoencoderKLLTXVideo(
-        latent_channels=4,
-        patch_size=1,
-        **blocks,
-        decoder_inject_noise=(False,) * 5,
-        upsample_residual=(False,) * 4,
-        upsample_factor=(1,) * 4,
-    )
-    return diffusers.LTXPipeline(FlowMatch(), decoder.eval(), **NO_TEXT, transformer=model)
+    return diffusers.LTXPipeline(FlowMatch(), video_autoencoder(), **NO_TEXT, transformer=model)
 
 
 def cog_video_x() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stepmask import StepMaskError, report
 from stepmask.report.pictures import GAP, MARGIN, to_pixels
@@ -53,3 +54,12 @@ def test_what_are_no_images_is_refused():
         report.tiles(torch.rand(3, 32, 32))
     with pytest.raises(StepMaskError, match="same shape"):
         report.side_by_side(images(4), images(2))
+
+
+def test_an_animation_keeps_every_pixel(tmp_path):
+    frames = [Image.fromarray(pixels) for pixels in to_pixels(images(3, 16))]
+    with Image.open(report.save_animation(frames, tmp_path / "video.webp")) as video:
+        assert video.n_frames == 3
+        for i, frame in enumerate(frames):
+            video.seek(i)
+            assert (np.asarray(video.convert("RGB")) == np.asarray(frame)).all()

@@ -7,12 +7,14 @@ import inspect
 import diffusers
 import numpy as np
 import pytest
+from PIL import Image
 
 from stepmask import StepMaskError
 from stepmask.runtime.prompts import (
     condition_arguments,
     default_prompts,
     is_per_image,
+    one_for_each,
     read_conditions,
     without_clashes,
 )
@@ -90,3 +92,14 @@ def test_sizes_of_sdxl_belong_to_the_run(pipeline):
     sizes = [name for name in takes if name.endswith("_size") or "crops" in name]
     assert {"original_size", "crops_coords_top_left", "negative_target_size"} <= set(sizes)
     assert not any(is_per_image(name, (1024, 1024)) for name in sizes)
+
+
+def test_what_is_said_once_holds_for_each():
+    picture = Image.new("RGB", (4, 4))
+    given = {"prompt": "a cat", "prompt_2": "red", "negative_prompt": "dog", "image": picture, "scale": 2}
+    once = one_for_each(given, 2, makes_videos=False)
+    assert once == {**given, "prompt": ["a cat"] * 2, "prompt_2": ["red"] * 2}
+    assert one_for_each(given, 3, makes_videos=True)["image"] == [picture] * 3
+    assert one_for_each(given, 1, makes_videos=True) == given
+    listed = {"prompt": ["a", "b"], "image": [picture, picture]}
+    assert one_for_each(listed, 2, makes_videos=True) == listed

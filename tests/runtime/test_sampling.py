@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler
 
 import stepmask
+from stepmask import StepMaskError
 from stepmask.learning.noise import Noise
+from stepmask.runtime.call import random_conditions
 from stepmask.runtime.loop import SamplerLoop
 from stepmask.runtime.sampling import sample
 from stepmask.runtime.set_aside import unchecked
 from stepmask.schedules import fora
-from tiny import ddim_pipeline, tiny_model
+from tiny import ddim_pipeline, generator, tiny_model
 
 
 @pytest.mark.parametrize("scheduler", [DDPMScheduler, EulerAncestralDiscreteScheduler])
@@ -115,3 +118,33 @@ def test_what_is_learned_from_and_measured_is_not_blackened():
     result = stepmask.evaluate(pipe, fora(pipe, 3, 2), seeds=1, batch_size=1, speed=False)
     assert result.full.abs().max() > 0 and result.masked.abs().max() > 0
     assert sample(pipe, {"batch_size": 1}, [3], 3).abs().max() == 0, "pictures for users are"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with Python 3.11")
+def test_the_error_of_a_pipeline_says_how_many_images_it_was_called_for():
+    pipe = ddim_pipeline()
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("no memory")
+
+    pipe.unet.forward = fail
+    for count, notes in ((2, 1), (1, 0)):
+        with pytest.raises(RuntimeError, match="no memory") as caught:
+            sample(pipe, {"batch_size": count}, range(count), 2)
+        found = getattr(caught.value, "__notes__", [])
+        assert len(found) == notes and all("images_per_call=1" in note for note in found)
+
+
+def test_required_arguments_that_the_user_gives_are_not_asked_for():
+    class FromImage:
+        example_prompts = ("a cat",)
+        tokenizer = "some"
+
+        def __call__(self, image, prompt=None, guidance_scale=2.0):
+            """As in a pipeline that needs an image."""
+
+    pipe = FromImage()
+    pipe.unet = tiny_model("UNet2DConditionModel")
+    with pytest.raises(StepMaskError, match=r"needs conditions that stepmask cannot invent \(image\)"):
+        random_conditions(pipe, 2, generator())
+    assert random_conditions(pipe, 2, generator(), {"image"}) == {"prompt": ["a cat"] * 2}

@@ -25,6 +25,7 @@ from stepmask.evaluation import Evaluation, Metrics, evaluate
 from stepmask.evaluation.fidelity import psnr_per_image
 from stepmask.evaluation.result import circumstances
 from stepmask.family import MaskFamily
+from stepmask.learning._identity import comparable
 from stepmask.mask import StepMask
 from stepmask.runtime.call import listed_conditions
 
@@ -32,7 +33,7 @@ CIRCUMSTANCES = (
     "pipeline", "denoiser", "scheduler", "num_inference_steps", "seeds", "guidance_scale", "dtype", "device",
     "versions", "full_macs_per_image", "macs_convention",
 )  # fmt: skip
-SAMPLED_SO = ("pipeline", "scheduler", "guidance_scale", "dtype", "conditions")
+SAMPLED_SO = ("pipeline", "scheduler", "guidance_scale", "dtype", "conditions", "call")
 """Circumstances that all rows of a folder share."""
 
 
@@ -111,7 +112,7 @@ class Comparison:
         row = self.cells.row(Key(self.model, self.subject.steps, FULL_RUN.name, "all"))
         before = {} if row is None else row.get("circumstances", {})
         now = circumstances(self.subject.pipe, self.subject.call_kwargs)
-        now["conditions"] = self._conditions()
+        now |= {"conditions": self._conditions(), "call": self._call()}
         pairs = {name: (before[name], now[name]) for name in SAMPLED_SO if name in before}
         if "seeds" in before:
             pairs["number of images"] = len(before["seeds"]), self.num_images
@@ -127,6 +128,10 @@ class Comparison:
         listed = listed_conditions(self.subject.pipe, self.subject.conditions)
         return hashlib.sha256(str(sorted(listed.items())).encode()).hexdigest()[:16] if listed else None
 
+    def _call(self) -> dict[str, Any]:
+        """What else the pipeline is called with, beside its guidance."""
+        return comparable({name: value for name, value in self.subject.call_kwargs.items() if name != "guidance_scale"})
+
     def _mine(self, chosen: list[AnyMethod], part: int, parts: int) -> Iterator[tuple[Key, AnyMethod]]:
         groups = [(method, seed) for method in chosen for seed in method.seeds]
         for method, seed in groups[part::parts]:
@@ -140,7 +145,7 @@ class Comparison:
     def _measure(self, key: Key, method: AnyMethod, before: Mapping[str, Any]) -> None:
         result, more = self._evaluate(key, method, self.num_images)
         row = row_of(result) | more
-        row["circumstances"]["conditions"] = self._conditions()
+        row["circumstances"] |= {"conditions": self._conditions(), "call": self._call()}
         if self.metrics is not None:
             found = self.metrics(result.masked, result.full, result.prompts)
             row["scores"] = {name: score.to_dict() for name, score in found.items()}

@@ -37,11 +37,6 @@ Folder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps, ... By default an accelerator if any.")
 ]
-Guidance = Annotated[
-    float | None,
-    typer.Option(help="Strength of classifier-free guidance. By default what the mask was learned with, or the "
-                 "pipeline's own."),
-]  # fmt: skip
 Conditions = Annotated[
     Path | None,
     typer.Option(

@@ -67,6 +67,10 @@ def _load(model: str, dtype: DType | None) -> Any:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    with contextlib.suppress(ImportError):  # of text encoders; not all pipelines have one
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
     precision = None if dtype is None else getattr(torch, dtype.value)
     if model.startswith(presets.PREFIX):
         hub = presets.get(model.removeprefix(presets.PREFIX)).hub
@@ -155,14 +159,3 @@ def _scheduler(class_name: str, config: Any) -> Any:
     numbers = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}  # as mask files spell what JSON lacks
     values = {k: numbers.get(v.lower(), v) if isinstance(v, str) else v for k, v in dict(config).items()}
     return class_.from_config(values)
-
-
-def guidance_kwargs(guidance: float | None) -> dict[str, float]:
-    """Call arguments for a guidance scale that the user may have given.
-
-    Raises:
-        StepMaskError: It is no finite number.
-    """
-    if guidance is not None and not math.isfinite(guidance):
-        raise StepMaskError(f"guidance must be a finite number, such as 4.5, got {guidance}")
-    return {} if guidance is None else {"guidance_scale": guidance}

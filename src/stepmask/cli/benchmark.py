@@ -13,14 +13,14 @@ from stepmask.cli._arguments import (
     Conditions,
     Device,
     Folder,
-    Guidance,
     MetricNames,
     Precision,
     RealImages,
     Scheduler,
     SchedulerChoice,
 )
-from stepmask.cli._models import guidance_kwargs, load
+from stepmask.cli._call import Call, Guidance, call_kwargs
+from stepmask.cli._models import load
 from stepmask.cli._output import ready_folder
 from stepmask.cli._pages import write_pages
 from stepmask.cli._scores import metrics_for
@@ -61,6 +61,7 @@ def benchmark(
     scheduler: SchedulerChoice = Scheduler.keep,
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
+    call: Call = None,
     speed: Annotated[
         bool, typer.Option(help="Measure speed-ups too, after all images; also of what was measured without.")
     ] = True,
@@ -91,10 +92,16 @@ def benchmark(
     if page is not None:
         write_pages(output, page)
         return
-    picked, budgets = chosen_methods(methods), shares(targets)
+    picked, budgets, given_call = chosen_methods(methods), shares(targets), call_kwargs(guidance_scale, call)
     measure = metrics_for(metrics, real) if metrics or real else None
     ready_folder(output)
-    alone = {"--device": device, "--dtype": dtype, "--guidance-scale": guidance_scale, "--conditions": conditions}
+    alone = {
+        "--device": device,
+        "--dtype": dtype,
+        "--guidance-scale": guidance_scale,
+        "--conditions": conditions,
+        "--call": call or None,
+    }
     alone |= {"--scheduler": None if scheduler == Scheduler.keep else scheduler}
     alone |= {"--batch-size": None if batch_size == DEFAULT_BATCH else batch_size}
     given = [name for name, value in alone.items() if value is not None]
@@ -120,8 +127,7 @@ def benchmark(
         from stepmask.runtime.call import check_call_kwargs
 
         pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
-        call_kwargs = guidance_kwargs(guidance_scale)
-        check_call_kwargs(pipe, call_kwargs)
+        check_call_kwargs(pipe, given_call)
         if measure is not None:
             measure.check(pipe)
         options = {
@@ -134,7 +140,7 @@ def benchmark(
         name = folder.resolve().name if folder.is_dir() else model.rpartition(":")[2].replace("/", "--")
         rows = []
         for count in steps or [20]:
-            subject = Subject(pipe, count, call_kwargs, conditions, budgets)
+            subject = Subject(pipe, count, given_call, conditions, budgets)
             rows = _part_of_this_process(Comparison(name, subject, output, tell=stderr().print, **options), picked)
     if rows:
         stdout().print(_table(rows))

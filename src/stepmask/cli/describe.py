@@ -8,8 +8,8 @@ import typer
 
 from stepmask import presets
 from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import Guidance
-from stepmask.cli._models import guidance_kwargs, load
+from stepmask.cli._call import Call, Guidance, call_kwargs
+from stepmask.cli._models import load
 from stepmask.cli._site_tables import FEW, amount, cost_table, mib, sites_table
 from stepmask.errors import StepMaskError
 
@@ -36,19 +36,26 @@ Every = Annotated[
 
 
 @app.command()
-def describe(model: ModelOrPreset, sites: Sites = None, every: Every = False, guidance_scale: Guidance = None) -> None:
+def describe(
+    model: ModelOrPreset,
+    sites: Sites = None,
+    every: Every = False,
+    guidance_scale: Guidance = None,
+    call: Call = None,
+) -> None:
     """List the blocks of MODEL that a mask decides on, and what each costs."""
     import stepmask
     from stepmask.architectures import architecture_of, denoiser_of
     from stepmask.architectures._family import Given
 
+    given = call_kwargs(guidance_scale, call)
     if model.startswith(presets.PREFIX):
-        pipe, preset = _preset(model.removeprefix(presets.PREFIX), guidance_scale)
+        pipe, preset = _preset(model.removeprefix(presets.PREFIX), guidance_scale, call)
     else:
         pipe, preset = load(model, device="cpu"), None
     inputs = preset.example_inputs(pipe) if preset and sites else None
-    graph = stepmask.describe(pipe, sites=sites or None, example_inputs=inputs)
-    cost = stepmask.measure_cost(pipe, call_kwargs=guidance_kwargs(guidance_scale))
+    graph = stepmask.describe(pipe, sites=sites or None, example_inputs=inputs, call_kwargs=given or None)
+    cost = stepmask.measure_cost(pipe, call_kwargs=given)
     denoiser = denoiser_of(pipe)
     title = type(denoiser).__name__ + ("" if pipe is denoiser else f" in a {type(pipe).__name__}")
     out = stdout()
@@ -68,12 +75,12 @@ def describe(model: ModelOrPreset, sites: Sites = None, every: Every = False, gu
         )
 
 
-def _preset(name: str, guidance_scale: float | None) -> tuple[Any, presets.Preset]:
+def _preset(name: str, guidance_scale: float | None, call: list[str] | None) -> tuple[Any, presets.Preset]:
     """The denoiser of a preset, and where it comes from."""
-    if guidance_scale is not None:
+    if guidance_scale is not None or call:
         raise StepMaskError(
             f"{presets.PREFIX}{name} is a denoiser without a pipeline: its MACs are those of one input, and guidance "
-            "doubles them; leave --guidance-scale out"
+            f"doubles them; leave {'--call' if guidance_scale is None else '--guidance-scale'} out"
         )
     return presets.load(name), presets.get(name)
 

@@ -14,7 +14,6 @@ from stepmask.cli._arguments import (
     Conditions,
     Device,
     FirstSeed,
-    Guidance,
     MaskFile,
     MetricNames,
     Model,
@@ -22,8 +21,9 @@ from stepmask.cli._arguments import (
     Precision,
     RealImages,
 )
+from stepmask.cli._call import Call, Guidance, call_kwargs
 from stepmask.cli._mask_files import load_mask
-from stepmask.cli._models import guidance_kwargs, load
+from stepmask.cli._models import load
 from stepmask.cli._output import ready_file, write_json
 from stepmask.cli._progress import runs_bar
 from stepmask.cli._scores import metrics_for, scores_table
@@ -44,13 +44,14 @@ def evaluate(
     real: RealImages = None,
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
+    call: Call = None,
     device: Device = None,
     dtype: Precision = None,
 ) -> None:
     """Compare MODEL under a mask with the full run, on seeds that learning has not seen."""
     import stepmask
 
-    decision = load_mask(mask, at)
+    decision, given = load_mask(mask, at), call_kwargs(guidance_scale, call)
     if json is not None:
         ready_file(json)
     measure = metrics_for(metrics, real)
@@ -61,7 +62,7 @@ def evaluate(
             pipe,
             decision,
             seeds=range(first_seed, first_seed + num_images),
-            call_kwargs=guidance_kwargs(guidance_scale),
+            call_kwargs=given,
             conditions=conditions,
             batch_size=batch_size,
             speed=speed,

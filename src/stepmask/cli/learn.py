@@ -10,9 +10,10 @@ import typer
 
 from stepmask.cli._app import app, stderr, stdout
 from stepmask.cli._arguments import Conditions, Device, Model, Precision, Scheduler, SchedulerChoice
+from stepmask.cli._call import Call, call_kwargs
 from stepmask.cli._learn_options import with_learn_options
 from stepmask.cli._mask_files import load_masks
-from stepmask.cli._models import guidance_kwargs, load
+from stepmask.cli._models import load
 from stepmask.cli._output import ready_file
 from stepmask.cli._reached import asked, family_table, reached
 from stepmask.cli._targets import MaxCacheMib, MinPsnr, TargetMacs, Targets, TargetSpeedup, arguments
@@ -62,6 +63,7 @@ def learn(
         float | None, typer.Option(help="Strength of classifier-free guidance; by default the pipeline's own.")
     ] = None,
     conditions: Conditions = None,
+    call: Call = None,
     start: Annotated[
         list[Path] | None,
         typer.Option(
@@ -94,6 +96,7 @@ def learn(
         wanted["target_macs"] = float(DEFAULT_TARGET)
     Asked(**wanted)  # what is wrong with an option is said before the model is loaded
     masks = load_masks(start) if start else None
+    called = call_kwargs(guidance_scale, call)
     given = {
         **wanted,
         "start": masks,
@@ -102,7 +105,7 @@ def learn(
         "resume": resume,
     }
     pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
-    given |= {"num_inference_steps": steps, "call_kwargs": guidance_kwargs(guidance_scale) or None}
+    given |= {"num_inference_steps": steps, "call_kwargs": called or None}
     given["conditions"] = conditions
     try:
         make = stepmask.learn_family if targets else stepmask.learn

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepmask.cli._app import app, stderr, stdout
-from stepmask.cli._arguments import BatchSize, Device, Folder, Guidance, Precision, Scheduler
+from stepmask.cli._arguments import BatchSize, Device, Folder, Precision, Scheduler
+from stepmask.cli._call import Guidance
 from stepmask.cli._models import load
 from stepmask.cli._output import ready_folder, write_json
 

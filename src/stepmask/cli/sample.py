@@ -15,14 +15,14 @@ from stepmask.cli._arguments import (
     Device,
     FirstSeed,
     Folder,
-    Guidance,
     MaskFile,
     Model,
     NumImages,
     Precision,
 )
+from stepmask.cli._call import Call, Guidance, call_kwargs
 from stepmask.cli._mask_files import load_mask
-from stepmask.cli._models import guidance_kwargs, load
+from stepmask.cli._models import load
 from stepmask.cli._output import ready_folder
 from stepmask.cli._progress import runs_bar
 
@@ -39,6 +39,7 @@ def sample(
     compare: Annotated[bool, typer.Option(help="Also make the full run's images and show both side by side.")] = True,
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
+    call: Call = None,
     device: Device = None,
     dtype: Precision = None,
 ) -> None:
@@ -46,16 +47,15 @@ def sample(
     import stepmask
     from stepmask.evaluation import sampler_for
     from stepmask.evaluation.sampled import sample_masked, sample_pairs
-    from stepmask.report import save_png, side_by_side
 
-    decision = load_mask(mask, at)
+    decision, given = load_mask(mask, at), call_kwargs(guidance_scale, call)
     ready_folder(output)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
     sampler, seeds = sampler_for(
         pipe,
         decision,
         range(first_seed, first_seed + num_images),
-        call_kwargs=guidance_kwargs(guidance_scale),
+        call_kwargs=given,
         conditions=conditions,
     )
     out = stdout()
@@ -71,21 +71,36 @@ def sample(
     if compare:
         plan = sampler.ran or sampler.plan
         share = stepmask.measure_cost(pipe, call_kwargs=sampler.call_kwargs).fraction(plan)
-        picture = side_by_side(
-            made["full"],
-            made["masked"],
-            notes=(f"{plan.num_rows} steps", f"{share:.1%} of the MACs, same seeds"),
-        )
-        out.print(str(save_png(picture, output / "side_by_side.png")))
+        notes = f"{plan.num_rows} steps", f"{share:.1%} of the MACs, same seeds"
+        out.print(str(write_comparison(made["full"], made["masked"], notes, output)))
 
 
 def write_images(images: Any, seeds: list[int], folder: Path) -> None:
-    """Write one PNG per image, named after its seed, every pixel as it was made."""
+    """Write a PNG per image, or an animated WebP per video, named after its seed, every pixel as it was made."""
     from PIL import Image
 
-    from stepmask.report import save_png
+    from stepmask.report import save_animation, save_png
     from stepmask.report.pictures import to_pixels
 
     ready_folder(folder)
-    for seed, pixels in zip(seeds, to_pixels(images), strict=True):
-        save_png(Image.fromarray(pixels), folder / f"{seed:06d}.png")
+    for seed, image in zip(seeds, images, strict=True):
+        frames = [Image.fromarray(pixels) for pixels in to_pixels(image if _is_video(image) else image[None])]
+        if _is_video(image):
+            save_animation(frames, folder / f"{seed:06d}.webp")
+        else:
+            save_png(frames[0], folder / f"{seed:06d}.png")
+
+
+def write_comparison(full: Any, masked: Any, notes: tuple[str, str], folder: Path) -> Path:
+    """Write images or videos of both runs side by side, and say where."""
+    from stepmask.report import save_animation, save_png, side_by_side
+
+    if not _is_video(full[0]):
+        return save_png(side_by_side(full, masked, notes=notes), folder / "side_by_side.png")
+    frames = [side_by_side(full[:, i], masked[:, i], notes=notes) for i in range(full.shape[1])]
+    return save_animation(frames, folder / "side_by_side.webp")
+
+
+def _is_video(sample: Any) -> bool:
+    """Whether it is (frames, C, H, W), and no image (C, H, W)."""
+    return sample.ndim == 4

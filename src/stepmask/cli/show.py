@@ -9,8 +9,9 @@ import typer
 
 from stepmask.cli._app import app, stdout
 from stepmask.cli._arguments import At
+from stepmask.cli._call import Call, call_kwargs
 from stepmask.cli._mask_files import load_mask
-from stepmask.cli._models import guidance_kwargs, load
+from stepmask.cli._models import load
 from stepmask.cli._output import ready_folder
 from stepmask.cli._reached import reached
 
@@ -26,20 +27,22 @@ def show(
         str | None,
         typer.Option(help="Its model, to show what elimination makes of the mask; else only what it asks for."),
     ] = None,
+    call: Call = None,
 ) -> None:
     """Draw a mask: a map in the terminal, with -o also heatmap, full grid and learned scores."""
     import stepmask
     from stepmask.report import terminal_map
+    from stepmask.runtime.describe import describe_for
 
     decision, fraction = load_mask(mask, at), None
+    given = call_kwargs(decision.provenance.get("guidance_scale"), call)
     if output is not None:
         ready_folder(output)
     drawn: Any = decision
     if model is not None:
         pipe = load(model, device="cpu")
-        drawn = stepmask.make_plan(decision, stepmask.describe(pipe))
-        guidance = guidance_kwargs(decision.provenance.get("guidance_scale"))
-        fraction = stepmask.measure_cost(pipe, call_kwargs=guidance).fraction(drawn)
+        drawn = stepmask.make_plan(decision, describe_for(pipe, decision.sites, given))
+        fraction = stepmask.measure_cost(pipe, call_kwargs=given).fraction(drawn)
     out = stdout()
     out.print(terminal_map(drawn, min(100, out.width)))
     made = ", ".join(f"{k} {v}" for k, v in decision.provenance.items() if isinstance(v, str | int | float))

@@ -37,7 +37,7 @@ class Conditions:
                 raise StepMaskError(f"call_kwargs must not contain {name}: evaluation sets it itself")
         check_call_kwargs(pipe, given)
         try:
-            drawn = random_conditions(pipe, num_images, torch.Generator().manual_seed(CONDITION_SEED))
+            drawn = random_conditions(pipe, num_images, torch.Generator().manual_seed(CONDITION_SEED), given)
         except StepMaskError:
             if not given:
                 raise

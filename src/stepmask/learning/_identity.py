@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 SAMPLED = 64
@@ -14,13 +15,15 @@ SAMPLED = 64
 
 
 def comparable(value: Any) -> Any:
-    """A call argument as JSON; tensors by a digest, others by their type alone: their text may hold an address."""
+    """A call argument as JSON; tensors and images by a digest, others by type alone: their text may hold an address."""
     if isinstance(value, list | tuple):
         return [comparable(one) for one in value]
     if isinstance(value, Mapping):
         return {str(name): comparable(one) for name, one in value.items()}
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {_digest([value])}"
+    if isinstance(value, Image):
+        return f"{value.mode} {value.size} {hashlib.sha256(value.tobytes()).hexdigest()[:16]}"
     return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
 
 

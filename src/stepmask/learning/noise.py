@@ -120,7 +120,7 @@ class Noise:
         places = [number + number // 10_000 * CONDITIONS_APART for number in numbers]
         given = {name: pick(name, value, places) for name, value in self._given.items()}
         try:
-            drawn = [random_conditions(self.pipe, 1, torch.Generator().manual_seed(seed)) for seed in seeds]
+            drawn = [random_conditions(self.pipe, 1, torch.Generator().manual_seed(seed), given) for seed in seeds]
         except StepMaskError:
             if not given:
                 raise

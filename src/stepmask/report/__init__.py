@@ -1,9 +1,9 @@
-"""Pictures of masks and of what they do: each function makes one, `save_png` writes it.
+"""Pictures of masks and of what they do: each function makes one, `save_png` writes it; `save_animation` writes videos.
 
 Everything here draws what it is given; nothing is sampled or measured.
 """
 
-from stepmask.report._figures import png, save_png
+from stepmask.report._figures import png, save_animation, save_png
 from stepmask.report.curve import curve, trade_offs
 from stepmask.report.grid import grid
 from stepmask.report.heatmap import heatmap
@@ -24,6 +24,7 @@ __all__ = [
     "png",
     "rows_table",
     "same_seeds",
+    "save_animation",
     "save_png",
     "scores",
     "side_by_side",

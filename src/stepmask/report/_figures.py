@@ -1,4 +1,4 @@
-"""What all figures share: size, type, the frame of a site-by-step table, and writing PNG files whole or not at all.
+"""What all figures share: size, type, the frame of a site-by-step table, and writing files whole or not at all.
 
 Figures are matplotlib Figure objects without pyplot, so nothing global is touched and no window opens.
 """
@@ -22,6 +22,8 @@ BLUE, GREEN, LIGHT, PALE = "#0b4f8a", "#2e9c84", "#f2b45c", "#e9e9e9"
 
 ROW_INCHES = 0.19
 PNG_DPI = 150
+FRAME_MS = 62
+"""Of videos: 16 frames a second, as Wan makes them."""
 
 
 def site_table(sites: Sequence[str], columns: int, column_inches: float, bottom: float = 0.75) -> tuple[Figure, Axes]:
@@ -77,4 +79,18 @@ def save_png(picture: Any, path: str | Path) -> Path:
         StepMaskError: The file cannot be written.
     """
     write_atomically(path, png(picture))
+    return Path(path)
+
+
+def save_animation(frames: Sequence[Image.Image], path: str | Path) -> Path:
+    """Write PIL images one after the other as an animated WebP that loops, every pixel as it was made.
+
+    Raises:
+        StepMaskError: The file cannot be written.
+    """
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, "WEBP", save_all=True, append_images=frames[1:], lossless=True, method=0, duration=FRAME_MS, loop=0
+    )
+    write_atomically(path, buffer.getvalue())
     return Path(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +85,21 @@ def listed_conditions(pipe: Any, conditions: str | Path | Sequence[Any] | None) 
     return listed
 
 
-def random_conditions(pipe: Any, batch_size: int, generator: torch.Generator) -> dict[str, Any]:
+def random_conditions(
+    pipe: Any, batch_size: int, generator: torch.Generator, given: Collection[str] = ()
+) -> dict[str, Any]:
     """Call arguments that make `batch_size` images under random conditions: class labels, or prompts.
 
     Prompts are those of `default_prompts`, or the pipeline's own ``example_prompts``.
 
+    Args:
+        pipe: The pipeline.
+        batch_size: Number of images.
+        generator: Draws them.
+        given: Names of arguments that the user gives.
+
     Raises:
-        StepMaskError: The pipeline wants something else.
+        StepMaskError: The pipeline wants something else beside those.
     """
     parameters = parameters_of(pipe)
     loop = isinstance(pipe, SamplerLoop)
@@ -107,9 +115,9 @@ def random_conditions(pipe: Any, batch_size: int, generator: torch.Generator) ->
     required = [
         name
         for name, p in parameters.items()
-        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name not in ("self", *arguments)
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name not in ("self", *arguments, *given)
     ]
-    if required or not arguments:
+    if required or not (arguments or given):
         raise StepMaskError(
             f"{type(pipe).__name__} needs conditions that stepmask cannot invent ({', '.join(required) or 'a prompt'})"
             ": give call_kwargs=dict(...) with everything its call needs"

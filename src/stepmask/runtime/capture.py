@@ -154,7 +154,7 @@ def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     one = {name: value[:1] if is_per_image(name, value) else value for name, value in given.items()}
     one |= {name: 1 for name in one if name == "batch_size" or re.fullmatch(r"num_\w+_per_prompt", name)}
     try:
-        drawn = random_conditions(pipe, 1, torch.Generator().manual_seed(0))
+        drawn = random_conditions(pipe, 1, torch.Generator().manual_seed(0), given)
     except StepMaskError:
         drawn = {}
     arguments = {**without_clashes(drawn, one), **one, "num_inference_steps": 10}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
 
 from stepmask.errors import StepMaskError
 
@@ -50,6 +53,20 @@ def is_per_image(name: str, value: Any) -> bool:
     tensor = getattr(value, "ndim", 0) > 0
     listed = isinstance(value, list | tuple) and not name.startswith("control_")
     return (tensor or listed) and not name.startswith(_OF_THE_RUN)
+
+
+def one_for_each(arguments: Mapping[str, Any], count: int, makes_videos: bool) -> dict[str, Any]:
+    """Arguments of a call for so many images, where what a user says once holds for each.
+
+    Pipelines take as many images as there are prompts. A single picture is left to them, since a list of pictures may
+    be several references for one image; only that which begins or ends a video is said once for each.
+    """
+    each = {name for name, value in arguments.items() if isinstance(value, str) and re.fullmatch(r"prompt(_\d)?", name)}
+    if makes_videos:
+        each |= {name for name in ("image", "last_image") if isinstance(arguments.get(name), Image)}
+    if count == 1:
+        return dict(arguments)
+    return {name: [value] * count if name in each else value for name, value in arguments.items()}
 
 
 def without_clashes(drawn: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

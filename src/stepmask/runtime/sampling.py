@@ -17,6 +17,7 @@ from stepmask._timesteps import start_run
 from stepmask.architectures import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.runtime.call import parameters_of
+from stepmask.runtime.prompts import one_for_each
 from stepmask.runtime.set_aside import quiet, same_processors
 
 
@@ -34,6 +35,22 @@ def _global_noise(pipe: Any, seed: int) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _said_how_many(count: int) -> Iterator[None]:
+    """Add to the error of a pipeline, where Python can, that it was called for several images."""
+    try:
+        yield
+    except StepMaskError:
+        raise
+    except Exception as error:
+        if count > 1 and hasattr(error, "add_note"):
+            error.add_note(
+                f"stepmask called the pipeline for {count} images at once. If that is what it cannot do, or has no "
+                "memory for: learn takes images_per_call=1, evaluate batch_size=1"
+            )
+        raise
+
+
 RESULTS = ("images", "image", "frames", "videos", "audios")
 """Where pipelines put what they make."""
 
@@ -45,12 +62,13 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
         Images (N, C, H, W), or videos (N, frames, C, H, W), float32 on the CPU, in [0, 1] for pipelines; latents as
         they are where `call_kwargs` has ``output_type="latent"``.
     """
-    arguments = dict(call_kwargs)
-    if "output_type" in parameters_of(pipe) and arguments.get("output_type") != "latent":
+    parameters = parameters_of(pipe)
+    arguments = one_for_each(call_kwargs, len(seeds), makes_videos="num_frames" in parameters)
+    if "output_type" in parameters and arguments.get("output_type") != "latent":
         arguments["output_type"] = "pt"
     generators = seeded(seeds)
     generator = generators if len(generators) > 1 else generators[0]  # not every pipeline takes a list
-    with quiet(pipe), _global_noise(pipe, seeds[0]):
+    with quiet(pipe), _global_noise(pipe, seeds[0]), _said_how_many(len(seeds)):
         output = pipe(generator=generator, num_inference_steps=num_inference_steps, **arguments)
     made = next((getattr(output, name) for name in RESULTS if hasattr(output, name)), None)
     if isinstance(made, np.ndarray):  # pipelines that know no "pt": (N, ..., C)

@@ -238,7 +238,7 @@ class _Learner(Setting):
         generator = torch.Generator().manual_seed(NOISE_SEEDS + self._first_seed(trajectory))
         size = self.config.batch_size
         try:
-            arguments = random_conditions(self.pipe, size, generator)
+            arguments = random_conditions(self.pipe, size, generator, self.call_kwargs or ())
         except StepMaskError:
             if not self.call_kwargs:
                 raise
