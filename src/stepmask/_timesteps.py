@@ -1,10 +1,20 @@
-"""Starts a scheduler's run, or says in words why there is none of so many steps."""
+"""Starts a scheduler's run, or says in words why there is none of so many steps; knows if that says its timesteps."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from stepmask.errors import StepMaskError
+
+
+def says_timesteps(scheduler: Any) -> bool:
+    """Whether the number of steps alone says the timesteps of a run.
+
+    Pipelines for flow matching bring sigmas of their own, and shifts that depend on the resolution.
+    """
+    config = getattr(scheduler, "config", {})
+    flows = "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas")
+    return not flows and not config.get("use_dynamic_shifting")
 
 
 def start_run(scheduler: Any, num_inference_steps: int, **options: Any) -> None:

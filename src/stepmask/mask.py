@@ -45,6 +45,8 @@ from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
 DENOISER_CALLS, SECONDS = "denoiser_calls", "seconds"
 EFFORT = (DENOISER_CALLS, SECONDS)
 """Where provenance says what making the mask took; masks that differ in nothing else are equal."""
+TIMESTEPS, NOMINAL = "timesteps", "nominal"
+"""What provenance says of the timesteps of a schedule whose pipeline will set others."""
 
 
 def scheduler_identity(scheduler: Any) -> dict[str, Any]:
@@ -275,7 +277,8 @@ class StepMask(Shared):
             MaskMismatchError: Another model, scheduler class, scheduler configuration or number of rows.
 
         Warns:
-            UserWarning: The timestep values differ, as with resolution-dependent shifts.
+            UserWarning: The timestep values differ, as with resolution-dependent shifts; not where a schedule was made
+                before they were known.
         """
         if graph is not None:
             self._check_graph(graph)
@@ -322,7 +325,7 @@ class StepMask(Shared):
             )
         here = np.asarray([float(t) for t in scheduler.timesteps])
         there = np.asarray(self.timesteps, dtype=float)
-        if not np.allclose(here, there, rtol=1e-3, atol=1e-3):
+        if self.provenance.get(TIMESTEPS) != NOMINAL and not np.allclose(here, there, rtol=1e-3, atol=1e-3):
             worst = int(np.abs(here - there).argmax())
             warnings.warn(
                 f"the run's timesteps differ from the mask's (row {worst}: {here[worst]:g}, mask {there[worst]:g}); "
@@ -358,7 +361,7 @@ class StepMask(Shared):
             timesteps=new.tolist(),
             scheduler=scheduler,
             provenance={
-                **{k: v for k, v in self.provenance.items() if k not in ("num_inference_steps", *MEASURED)},
+                **{k: v for k, v in self.provenance.items() if k not in ("num_inference_steps", TIMESTEPS, *MEASURED)},
                 "resampled_from_rows": self.num_rows,
             },
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -161,7 +162,11 @@ def test_schedules_for_timesteps_that_shift_with_the_resolution():
     case = BY_NAME["Flux, true guidance"]
     pipe = case.build()
     mask = schedules.fora(pipe, 4)
-    with stepmask.apply(pipe, mask), pytest.warns(UserWarning, match="timesteps differ"):
+    with stepmask.apply(pipe, mask), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        case.run(pipe)
+    named = mask.resample([999, 700, 400, 100])
+    with stepmask.apply(pipe, named), pytest.warns(UserWarning, match="timesteps differ"):
         case.run(pipe)
 
 

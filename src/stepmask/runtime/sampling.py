@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stepmask._timesteps import start_run
+from stepmask._timesteps import says_timesteps, start_run
 from stepmask.architectures import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.runtime.call import parameters_of
@@ -104,13 +104,10 @@ def timesteps_of_run(
 ) -> list[float]:
     """Timesteps of a run as the pipeline sets them.
 
-    Pipelines for flow matching bring sigmas of their own, and shifts that depend on the resolution: they are called,
-    and stopped where they first call the denoiser. For others the scheduler alone says it.
+    Where the scheduler alone does not say it, the pipeline is called, and stopped where it first calls the denoiser.
     """
-    config = getattr(pipe.scheduler, "config", {})
-    flows = "FlowMatch" in type(pipe.scheduler).__name__ or config.get("use_flow_sigmas")
-    if flows or config.get("use_dynamic_shifting"):
-        _until_first_call(pipe, lambda: sample(pipe, call_kwargs, seeds, num_inference_steps))
-    else:
+    if says_timesteps(pipe.scheduler):
         start_run(pipe.scheduler, num_inference_steps)
+    else:
+        _until_first_call(pipe, lambda: sample(pipe, call_kwargs, seeds, num_inference_steps))
     return [float(timestep) for timestep in pipe.scheduler.timesteps]

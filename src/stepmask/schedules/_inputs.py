@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from stepmask._timesteps import start_run
+from stepmask._timesteps import says_timesteps, start_run
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
-from stepmask.mask import StepMask, scheduler_identity
+from stepmask.mask import NOMINAL, TIMESTEPS, StepMask, scheduler_identity
 
 Forecast = Literal["linear"]
 """What a cell between two computations may do instead of holding."""
@@ -42,6 +42,8 @@ class Inputs:
             start_run(scheduler, timesteps)
             self.scheduler = scheduler_identity(scheduler)
             self.provenance["num_inference_steps"] = timesteps
+            if not says_timesteps(scheduler):  # the pipeline does; a rule needs their number alone
+                self.provenance[TIMESTEPS] = NOMINAL
             timesteps = scheduler.timesteps
         self.timesteps = [float(t) for t in timesteps]
 
