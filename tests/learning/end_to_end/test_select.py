@@ -29,9 +29,10 @@ from stepmask import (
 from stepmask.architectures import denoiser_of
 from stepmask.evaluation import evaluation_seeds
 from stepmask.learning import GlobalConfig, LearnConfig
-from stepmask.learning.end_to_end.judge import Judge
+from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
 from stepmask.learning.end_to_end.portfolio import moved_steps, portfolio, spaced_steps
 from stepmask.learning.end_to_end.probe import _overflow_as_worst
+from stepmask.learning.end_to_end.search import Round
 from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.noise import Noise
@@ -564,10 +565,23 @@ def test_a_table_that_meets_the_target_is_taken_however_small_the_last_step(monk
     selecting = Selecting(dit_pipeline(), STEPS, Asked(target_macs=0.6), 0, None, GlobalConfig(rounds=0), None)
     search = selecting.search
     above, below = (Candidate(Table(np.ones((STEPS, 1))), cost, np.ones(3), "") for cost in (0.6015, 0.599))
-    monkeypatch.setattr(search, "_round", lambda *_: None)
+    one = Round(0.6, 0.6, below, predicted=1.0, true=1.0)
+    monkeypatch.setattr(search, "_round", lambda *_: one)
     monkeypatch.setattr(search, "_plain", lambda cost: below)
     walk = search._descend(above, 0.6)
-    assert next(walk) is None
+    assert next(walk) is one
     with pytest.raises(StopIteration) as done:
         next(walk)
     assert done.value.value is below
+
+
+@pytest.mark.parametrize(
+    ("start", "predicted", "true", "rounds"),
+    [(50.0, 48.0, 45.5, 1), (50.0, 48.0, 44.5, 2), (50.0, np.nan, np.nan, 2), (PSNR_CAP, 79.0, 60.0, 1)],
+    ids=["as predicted", "short of it", "hopeless", "from the full run"],
+)
+def test_a_round_on_the_way_down_that_falls_short_is_made_again(start, predicted, true, rounds, monkeypatch):
+    search = Selecting(dit_pipeline(), STEPS, Asked(target_macs=0.6), 0, None, GlobalConfig(rounds=0), None).search
+    base = Candidate(Table(np.ones((STEPS, 1))), 0.8, np.full(3, start), "")
+    monkeypatch.setattr(search, "_round", lambda base, level, *_: Round(0.6, level, base, predicted, true))
+    assert [one.level for one in search._tries(base, 0.7, 0.6)] == [0.7] * rounds

@@ -23,7 +23,7 @@ from stepmask.learning.end_to_end.switches import settle
 from stepmask.liveness import State, make_plan
 from stepmask.mask import Action, StepMask
 
-LEARNING_RATE, LEARNED_RATE = 0.3, 0.1
+LEARNING_RATE, LEARNED_RATE = 0.1, 0.03
 """How far a gain moves in one iteration at most, at the beginning; falls to 0 as a cosine. The second of gains that are
 learned already."""
 

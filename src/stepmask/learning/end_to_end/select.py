@@ -150,10 +150,10 @@ class Selecting:
 
     @property
     def num_rounds(self) -> int:
-        """Rounds of the whole search, if every round of the way down gets as far as it may."""
+        """Rounds of the whole search, if each on the way down gets as far as it may and every second is made again."""
         walked = [target for target in self.targets if not self.search.starts_at(target)]
         down = math.log(min(walked, default=1.0)) / math.log(1 - self.config.shrink)
-        return math.ceil(down) + len(self.targets) * (self.config.rounds + self._num_others)
+        return math.ceil(1.5 * down) + len(self.targets) * (self.config.rounds + self._num_others)
 
     @property
     def _num_others(self) -> int:
