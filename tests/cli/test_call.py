@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from small import ltx_pipeline
 from stepmask import StepMaskError, schedules
 from stepmask.cli._call import call_kwargs
+from tiny import dit_pipeline
 
 SIZE = ["--call", "height=64", "--call", "width=32", "--call", "num-frames=9"]
 
@@ -91,6 +93,14 @@ def test_an_argument_that_the_call_does_not_take(run, folder, mask_file, tmp_pat
 def test_all_that_a_command_measures_is_of_that_size(run, video_folder):
     small = run("describe", video_folder, *SIZE).stdout
     assert small != run("describe", video_folder, *SIZE[:4], "--call", "num-frames=17").stdout
+
+
+def test_guidance_that_is_given_wins_over_that_of_the_mask(run, dit_folder, tmp_path):
+    pipe, path = dit_pipeline(), tmp_path / "mask.json"
+    mask = schedules.fora(pipe, 4, 2)
+    replace(mask, provenance={**mask.provenance, "guidance_scale": 4.0}).save(path)
+    shown = run("show", path, "--model", dit_folder, "--call", "guidance_scale=1").stdout
+    assert "% of the full run's MACs after elimination" in shown
 
 
 def test_videos_are_written_as_animations(run, video_folder, tmp_path):

@@ -35,7 +35,7 @@ def show(
     from stepmask.runtime.describe import describe_for
 
     decision, fraction = load_mask(mask, at), None
-    given = call_kwargs(decision.provenance.get("guidance_scale"), call)
+    given = call_kwargs(decision.provenance.get("guidance_scale")) | call_kwargs(None, call)
     if output is not None:
         ready_folder(output)
     drawn: Any = decision
