@@ -12,25 +12,31 @@ from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
+def saved(tmp_path_factory):
+    """Saves a pipeline; returns its folder."""
+
+    def save(pipe, name):
+        path = tmp_path_factory.mktemp("models") / name
+        pipe.save_pretrained(path)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def folder(saved):
     """A tiny DDIMPipeline in a folder."""
-    path = tmp_path_factory.mktemp("models") / "ddim"
-    ddim_pipeline().save_pretrained(path)
-    return path
+    return saved(ddim_pipeline(), "ddim")
 
 
 @pytest.fixture(scope="session")
-def ddpm_folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "ddpm"
-    ddpm_pipeline().save_pretrained(path)
-    return path
+def ddpm_folder(saved):
+    return saved(ddpm_pipeline(), "ddpm")
 
 
 @pytest.fixture(scope="session")
-def dit_folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "dit"
-    dit_pipeline().save_pretrained(path)
-    return path
+def dit_folder(saved):
+    return saved(dit_pipeline(), "dit")
 
 
 @pytest.fixture(scope="session")

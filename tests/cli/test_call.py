@@ -26,17 +26,13 @@ def photo(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def video_folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "ltx"
-    ltx_pipeline().save_pretrained(path)
-    return path
+def video_folder(saved):
+    return saved(ltx_pipeline(), "ltx")
 
 
 @pytest.fixture(scope="module")
-def image_folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "ltx-from-image"
-    ltx_pipeline(from_image=True).save_pretrained(path)
-    return path
+def image_folder(saved):
+    return saved(ltx_pipeline(from_image=True), "ltx-from-image")
 
 
 @pytest.mark.parametrize(

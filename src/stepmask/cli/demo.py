@@ -13,7 +13,7 @@ from stepmask.cli._arguments import Folder
 from stepmask.cli._models import load
 from stepmask.cli._output import ready_folder, write_json
 from stepmask.cli._progress import runs_bar
-from stepmask.cli.sample import write_images
+from stepmask.cli.sample import write_comparison, write_images
 from stepmask.cli.show import draw
 
 MODEL = "reference:ddpm-cifar10"
@@ -34,7 +34,6 @@ def demo(
 ) -> None:
     """Learn a mask for a small trained model, sample with it, and compare; a few minutes on two cores."""
     import stepmask
-    from stepmask.report import save_png, side_by_side
 
     began, out = time.monotonic(), stdout()
     ready_folder(output)
@@ -54,7 +53,7 @@ def demo(
         write_images(images, list(result.seeds), output / kind)
     plan = stepmask.make_plan(mask, stepmask.describe(pipe))
     pictures = [
-        save_png(side_by_side(result.full, result.masked, notes=_notes(result)), output / "side_by_side.png"),
+        write_comparison(result.full, result.masked, _notes(result), output),
         *draw(mask, plan, result.macs_fraction, output),
     ]
     out.print(result)
