@@ -60,7 +60,7 @@ def families() -> str:
     """One row per family: sites by what they are, guidance as the tests have it, verified pipelines."""
     from cases import verified
 
-    from stepmask.architectures import registered_architectures
+    from stepmask.inspection.registry import registered_architectures
 
     by_class: dict[str, list] = {}
     for row in verified():
@@ -80,7 +80,7 @@ def others() -> str:
     import torch
     from strangers import STRANGERS
 
-    from stepmask.architectures._guess import guessed_sites
+    from stepmask.inspection.guess import guessed_sites
 
     lines = ["| class | sites | parameters in sites |", "|---|---|---|"]
     for name in sorted(dir(diffusers)):
@@ -104,7 +104,7 @@ def others() -> str:
 
 
 def _is_known(name: str) -> bool:
-    from stepmask.architectures import registered_architectures
+    from stepmask.inspection.registry import registered_architectures
 
     return name in registered_architectures() or "ControlNet" in name
 

@@ -4,7 +4,7 @@ import stepmask
 
 
 def main(steps: int = 50, num_images: int = 16) -> None:
-    pipe = stepmask.reference.load("ddpm-cifar10")
+    pipe = stepmask_lab.reference.load("ddpm-cifar10")
     masks = {
         "DeepCache, every 3rd step": stepmask.schedules.deepcache(pipe, steps, interval=3),
         "FORA, every 2nd step": stepmask.schedules.fora(pipe, steps, interval=2),

@@ -4,7 +4,7 @@ import stepmask
 
 
 def main(steps: int = 50, **options) -> None:
-    pipe = stepmask.reference.load("ddpm-cifar10")
+    pipe = stepmask_lab.reference.load("ddpm-cifar10")
     family = stepmask.learn_family(pipe, num_inference_steps=steps, targets=(0.7, 0.5), **options)
     family.save("family.json")
 

@@ -4,7 +4,7 @@ import stepmask
 
 
 def main(steps: int = 20, key_steps: int = 8, iterations: int = 20, seeds: int = 16) -> None:
-    pipe = stepmask.reference.load("ldm-cifar10")
+    pipe = stepmask_lab.reference.load("ldm-cifar10")
     guided = {"guidance_scale": 2.5}
 
     schedule = stepmask.schedules.key_steps(pipe, steps, key_steps)  # any other schedule or mask does as well

@@ -4,7 +4,7 @@ import stepmask
 
 
 def main(steps: int = 50, **options) -> None:
-    pipe = stepmask.reference.load("ddpm-cifar10")  # or any diffusers pipeline of a supported family
+    pipe = stepmask_lab.reference.load("ddpm-cifar10")  # or any diffusers pipeline of a supported family
     mask = stepmask.learn(pipe, num_inference_steps=steps, target_macs=0.5, **options)
     mask.save("mask.json")
 

@@ -4,7 +4,7 @@ import stepmask
 
 
 def main(steps: int = 20, target_macs: float = 0.4, **options) -> None:
-    pipe = stepmask.reference.load("ldm-cifar10")
+    pipe = stepmask_lab.reference.load("ldm-cifar10")
     guided = {"guidance_scale": 2.5}
 
     def decoded(latents):

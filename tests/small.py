@@ -14,7 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from stepmask.reference.class_conditional_ldm import ClassConditionalLDMPipeline, ClassEmbedder
+from stepmask_lab.reference.class_conditional_ldm import ClassConditionalLDMPipeline, ClassEmbedder
 from tiny import quiet, tiny_model
 
 
@@ -60,7 +60,7 @@ def pixart_parts(seed: int = 0) -> dict:
     """Components of a PixArt pipeline whose text encoder reads the captions' words."""
     from transformers import T5Config, T5EncoderModel
 
-    from stepmask.reference.captions import tokenizer
+    from stepmask_lab.reference.captions import tokenizer
 
     torch.manual_seed(seed)
     words = tokenizer()
@@ -86,7 +86,7 @@ def pixart_parts(seed: int = 0) -> dict:
 
 
 def pixart_pipeline(seed: int = 0):
-    from stepmask.reference.text_to_image import SmallPixArtPipeline
+    from stepmask_lab.reference.text_to_image import SmallPixArtPipeline
 
     return quiet(SmallPixArtPipeline(**pixart_parts(seed)))
 

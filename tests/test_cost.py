@@ -7,7 +7,7 @@ import pytest
 
 import stepmask
 from stepmask import BlockGraph, CostTable, Site, StepMask, StepMaskError, describe, make_plan, measure_cost
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 
 SITES = ("a", "b", "c")

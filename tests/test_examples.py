@@ -40,7 +40,7 @@ def test_every_example_is_run():
 def test_example(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny = {"ddpm-cifar10": ddim_pipeline, "ldm-cifar10": ldm_pipeline}
-    monkeypatch.setattr(stepmask.reference, "load", lambda name: tiny[name]())
+    monkeypatch.setattr(stepmask_lab.reference, "load", lambda name: tiny[name]())
     runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**FEW[name])
     assert SAYS[name] in capsys.readouterr().out
     if name == "learn_and_sample":

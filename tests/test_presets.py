@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from stepmask import CostTable, StepMaskError, describe, measure_cost, presets
-from stepmask.architectures import architecture_of
+from stepmask.inspection.registry import architecture_of
 from stepmask.graph import BlockGraph
 
 MIB = 2**20

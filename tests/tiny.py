@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from stepmask import StepMask, describe
-from stepmask.architectures import registered_architectures
+from stepmask.inspection.registry import registered_architectures
 from stepmask.mask import Action, scheduler_identity
 
 OUTSIDE = ("sample", "hidden_states", "timestep")

@@ -74,7 +74,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from stepmask import errors, presets, reference, schedules
+    from stepmask import errors, presets, schedules
+    from stepmask_lab import reference
     from stepmask.cost import CostTable
     from stepmask.errors import (
         MaskFileError,
@@ -92,8 +93,8 @@ if TYPE_CHECKING:
     from stepmask.liveness import Plan, State, make_plan, rectify_paper
     from stepmask.mask import Action, StepMask
     from stepmask.runtime.apply import apply, remove
-    from stepmask.runtime.describe import describe
-    from stepmask.runtime.profiling import measure_cost
+    from stepmask.inspection.describe import describe
+    from stepmask.inspection.costs import measure_cost
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """CostTable: what each site costs, in multiply-accumulates and, where measured, in milliseconds.
 
-How the numbers are found is `stepmask.runtime.profiling`.
+How the numbers are found is `stepmask.inspection.costs`.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Preset:
         """Arguments of one call in the sizes of published use; None where they are those of the configuration."""
         if not self.sizes:
             return None
-        from stepmask.architectures import registered_architectures
+        from stepmask.inspection.registry import registered_architectures
 
         return registered_architectures()[self.class_name].example_inputs(model, **self.sizes)
 
@@ -81,7 +81,8 @@ def load(name: str) -> Any:
     model = preset.build()
     inputs = preset.example_inputs(model)
     if inputs is not None:
-        from stepmask.architectures import architecture_of, describe
+        from stepmask.inspection.describe import describe
+        from stepmask.inspection.registry import architecture_of
 
         sites = {site.name: site.kind for site in architecture_of(model).sites(model)}
         describe(model, sites=sites, example_inputs=inputs)  # from now on measured on these

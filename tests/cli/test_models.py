@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stepmask import reference
+from stepmask_lab import reference
 from stepmask.cli._arguments import Scheduler
 from stepmask.cli._models import CLASSES, load
 
@@ -44,7 +44,7 @@ def test_dtype(folder):
 
 def test_a_folder_with_a_pipeline_of_ours(tmp_path):
     """diffusers alone would not know its class."""
-    from stepmask.reference.class_conditional_ldm import ClassConditionalLDMPipeline
+    from stepmask_lab.reference.class_conditional_ldm import ClassConditionalLDMPipeline
 
     reference.load("ldm-cifar10").save_pretrained(tmp_path / "mine")
     assert isinstance(load(str(tmp_path / "mine"), device="cpu"), ClassConditionalLDMPipeline)

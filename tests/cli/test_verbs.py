@@ -153,7 +153,7 @@ def test_evaluate_prints_a_table_and_writes_json(run, folder, mask_file, tmp_pat
 
 
 def test_evaluate_scores_the_images_too(run, folder, mask_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("stepmask.benchmark.scores.BOOTSTRAP", 3)
+    monkeypatch.setattr("stepmask_lab.benchmark.scores.BOOTSTRAP", 3)
     file = tmp_path / "result.json"
     given = ("evaluate", folder, "--mask", mask_file, "--no-speed", "-n", 8)
     text = run(*given, "--metrics", "cifar", "--json", file).stdout
@@ -224,16 +224,16 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
 
 
 def test_benchmark_without_a_model_is_that_of_the_readme(run, tmp_path, monkeypatch):
-    import stepmask.benchmark
+    import stepmask_lab.benchmark
 
     calls = []
     fake = lambda output, **options: calls.append((output, options)) or []  # noqa: E731
-    monkeypatch.setattr(stepmask.benchmark, "run_benchmark", fake)
+    monkeypatch.setattr(stepmask_lab.benchmark, "run_benchmark", fake)
     run("benchmark", "-o", tmp_path / "bench")
     run("benchmark", "-o", tmp_path / "bench", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed", "--targets", "0.5")
     assert (tmp_path / "bench").is_dir()
     (_, first), (_, second) = calls
-    assert len(first.pop("chosen")) == len(second.pop("chosen")) == len(stepmask.benchmark.chosen_methods())
+    assert len(first.pop("chosen")) == len(second.pop("chosen")) == len(stepmask_lab.benchmark.chosen_methods())
     usual = {"speed": True, "metrics": None, "memory": True, "transfer": False}
     assert first == {**usual, "targets": (0.7, 0.6, 0.5, 0.4, 0.3), "num_images": 64}
     assert second == {**usual, "speed": False, "targets": (0.5,), "num_images": 4, "steps": [20, 50]}

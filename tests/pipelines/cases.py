@@ -329,7 +329,7 @@ def padded_texts(batch: int, tokens: int, width: int) -> dict[str, Any]:
 
 
 def latent_diffusion() -> Any:
-    from stepmask.reference.class_conditional_ldm import ClassConditionalLDMPipeline, ClassEmbedder
+    from stepmask_lab.reference.class_conditional_ldm import ClassConditionalLDMPipeline, ClassEmbedder
 
     unet = tiny_model("UNet2DConditionModel")
     torch.manual_seed(0)
@@ -476,7 +476,7 @@ class Row(NamedTuple):
 
 def verified() -> list[Row]:
     """One row for each case."""
-    from stepmask.architectures import denoiser_of
+    from stepmask.inspection.registry import denoiser_of
 
     rows = []
     for case in CASES:

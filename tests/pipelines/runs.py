@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from stepmask import StepMask, describe
-from stepmask.architectures import denoisers_of
+from stepmask.inspection.registry import denoisers_of
 from tiny import Reference, mask_of
 
 Calls = Iterable[tuple[int, int]]

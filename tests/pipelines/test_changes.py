@@ -13,7 +13,7 @@ from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
 from stepmask import UnsupportedModelError, describe, measure_cost, schedules
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime import gate
 from tiny import count_computes
 

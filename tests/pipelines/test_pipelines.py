@@ -9,7 +9,7 @@ from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
 from stepmask import measure_cost
-from stepmask.architectures import denoisers_of, registered_architectures
+from stepmask.inspection.registry import denoisers_of, registered_architectures
 from tiny import sample_of, with_channel_gains
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")  # shifts that depend on the resolution

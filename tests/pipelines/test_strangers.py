@@ -10,7 +10,7 @@ from strangers import STRANGERS, cog_view_4, z_image
 
 import stepmask
 from stepmask import StepMaskError, UnknownArchitectureError
-from stepmask.architectures import denoiser_of, registered_architectures
+from stepmask.inspection.registry import denoiser_of, registered_architectures
 from tiny import FEW, dit_pipeline, quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")

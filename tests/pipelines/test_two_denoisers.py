@@ -11,7 +11,7 @@ from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
 from stepmask import UnsupportedModelError, describe, make_plan, schedules
-from stepmask.architectures import denoisers_of
+from stepmask.inspection.registry import denoisers_of
 from stepmask.mask import Action
 from stepmask.runtime.apply import is_applied
 from tiny import count_computes, quiet, tiny_model

@@ -10,7 +10,7 @@ from torch import nn
 from stepmask.errors import MaskMismatchError, UnsupportedModelError
 from stepmask.runtime.cache import Cache, Meter, num_bytes, poison_like
 from stepmask.runtime.channels import ChannelGains
-from stepmask.runtime.gate import Gate, Gates, gated
+from stepmask.gate import Gate, Gates, gated
 
 
 def model() -> nn.Sequential:

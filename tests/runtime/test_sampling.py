@@ -12,10 +12,10 @@ from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler
 import stepmask
 from stepmask import StepMaskError
 from stepmask.learning.noise import Noise
-from stepmask.runtime.call import random_conditions
-from stepmask.runtime.loop import SamplerLoop
+from stepmask.inspection.call import random_conditions
+from stepmask.inspection.loop import SamplerLoop
 from stepmask.runtime.sampling import sample
-from stepmask.runtime.set_aside import unchecked
+from stepmask.inspection.overrides import unchecked
 from stepmask.schedules import fora
 from tiny import ddim_pipeline, generator, tiny_model
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from stepmask.architectures._builder import FRESH, GraphBuilder, Value
-from stepmask.architectures._family import Architecture
-from stepmask.architectures._sites import kind_of
+from stepmask.inspection.builder import FRESH, GraphBuilder, Value
+from stepmask.inspection.architecture import Architecture
+from stepmask.inspection.sites import kind_of
 from stepmask.errors import UnsupportedModelError
 from stepmask.graph import BlockGraph, Site
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from stepmask.architectures._family import Architecture
-from stepmask.architectures._inputs import noise
-from stepmask.architectures._registry import register
+from stepmask.inspection.architecture import Architecture
+from stepmask.inspection.inputs import noise
+from stepmask.inspection.registry import register
 
 
 @register("FluxTransformer2DModel", "ChromaTransformer2DModel")

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from stepmask.architectures._family import Architecture
-from stepmask.architectures._inputs import noise
-from stepmask.architectures._registry import register
-from stepmask.architectures._sites import find_sites
+from stepmask.inspection.architecture import Architecture
+from stepmask.inspection.inputs import noise
+from stepmask.inspection.registry import register
+from stepmask.inspection.sites import find_sites
 from stepmask.graph import Site
 
 TEXT_TOKENS = 333

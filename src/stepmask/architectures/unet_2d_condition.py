@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from stepmask.architectures._inputs import height_and_width, noise
-from stepmask.architectures._registry import register
+from stepmask.inspection.inputs import height_and_width, noise
+from stepmask.inspection.registry import register
 from stepmask.architectures._unets import UNet
 from stepmask.graph import BlockGraph
 

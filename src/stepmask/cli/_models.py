@@ -63,7 +63,8 @@ def _load(model: str, dtype: DType | None) -> Any:
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
-    from stepmask import presets, reference
+    from stepmask import presets
+    from stepmask_lab import reference
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -117,7 +118,7 @@ def with_scheduler(pipe: Any, scheduler: Any) -> Any:
     """
     from diffusers import DDPMPipeline
 
-    from stepmask.runtime.loop import SamplerLoop
+    from stepmask.inspection.loop import SamplerLoop
 
     pipeline, name = type(pipe).__name__, type(scheduler).__name__
     if pipeline in ("DDIMPipeline", "DDPMPipeline") and name not in DDPM_PIPELINE_RUNS:

@@ -11,7 +11,7 @@ from stepmask.errors import StepMaskError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from stepmask.evaluation import Metrics, Score
+    from stepmask_lab.scores import Metrics, Score
 
 
 def metrics_for(names: str | None, real: Path | None) -> Metrics:
@@ -20,8 +20,8 @@ def metrics_for(names: str | None, real: Path | None) -> Metrics:
     Raises:
         StepMaskError: There is no metric of a name, or its packages or weights are missing.
     """
-    from stepmask.benchmark import metrics_by_name
-    from stepmask.evaluation import Metrics
+    from stepmask_lab.benchmark import metrics_by_name
+    from stepmask_lab.scores import Metrics
 
     if not names and real is not None:
         raise StepMaskError("--real is the reference set of fid and its kin: ask for them with --metrics fid,kid")

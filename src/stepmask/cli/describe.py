@@ -45,8 +45,8 @@ def describe(
 ) -> None:
     """List the blocks of MODEL that a mask decides on, and what each costs."""
     import stepmask
-    from stepmask.architectures import architecture_of, denoiser_of
-    from stepmask.architectures._family import Given
+    from stepmask.inspection.registry import architecture_of, denoiser_of
+    from stepmask.inspection.architecture import Given
 
     given = call_kwargs(guidance_scale, call)
     if model.startswith(presets.PREFIX):
@@ -87,7 +87,7 @@ def _preset(name: str, guidance_scale: float | None, call: list[str] | None) -> 
 
 def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Preset | None) -> list[str]:
     """Structure, parameters, the size of the cache, and where a preset comes from."""
-    from stepmask.runtime.call import parameters_of
+    from stepmask.inspection.call import parameters_of
 
     scheduler = "" if preset else f"; scheduler {type(pipe.scheduler).__name__}"
     parameters = list(denoiser.parameters())

@@ -79,8 +79,8 @@ def write_images(images: Any, seeds: list[int], folder: Path) -> None:
     """Write a PNG per image, or an animated WebP per video, named after its seed, every pixel as it was made."""
     from PIL import Image
 
-    from stepmask.report import save_animation, save_png
-    from stepmask.report.pictures import to_pixels
+    from stepmask.pictures import save_animation, save_png
+    from stepmask.pictures.side_by_side import to_pixels
 
     ready_folder(folder)
     for seed, image in zip(seeds, images, strict=True):
@@ -93,7 +93,7 @@ def write_images(images: Any, seeds: list[int], folder: Path) -> None:
 
 def write_comparison(full: Any, masked: Any, notes: tuple[str, str], folder: Path) -> Path:
     """Write images or videos of both runs side by side, and say where."""
-    from stepmask.report import save_animation, save_png, side_by_side
+    from stepmask.pictures import save_animation, save_png, side_by_side
 
     if not _is_video(full[0]):
         return save_png(side_by_side(full, masked, notes=notes), folder / "side_by_side.png")

@@ -31,8 +31,8 @@ def show(
 ) -> None:
     """Draw a mask: a map in the terminal, with -o also heatmap, full grid and learned scores."""
     import stepmask
-    from stepmask.report import terminal_map
-    from stepmask.runtime.describe import describe_for
+    from stepmask.pictures import terminal_map
+    from stepmask.inspection.describe import describe_for
 
     decision, fraction = load_mask(mask, at), None
     given = call_kwargs(decision.provenance.get("guidance_scale")) | call_kwargs(None, call)

@@ -9,41 +9,29 @@ from typing import Any
 
 from torch import Tensor
 
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.evaluation._conditions import Conditions
-from stepmask.evaluation.distribution import DistributionScores, Score, compare_sets, score_images
-from stepmask.evaluation.features import FeatureStatistics
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
-from stepmask.evaluation.metrics import Metrics, load_metrics
 from stepmask.evaluation.result import Evaluation, circumstances
 from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
-from stepmask.evaluation.standard import standard_features
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
-from stepmask.runtime.call import listed_conditions, parameters_of
-from stepmask.runtime.describe import describe_for
-from stepmask.runtime.loop import as_pipeline
-from stepmask.runtime.profiling import measure_cost
-from stepmask.runtime.set_aside import unchecked
+from stepmask.inspection.call import listed_conditions, parameters_of
+from stepmask.inspection.describe import describe_for
+from stepmask.inspection.loop import as_pipeline
+from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.overrides import unchecked
 
 __all__ = [
-    "DistributionScores",
     "Evaluation",
-    "FeatureStatistics",
-    "Metrics",
-    "Score",
     "Spread",
-    "compare_sets",
     "evaluate",
     "evaluation_seeds",
-    "load_metrics",
     "psnr_per_image",
     "sampler_for",
-    "score_images",
     "ssim_per_image",
-    "standard_features",
 ]
 
 FIRST_SEED = 10_000

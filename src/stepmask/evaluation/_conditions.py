@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.runtime.call import check_call_kwargs, parameters_of, random_conditions
-from stepmask.runtime.prompts import is_per_image, without_clashes
+from stepmask.inspection.call import check_call_kwargs, parameters_of, random_conditions
+from stepmask.inspection.prompts import is_per_image, without_clashes
 
 CONDITION_SEED = 20_260_101
 """Seed of the generator that draws the conditions of all evaluations."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stepmask.architectures import denoisers_of
+from stepmask.inspection.registry import denoisers_of
 
 
 class Times(NamedTuple):

@@ -13,21 +13,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from stepmask.learning.end_to_end.config import GlobalConfig
-from stepmask.learning.full_chain.config import FullChainConfig
-from stepmask.learning.genetic.config import GeneticConfig
+from stepmask_lab.rivals.dip_go.config import FullChainConfig
+from stepmask_lab.rivals.ecad.config import GeneticConfig
 from stepmask.learning.per_step.config import LearnConfig
 
 if TYPE_CHECKING:
-    from stepmask.learning.calibrated.block_caching import block_caching
-    from stepmask.learning.calibrated.ditfastattn import ditfastattn
-    from stepmask.learning.calibrated.recording import Recording, record
-    from stepmask.learning.calibrated.scale_shift import fit_scale_shift
-    from stepmask.learning.calibrated.smoothcache import smoothcache
+    from stepmask_lab.rivals.calibrated.block_caching import block_caching
+    from stepmask_lab.rivals.calibrated.ditfastattn import ditfastattn
+    from stepmask_lab.rivals.calibrated.recording import Recording, record
+    from stepmask_lab.rivals.calibrated.scale_shift import fit_scale_shift
+    from stepmask_lab.rivals.calibrated.smoothcache import smoothcache
     from stepmask.learning.end_to_end.fit import fit_gains
     from stepmask.learning.end_to_end.search import Round
     from stepmask.learning.entry import learn, learn_family
-    from stepmask.learning.full_chain.learner import Iteration
-    from stepmask.learning.genetic.search import Generation
+    from stepmask_lab.rivals.dip_go.learner import Iteration
+    from stepmask_lab.rivals.ecad.search import Generation
     from stepmask.learning.per_step.learner import LearnProgress
 
 __all__ = [

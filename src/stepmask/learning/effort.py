@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from stepmask.mask import DENOISER_CALLS, SECONDS
-from stepmask.runtime.gate import gated
+from stepmask.gate import gated
 
 
 class Effort:

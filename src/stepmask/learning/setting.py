@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning._identity import comparable, weights_digest
 from stepmask.learning.budget import Budget
 from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_learnable
 from stepmask.liveness import make_plan, rows_of
 from stepmask.mask import StepMask, scheduler_identity
-from stepmask.runtime.describe import describe
-from stepmask.runtime.profiling import measure_cost
+from stepmask.inspection.describe import describe
+from stepmask.inspection.costs import measure_cost
 
 
 class Setting:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask.runtime.channels import ChannelGains
-from stepmask.runtime.features import put_together, take_apart
+from stepmask.values import put_together, take_apart
 
 Feature = Any
 """Value of a site: a tensor, or a tuple of tensors."""

@@ -11,7 +11,7 @@ from stepmask.errors import UnsupportedModelError
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.channels import ChannelGains
-from stepmask.runtime.scale_shift import ScaledPlan, corrected
+from stepmask_lab.rivals.calibrated.scaled_plan import ScaledPlan, corrected
 
 
 class Policy(Protocol):

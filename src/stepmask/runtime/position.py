@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stepmask.architectures._family import TIMESTEP_NAMES
+from stepmask.inspection.architecture import TIMESTEP_NAMES
 from stepmask.errors import PositionError
 
 RESCALED_TO = 2e-3

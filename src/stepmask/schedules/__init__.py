@@ -2,7 +2,7 @@
 
 Each takes a graph and its timesteps, or a pipeline and a number of steps; `_inputs.Inputs` turns the latter into the
 former. Schedules that others have published as files are read by `importers`. Those that have to run the model first
-are in `stepmask.learning.calibrated`.
+are in `stepmask_lab.rivals.calibrated`.
 """
 
 from stepmask.schedules.deepcache import deepcache

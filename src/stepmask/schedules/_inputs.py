@@ -35,7 +35,7 @@ class Inputs:
         else:
             if not isinstance(timesteps, int):
                 raise StepMaskError("with a pipeline give the number of inference steps, not timesteps")
-            from stepmask.runtime.describe import describe  # floors above, for this convenience alone
+            from stepmask.inspection.describe import describe  # floors above, for this convenience alone
 
             self.graph = describe(model)
             scheduler = copy.deepcopy(model.scheduler)

@@ -10,7 +10,7 @@ import torch
 
 import stepmask
 from stepmask import MaskMismatchError, State, describe, learn, make_plan, measure_cost
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import fit_gains
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.config import GlobalConfig
@@ -60,7 +60,7 @@ class Fitting:
 
 
 def trained():
-    return stepmask.reference.load("dit-cifar10")
+    return stepmask_lab.reference.load("dit-cifar10")
 
 
 @pytest.mark.parametrize("forecast", ["linear", None])

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 
 import stepmask
 from stepmask import BlockGraph, CostTable, Site, State, StepMask, describe, make_plan, measure_cost
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.probe import Probe
 from stepmask.learning.end_to_end.switches import Selection, settle

@@ -21,7 +21,7 @@ from stepmask import (
     make_plan,
     measure_cost,
 )
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.evaluation import evaluation_seeds
 from stepmask.learning import LearnConfig
 from stepmask.learning.per_step import learner

@@ -11,7 +11,8 @@ from diffusers import DDIMScheduler
 from torch import nn
 
 from stepmask import BlockGraph, Site, learn
-from stepmask.architectures import Architecture, _registry
+from stepmask.architectures import _registry
+from stepmask.inspection.architecture import Architecture
 from stepmask.learning import LearnConfig
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.config import GlobalConfig

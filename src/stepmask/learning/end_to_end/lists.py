@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import tree_map, tree_map_only
 
-from stepmask.architectures._inputs import as_batch, first_sample, is_list_of_samples
+from stepmask.inspection.inputs import as_batch, first_sample, is_list_of_samples
 
 
 def come_as_list(args: tuple, kwargs: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.errors import UnsupportedModelError
 from stepmask.learning.end_to_end.chain import Chain
 from stepmask.learning.riding import frozen

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.cost import CostTable
 from stepmask.errors import TargetError
 from stepmask.family import MaskFamily, Member
@@ -32,8 +32,8 @@ from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_learnable, check_run_differentiable
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask, scheduler_identity
-from stepmask.runtime.describe import describe
-from stepmask.runtime.profiling import measure_cost
+from stepmask.inspection.describe import describe
+from stepmask.inspection.costs import measure_cost
 
 PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
 """Costs that a search for the cheapest mask of a PSNR goes through."""

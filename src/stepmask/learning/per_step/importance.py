@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.per_step.config import Importance
 from stepmask.learning.per_step.losses import relative_norm
 from stepmask.learning.riding import first_tensor, riding

@@ -33,11 +33,11 @@ from stepmask.learning.progress import show_progress
 from stepmask.learning.riding import check_differentiable, detached, first_tensor, riding
 from stepmask.learning.setting import Setting
 from stepmask.mask import StepMask
-from stepmask.runtime.call import random_conditions
+from stepmask.inspection.call import random_conditions
 from stepmask.runtime.position import Position
-from stepmask.runtime.prompts import without_clashes
+from stepmask.inspection.prompts import without_clashes
 from stepmask.runtime.sampling import sample
-from stepmask.runtime.set_aside import unchecked
+from stepmask.inspection.overrides import unchecked
 
 BENEFIT_RATE = 0.2
 """Weight of the newest run in the running mean of what computing a cell is worth."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stepmask.learning.per_step.relaxations import Draw, mix, per_image
 from stepmask.runtime.cache import Cache, Feature
-from stepmask.runtime.features import put_together, take_apart
+from stepmask.values import put_together, take_apart
 
 
 class RelaxedPolicy:

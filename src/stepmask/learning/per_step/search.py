@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepmask.architectures import denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.graph import BlockGraph
 from stepmask.learning.budget import Budget
 from stepmask.learning.per_step.state import LearnerState

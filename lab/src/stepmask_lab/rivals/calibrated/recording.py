@@ -1,0 +1,197 @@
+"""One pass over the full run: how much each site's value changes over one, two and three steps.
+
+Only these numbers are kept, and of values the last three of each site while the run goes on. What is made of the
+numbers is said by `smoothcache` and `block_caching`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepmask.inspection.registry import denoiser_of
+from stepmask.graph import BlockGraph
+from stepmask.learning._arguments import check_count
+from stepmask.learning.budget import Budget
+from stepmask.learning.effort import Effort
+from stepmask.learning.noise import Noise, with_conditions
+from stepmask.learning.riding import riding
+from stepmask.mask import StepMask, scheduler_identity
+from stepmask.runtime.cache import Cache, Feature
+from stepmask.inspection.describe import describe
+from stepmask.values import take_apart
+from stepmask.inspection.loop import as_pipeline
+from stepmask.runtime.position import Position
+from stepmask.inspection.costs import measure_cost
+
+LOOKBACK = 3
+"""Steps over which changes are recorded: SmoothCache skips so many at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What a full run tells a calibrated schedule.
+
+    Attributes:
+        changes: (T, B, 3): ``[t, b, j]`` is the L1 norm of the change of site b from step t - 1 - j to step t over
+            that of its value at t, mean over streams and batches; infinite where there is no such step, or no number.
+        graph: The B sites.
+        timesteps: T timesteps of the run.
+        scheduler: Its identity.
+        budget: Costs of masks, by MACs.
+        facts: What goes into the provenance of masks: images, seeds, denoiser calls, seconds.
+    """
+
+    changes: np.ndarray
+    graph: BlockGraph
+    timesteps: tuple[float, ...]
+    scheduler: dict[str, Any]
+    budget: Budget
+    facts: dict[str, Any]
+
+    def mask(self, compute: np.ndarray, **provenance: Any) -> StepMask:
+        """A mask for the recorded run."""
+        return StepMask(
+            compute=compute,
+            sites=self.graph.names,
+            timesteps=self.timesteps,
+            scheduler=self.scheduler,
+            graph=self.graph.fingerprint,
+            provenance={**provenance, **self.facts},
+        )
+
+
+def record(
+    pipe: Any,
+    num_inference_steps: int = 50,
+    *,
+    scheduler: Any | None = None,
+    num_images: int = 8,
+    seed: int = 0,
+    call_kwargs: Mapping[str, Any] | None = None,
+    conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
+) -> Recording:
+    """Run the full model once on a batch, and record how its sites change from step to step.
+
+    Args:
+        pipe: A diffusers pipeline; or a denoiser with its `scheduler`.
+        num_inference_steps: Of the runs that masks will be used for.
+        scheduler: For a bare denoiser.
+        num_images: Images in the batch; SmoothCache calibrates on 10.
+        seed: Of noise and conditions.
+        call_kwargs: Arguments for the pipeline's call.
+        conditions: Prompts or class numbers, as for `stepmask.learn`.
+
+    Raises:
+        StepMaskError: An option makes no sense, or a mask is applied to the model.
+    """
+    run = Run(pipe, num_inference_steps, scheduler, num_images, seed, call_kwargs, conditions)
+    recorder = _Recorder(run.graph)
+    run(recorder.policy, recorder)
+    return run.recording(recorder.changes(len(run.timesteps)))
+
+
+class Run:
+    """One run of a pipeline on noise that learning draws, with whatever rides along; and what it is the run of.
+
+    Args are those of `record`.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        num_inference_steps: int,
+        scheduler: Any | None,
+        num_images: int,
+        seed: int,
+        call_kwargs: Mapping[str, Any] | None,
+        conditions: Any,
+    ) -> None:
+        self.effort = Effort()
+        check_count("num_inference_steps", num_inference_steps)
+        check_count("num_images", num_images)
+        self.pipe = as_pipeline(pipe, scheduler)
+        self.denoiser = denoiser_of(self.pipe)
+        self._kwargs = with_conditions(self.pipe, conditions, call_kwargs)
+        self.graph = describe(self.pipe, call_kwargs=self._kwargs)
+        self._noise = Noise(self.pipe, num_inference_steps, seed, self._kwargs)
+        self._facts = {"num_inference_steps": num_inference_steps, "num_images": num_images, "seed": seed}
+        self.timesteps: tuple[float, ...] = ()
+
+    def __call__(self, policy: Any, rider: Any) -> None:
+        """Run the pipeline once."""
+        with self.effort.counting(self.denoiser), riding(self.pipe, policy, rider):
+            self._noise.images(0, self._facts["num_images"])
+        self.timesteps = tuple(float(timestep) for timestep in self.pipe.scheduler.timesteps)
+
+    def recording(self, changes: np.ndarray) -> Recording:
+        """What was recorded, and what it took."""
+        seeds = self._noise.seeds(0, self._facts["num_images"])
+        facts = {
+            **self._facts,
+            "noise_seeds": [seeds[0], seeds[-1]],
+            "guidance_scale": self._kwargs.get("guidance_scale"),
+            "model": type(self.denoiser).__name__,
+            **self.effort.facts(),
+        }
+        budget = Budget(self.graph, measure_cost(self.pipe, call_kwargs=self._kwargs))
+        scheduler = scheduler_identity(self.pipe.scheduler)
+        return Recording(changes, self.graph, self.timesteps, scheduler, budget, facts)
+
+
+class _Recorder:
+    """Watches a run: compares each value with those of the three steps before."""
+
+    def __init__(self, graph: BlockGraph) -> None:
+        self._blocks, self._shape = frozenset(graph.blocks), len(graph)
+        self._position: Position | None = None
+        self._before: dict[tuple[int, int], deque[list[Tensor]]] = {}
+        self._found: list[tuple[int, int, int]] = []
+        self._ratios: list[Tensor] = []
+
+    def __call__(self, position: Position, forward: Callable[[], Any]) -> Any:
+        self._position = position
+        return forward()
+
+    def policy(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+        """Compute, as the full run does, and look."""
+        value = compute()
+        if site in self._blocks:
+            self._compare(step, site, [tensor.detach() for tensor in take_apart(value)[0]])
+        return value
+
+    def _compare(self, step: int, site: int, value: list[Tensor]) -> None:
+        row, stream, _ = self._position
+        before = self._before.setdefault((stream, site), deque(maxlen=LOOKBACK))
+        if step == 0:  # the stream begins, or begins anew with another shape
+            before.clear()
+        size = _l1(value)
+        for age, older in enumerate(before):
+            change = _l1([now.float() - then.float() for now, then in zip(value, older, strict=True)])
+            self._found.append((row, site, age))
+            self._ratios.append(change / size.clamp_min(torch.finfo(torch.float32).tiny))
+        before.appendleft(value)
+
+    def changes(self, num_rows: int) -> np.ndarray:
+        """(T, B, 3) mean ratios."""
+        total = np.zeros((num_rows, self._shape, LOOKBACK))
+        count = np.zeros_like(total)
+        if self._ratios:
+            index = tuple(np.array(self._found).T)
+            np.add.at(total, index, torch.stack(self._ratios).double().cpu().numpy())
+            np.add.at(count, index, 1)
+        self._before.clear()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = total / count
+        return np.where(np.isfinite(mean), mean, np.inf)
+
+
+def _l1(tensors: list[Tensor]) -> Tensor:
+    return torch.stack([tensor.float().abs().sum() for tensor in tensors]).sum()

@@ -1,0 +1,62 @@
+"""The results that the repository shows are what the command makes of the raw ones beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from stepmask import StepMask, describe, make_plan, measure_cost
+from stepmask_lab import reference
+from stepmask_lab.benchmark.methods import guided
+from stepmask_lab.cli._pages import write_pages
+from stepmask.pictures import page
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_of_results_is_up_to_date(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(page, "save_png", lambda picture, path: path)  # numbers are compared, not pixels
+    monkeypatch.setattr(page, "trade_offs", lambda rows: None)
+    monkeypatch.setattr("stepmask.report.save_png", lambda picture, path: path)
+    (tmp_path / "images").mkdir()
+    for grid in (DOCS / "images").glob("seeds-*.png"):
+        (tmp_path / "images" / grid.name).touch()
+    write_pages(DOCS / "results", tmp_path)
+    made, shown = ((folder / "results.md").read_text(encoding="utf-8") for folder in (tmp_path, DOCS))
+    assert made == shown, "run stepmask benchmark -o docs/results --page docs"
+    assert "docs/images" not in shown and (DOCS / "images" / "curve.png").stat().st_size < 300_000
+
+
+def test_the_tables_of_the_readme_are_those_of_the_page():
+    readme, shown = (path.read_text(encoding="utf-8") for path in (DOCS.parent / "README.md", DOCS / "results.md"))
+    tables = [part.strip() for part in readme.split("\n\n") if part.startswith("| 20 steps, ")]
+    assert len(tables) == 2
+    for table in tables:
+        assert f"\n{table}\n" in shown, "copy it from docs/results.md"
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "results" / "masks").glob("*.json")), ids=lambda path: path.stem)
+def test_the_masks_beside_the_results_are_those_that_were_measured(path):
+    model, steps, method, setting, seed = re.fullmatch(
+        r"(.*-cifar10)-(\d+)-(learned)-(0\.\d+)-seed(\d)", path.stem
+    ).groups()
+    key = {"model": model, "steps": int(steps), "method": method, "setting": setting, "seed": int(seed)}
+    rows = json.loads((DOCS / "results" / f"{model}.json").read_text())["rows"]
+    (row,) = [row for row in rows if key.items() <= row.items()]
+    pipe, mask = reference.load(model), StepMask.load(path)
+    mask.check(graph=describe(pipe))
+    assert mask.num_rows == key["steps"] and mask.provenance["guidance_scale"] == guided(pipe).get("guidance_scale")
+    plan = make_plan(mask, describe(pipe))
+    assert measure_cost(pipe, call_kwargs=guided(pipe)).fraction(plan) == pytest.approx(row["macs"])
+
+
+@pytest.mark.parametrize("classes", ["first", "other"])
+def test_the_masks_beside_the_page_of_transfer_fit_their_model(classes):
+    path = DOCS / "results" / "transfer-masks" / f"dit-cifar10-20-transfer-{classes}-classes.json"
+    pipe, mask = reference.load("dit-cifar10"), StepMask.load(path)
+    mask.check(graph=describe(pipe))
+    fraction = measure_cost(pipe, call_kwargs=guided(pipe)).fraction(make_plan(mask, describe(pipe)))
+    assert mask.num_rows == 20 and mask.channel_gains is not None and 0.45 < fraction <= 0.5

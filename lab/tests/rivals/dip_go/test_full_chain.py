@@ -1,0 +1,68 @@
+"""DiP-GO on tiny models: targets, seeds, what is learned, and going on after an interrupt."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stepmask import StepMaskError, TargetError, describe, learn, make_plan, measure_cost
+from stepmask_lab.rivals.dip_go.config import FullChainConfig
+from tiny import ddim_pipeline, dit_pipeline
+
+STEPS = 4
+QUICK = {"method": "dip-go", "iterations": 2, "chain_images": 1, "progress": False}
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("make", "call_kwargs"), [(ddim_pipeline, None), (dit_pipeline, {"guidance_scale": 2.0})])
+def test_a_mask_within_its_target(make, call_kwargs):
+    pipe = make()
+    mask = learn(pipe, STEPS, 0.7, call_kwargs=call_kwargs, **QUICK)
+    cost = measure_cost(pipe, call_kwargs=call_kwargs).fraction(make_plan(mask, describe(pipe)))
+    assert 0.4 < cost <= 0.7 and mask.provenance["macs"] == pytest.approx(cost, abs=1e-6)
+    assert mask.scores.shape == mask.compute.shape and (mask.scores[0] == 1).all()
+    assert ((mask.scores >= 0) & (mask.scores <= 1)).all()
+
+
+def test_sparsity_closes_the_gates_and_consistency_keeps_them_open():
+    gates = {}
+    for weight in (0.0, 100.0):
+        seen = []
+        options = {**QUICK, "iterations": 6, "pruner_learning_rate": 0.05, "sparsity_weight": weight}
+        learn(ddim_pipeline(), STEPS, 0.7, callback=seen.append, **options)
+        gates[weight] = [report.mean_gate for report in seen]
+    assert gates[100.0][-1] < gates[100.0][0] - 0.1, "closed"
+    assert gates[0.0][-1] > gates[100.0][-1] + 0.1
+
+
+def test_the_same_seed_the_same_mask_also_after_an_interrupt(tmp_path):
+    whole = learn(ddim_pipeline(), STEPS, 0.7, **QUICK)
+    path = tmp_path / "state.pt"
+
+    def stop(report):
+        raise Stop
+
+    with pytest.raises(Stop):
+        learn(ddim_pipeline(), STEPS, 0.7, resume=path, callback=stop, **QUICK)
+    pipe = ddim_pipeline()
+    state = torch.random.get_rng_state()
+    assert learn(pipe, STEPS, 0.7, resume=path, **QUICK) == whole
+    assert torch.equal(torch.random.get_rng_state(), state), "nobody else's randomness is used"
+    assert learn(ddim_pipeline(), STEPS, 0.7, seed=1, **QUICK) != whole
+    with pytest.raises(StepMaskError, match=r"belongs to another learning run.*seed was 0, now 1"):
+        learn(ddim_pipeline(), STEPS, 0.7, seed=1, resume=path, **QUICK)
+    path.write_bytes(b"not a state")
+    with pytest.raises(StepMaskError, match="is no state of an interrupted learning run"):
+        learn(ddim_pipeline(), STEPS, 0.7, resume=path, **QUICK)
+
+
+def test_what_cannot_be_had_is_said():
+    with pytest.raises(TargetError, match="cannot be reached"):
+        learn(dit_pipeline(), STEPS, 0.01, **QUICK)
+    with pytest.raises(StepMaskError, match="consistency must be one of ssim, squared"):
+        FullChainConfig(consistency="lpips")
+    with pytest.raises(StepMaskError, match='min_psnr needs method="global"'):
+        learn(dit_pipeline(), STEPS, min_psnr=30, **QUICK)

@@ -1,0 +1,96 @@
+"""The genetic search on tiny models: targets, families, seeds, and going on after an interrupt."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepmask import StepMaskError, TargetError, apply, describe, learn, learn_family, make_plan, measure_cost
+from stepmask_lab.rivals.ecad.config import GeneticConfig
+from stepmask.learning.noise import Noise
+from stepmask.schedules import fora
+from tiny import ddim_pipeline, dit_pipeline
+
+STEPS = 5
+QUICK = {
+    "method": "ecad",
+    "population": 8,
+    "generations": 2,
+    "num_calibration": 1,
+    "num_checked": 2,
+    "progress": False,
+}
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
+def test_a_mask_within_its_target(make):
+    pipe = make()
+    mask = learn(pipe, STEPS, 0.8, **QUICK)
+    graph = describe(pipe)
+    cost = measure_cost(pipe).fraction(make_plan(mask, graph))
+    assert cost <= 0.8 and mask.provenance["macs"] == pytest.approx(cost, abs=1e-6)
+    assert mask.compute.shape == (STEPS, len(graph)) and mask.is_binary
+    assert mask.provenance["method"] == "ecad" and mask.provenance["psnr"]["held_back_images"] == 2
+    samplers = [i for i in range(len(graph)) if i not in graph.blocks]
+    assert mask.compute[:, samplers].all()
+
+
+def test_generations_never_make_the_best_worse_and_the_first_knows_the_regular_schedules():
+    pipe, seen = ddim_pipeline(), []
+    mask = learn(pipe, STEPS, 0.8, callback=seen.append, **QUICK)
+    assert [report.number for report in seen] == [0, 1, 2]
+    psnrs = [report.psnr for report in seen]
+    assert psnrs == sorted(psnrs) and mask.provenance["psnr"]["calibration_mean"] == pytest.approx(psnrs[-1], abs=1e-3)
+    first = learn(pipe, STEPS, 0.8, **{**QUICK, "generations": 0})
+    assert first.provenance["masks_tried"] == 8 < mask.provenance["masks_tried"]
+    noise = Noise(pipe, STEPS, 0)
+    full = noise.images(0, 1)
+    for interval in (2, 3):
+        with apply(pipe, fora(pipe, STEPS, interval)):
+            assert noise.psnrs(noise.images(0, 1), full).mean() <= psnrs[0] + 1e-6
+
+
+def test_a_family_has_the_best_at_each_target():
+    family = learn_family(ddim_pipeline(), STEPS, (0.9, 0.6), **QUICK)
+    assert 1 <= len(family) <= 2 and all(member.macs <= 0.9 for member in family)
+    assert family.at(0.6).provenance["macs"] <= 0.6
+
+
+def test_the_same_seed_the_same_mask_also_after_an_interrupt(tmp_path):
+    whole = learn(ddim_pipeline(), STEPS, 0.8, **QUICK)
+    path, reports = tmp_path / "state.json", []
+
+    def stop(report):
+        reports.append(report)
+        if report.number == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        learn(ddim_pipeline(), STEPS, 0.8, resume=path, callback=stop, **QUICK)
+    assert learn(ddim_pipeline(), STEPS, 0.8, resume=path, **QUICK) == whole
+    assert learn(ddim_pipeline(), STEPS, 0.8, seed=1, **QUICK) != whole
+    with pytest.raises(StepMaskError, match=r"belongs to another search.*seed was 0, now 1"):
+        learn(ddim_pipeline(), STEPS, 0.8, seed=1, resume=path, **QUICK)
+    with pytest.raises(StepMaskError, match=r"belongs to another search.*weights was"):
+        learn(ddim_pipeline(seed=1), STEPS, 0.8, resume=path, **QUICK)
+    path.write_text("{")
+    with pytest.raises(StepMaskError, match="is no state of an interrupted search"):
+        learn(ddim_pipeline(), STEPS, 0.8, resume=path, **QUICK)
+
+
+def test_what_cannot_be_had_is_said():
+    with pytest.raises(TargetError, match="cannot be reached"):
+        learn(dit_pipeline(), STEPS, 0.01, **QUICK)
+    with pytest.raises(TargetError, match=r"no mask within target_macs=0\.34 was found, the cheapest costs"):
+        learn(dit_pipeline(), STEPS, 0.34, **{**QUICK, "generations": 0, "population": 4})
+    with pytest.raises(StepMaskError, match="min_psnr needs method=\"global\", got method='ecad'"):
+        learn(dit_pipeline(), STEPS, min_psnr=30, **QUICK)
+    with pytest.raises(StepMaskError, match='max_cache_bytes needs method="global"'):
+        learn_family(dit_pipeline(), STEPS, max_cache_bytes=1000, **QUICK)
+    with pytest.raises(StepMaskError, match="families are learned end to end, or by ECAD"):
+        learn_family(dit_pipeline(), STEPS, method="paper")
+    with pytest.raises(StepMaskError, match="population must be a number between 4"):
+        GeneticConfig(population=3)

@@ -1,0 +1,181 @@
+"""Architecture: what stepmask knows about one denoiser class, and what it finds out by itself.
+
+A family names its sites, by patterns or in code, and makes example inputs; who reads whom is traced from them, or
+declared where that is quick to say.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from stepmask.inspection.inputs import as_batch, num_samples, repeated
+from stepmask.inspection.trace import trace
+from stepmask.inspection.sites import Patterns, find_sites
+from stepmask.inspection.skeleton import Twin, on_a_twin
+from stepmask.inspection.structure import remembered
+from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.graph import BlockGraph, Site
+
+TIMESTEP_NAMES = ("timestep", "timesteps", "t")
+"""What denoisers call the timestep."""
+
+_traced: WeakKeyDictionary[nn.Module, tuple[Architecture, tuple[Site, ...], BlockGraph]] = WeakKeyDictionary()
+"""Graphs of models that are there, so that even their structure is looked at once."""
+
+
+class Architecture(ABC):
+    """One family of denoisers.
+
+    Args:
+        class_name: The class of its models.
+    """
+
+    patterns: ClassVar[Patterns] = ()
+    """The sites, with their kinds."""
+    step_inputs: ClassVar[tuple[str, ...]] = ("hidden_states", "timestep")
+    """Names of the forward arguments that change from step to step, the noisy sample first."""
+    timestep_name: str = "timestep"
+    """The forward argument that says where the run stands."""
+    feeding: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """By the last part of a site's name, siblings that feed it alone; see `feeders`."""
+    tiny_config: ClassVar[Mapping[str, Any]] = {}
+    """Configuration of a small model, for the contract tests."""
+
+    def __init__(self, class_name: str = "") -> None:
+        self.class_name = class_name
+
+    def describe(self, model: nn.Module) -> BlockGraph:
+        """Sites of `model` in execution order, with their readers."""
+        sites = self.sites(model)
+        known = _traced.get(model)
+        if known is None or known[:2] != (self, sites):
+            graph = remembered(model, (self, sites), None, lambda: self.probe(model, sites))
+            known = _traced[model] = (self, sites, graph)
+        return known[2]
+
+    def sites(self, model: nn.Module) -> tuple[Site, ...]:
+        """What a mask decides on, in any order."""
+        return find_sites(model, self.patterns)
+
+    @abstractmethod
+    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
+        """Keyword arguments for one forward pass, on the model's device and in its dtype.
+
+        Where a configuration does not say how large they are, they are small; how large they are in published use is
+        said by `stepmask.presets`, for which a family may take sizes as further arguments.
+        """
+
+    def tiny(self) -> nn.Module:
+        """A small instance with random weights, for the contract tests."""
+        import diffusers
+
+        return getattr(diffusers, self.class_name)(**self.tiny_config)
+
+    def feeders(self, model: nn.Module) -> dict[str, tuple[str, ...]]:
+        """Per site the submodules that feed it alone, so that they need not run where the site does not.
+
+        Only modules of one tensor (N, L, D) with a result of the same shape, on whose way to the site nothing mixes
+        or counts the L tokens: a normalisation followed by scale and shift. By default what `feeding` says.
+        """
+        if not self.feeding:
+            return {}
+        parts = [site.name.rpartition(".") for site in self.sites(model)]
+        return {
+            f"{parent}.{last}": tuple(f"{parent}.{feeder}" for feeder in self.feeding[last])
+            for parent, _, last in parts
+            if last in self.feeding
+        }
+
+    def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """One forward pass; what a sampler uses of its output."""
+        return self.used_output(model, as_batch(model(**inputs, return_dict=False)[0]))
+
+    def run_for_all(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """One forward pass; all that a sampler may use of its output, which is what sites are computed for."""
+        return self.run(model, inputs)
+
+    def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
+        """The channels of the model's output that a sampler uses; by default all."""
+        return output
+
+    def probe(self, model: nn.Module, sites: Sequence[Site]) -> BlockGraph:
+        """The graph of these sites, traced on a copy of the model without values.
+
+        Raises:
+            UnsupportedModelError: It cannot be traced, or the trace cannot prove who reads whom.
+        """
+
+        def traced(twin: Twin) -> BlockGraph:
+            with twin.running():
+                inputs = twin.inputs(self.example_inputs(twin.model), hidden=self.step_inputs)
+                return trace(twin.model, sites, inputs, self.step_inputs, lambda: self.run_for_all(twin.model, inputs))
+
+        return on_a_twin(model, traced)
+
+
+class Given(Architecture):
+    """A family for one instance, from patterns and example inputs that the user gives.
+
+    Args:
+        class_name: The class of the model.
+        patterns: The sites.
+        inputs: Keyword arguments of one forward pass; those with the batch size of the sample in front are repeated
+            for larger batches. None takes those of `base`.
+        base: The family of the model's class, if there is one.
+    """
+
+    def __init__(
+        self, class_name: str, patterns: Patterns, inputs: Mapping[str, Any] | None, base: Architecture | None
+    ) -> None:
+        super().__init__(class_name)
+        if inputs is None and base is None:
+            raise StepMaskError(
+                f"{class_name} is not registered, so without its pipeline it needs example_inputs: a dict with the "
+                "keyword arguments of one call of its forward, tensors of the right shapes, on any device"
+            )
+        self.patterns, self._inputs, self._base = patterns, inputs, base
+        if base is not None:
+            self.step_inputs = base.step_inputs
+        if inputs is not None:
+            sample = next((name for name, value in inputs.items() if num_samples([value]) is not None), None)
+            if sample is None:
+                raise StepMaskError(f"example_inputs for {class_name} need the noisy sample, a tensor with a batch")
+            if base is None:  # nothing is known: everything may change with the step, but masks and positions
+                others = (name for name, value in inputs.items() if name != sample and not _is_table_of_whole(value))
+                self.step_inputs = (sample, *others)
+                self.timestep_name = next((name for name in TIMESTEP_NAMES if name in inputs), "timestep")
+
+    def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
+        """What was given, on the model's device, for `batch_size` samples."""
+        if self._inputs is None:
+            return self._base.example_inputs(model, batch_size)
+        return repeated(self._inputs, batch_size, next(model.parameters()))
+
+    def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """One forward pass, as the base family does it; else the first tensor of what the model returns."""
+        if self._base is not None:
+            return self._base.run(model, inputs)
+        return next(leaf for leaf in tree_leaves(model(**inputs)) if isinstance(leaf, Tensor))
+
+    def run_for_all(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """Without a base family, all that the model returns: a sound beside a video, for example."""
+        return model(**inputs) if self._base is None else self._base.run_for_all(model, inputs)
+
+    def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
+        """As the base family says."""
+        return output if self._base is None else self._base.used_output(model, output)
+
+    def tiny(self) -> nn.Module:
+        """There is one instance alone."""
+        raise UnsupportedModelError(f"{self.class_name} was described by patterns: there is no small model of it")
+
+
+def _is_table_of_whole(value: Any) -> bool:
+    """Whether it is a tensor of whole numbers or truth values of two dimensions or more."""
+    return isinstance(value, Tensor) and value.dim() > 1 and not value.is_floating_point() and not value.is_complex()

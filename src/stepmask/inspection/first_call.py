@@ -1,0 +1,163 @@
+"""What a pipeline asks of its denoiser at its first step: the true sizes of latents and texts, and how many of them.
+
+Found by starting a run, in which the denoiser computes nothing and which ends where the scheduler would step. Nothing
+is left behind: the scheduler is a copy, nothing random but what belongs to the call.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.inputs import chosen_samples, num_samples
+from stepmask.inspection.skeleton import Twin, on_a_twin
+from stepmask.inspection.structure import remembered
+from stepmask.errors import StepMaskError
+from stepmask.inspection.call import forwards_per_image, parameters_of, random_conditions
+from stepmask.gate import answered
+from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.prompts import is_per_image, without_clashes
+from stepmask.inspection.overrides import quiet, same_processors
+
+T = TypeVar("T")
+
+
+class FirstStep(NamedTuple):
+    """What is asked of the denoiser for one image."""
+
+    inputs: dict[str, Any] | None
+    """Keyword arguments of the first call, for one sample; None where they are not known."""
+    forwards: int
+    """Denoiser inputs, over all calls."""
+
+
+def first_step(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> FirstStep:
+    """The first step of a run.
+
+    For bare denoisers and loops, and where the pipeline cannot be started (conditions are missing, say), there are no
+    inputs, and the number of forwards is what the arguments of the call say.
+
+    Args:
+        pipe: A pipeline.
+        call_kwargs: What it will be called with.
+    """
+    by_arguments = forwards_per_image(pipe, call_kwargs)
+    if isinstance(pipe, nn.Module | SamplerLoop) or not callable(pipe):
+        return FirstStep(None, by_arguments)
+    calls, error = _calls(pipe, call_kwargs or {})
+    if not calls:
+        return FirstStep(None, by_arguments)
+    batches = [num_samples([*args, *kwargs.values()]) for args, kwargs in calls]
+    forwards = sum(batches) if error is None and all(batches) else by_arguments
+    return FirstStep(one_sample(denoiser_of(pipe), *calls[0]), forwards)
+
+
+def first_inputs(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Keyword arguments of the first call, for one sample, of fractions the shapes alone.
+
+    Raises:
+        StepMaskError: The pipeline cannot be started, or calls its denoiser in no known way.
+    """
+    denoiser = denoiser_of(pipe)
+    calls, error = _calls(pipe, call_kwargs or {})
+    inputs = one_sample(denoiser, *calls[0]) if calls else None
+    if inputs is None:
+        reason = f" ({type(error).__name__}: {error})" if error is not None and not calls else ""
+        raise StepMaskError(
+            f"what {type(pipe).__name__} gives to its {type(denoiser).__name__} could not be seen by starting a run"
+            f"{reason}. If its call needs more, say so: stepmask.describe(pipe, call_kwargs={{...}}), with what you "
+            "would call it with; else describe(pipe, sites=[patterns], example_inputs={...})"
+        )
+    return without_fractions(inputs)
+
+
+def one_sample(denoiser: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any] | None:
+    """Keyword arguments of a call for its first sample alone, whatever guidance has made of the batch.
+
+    None where the denoiser's forward has no names for them, or nothing has a batch.
+    """
+    forward = inspect.signature(type(denoiser).forward)
+    kinds = {p.kind: p.name for p in forward.parameters.values()}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return None
+    bound = forward.bind(denoiser, *args, **kwargs).arguments
+    more = bound.pop(kinds.get(inspect.Parameter.VAR_KEYWORD), {})
+    named = {name: value for name, value in bound.items() if name not in ("self", "return_dict")} | more
+    return None if num_samples(named.values()) is None else chosen_samples(named, [0])
+
+
+def without_fractions(arguments: T) -> T:
+    """Arguments of a call to keep: of fractions the shapes alone, on the meta device."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor.detach().to("meta") if tensor.is_floating_point() else tensor.detach()
+
+    return tree_map_only(Tensor, keep, arguments)
+
+
+class _Stepped(Exception):
+    """A run has come to its scheduler's first step."""
+
+
+def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]], Exception | None]:
+    """Arguments of the denoiser's calls in the first step, and why these are not all of them."""
+    denoiser, scheduler, arguments = denoiser_of(pipe), pipe.scheduler, _arguments(pipe, given)
+    calls: list[tuple[tuple, dict]] = []
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        """Zeros, of the shapes that a copy of the denoiser says."""
+        calls.append((args, kwargs))
+        device = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)).device
+
+        def zeros(tensor: Tensor) -> Tensor:
+            return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+
+        def called() -> Any:
+            return on_a_twin(denoiser, lambda twin: _called(twin, args, kwargs))
+
+        return tree_map_only(Tensor, zeros, remembered(denoiser, "output", (args, kwargs), called))
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise _Stepped
+
+    pipe.scheduler = copy.deepcopy(scheduler)
+    pipe.scheduler.step = stop
+    try:
+        with quiet(pipe), same_processors(denoiser), answered(denoiser, answer):
+            pipe(**arguments)
+    except _Stepped:
+        return calls, None
+    except Exception as error:  # whatever a pipeline or a copy may raise: what is known by then has to do
+        return calls, error
+    finally:
+        pipe.scheduler = scheduler
+    return calls, StepMaskError("the run ended before the scheduler's first step")
+
+
+def _called(twin: Twin, args: tuple, kwargs: dict) -> Any:
+    """What a copy of the denoiser returns, without values."""
+    given = twin.inputs({"args": args, "kwargs": kwargs})
+    with torch.no_grad(), twin.running():
+        return twin.model(*given["args"], **given["kwargs"])
+
+
+def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """For one image of few steps."""
+    one = {name: value[:1] if is_per_image(name, value) else value for name, value in given.items()}
+    one |= {name: 1 for name in one if name == "batch_size" or re.fullmatch(r"num_\w+_per_prompt", name)}
+    try:
+        drawn = random_conditions(pipe, 1, torch.Generator().manual_seed(0), given)
+    except StepMaskError:
+        drawn = {}
+    arguments = {**without_clashes(drawn, one), **one, "num_inference_steps": 10}
+    if "generator" in parameters_of(pipe):
+        arguments["generator"] = torch.Generator().manual_seed(0)
+    return arguments

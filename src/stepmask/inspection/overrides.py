@@ -1,0 +1,123 @@
+"""What is taken out of a pipeline for a while and put back: progress bars, safety checker, decoder, processors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor, nn
+
+from stepmask.inspection.call import is_modular
+from stepmask.gate import gated
+
+
+@contextlib.contextmanager
+def same_processors(denoiser: nn.Module) -> Iterator[None]:
+    """Put a denoiser's attention processors back, where a pipeline sets others for a run: for perturbed attention."""
+    before = dict(getattr(denoiser, "attn_processors", {}))
+    try:
+        yield
+    finally:
+        if any(before[name] is not now for name, now in getattr(denoiser, "attn_processors", {}).items()):
+            denoiser.set_attn_processor(before)
+
+
+@contextlib.contextmanager
+def quiet(pipe: Any) -> Iterator[None]:
+    """Hide a pipeline's own progress bar for a while, and what modular ones log of an exception that they pass on."""
+    bars = list(_with_progress_bars(pipe))
+    before = [vars(bar).get("_progress_bar_config") for bar in bars]
+    log = logging.getLogger("diffusers.modular_pipelines")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    for bar, config in zip(bars, before, strict=True):
+        bar.set_progress_bar_config(**{**(config or {}), "disable": True})
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for bar, config in zip(bars, before, strict=True):
+            if config is None:
+                vars(bar).pop("_progress_bar_config", None)
+            else:
+                bar._progress_bar_config = config
+
+
+def _with_progress_bars(part: Any) -> Iterator[Any]:
+    """A pipeline; of a modular one the blocks that have one, at any depth."""
+    part = part._blocks if is_modular(part) else part
+    if hasattr(part, "set_progress_bar_config"):
+        yield part
+    for block in getattr(part, "sub_blocks", {}).values():
+        yield from _with_progress_bars(block)
+
+
+@contextlib.contextmanager
+def unchecked(pipe: Any) -> Iterator[None]:
+    """Take the safety checker out for a while: it blackens images, which would count as errors, or as none.
+
+    For images that are measured; those that are shown to a user keep it. So do pipelines that must not run
+    without it by their licence (Cosmos), whose checker reads the prompt too.
+    """
+    checker = getattr(pipe, "safety_checker", None)
+    if checker is None or hasattr(checker, "check_text_safety"):
+        yield
+        return
+    pipe.safety_checker = None
+    try:
+        yield
+    finally:
+        pipe.safety_checker = checker
+
+
+@contextlib.contextmanager
+def without_decoder(pipe: Any, keep_all: bool = False) -> Iterator[list[Tensor]]:
+    """Let the decoder return its input: pipelines decode even where nobody needs the picture.
+
+    Yields a list that holds the input of the latest call, or of all calls; empty for pipelines without a decoder.
+    """
+    latents: list[Tensor] = []
+    vae = getattr(pipe, "vae", None)
+
+    def keep(z: Tensor) -> Tensor:
+        latents[:] = [*latents, z] if keep_all else [z]
+        return z.detach()  # what follows only makes pictures, some with numpy
+
+    if vae is None:
+        yield latents
+    elif type(vae).__name__ == "AutoencoderKL":
+
+        def network(compute: Any, args: tuple, kwargs: dict) -> Tensor:
+            return keep(args[0] if args else kwargs["sample"])
+
+        with _in_one_piece(vae), gated([("vae.decoder", vae.decoder, network)]):
+            yield latents
+    else:  # others run their decoder once for every few frames
+
+        def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+            return SimpleNamespace(sample=keep(z)) if return_dict else (keep(z),)
+
+        own = vars(vae).get("decode")  # a compiled one, for example
+        vae.decode = decode
+        try:
+            yield latents
+        finally:
+            del vae.decode
+            if own is not None:
+                vae.decode = own
+
+
+@contextlib.contextmanager
+def _in_one_piece(vae: Any) -> Iterator[None]:
+    """No slices of a batch, no tiles of an image."""
+    before = {name: getattr(vae, name) for name in ("use_slicing", "use_tiling") if hasattr(vae, name)}
+    try:
+        for name in before:
+            setattr(vae, name, False)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)

@@ -1,0 +1,115 @@
+"""Finds the family of a model by the name of its class; families register where they are defined.
+
+Importing a family imports neither diffusers nor its model class, so that looking one up stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from stepmask.inspection.architecture import Architecture
+from stepmask.errors import StepMaskError, UnknownArchitectureError, UnsupportedModelError
+
+_architectures: dict[str, Architecture] = {}
+_own: WeakKeyDictionary[nn.Module, Architecture] = WeakKeyDictionary()
+
+
+def register(*class_names: str) -> Callable[[type[Architecture]], type[Architecture]]:
+    """Class decorator: this family describes models whose class, or a base of it, has one of these names."""
+
+    def decorate(family: type[Architecture]) -> type[Architecture]:
+        for class_name in class_names:
+            _architectures[class_name] = family(class_name)
+        return family
+
+    return decorate
+
+
+def registered_architectures() -> dict[str, Architecture]:
+    """All families by the name of their model class."""
+    package = importlib.import_module("stepmask.architectures")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    return dict(_architectures)
+
+
+def describe_as(denoiser: nn.Module, family: Architecture) -> None:
+    """Let one instance be described by a family of its own."""
+    _own[denoiser] = family
+
+
+def architecture_of(denoiser: nn.Module) -> Architecture:
+    """The family of a denoiser.
+
+    Raises:
+        UnknownArchitectureError: None is registered for its class or a base of it.
+    """
+    if denoiser in _own:
+        return _own[denoiser]
+    return class_architecture_of(denoiser)
+
+
+def class_architecture_of(denoiser: nn.Module) -> Architecture:
+    """The family of a denoiser's class, whatever was said about the instance."""
+    known = registered_architectures()
+    for class_ in type(denoiser).__mro__:
+        if class_.__name__ in known:
+            return known[class_.__name__]
+    if isinstance(getattr(denoiser, "module", None), nn.Module):
+        raise UnknownArchitectureError(
+            f"{type(denoiser).__name__} wraps a {type(denoiser.module).__name__}: give stepmask that, its .module"
+        )
+    raise UnknownArchitectureError(
+        f"no architecture is registered for {type(denoiser).__name__}; supported are {', '.join(sorted(known))}. "
+        "Of any other give the pipeline, which shows what it is called with, or stepmask.describe(model, "
+        "sites=[patterns], example_inputs={...}) first; CONTRIBUTING.md shows how to add a family in a few lines"
+    )
+
+
+def denoiser_of(model: Any) -> nn.Module:
+    """The denoiser of a pipeline (its ``unet`` or ``transformer``), or the model itself.
+
+    Raises:
+        StepMaskError: It is neither a denoiser nor a pipeline with one.
+        UnsupportedModelError: It is compiled as a whole.
+    """
+    denoiser = model
+    if not isinstance(model, nn.Module):
+        candidates = [getattr(model, name, None) for name in ("denoiser", "unet", "transformer")]
+        found = [candidate for candidate in candidates if isinstance(candidate, nn.Module)]
+        if not found:
+            raise StepMaskError(
+                f"expected a diffusers pipeline with a unet or transformer, or a denoiser, got {type(model).__name__}"
+            )
+        denoiser = found[0]
+    return _not_compiled(denoiser)
+
+
+def denoisers_of(model: Any) -> tuple[nn.Module, ...]:
+    """All denoisers of a pipeline: the first, and the one that takes over in mid-run where there is such (Wan 2.2).
+
+    Raises:
+        StepMaskError: It is neither a denoiser nor a pipeline with one.
+        UnsupportedModelError: One is compiled as a whole.
+    """
+    first, second = denoiser_of(model), getattr(model, "transformer_2", None)
+    takes_over = getattr(getattr(model, "config", None), "boundary_ratio", None) is not None
+    if isinstance(model, nn.Module) or second is None or second is first or not takes_over:
+        return (first,)
+    return first, _not_compiled(second)
+
+
+def _not_compiled(denoiser: nn.Module) -> nn.Module:
+    if hasattr(denoiser, "_orig_mod") or getattr(denoiser, "_compiled_call_impl", None) is not None:
+        raise UnsupportedModelError(
+            f"{type(denoiser).__name__} is compiled as a whole, so its blocks cannot be skipped one by one: apply "
+            "the mask to the model as it was before torch.compile"
+        )
+    return denoiser

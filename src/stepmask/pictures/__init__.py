@@ -1,0 +1,57 @@
+"""Pictures of masks and of what they do: each function makes one, `save_png` writes it; `save_animation` writes videos.
+
+Everything here draws what it is given; nothing is sampled or measured. Heatmaps, grids and histograms need matplotlib,
+which the extra ``pictures`` brings; the map in the terminal and images side by side do without.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from stepmask.errors import StepMaskError
+
+if TYPE_CHECKING:
+    from stepmask.pictures.files import png, save_animation, save_png
+    from stepmask.pictures.grid import grid
+    from stepmask.pictures.heatmap import heatmap
+    from stepmask.pictures.score_histogram import score_histogram
+    from stepmask.pictures.side_by_side import same_seeds, side_by_side, tiles
+    from stepmask.pictures.terminal_map import terminal_map
+
+_WHERE = {
+    "png": "files",
+    "save_animation": "files",
+    "save_png": "files",
+    "grid": "grid",
+    "heatmap": "heatmap",
+    "score_histogram": "score_histogram",
+    "same_seeds": "side_by_side",
+    "side_by_side": "side_by_side",
+    "tiles": "side_by_side",
+    "terminal_map": "terminal_map",
+}
+
+__all__ = [
+    "grid",
+    "heatmap",
+    "png",
+    "same_seeds",
+    "save_animation",
+    "save_png",
+    "score_histogram",
+    "side_by_side",
+    "terminal_map",
+    "tiles",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'stepmask.pictures' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f"stepmask.pictures.{_WHERE[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise StepMaskError(f"{name} needs matplotlib: pip install 'stepmask[pictures]'") from error

@@ -1,0 +1,120 @@
+"""Figure 1: the same noise with the full and with the masked model, side by side, every pixel as it was made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from stepmask.errors import StepMaskError
+
+TILE_PIXELS = 96
+"""Small images are enlarged to at least this, by a whole factor, so that no pixel is blurred."""
+
+GAP, MARGIN = 3, 24
+
+
+def to_pixels(images: Any) -> np.ndarray:
+    """Pictures as bytes.
+
+    Args:
+        images: (N, C, H, W) tensor or array in [0, 1]; C is 1 or 3, of more channels (latents) three are shown.
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    pixels = np.clip(np.asarray(images, dtype=np.float32), 0, 1)
+    if pixels.ndim != 4 or not len(pixels):
+        raise StepMaskError(f"expected images of the shape (N, C, H, W), got {pixels.shape}")
+    pixels = np.repeat(pixels, 3, axis=1) if pixels.shape[1] < 3 else pixels
+    return np.rint(255 * pixels[:, :3]).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def tiles(images: Any, columns: int | None = None) -> Image.Image:
+    """All images in one grid, enlarged by nearest neighbour.
+
+    Args:
+        images: As `to_pixels` takes them.
+        columns: By default as many as make the grid about square.
+    """
+    pixels = to_pixels(images)
+    count, height, width, _ = pixels.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    scale = max(1, math.ceil(TILE_PIXELS / max(height, width)))
+    step_x, step_y = width * scale + GAP, height * scale + GAP
+    sheet = Image.new("RGB", (columns * step_x - GAP, -(-count // columns) * step_y - GAP), "white")
+    for i, picture in enumerate(pixels):
+        tile = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        sheet.paste(tile, (i % columns * step_x, i // columns * step_y))
+    return sheet
+
+
+def side_by_side(
+    full: Any,
+    masked: Any,
+    captions: Sequence[str] = ("full", "masked"),
+    notes: Sequence[str] = ("", ""),
+    limit: int = 16,
+) -> Image.Image:
+    """The full run's images left, the masked run's right, in the same order.
+
+    Args:
+        full: As `to_pixels` takes them.
+        masked: The same shape.
+        captions: Large line above each half.
+        notes: Smaller line below each caption.
+        limit: Show the first images only, at most this many.
+    """
+    halves = [tiles(images[:limit]) for images in (full, masked)]
+    if halves[0].size != halves[1].size:
+        raise StepMaskError("full and masked images must have the same shape: make both with the same seeds")
+    large, plain = _font(20), _font(15)
+    measure = ImageDraw.Draw(halves[0])
+    texts = [(caption, large) for caption in captions] + [(note, plain) for note in notes]
+    half_width = max([halves[0].width, *(math.ceil(measure.textlength(text, font)) for text, font in texts)])
+    top = MARGIN + 52
+    size = (2 * half_width + 3 * MARGIN, top + halves[0].height + MARGIN)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, half in enumerate(halves):
+        left = MARGIN + i * (half_width + MARGIN)
+        draw.text((left, MARGIN - 6), captions[i], fill="black", font=large)
+        draw.text((left, MARGIN + 21), notes[i], fill="#555555", font=plain)
+        sheet.paste(half, (left, top))
+    return sheet
+
+
+def same_seeds(strips: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
+    """One row per method, the same seeds in every column, every pixel as it was made.
+
+    Args:
+        strips: Name, a note below it, and the images side by side, each as high as it is wide; all of one size.
+    """
+    if not strips or len({strip.size for _, _, strip in strips}) != 1:
+        raise StepMaskError("a grid of the same seeds needs strips of one size: make all with the same images")
+    large, plain = _font(17), _font(14)
+    size = strips[0][2].height
+    count, scale = strips[0][2].width // size, max(1, math.ceil(TILE_PIXELS / size))
+    measure = ImageDraw.Draw(strips[0][2])
+    texts = [(name, large) for name, _, _ in strips] + [(note, plain) for _, note, _ in strips]
+    label = math.ceil(max(measure.textlength(text, font) for text, font in texts)) + MARGIN
+    step = size * scale + GAP
+    sheet = Image.new("RGB", (MARGIN + label + count * step + MARGIN, 2 * MARGIN + len(strips) * step), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, note, strip) in enumerate(strips):
+        top = MARGIN + row * step
+        draw.text((MARGIN, top + step // 2 - 22), name, fill="black", font=large)
+        draw.text((MARGIN, top + step // 2 + 2), note, fill="#555555", font=plain)
+        for column in range(count):
+            tile = strip.convert("RGB").crop((column * size, 0, (column + 1) * size, size))
+            tile = tile.resize((size * scale, size * scale), Image.Resampling.NEAREST)
+            sheet.paste(tile, (MARGIN + label + column * step, top))
+    return sheet
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The scalable font that Pillow brings along."""
+    return ImageFont.load_default(size)
