@@ -26,11 +26,11 @@ bench: $(READY)    ## the results in the README and more: every method on all re
 bench-rivals: $(READY)    ## rivals as they ship (DeepCache, cache-dit, diffusers' hooks), beside what make bench has measured
 	$(BIN)/stepmask benchmark --methods shipped --steps 20 --metrics cifar --num-images 512 --no-memory --output bench
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml lab/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "stepmask needs Python 3.10 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" --editable "./lab[rivals,text]"
 	touch $(READY)
 
 clean:

@@ -4,11 +4,12 @@ import torch
 from diffusers import HeunDiscreteScheduler
 
 import stepmask
+from stepmask_lab import reference
 
 
 @torch.no_grad()
 def main(steps: int = 20) -> None:
-    denoiser = stepmask_lab.reference.load("ddpm-cifar10").unet
+    denoiser = reference.load("ddpm-cifar10").unet
     scheduler = HeunDiscreteScheduler(beta_start=1e-4, beta_end=0.02)
     scheduler.set_timesteps(steps)
     mask = stepmask.schedules.fora(stepmask.describe(denoiser), scheduler.timesteps, interval=2)

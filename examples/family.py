@@ -1,10 +1,11 @@
 """Learn masks for several budgets in one pass, keep them in one file, and pick one when sampling."""
 
 import stepmask
+from stepmask_lab import reference
 
 
 def main(steps: int = 50, **options) -> None:
-    pipe = stepmask_lab.reference.load("ddpm-cifar10")
+    pipe = reference.load("ddpm-cifar10")
     family = stepmask.learn_family(pipe, num_inference_steps=steps, targets=(0.7, 0.5), **options)
     family.save("family.json")
 

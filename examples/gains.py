@@ -1,10 +1,11 @@
 """Without a search: whole steps that compute, and forecasts between them that learn how far to go. Minutes."""
 
 import stepmask
+from stepmask_lab import reference
 
 
 def main(steps: int = 20, key_steps: int = 8, iterations: int = 20, seeds: int = 16) -> None:
-    pipe = stepmask_lab.reference.load("ldm-cifar10")
+    pipe = reference.load("ldm-cifar10")
     guided = {"guidance_scale": 2.5}
 
     schedule = stepmask.schedules.key_steps(pipe, steps, key_steps)  # any other schedule or mask does as well

@@ -1,10 +1,11 @@
 """Learn a mask that keeps half of the MACs, save it, load it, and sample with it."""
 
 import stepmask
+from stepmask_lab import reference
 
 
 def main(steps: int = 50, **options) -> None:
-    pipe = stepmask_lab.reference.load("ddpm-cifar10")  # or any diffusers pipeline of a supported family
+    pipe = reference.load("ddpm-cifar10")  # or any diffusers pipeline of a supported family
     mask = stepmask.learn(pipe, num_inference_steps=steps, target_macs=0.5, **options)
     mask.save("mask.json")
 

@@ -1,10 +1,11 @@
 """Learn by what people see: the decoded image in place of the latents, or the features of a network."""
 
 import stepmask
+from stepmask_lab import reference
 
 
 def main(steps: int = 20, target_macs: float = 0.4, **options) -> None:
-    pipe = stepmask_lab.reference.load("ldm-cifar10")
+    pipe = reference.load("ldm-cifar10")
     guided = {"guidance_scale": 2.5}
 
     def decoded(latents):

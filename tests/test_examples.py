@@ -9,6 +9,7 @@ import pytest
 
 import stepmask
 from small import ldm_pipeline
+from stepmask_lab import reference
 from tiny import ddim_pipeline
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -40,7 +41,7 @@ def test_every_example_is_run():
 def test_example(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny = {"ddpm-cifar10": ddim_pipeline, "ldm-cifar10": ldm_pipeline}
-    monkeypatch.setattr(stepmask_lab.reference, "load", lambda name: tiny[name]())
+    monkeypatch.setattr(reference, "load", lambda name: tiny[name]())
     runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**FEW[name])
     assert SAYS[name] in capsys.readouterr().out
     if name == "learn_and_sample":

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from stepmask import CostTable, StepMaskError, describe, measure_cost, presets
-from stepmask.inspection.registry import architecture_of
 from stepmask.graph import BlockGraph
+from stepmask.inspection.registry import architecture_of
 
 MIB = 2**20
 

@@ -22,7 +22,15 @@ from typing import Any
 
 import numpy as np
 
-SHORT = {"rounds": 1, "num_moves": 2, "gains": 4, "num_probes": 4, "num_validation": 4, "num_held_back": 4, "shrink": 0.3}
+SHORT = {
+    "rounds": 1,
+    "num_moves": 2,
+    "gains": 4,
+    "num_probes": 4,
+    "num_validation": 4,
+    "num_held_back": 4,
+    "shrink": 0.3,
+}
 FEW_RUNS = {"num_trajectories": 3, "batch_size": 2}
 MODELS = ("ddpm-cifar10", "dit-cifar10", "ldm-cifar10", "pixart-cifar10")
 
@@ -34,9 +42,9 @@ class Stop(Exception):
 def load(name: str) -> Any:
     """A reference model, wherever the commit keeps them."""
     try:
-        from stepmask_lab import reference
-    except ImportError:
         from stepmask import reference
+    except ImportError:
+        from stepmask_lab import reference
     return reference.load(name)
 
 
@@ -47,11 +55,13 @@ def guided(name: str) -> dict[str, Any] | None:
 
 def rule(name: str) -> Callable[..., Any]:
     """A calibrated rule, wherever the commit keeps it."""
-    try:
-        from stepmask_lab import rivals as home
-    except ImportError:
-        from stepmask import learning as home
-    return getattr(home, name)
+    from stepmask import learning
+
+    if hasattr(learning, name):
+        return getattr(learning, name)
+    from stepmask_lab import rivals
+
+    return getattr(rivals, name)
 
 
 def default(name: str, **options: Any) -> Any:

@@ -20,11 +20,10 @@ _WHERE = {
     "Plan": "liveness",
     "State": "liveness",
     "make_plan": "liveness",
-    "rectify_paper": "liveness",
-    "describe": "runtime.describe",
+    "describe": "inspection.describe",
     "apply": "runtime.apply",
     "remove": "runtime.apply",
-    "measure_cost": "runtime.profiling",
+    "measure_cost": "inspection.costs",
     "learn": "learning",
     "learn_family": "learning",
     "fit_gains": "learning",
@@ -39,7 +38,7 @@ _WHERE = {
     "UnknownArchitectureError": "errors",
     "UnsupportedModelError": "errors",
 }
-_SUBMODULES = {"errors", "presets", "schedules", "reference"}
+_SUBMODULES = {"errors", "learning", "presets", "schedules"}
 
 __all__ = [
     "Action",
@@ -64,18 +63,16 @@ __all__ = [
     "fit_gains",
     "learn",
     "learn_family",
+    "learning",
     "make_plan",
     "measure_cost",
     "presets",
-    "rectify_paper",
-    "reference",
     "remove",
     "schedules",
 ]
 
 if TYPE_CHECKING:
-    from stepmask import errors, presets, schedules
-    from stepmask_lab import reference
+    from stepmask import errors, learning, presets, schedules
     from stepmask.cost import CostTable
     from stepmask.errors import (
         MaskFileError,
@@ -89,12 +86,12 @@ if TYPE_CHECKING:
     from stepmask.evaluation import evaluate
     from stepmask.family import MaskFamily
     from stepmask.graph import BlockGraph, Site
+    from stepmask.inspection.costs import measure_cost
+    from stepmask.inspection.describe import describe
     from stepmask.learning import fit_gains, learn, learn_family
-    from stepmask.liveness import Plan, State, make_plan, rectify_paper
+    from stepmask.liveness import Plan, State, make_plan
     from stepmask.mask import Action, StepMask
     from stepmask.runtime.apply import apply, remove
-    from stepmask.inspection.describe import describe
-    from stepmask.inspection.costs import measure_cost
 
 
 def __getattr__(name: str) -> Any:

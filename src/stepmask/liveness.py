@@ -14,9 +14,8 @@ plain chain. Rows are kept as integers, one bit per site, so that a learner can 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -302,27 +301,3 @@ def _everything_read(rows: list[int], forecasts: list[int], count: int) -> LiveR
         read_later[step] = later
         later = Elimination.before(rows[step], forecasts[step], every, later)
     return LiveRows(rows, [every] * len(rows), read_later)
-
-
-def rectify_paper(mask: StepMask, graph: BlockGraph | None = None) -> StepMask:
-    """Eq. 12 of arXiv 2603.19939 as printed: drop a computation whose successor reuses at the same step and which
-    itself computes anew at the next step, swept from the last step to the first, last block to first.
-
-    Lossless only where each site is read by the next alone. On transformers, whose branches all reach the output,
-    and on U-Nets, whose decoder also reads the encoder, it substitutes stale values and changes the output. Even on a
-    chain it leaves work behind that `make_plan` removes.
-
-    Args:
-        mask: Columns in execution order.
-        graph: If given, samplers, which the paper does not count as blocks, are passed over.
-    """
-    compute = mask.compute.copy()
-    columns = list(range(compute.shape[1]))
-    if graph is not None:
-        samplers = {site.name for site in graph.sites if site.kind == "sampler"}
-        columns = [i for i in columns if mask.sites[i] not in samplers]
-    for step in reversed(range(len(compute) - 1)):
-        for block, following in reversed(list(pairwise(columns))):
-            if not compute[step, following] and compute[step + 1, block]:
-                compute[step, block] = False
-    return replace(mask, compute=compute, provenance={**mask.provenance, "rectified": "paper, Eq. 12"})

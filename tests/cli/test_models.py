@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stepmask_lab import reference
 from stepmask.cli._arguments import Scheduler
 from stepmask.cli._models import CLASSES, load
+from stepmask_lab import reference
 
 
 def test_every_name_has_a_class():

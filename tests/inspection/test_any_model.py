@@ -10,12 +10,10 @@ from torch import nn
 
 import stepmask
 from stepmask import StepMaskError, UnknownArchitectureError, UnsupportedModelError, apply, describe, make_plan
-from stepmask.inspection.architecture import Architecture
-from stepmask.inspection.registry import register
-from stepmask.inspection.architecture import Given
-from stepmask.inspection.registry import _architectures
 from stepmask.graph import OUT
+from stepmask.inspection.architecture import Architecture, Given
 from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.registry import _architectures, register
 from tiny import count_computes, generator, random_mask, tiny_model
 
 

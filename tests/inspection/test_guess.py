@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from stepmask import UnknownArchitectureError
-from stepmask.inspection.registry import registered_architectures
 from stepmask.inspection.guess import guessed_sites
+from stepmask.inspection.registry import registered_architectures
 
 FAMILIES = registered_architectures()
 

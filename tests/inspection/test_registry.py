@@ -10,8 +10,8 @@ from diffusers import UNet2DModel
 from torch import nn
 
 from stepmask import StepMaskError, UnknownArchitectureError, UnsupportedModelError, describe
-from stepmask.inspection.registry import architecture_of, denoiser_of, registered_architectures
 from stepmask.graph import OUT
+from stepmask.inspection.registry import architecture_of, denoiser_of, registered_architectures
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from stepmask import measure_cost
-from stepmask.architectures import _structure
+from stepmask.inspection import costs as profiling
+from stepmask.inspection import first_call as capture
+from stepmask.inspection import structure as _structure
 from stepmask.inspection.structure import remembered, structure_of
-from stepmask.runtime import capture, profiling
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from stepmask import UnsupportedModelError, describe, measure_cost
+from stepmask.graph import OUT
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.skeleton import Twin, on_a_twin
-from stepmask.graph import OUT
 from tiny import tiny_model
 
 SITES = ("first", "second", "third")

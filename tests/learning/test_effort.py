@@ -10,9 +10,9 @@ import pytest
 from fakes import assert_unchanged, snapshot
 from stepmask import learn, learn_family
 from stepmask.inspection.registry import denoiser_of
-from stepmask_lab.rivals import block_caching, ditfastattn, fit_scale_shift, smoothcache
 from stepmask.learning.effort import Effort
 from stepmask.schedules import fora
+from stepmask_lab.rivals import block_caching, ditfastattn, fit_scale_shift, smoothcache
 from tiny import dit_pipeline
 
 STEPS = 4

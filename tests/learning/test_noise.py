@@ -11,9 +11,9 @@ from diffusers import DDIMScheduler
 from fakes import TwoCalls
 from small import ldm_pipeline
 from stepmask import StepMaskError
+from stepmask.inspection.loop import SamplerLoop
 from stepmask.learning.end_to_end.judge import HELD_BACK, PROBES, VALIDATION
 from stepmask.learning.noise import NOISE_SEEDS, Noise
-from stepmask.inspection.loop import SamplerLoop
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model
 
 PIPELINES = {

@@ -12,9 +12,8 @@ from peft import LoraConfig
 from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
-from stepmask import UnsupportedModelError, describe, measure_cost, schedules
+from stepmask import UnsupportedModelError, describe, gate, measure_cost, schedules
 from stepmask.inspection.registry import denoiser_of
-from stepmask.runtime import gate
 from tiny import count_computes
 
 SD, FLUX = BY_NAME["Stable Diffusion"], BY_NAME["Flux"]

@@ -15,14 +15,14 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import stepmask
 from stepmask import UnsupportedModelError, measure_cost, schedules
+from stepmask.inspection import first_call as capture
+from stepmask.inspection.call import forwards_per_image, parameters_of
+from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import riding
 from stepmask.learning.end_to_end.chain import Chain
 from stepmask.learning.end_to_end.probe import forth_and_back
-from stepmask.runtime import capture
-from stepmask.inspection.call import forwards_per_image, parameters_of
 from stepmask.runtime.sampling import sample, timesteps_of_run
-from stepmask.inspection.overrides import without_decoder
 
 FEW = {
     "rounds": 1,

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from stepmask.errors import MaskMismatchError, UnsupportedModelError
+from stepmask.gate import Gate, Gates, gated
 from stepmask.runtime.cache import Cache, Meter, num_bytes, poison_like
 from stepmask.runtime.channels import ChannelGains
-from stepmask.gate import Gate, Gates, gated
 
 
 def model() -> nn.Sequential:

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from stepmask import StepMask, StepMaskError, describe, make_plan, measure_cost
+from stepmask.pictures import save_png
 from stepmask_lab import reference
 from stepmask_lab.benchmark import Comparison, Subject, chosen_methods, compare, memory, methods, run, run_benchmark
 from stepmask_lab.benchmark.methods import Method
-from stepmask_lab.scores import Metrics
-from stepmask.pictures import save_png
 from stepmask_lab.pages import curve
+from stepmask_lab.scores import Metrics
 from tiny import FEW, ddim_pipeline, dit_pipeline
 
 STEPS = 4

@@ -12,15 +12,15 @@ import torch
 
 from small import ldm_pipeline, pixart_pipeline
 from stepmask import StepMaskError, apply, make_plan, measure_cost, schedules
+from stepmask.evaluation import sampler_for
+from stepmask.evaluation.sampled import Sampler
 from stepmask.inspection.describe import describe
 from stepmask.inspection.registry import denoiser_of
 from stepmask_lab.benchmark.chosen import chosen_methods, short_name
 from stepmask_lab.benchmark.methods import Subject, Unmasked, guided
+from stepmask_lab.benchmark.unmasked import OtherSampler, evaluate_unmasked
 from stepmask_lab.shipped import shipped_methods
 from stepmask_lab.shipped._enabling import Rival
-from stepmask_lab.benchmark.unmasked import OtherSampler, evaluate_unmasked
-from stepmask.evaluation import sampler_for
-from stepmask.evaluation.sampled import Sampler
 from tiny import ddim_pipeline, dit_pipeline
 
 STEPS = 8

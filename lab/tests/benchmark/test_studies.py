@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from stepmask import describe, make_plan, measure_cost
+from stepmask.schedules import key_steps
 from stepmask_lab.benchmark import Subject, chosen_methods, methods
 from stepmask_lab.benchmark.chosen import short_name
 from stepmask_lab.benchmark.studies import features_of, pictures, study_methods
-from stepmask.schedules import key_steps
 from tiny import ddim_pipeline, dit_pipeline
 
 STUDIES = {short_name(method): method for method in study_methods()}

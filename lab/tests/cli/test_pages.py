@@ -12,7 +12,7 @@ from stepmask import StepMask, describe, make_plan, measure_cost
 from stepmask_lab import reference
 from stepmask_lab.benchmark.methods import guided
 from stepmask_lab.cli._pages import write_pages
-from stepmask.pictures import page
+from stepmask_lab.pages import page
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def test_the_page_of_results_is_up_to_date(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(page, "save_png", lambda picture, path: path)  # numbers are compared, not pixels
     monkeypatch.setattr(page, "trade_offs", lambda rows: None)
-    monkeypatch.setattr("stepmask.report.save_png", lambda picture, path: path)
+    monkeypatch.setattr("stepmask_lab.pages.page.save_png", lambda picture, path: path)
     (tmp_path / "images").mkdir()
     for grid in (DOCS / "images").glob("seeds-*.png"):
         (tmp_path / "images" / grid.name).touch()

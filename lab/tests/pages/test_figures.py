@@ -12,12 +12,12 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from stepmask import BlockGraph, Site, StepMask, StepMaskError, describe, make_plan, report, schedules
-from stepmask_lab.benchmark.methods import methods
-from stepmask_lab.shipped import shipped_methods
 from stepmask.pictures._figures import BLUE, GREEN, LIGHT, PALE
 from stepmask.pictures._labels import group_of, group_starts, short_name
-from stepmask_lab.pages.families import family_of, styles_of
 from stepmask.pictures.heatmap import count_computes
+from stepmask_lab.benchmark.methods import methods
+from stepmask_lab.pages.families import family_of, styles_of
+from stepmask_lab.shipped import shipped_methods
 from tiny import ddim_pipeline
 
 

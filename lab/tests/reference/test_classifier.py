@@ -11,13 +11,13 @@ from PIL import Image
 
 from stepmask import StepMaskError
 from stepmask_lab import reference
-from stepmask_lab.scores.distribution import score_images
-from stepmask_lab.scores.features import FeatureStatistics
 from stepmask_lab.reference import train_classifier
 from stepmask_lab.reference.cifar10 import CLASSES
 from stepmask_lab.reference.classifier import FOLDER, RECORD, STATISTICS, WEIGHTS, Classifier, load_classifier
 from stepmask_lab.reference.train import Budget
 from stepmask_lab.reference.train_classifier import main, noisy, shifted
+from stepmask_lab.scores.distribution import score_images
+from stepmask_lab.scores.features import FeatureStatistics
 
 shipped = pytest.mark.skipif(not (FOLDER / WEIGHTS).exists(), reason="the weights are not there")
 

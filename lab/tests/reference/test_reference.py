@@ -12,8 +12,8 @@ import torch
 from diffusers import DDIMPipeline
 
 from stepmask import StepMaskError, describe
-from stepmask_lab import reference
 from stepmask.inspection.registry import denoiser_of
+from stepmask_lab import reference
 from stepmask_lab.reference import configurations
 from tiny import ddim_pipeline, generator, quiet
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
 from stepmask import StepMaskError
-from stepmask.evaluation import metrics, perceptual, standard
+from stepmask_lab.scores import metrics, perceptual, standard
 from stepmask_lab.scores.distribution import Score, score_images
 from stepmask_lab.scores.features import FeatureStatistics
 from stepmask_lab.scores.metrics import Metrics, SetScores, load_metrics

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepmask import StepMaskError
-from stepmask.evaluation import set_statistics
+from stepmask_lab.scores import set_statistics
 from stepmask_lab.scores.set_statistics import (
     covered,
     inception_score,

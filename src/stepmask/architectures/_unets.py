@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from stepmask.inspection.builder import FRESH, GraphBuilder, Value
-from stepmask.inspection.architecture import Architecture
-from stepmask.inspection.sites import kind_of
 from stepmask.errors import UnsupportedModelError
 from stepmask.graph import BlockGraph, Site
+from stepmask.inspection.architecture import Architecture
+from stepmask.inspection.builder import FRESH, GraphBuilder, Value
+from stepmask.inspection.sites import kind_of
 
 
 class UNet(Architecture):

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.inputs import noise
 from stepmask.inspection.registry import register
-from stepmask.graph import BlockGraph
 
 
 @register("DiTTransformer2DModel")

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.inputs import noise
 from stepmask.inspection.registry import register
-from stepmask.graph import BlockGraph
 
 TEXT_TOKENS = 300
 

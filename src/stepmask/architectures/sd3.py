@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from stepmask.graph import Site
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.inputs import noise
 from stepmask.inspection.registry import register
 from stepmask.inspection.sites import find_sites
-from stepmask.graph import Site
 
 TEXT_TOKENS = 333
 

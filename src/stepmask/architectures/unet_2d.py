@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from stepmask.architectures._unets import UNet
 from stepmask.inspection.inputs import height_and_width, noise
 from stepmask.inspection.registry import register
-from stepmask.architectures._unets import UNet
 
 
 @register("UNet2DModel")

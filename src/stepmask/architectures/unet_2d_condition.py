@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stepmask.inspection.inputs import height_and_width, noise
-from stepmask.inspection.registry import register
 from stepmask.architectures._unets import UNet
 from stepmask.graph import BlockGraph
+from stepmask.inspection.inputs import height_and_width, noise
+from stepmask.inspection.registry import register
 
 
 @register("UNet2DConditionModel")

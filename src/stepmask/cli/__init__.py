@@ -1,18 +1,12 @@
-"""The command line: one verb per file. torch is imported when a verb runs, so that help comes at once."""
+"""The command line: one verb per file. torch is imported when a verb runs, so that help comes at once.
 
-from stepmask.cli import benchmark, demo, describe, evaluate, export, import_, learn, reproduce, sample, show
+Other packages add verbs from modules that they name in the entry point group ``stepmask.commands``.
+"""
+
+from stepmask import plugins
+from stepmask.cli import describe, evaluate, export, import_, learn, sample, show
 from stepmask.cli._app import app
 
-__all__ = [
-    "app",
-    "benchmark",
-    "demo",
-    "describe",
-    "evaluate",
-    "export",
-    "import_",
-    "learn",
-    "reproduce",
-    "sample",
-    "show",
-]
+plugins.load_plugins(plugins.COMMANDS)
+
+__all__ = ["app", "describe", "evaluate", "export", "import_", "learn", "sample", "show"]

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from stepmask.learning import GlobalConfig, LearnConfig
 from stepmask_lab.rivals.dip_go.config import FullChainConfig
 from stepmask_lab.rivals.ecad.config import GeneticConfig
-from stepmask.learning import GlobalConfig, LearnConfig
 
 PANELS = {
     GlobalConfig: "How it selects (method global)",

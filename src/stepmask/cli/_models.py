@@ -63,8 +63,8 @@ def _load(model: str, dtype: DType | None) -> Any:
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
-    from stepmask import presets
-    from stepmask_lab import reference
+    from stepmask import plugins, presets
+    from stepmask.inspection.saved import saved_pipeline_class
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -77,13 +77,17 @@ def _load(model: str, dtype: DType | None) -> Any:
         hub = presets.get(model.removeprefix(presets.PREFIX)).hub
         instead = f"give {' or '.join(hub)}" if hub else "give a model with weights"
         raise StepMaskError(f"{model} has no weights and makes no images, only describe and import take it: {instead}")
-    if model.startswith(reference.PREFIX):
-        return reference.load(model.removeprefix(reference.PREFIX), precision)
+    prefix, colon, name = model.partition(":")
+    source = plugins.model_source(prefix) if colon else None
+    if source is not None:
+        return source.load(name, precision)
+    if prefix == "reference" and colon:
+        raise StepMaskError(f"{model} comes with the laboratory, which is not installed: pip install stepmask-lab")
     if Path(model).is_dir() and not (Path(model) / "model_index.json").exists():
         raise StepMaskError(f"folder {model} has no model_index.json: give a folder that pipe.save_pretrained wrote")
     try:
         own = Path(model).is_dir()
-        pipeline = reference.pipeline_class(Path(model), model) if own else DiffusionPipeline
+        pipeline = saved_pipeline_class(Path(model), model) if own else DiffusionPipeline
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`torch_dtype` is deprecated")  # older diffusers know no other
             pipe = pipeline.from_pretrained(model, **({} if precision is None else {"torch_dtype": precision}))

@@ -11,24 +11,25 @@ from stepmask.errors import StepMaskError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from stepmask_lab.scores import Metrics, Score
+    from stepmask.plugins import Metrics
 
 
-def metrics_for(names: str | None, real: Path | None) -> Metrics:
-    """The metrics of ``--metrics`` and ``--real``, none where they were not given.
+def metrics_for(names: str | None, real: Path | None) -> Metrics | None:
+    """The metrics of ``--metrics`` and ``--real``; None where they were not given.
 
     Raises:
         StepMaskError: There is no metric of a name, or its packages or weights are missing.
     """
-    from stepmask_lab.benchmark import metrics_by_name
-    from stepmask_lab.scores import Metrics
+    from stepmask import plugins
 
-    if not names and real is not None:
+    if names:
+        return plugins.load_metrics(names, real)
+    if real is not None:
         raise StepMaskError("--real is the reference set of fid and its kin: ask for them with --metrics fid,kid")
-    return Metrics() if not names else metrics_by_name(names, real)
+    return None
 
 
-def scores_table(scores: Mapping[str, Score]) -> Table:
+def scores_table(scores: Mapping[str, Any]) -> Table:
     """Value, interval, and change against the full run."""
     from rich.table import Table
 

@@ -45,8 +45,8 @@ def describe(
 ) -> None:
     """List the blocks of MODEL that a mask decides on, and what each costs."""
     import stepmask
-    from stepmask.inspection.registry import architecture_of, denoiser_of
     from stepmask.inspection.architecture import Given
+    from stepmask.inspection.registry import architecture_of, denoiser_of
 
     given = call_kwargs(guidance_scale, call)
     if model.startswith(presets.PREFIX):

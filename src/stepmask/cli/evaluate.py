@@ -56,7 +56,8 @@ def evaluate(
         ready_file(json)
     measure = metrics_for(metrics, real)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
-    measure.check(pipe)
+    if measure is not None:
+        measure.check(pipe)
     with runs_bar("evaluating") as tell:
         result = stepmask.evaluate(
             pipe,
@@ -70,7 +71,7 @@ def evaluate(
             progress=tell,
         )
     stdout().print(result)
-    scores = measure(result.masked, result.full, result.prompts)
+    scores = {} if measure is None else measure(result.masked, result.full, result.prompts)
     if scores:
         stdout().print(scores_table(scores))
     if json is not None:

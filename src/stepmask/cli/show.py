@@ -31,8 +31,8 @@ def show(
 ) -> None:
     """Draw a mask: a map in the terminal, with -o also heatmap, full grid and learned scores."""
     import stepmask
-    from stepmask.pictures import terminal_map
     from stepmask.inspection.describe import describe_for
+    from stepmask.pictures import terminal_map
 
     decision, fraction = load_mask(mask, at), None
     given = call_kwargs(decision.provenance.get("guidance_scale")) | call_kwargs(None, call)
@@ -59,9 +59,9 @@ def show(
 
 def draw(mask: Any, mask_or_plan: Any, fraction: float | None, folder: Path) -> list[Path]:
     """Write heatmap and grid, and the scores if the mask has them; returns the files."""
-    from stepmask import report
+    from stepmask import pictures
 
-    pictures = {"heatmap.png": report.heatmap(mask_or_plan), "grid.png": report.grid(mask_or_plan, fraction)}
+    drawn = {"heatmap.png": pictures.heatmap(mask_or_plan), "grid.png": pictures.grid(mask_or_plan, fraction)}
     if mask.scores is not None and mask.num_rows > 1:
-        pictures["scores.png"] = report.scores(mask)
-    return [report.save_png(picture, folder / name) for name, picture in pictures.items()]
+        drawn["scores.png"] = pictures.score_histogram(mask)
+    return [pictures.save_png(picture, folder / name) for name, picture in drawn.items()]

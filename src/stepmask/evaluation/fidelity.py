@@ -6,6 +6,7 @@ comparison mean something; `stepmask.evaluation` sees to that.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -56,11 +57,9 @@ def psnr_per_image(images: Tensor, reference: Tensor) -> Tensor:
     Returns:
         (N,) float32.
     """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
     images, reference = _checked(images, reference)
-    values = peak_signal_noise_ratio(images, reference, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    return values.reshape(-1).clamp(max=PSNR_CAP)
+    square = (images - reference).flatten(1).square().mean(1)
+    return (-10 * square.log10()).clamp(max=PSNR_CAP)
 
 
 def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
@@ -74,10 +73,11 @@ def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
         reference: The same shape.
 
     Returns:
-        (N,) float32 in [-1, 1], or None where the images are smaller than the window.
+        (N,) float32 in [-1, 1], or None where the images are smaller than the window or torchmetrics, which the extra
+        ``metrics`` brings, is not installed.
     """
     images, reference = _checked(images, reference)
-    if min(images.shape[-2:]) < SSIM_WINDOW:
+    if min(images.shape[-2:]) < SSIM_WINDOW or importlib.util.find_spec("torchmetrics") is None:
         return None
     # one image, or a few frames, at a time: the measure takes dozens of times their memory
     return torch.stack([_ssim(*pair) for pair in zip(images, reference, strict=True)])

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 import stepmask
-from stepmask.inspection.registry import denoiser_of
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
 from stepmask.evaluation.sampled import Pairs
 from stepmask.evaluation.speed import Ratio, Speed
 from stepmask.inspection.call import parameters_of
 from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.registry import denoiser_of
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stepmask.inspection.registry import denoisers_of
 from stepmask.errors import StepMaskError
 from stepmask.evaluation._conditions import Conditions
 from stepmask.evaluation.speed import Times, timed
+from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.registry import denoisers_of
 from stepmask.liveness import Plan
 from stepmask.runtime.apply import apply
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.runtime.sampling import sample
 
 Progress = Callable[[int, int], None]

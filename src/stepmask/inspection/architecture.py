@@ -14,13 +14,13 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.graph import BlockGraph, Site
 from stepmask.inspection.inputs import as_batch, num_samples, repeated
-from stepmask.inspection.trace import trace
 from stepmask.inspection.sites import Patterns, find_sites
 from stepmask.inspection.skeleton import Twin, on_a_twin
 from stepmask.inspection.structure import remembered
-from stepmask.errors import StepMaskError, UnsupportedModelError
-from stepmask.graph import BlockGraph, Site
+from stepmask.inspection.trace import trace
 
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
 """What denoisers call the timestep."""

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stepmask.inspection.registry import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.prompts import condition_arguments, default_prompts
+from stepmask.inspection.registry import denoiser_of
 
 
 def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:

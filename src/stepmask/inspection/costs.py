@@ -13,18 +13,18 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepmask.inspection.registry import architecture_of, denoiser_of
-from stepmask.inspection.inputs import repeated
-from stepmask.inspection.skeleton import Twin, on_a_twin
-from stepmask.inspection.structure import remembered
 from stepmask.cost import CostTable
+from stepmask.gate import gated
 from stepmask.graph import BlockGraph
-from stepmask.runtime.cache import num_bytes
 from stepmask.inspection.call import check_call_kwargs
+from stepmask.inspection.describe import describe
 from stepmask.inspection.first_call import FirstStep, first_step
 from stepmask.inspection.flops import FUSED_ATTENTION
-from stepmask.inspection.describe import describe
-from stepmask.gate import gated
+from stepmask.inspection.inputs import repeated
+from stepmask.inspection.registry import architecture_of, denoiser_of
+from stepmask.inspection.skeleton import Twin, on_a_twin
+from stepmask.inspection.structure import remembered
+from stepmask.runtime.cache import num_bytes
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
 """Operations that attention takes its products with."""

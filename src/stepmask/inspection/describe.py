@@ -11,16 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from stepmask import architectures
-from stepmask.inspection.registry import architecture_of, denoiser_of, denoisers_of, describe_as
-from stepmask.inspection.guess import guessed_sites
-from stepmask.inspection.trace import SitesError
-from stepmask.inspection.registry import class_architecture_of
-from stepmask.inspection.sites import Patterns
 from stepmask.errors import UnknownArchitectureError
 from stepmask.graph import BlockGraph
+from stepmask.inspection.architecture import Given
 from stepmask.inspection.first_call import first_inputs
+from stepmask.inspection.guess import guessed_sites
 from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.registry import architecture_of, class_architecture_of, denoiser_of, denoisers_of, describe_as
+from stepmask.inspection.sites import Patterns
+from stepmask.inspection.trace import SitesError
 
 
 def describe(
@@ -66,7 +65,7 @@ def describe(
         for other in denoisers_of(model)[1:]:
             describe_as(other, architecture_of(denoiser))
         return graph
-    return architectures.describe(denoiser, sites, example_inputs)
+    return _described_denoiser(denoiser, sites, example_inputs)
 
 
 def describe_for(model: Any, names: Iterable[str], call_kwargs: Mapping[str, Any] | None = None) -> BlockGraph:
@@ -101,12 +100,28 @@ def _is_unknown(denoiser: nn.Module, given_anew: bool) -> bool:
 def _described(denoiser: nn.Module, inputs: Mapping[str, Any], sites: Patterns | None) -> BlockGraph:
     """Describe a denoiser by these inputs; without patterns, by what looks like sites and can be."""
     if sites is not None:
-        return architectures.describe(denoiser, sites, inputs)
+        return _described_denoiser(denoiser, sites, inputs)
     found = guessed_sites(denoiser)
     while True:
         try:
-            return architectures.describe(denoiser, found, inputs)
+            return _described_denoiser(denoiser, found, inputs)
         except SitesError as error:
             found = {name: kind for name, kind in found.items() if name not in error.sites}
             if not found:
                 raise
+
+
+def _described_denoiser(
+    denoiser: nn.Module, sites: Patterns | None, example_inputs: Mapping[str, Any] | None
+) -> BlockGraph:
+    """The graph of a denoiser by its family, or by these sites, which the instance has from now on."""
+    if sites is None:
+        return architecture_of(denoiser).describe(denoiser)
+    try:
+        base = class_architecture_of(denoiser)
+    except UnknownArchitectureError:
+        base = None
+    family = Given(type(denoiser).__name__, sites, example_inputs, base)
+    graph = family.describe(denoiser)
+    describe_as(denoiser, family)
+    return graph

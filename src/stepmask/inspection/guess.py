@@ -11,9 +11,9 @@ import re
 
 from torch import nn
 
-from stepmask.inspection.sites import kind_of
 from stepmask.errors import UnknownArchitectureError
 from stepmask.graph import Kind
+from stepmask.inspection.sites import kind_of
 
 LARGE = 0.04
 """Share of its block's parameters from which a linear layer beside an attention is a site."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stepmask.inspection.call import is_modular
 from stepmask.gate import gated
+from stepmask.inspection.call import is_modular
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from stepmask.inspection.architecture import Architecture
 from stepmask.errors import StepMaskError, UnknownArchitectureError, UnsupportedModelError
+from stepmask.inspection.architecture import Architecture
 
 _architectures: dict[str, Architecture] = {}
 _own: WeakKeyDictionary[nn.Module, Architecture] = WeakKeyDictionary()

@@ -28,8 +28,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from stepmask.inspection.structure import LEFT_BEHIND
 from stepmask.errors import UnsupportedModelError
+from stepmask.inspection.structure import LEFT_BEHIND
 
 T = TypeVar("T")
 

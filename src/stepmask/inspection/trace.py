@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stepmask.inspection.builder import FRESH, STEP, GraphBuilder, Value
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph, Site
+from stepmask.inspection.builder import FRESH, STEP, GraphBuilder, Value
 
 NOTHING: Value = frozenset()
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from stepmask.mask import DENOISER_CALLS, SECONDS
 from stepmask.gate import gated
+from stepmask.mask import DENOISER_CALLS, SECONDS
 
 
 class Effort:

@@ -9,25 +9,25 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from stepmask.inspection.registry import denoiser_of
 from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily, Member
+from stepmask.inspection.loop import as_pipeline
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning._arguments import check_count, check_seed
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.search import Round
 from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.end_to_end.start import Start
-from stepmask_lab.rivals.dip_go.config import FullChainConfig
-from stepmask_lab.rivals.dip_go.learner import Iteration, learn_full_chain
-from stepmask_lab.rivals.ecad.config import GeneticConfig
-from stepmask_lab.rivals.ecad.search import Generation, learn_genetic
 from stepmask.learning.noise import with_conditions
 from stepmask.learning.per_step.config import LearnConfig
 from stepmask.learning.per_step.learner import LearnProgress, learn_per_step
 from stepmask.learning.progress import show_rounds
 from stepmask.mask import StepMask
-from stepmask.inspection.loop import as_pipeline
+from stepmask_lab.rivals.dip_go.config import FullChainConfig
+from stepmask_lab.rivals.dip_go.learner import Iteration, learn_full_chain
+from stepmask_lab.rivals.ecad.config import GeneticConfig
+from stepmask_lab.rivals.ecad.search import Generation, learn_genetic
 
 Method = Literal["global", "per-step", "paper", "harmonica", "l2c", "ecad", "dip-go"]
 Config = GlobalConfig | LearnConfig | GeneticConfig | FullChainConfig

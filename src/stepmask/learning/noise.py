@@ -14,9 +14,9 @@ from torch import Tensor
 from stepmask.errors import StepMaskError
 from stepmask.inspection.call import check_call_kwargs, listed_conditions, random_conditions
 from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.overrides import unchecked, without_decoder
 from stepmask.inspection.prompts import is_per_image, without_clashes
 from stepmask.runtime.sampling import sample, timesteps_of_run
-from stepmask.inspection.overrides import unchecked, without_decoder
 
 NOISE_SEEDS = 2**31
 """Learning draws its noise from the upper half of the 32-bit seeds (torch uses no more), far from what people use."""

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
-from stepmask.inspection.describe import describe
-from stepmask.inspection.registry import architecture_of, denoiser_of, denoisers_of
-from stepmask.inspection.inputs import as_batch
 from stepmask.errors import StepMaskError, UnsupportedModelError
-from stepmask.runtime.apply import diffusers_hooks, has_cache_of_diffusers, is_applied
-from stepmask.inspection.call import is_modular
-from stepmask.runtime.executor import Executor
 from stepmask.gate import Controller, gated
+from stepmask.inspection.call import is_modular
+from stepmask.inspection.describe import describe
+from stepmask.inspection.inputs import as_batch
+from stepmask.inspection.overrides import without_decoder
+from stepmask.inspection.registry import architecture_of, denoiser_of, denoisers_of
+from stepmask.runtime.apply import diffusers_hooks, has_cache_of_diffusers, is_applied
+from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
-from stepmask.inspection.overrides import without_decoder
 
 
 class Rider(Protocol):

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.describe import describe
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning._identity import comparable, weights_digest
 from stepmask.learning.budget import Budget
@@ -15,8 +17,6 @@ from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_learnable
 from stepmask.liveness import make_plan, rows_of
 from stepmask.mask import StepMask, scheduler_identity
-from stepmask.inspection.describe import describe
-from stepmask.inspection.costs import measure_cost
 
 
 class Setting:

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from stepmask.inspection.registry import architecture_of, denoiser_of, denoisers_of
-from stepmask.inspection.architecture import Given
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph
+from stepmask.inspection.architecture import Given
+from stepmask.inspection.costs import cost_of_step
+from stepmask.inspection.describe import describe_for
+from stepmask.inspection.first_call import FirstStep, first_step, one_sample
+from stepmask.inspection.loop import as_pipeline
+from stepmask.inspection.registry import architecture_of, denoiser_of, denoisers_of
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
-from stepmask.inspection.first_call import FirstStep, first_step, one_sample
-from stepmask.inspection.describe import describe_for
 from stepmask.runtime.executor import Executor
-from stepmask.inspection.loop import as_pipeline
 from stepmask.runtime.policies import policy_for
-from stepmask.inspection.costs import cost_of_step
 
 # the gates of a denoiser keep its handle alive; this only finds it, and keeps no model from being collected
 _applied: WeakKeyDictionary[nn.Module, ref[Handle]] = WeakKeyDictionary()

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
-from stepmask.graph import BlockGraph
-from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
-from stepmask.inspection.first_call import without_fractions
 from stepmask.gate import Gates, copying
+from stepmask.graph import BlockGraph
+from stepmask.inspection.first_call import without_fractions
+from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
 

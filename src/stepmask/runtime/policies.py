@@ -11,7 +11,6 @@ from stepmask.errors import UnsupportedModelError
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.channels import ChannelGains
-from stepmask_lab.rivals.calibrated.scaled_plan import ScaledPlan, corrected
 
 
 class Policy(Protocol):
@@ -85,20 +84,6 @@ class RunPlan:
         return cache.forecast(site, step, gain, self._by_channel)
 
 
-class RunScaledPlan(RunPlan):
-    """Executes a `ScaledPlan`."""
-
-    def __init__(self, plan: ScaledPlan) -> None:
-        super().__init__(plan)
-        self._corrections = plan.corrections
-
-    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
-        """As a plan runs, with held values scaled and shifted."""
-        feature = super().__call__(step, site, compute, cache)
-        by = self._corrections.get((step, site))
-        return feature if by is None else corrected(feature, by)
-
-
 def policy_for(plan: Plan) -> RunPlan:
-    """What executes a plan."""
-    return RunScaledPlan(plan) if isinstance(plan, ScaledPlan) else RunPlan(plan)
+    """What executes a plan: `RunPlan`, or what a plan of another class brings along as its ``policy``."""
+    return getattr(type(plan), "policy", RunPlan)(plan)

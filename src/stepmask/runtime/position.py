@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stepmask.inspection.architecture import TIMESTEP_NAMES
 from stepmask.errors import PositionError
+from stepmask.inspection.architecture import TIMESTEP_NAMES
 
 RESCALED_TO = 2e-3
 """How exactly a timestep between 0 and 1 must be that of a row: bfloat16 has so many digits near 1."""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from stepmask._timesteps import says_timesteps, start_run
-from stepmask.inspection.registry import denoiser_of
 from stepmask.errors import StepMaskError
 from stepmask.inspection.call import parameters_of
-from stepmask.inspection.prompts import one_for_each
 from stepmask.inspection.overrides import quiet, same_processors
+from stepmask.inspection.prompts import one_for_each
+from stepmask.inspection.registry import denoiser_of
 
 
 def seeded(seeds: Sequence[int]) -> list[torch.Generator]:

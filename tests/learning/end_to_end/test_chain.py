@@ -20,6 +20,8 @@ from torch import Tensor, nn
 import stepmask
 from fakes import GrowingBatch, OneByOne, TwoCalls, assert_unchanged, snapshot
 from stepmask import State, StepMask, UnsupportedModelError, describe, make_plan, measure_cost
+from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end._adjoints import inner
@@ -29,9 +31,7 @@ from stepmask.learning.end_to_end.probe import probe
 from stepmask.learning.end_to_end.switches import settle
 from stepmask.learning.riding import frozen
 from stepmask.mask import Action
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.runtime.sampling import seeded
-from stepmask.inspection.overrides import without_decoder
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model, with_channel_gains
 
 IMAGES, COPIES, STEPS = 2, 2, 6

@@ -23,6 +23,7 @@ from stepmask.learning.noise import Noise
 from stepmask.learning.riding import frozen
 from stepmask.mask import Action
 from stepmask.schedules import fora, key_steps
+from stepmask_lab import reference
 from tiny import dit_pipeline
 
 STEPS = 6
@@ -60,7 +61,7 @@ class Fitting:
 
 
 def trained():
-    return stepmask_lab.reference.load("dit-cifar10")
+    return reference.load("dit-cifar10")
 
 
 @pytest.mark.parametrize("forecast", ["linear", None])

@@ -26,8 +26,8 @@ from stepmask import (
     make_plan,
     measure_cost,
 )
-from stepmask.inspection.registry import denoiser_of
 from stepmask.evaluation import evaluation_seeds
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import GlobalConfig, LearnConfig
 from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
 from stepmask.learning.end_to_end.portfolio import moved_steps, portfolio, spaced_steps

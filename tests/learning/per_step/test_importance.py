@@ -9,13 +9,13 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask.inspection.describe import describe
+from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.per_step.importance import _Prober, calibrate
 from stepmask.learning.per_step.losses import relative_norm
 from stepmask.learning.riding import riding
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.runtime.sampling import sample
-from stepmask.inspection.overrides import without_decoder
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model
 
 STEPS = 5

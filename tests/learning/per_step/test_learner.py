@@ -21,8 +21,8 @@ from stepmask import (
     make_plan,
     measure_cost,
 )
-from stepmask.inspection.registry import denoiser_of
 from stepmask.evaluation import evaluation_seeds
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import LearnConfig
 from stepmask.learning.per_step import learner
 from stepmask.learning.per_step.config import SparseWeights

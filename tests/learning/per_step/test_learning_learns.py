@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler
 from torch import nn
 
 from stepmask import BlockGraph, Site, learn
-from stepmask.architectures import _registry
+from stepmask.inspection import registry as _registry
 from stepmask.inspection.architecture import Architecture
 from stepmask.learning import LearnConfig
 

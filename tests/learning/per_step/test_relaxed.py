@@ -16,6 +16,9 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 import stepmask
 from fakes import GrowingBatch, Mixture, TwoCalls, frozen
 from stepmask import describe
+from stepmask.inspection.call import random_conditions
+from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import LearnConfig
 from stepmask.learning.per_step.learner import _Learner, _loss_scale, _Student
@@ -24,10 +27,7 @@ from stepmask.learning.per_step.relaxations import Draw, draw
 from stepmask.learning.per_step.relaxed import RelaxedPolicy
 from stepmask.learning.riding import first_tensor, riding
 from stepmask.runtime.cache import Cache, Meter
-from stepmask.inspection.call import random_conditions
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.runtime.sampling import sample
-from stepmask.inspection.overrides import without_decoder
 from tiny import conditions, ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, sample_of, tiny_model
 
 FAMILIES = ("UNet2DModel", "DiTTransformer2DModel")

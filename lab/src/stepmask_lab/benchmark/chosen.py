@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from stepmask_lab.benchmark.methods import AnyMethod, methods
-from stepmask_lab.shipped import shipped_methods
-from stepmask_lab.benchmark.studies import study_methods
 from stepmask.errors import StepMaskError
+from stepmask_lab.benchmark.methods import AnyMethod, methods
+from stepmask_lab.benchmark.studies import study_methods
+from stepmask_lab.shipped import shipped_methods
 
 SHIPPED, STUDIES = "shipped", "studies"
 """What the command line calls all rivals as they ship, and all variants of learned masks."""

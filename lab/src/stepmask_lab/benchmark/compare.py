@@ -16,19 +16,19 @@ from typing import Any
 
 from torch import Tensor
 
+from stepmask.errors import StepMaskError
+from stepmask.evaluation import Evaluation, evaluate
+from stepmask.evaluation.fidelity import psnr_per_image
+from stepmask.evaluation.result import circumstances
+from stepmask.family import MaskFamily
+from stepmask.inspection.call import listed_conditions
+from stepmask.learning._identity import comparable
+from stepmask.mask import StepMask
 from stepmask_lab.benchmark.cells import Cells, Key
 from stepmask_lab.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, Method, Subject, Unmasked, methods
 from stepmask_lab.benchmark.strips import SHOWN, save_strip
 from stepmask_lab.benchmark.unmasked import evaluate_unmasked
-from stepmask.errors import StepMaskError
-from stepmask.evaluation import Evaluation, evaluate
 from stepmask_lab.scores import Metrics
-from stepmask.evaluation.fidelity import psnr_per_image
-from stepmask.evaluation.result import circumstances
-from stepmask.family import MaskFamily
-from stepmask.learning._identity import comparable
-from stepmask.mask import StepMask
-from stepmask.inspection.call import listed_conditions
 
 CIRCUMSTANCES = (
     "pipeline", "denoiser", "scheduler", "num_inference_steps", "seeds", "guidance_scale", "dtype", "device",

@@ -47,12 +47,12 @@ def _per_step(pipe: Any, steps: int, num_images: int) -> int:
 
 def _end_to_end(pipe: Any, steps: int, num_images: int) -> int:
     """A probing run forwards and backwards; returns the bytes that waited between."""
+    from stepmask.inspection.describe import describe
     from stepmask.inspection.registry import denoiser_of
     from stepmask.learning.end_to_end.chain import Chain
     from stepmask.learning.noise import Noise
     from stepmask.learning.riding import frozen
     from stepmask.liveness import make_plan
-    from stepmask.inspection.describe import describe
     from stepmask.schedules import fora
 
     noise = Noise(pipe, steps, seed=0)

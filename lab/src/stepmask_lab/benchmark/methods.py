@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from stepmask.family import MaskFamily
+from stepmask.inspection.call import parameters_of
+from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.describe import describe
+from stepmask.inspection.loop import SamplerLoop
 from stepmask.learning import learn, learn_family
 from stepmask.learning.budget import Budget
+from stepmask.liveness import Plan
+from stepmask.mask import StepMask
+from stepmask.schedules import deepcache, faster_diffusion, fora, key_steps, random_schedule, step_skipping
 from stepmask_lab.rivals.calibrated.block_caching import block_caching
 from stepmask_lab.rivals.calibrated.ditfastattn import ditfastattn
 from stepmask_lab.rivals.calibrated.scale_shift import fit_scale_shift
 from stepmask_lab.rivals.calibrated.smoothcache import smoothcache
-from stepmask.liveness import Plan
-from stepmask.mask import StepMask
-from stepmask.inspection.call import parameters_of
-from stepmask.inspection.describe import describe
-from stepmask.inspection.loop import SamplerLoop
-from stepmask.inspection.costs import measure_cost
-from stepmask.schedules import deepcache, faster_diffusion, fora, key_steps, random_schedule, step_skipping
 
 TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 INTERVALS = (2, 3, 4, 5)

@@ -11,13 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
+from stepmask.errors import StepMaskError
 from stepmask_lab import reference
 from stepmask_lab.benchmark.cells import Cells
 from stepmask_lab.benchmark.compare import Comparison
 from stepmask_lab.benchmark.memory import WAYS, learning_memory_mib, probing_memory_mib
 from stepmask_lab.benchmark.methods import AnyMethod, Subject, guided, methods
 from stepmask_lab.benchmark.transfer import run_transfer
-from stepmask.errors import StepMaskError
 from stepmask_lab.scores import Metrics
 
 STEPS = (50, 20)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stepmask_lab import reference
 from stepmask.errors import StepMaskError
+from stepmask_lab import reference
 from stepmask_lab.scores import Metrics, load_metrics
 from stepmask_lab.scores.metrics import NAMES, SetScores
 

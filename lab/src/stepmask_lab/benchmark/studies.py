@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from stepmask_lab.benchmark import methods
-from stepmask_lab.benchmark.methods import Method, Subject, affordable_steps, budgets, calibrated, learned, paper
-from stepmask_lab.rivals.calibrated.smoothcache import smoothcache
 from stepmask.learning.end_to_end.fit import fit_gains
 from stepmask.mask import StepMask
 from stepmask.schedules import key_steps
+from stepmask_lab.benchmark import methods
+from stepmask_lab.benchmark.methods import Method, Subject, affordable_steps, budgets, calibrated, learned, paper
+from stepmask_lab.rivals.calibrated.smoothcache import smoothcache
 
 Options = Callable[[Subject, str, int], Mapping[str, Any]]
 """What `learn` is asked for beyond a budget, of a subject, a setting and a seed."""

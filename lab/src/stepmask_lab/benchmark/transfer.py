@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from stepmask_lab import reference
 from stepmask._files import write_atomically
-from stepmask.inspection.registry import denoiser_of
-from stepmask_lab.benchmark.methods import GUIDANCE_SCALE, guided, with_dpm
 from stepmask.evaluation import evaluate
+from stepmask.inspection.call import num_classes, parameters_of
+from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.describe import describe
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import learn
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
-from stepmask.inspection.call import num_classes, parameters_of
-from stepmask.inspection.describe import describe
-from stepmask.inspection.costs import measure_cost
 from stepmask.schedules import fora
+from stepmask_lab import reference
+from stepmask_lab.benchmark.methods import GUIDANCE_SCALE, guided, with_dpm
 
 STEPS = 20
 TARGET = 0.5

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from stepmask.inspection.registry import denoiser_of
 from stepmask.evaluation import Evaluation, sampler_for
 from stepmask.evaluation.result import circumstances
 from stepmask.evaluation.sampled import Sampler, sample_pairs
 from stepmask.evaluation.speed import Times
 from stepmask.inspection.flops import counted
+from stepmask.inspection.registry import denoiser_of
 from stepmask.schedules import fora
 
 Running = Callable[[], AbstractContextManager[tuple[Any, int]]]

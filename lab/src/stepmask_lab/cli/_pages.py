@@ -22,9 +22,9 @@ def write_pages(source: Path, folder: Path) -> None:
     Raises:
         StepMaskError: The folder holds no results, or the other one cannot be written.
     """
+    from stepmask.pictures import save_png
     from stepmask_lab.benchmark.cells import models_in, write_results
     from stepmask_lab.benchmark.memory import NUM_IMAGES
-    from stepmask.pictures import save_png
     from stepmask_lab.pages import curve, memory, transfer_table, write_page
 
     names = models_in(source)

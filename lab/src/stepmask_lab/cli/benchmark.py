@@ -22,10 +22,10 @@ from stepmask.cli._arguments import (
 from stepmask.cli._call import Call, Guidance, call_kwargs
 from stepmask.cli._models import load
 from stepmask.cli._output import ready_folder
-from stepmask_lab.cli._pages import write_pages
 from stepmask.cli._scores import metrics_for
 from stepmask.cli._targets import shares
 from stepmask.errors import StepMaskError
+from stepmask_lab.cli._pages import write_pages
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,7 +93,7 @@ def benchmark(
         write_pages(output, page)
         return
     picked, budgets, given_call = chosen_methods(methods), shares(targets), call_kwargs(guidance_scale, call)
-    measure = metrics_for(metrics, real) if metrics or real else None
+    measure = metrics_for(metrics, real)
     ready_folder(output)
     alone = {
         "--device": device,

@@ -142,9 +142,9 @@ def _table(one: What, bench: Bench | None, router: Path | None) -> dict[str, Any
 
 def _figures(bench: Bench, output: Path) -> dict[str, Any]:
     """Draw them; their numbers and what they show."""
-    from stepmask_lab.reproduce import ablated, figure_data, options_of
-    from stepmask.pictures import grid, heatmap, save_png, scores
+    from stepmask.pictures import grid, heatmap, save_png, score_histogram
     from stepmask_lab.pages.changes import output_changes, site_changes
+    from stepmask_lab.reproduce import ablated, figure_data, options_of
 
     run = ablated(bench)
     data = figure_data(run)
@@ -152,7 +152,7 @@ def _figures(bench: Bench, output: Path) -> dict[str, Any]:
     names = [data.graph.names[site] for site in blocks]
     pictures = {
         "heatmap": ("Figure 6: computes of the mask, counted over 5 steps", heatmap(data.mask)),
-        "scores": ("Figure 7: histogram of the learned scores", scores(data.mask)),
+        "scores": ("Figure 7: histogram of the learned scores", score_histogram(data.mask)),
         "plan": ("What runs of that mask after exact elimination", grid(data.plan, data.macs)),
         "output_changes": (
             "Change of the output (Eq. 9) and its weight (Eq. 10)",

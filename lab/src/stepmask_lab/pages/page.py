@@ -14,12 +14,12 @@ from typing import Any
 from PIL import Image
 
 from stepmask._files import write_atomically
-from stepmask.pictures._figures import save_png
+from stepmask.pictures.files import save_png
+from stepmask.pictures.side_by_side import same_seeds
+from stepmask_lab.pages.at_a_glance import at_a_glance
 from stepmask_lab.pages.claims import claims
 from stepmask_lab.pages.curve import trade_offs
 from stepmask_lab.pages.families import FULL, OURS, family_of, in_order
-from stepmask_lab.pages.at_a_glance import at_a_glance
-from stepmask.pictures.side_by_side import same_seeds
 from stepmask_lab.pages.rows import Row, main_score, value_of
 from stepmask_lab.pages.table import markdown, rows_table
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -18,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepmask.errors import StepMaskError
+from stepmask.inspection.saved import saved_pipeline_class
 
 if TYPE_CHECKING:
     from stepmask_lab.reference.classifier import Classifier
 
 PREFIX = "reference:"
 _WEIGHTS = Path(__file__).parent / "weights"
-_OWN_PIPELINES = {
+OWN_PIPELINES = {
     "ClassConditionalLDMPipeline": "stepmask_lab.reference.class_conditional_ldm",
     "SmallPixArtPipeline": "stepmask_lab.reference.text_to_image",
 }
@@ -56,7 +56,7 @@ def load(name: str, dtype: Any = None) -> Any:
     import torch
 
     path = folder(name)
-    pipeline = pipeline_class(path, f"reference model {name!r}")
+    pipeline = saved_pipeline_class(path, f"reference model {name!r}")
     with _quiet():
         pipe = pipeline.from_pretrained(path, local_files_only=True)
         pipe = pipe.to(dtype or torch.float32)  # transformers loads what was saved, diffusers float32
@@ -83,28 +83,6 @@ def _quiet() -> Iterator[None]:
             logging.set_verbosity(verbosity)
             if shown:
                 logging.enable_progress_bar()
-
-
-def pipeline_class(path: Path, label: str) -> Any:
-    """Class of a pipeline that ``save_pretrained`` wrote, one of ours or diffusers' to find out.
-
-    Args:
-        path: Its folder.
-        label: What errors call it.
-
-    Raises:
-        StepMaskError: It reads text and transformers is not installed, in whose place diffusers would put dummies.
-    """
-    index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
-    libraries = {part[0] for part in index.values() if isinstance(part, list) and part}
-    if "transformers" in libraries and importlib.util.find_spec("transformers") is None:
-        raise StepMaskError(f"{label} reads text and needs transformers: pip install 'stepmask[text]'")
-    class_name = index.get("_class_name")
-    if class_name in _OWN_PIPELINES:
-        return getattr(importlib.import_module(_OWN_PIPELINES[class_name]), class_name)
-    from diffusers import DiffusionPipeline
-
-    return DiffusionPipeline
 
 
 def load_classifier() -> Classifier:

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from stepmask import presets
-from stepmask_lab import reference
 from stepmask._files import write_atomically
-from stepmask.inspection.registry import denoiser_of
-from stepmask_lab.benchmark.cells import Key
-from stepmask_lab.benchmark.compare import Comparison
-from stepmask_lab.benchmark.methods import AnyMethod, Subject, guided, with_dpm
-from stepmask_lab.reproduce.paper import TABLES, PaperModel
-from stepmask_lab.benchmark.scores import cifar_scores
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
+from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.describe import describe
+from stepmask.inspection.registry import denoiser_of
 from stepmask.liveness import make_plan
 from stepmask.mask import SECONDS, StepMask
-from stepmask.inspection.describe import describe
-from stepmask.inspection.costs import measure_cost
+from stepmask_lab import reference
+from stepmask_lab.benchmark.cells import Key
+from stepmask_lab.benchmark.compare import Comparison
+from stepmask_lab.benchmark.methods import AnyMethod, Subject, guided, with_dpm
+from stepmask_lab.benchmark.scores import cifar_scores
+from stepmask_lab.reproduce.paper import TABLES, PaperModel
 
 DEFAULT_STEPS = 20
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from stepmask_lab.reproduce.bench import Run
-from stepmask_lab.reproduce.lines import masking
 from stepmask.graph import BlockGraph
-from stepmask_lab.rivals.calibrated.recording import record
 from stepmask.learning.noise import Noise
 from stepmask.learning.per_step.importance import calibrate
 from stepmask.learning.per_step.losses import step_weights
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
+from stepmask_lab.reproduce.bench import Run
+from stepmask_lab.reproduce.lines import masking
+from stepmask_lab.rivals.calibrated.recording import record
 
 NUM_IMAGES = 8
 

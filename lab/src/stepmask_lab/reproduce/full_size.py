@@ -13,15 +13,15 @@ from typing import Any
 from diffusers import DDIMScheduler
 
 from stepmask import presets
-from stepmask_lab.reproduce.paper import DEEPCACHE, FEWER, FORA, L2C, ORIGINAL, PaperModel, agrees
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
-from stepmask.liveness import make_plan
-from stepmask.mask import StepMask
+from stepmask.inspection.costs import measure_cost
 from stepmask.inspection.describe import describe
 from stepmask.inspection.loop import SamplerLoop
-from stepmask.inspection.costs import measure_cost
+from stepmask.liveness import make_plan
+from stepmask.mask import StepMask
 from stepmask.schedules import deepcache, fora, import_l2c
+from stepmask_lab.reproduce.paper import DEEPCACHE, FEWER, FORA, L2C, ORIGINAL, PaperModel, agrees
 
 TERA = 1e12
 ROUTED = "dit-xl-2-256"

@@ -7,15 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.describe import describe
+from stepmask.liveness import make_plan
+from stepmask.mask import StepMask
+from stepmask.schedules import deepcache, fora
 from stepmask_lab.benchmark.chosen import chosen_methods
 from stepmask_lab.benchmark.methods import AnyMethod, Method, Subject, is_unet, learned
 from stepmask_lab.reproduce.bench import Options, Run
 from stepmask_lab.reproduce.paper import DEEPCACHE, DITFASTATTN, FORA, L2C, MASKING
-from stepmask.liveness import make_plan
-from stepmask.mask import StepMask
-from stepmask.inspection.describe import describe
-from stepmask.inspection.costs import measure_cost
-from stepmask.schedules import deepcache, fora
 
 OURS = "ours"
 INTERVALS = range(2, 11)

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stepmask.errors import StepMaskError
 from stepmask_lab.reproduce.bench import Bench, Run, options_of
 from stepmask_lab.reproduce.full_size import full_size
 from stepmask_lab.reproduce.lines import ablation_lines, comparison_lines
 from stepmask_lab.reproduce.paper import MASKING, SOURCE, TABLE4, TABLE5, TABLES, PaperModel
 from stepmask_lab.reproduce.rectification import EXACT, NOTHING, rectification
-from stepmask.errors import StepMaskError
 
 WITHOUT_RECTIFICATION = "without rectification"
 

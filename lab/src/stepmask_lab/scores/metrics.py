@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
+from stepmask.inspection.call import parameters_of
 from stepmask_lab.scores.distribution import DistributionScores, Score, score_images
 from stepmask_lab.scores.features import Extractor, FeatureStatistics
 from stepmask_lab.scores.perceptual import (
@@ -24,7 +25,6 @@ from stepmask_lab.scores.perceptual import (
     lpips_per_image,
 )
 from stepmask_lab.scores.standard import standard_features
-from stepmask.inspection.call import parameters_of
 
 OF_INCEPTION = ("fid", "sfid", "is", "kid", "precision", "recall")
 NAMES = ("lpips", "clip", *OF_INCEPTION)

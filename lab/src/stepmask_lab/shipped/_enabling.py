@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from stepmask.inspection.registry import denoiser_of
-from stepmask_lab.benchmark.methods import Subject, Unmasked
-from stepmask_lab.benchmark.unmasked import OtherSampler
 from stepmask.errors import StepMaskError
 from stepmask.evaluation import sampler_for
+from stepmask.inspection.registry import denoiser_of
 from stepmask.schedules import fora
+from stepmask_lab.benchmark.methods import Subject, Unmasked
+from stepmask_lab.benchmark.unmasked import OtherSampler
 
 TRIAL_STEPS = 8
 """Enough for every rival to skip something."""

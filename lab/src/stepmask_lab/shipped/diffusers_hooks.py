@@ -32,14 +32,14 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from stepmask.inspection.registry import denoiser_of
-from stepmask_lab.benchmark.methods import Subject, Unmasked
-from stepmask_lab.shipped._enabling import NotSupported, Rival, num_rows, restored, silent
 from stepmask.evaluation import sampler_for
-from stepmask.runtime.apply import diffusers_hooks
 from stepmask.inspection.call import forwards_per_image
+from stepmask.inspection.registry import denoiser_of
+from stepmask.runtime.apply import diffusers_hooks
 from stepmask.runtime.position import timestep_of
 from stepmask.schedules import fora
+from stepmask_lab.benchmark.methods import Subject, Unmasked
+from stepmask_lab.shipped._enabling import NotSupported, Rival, num_rows, restored, silent
 
 CALIBRATION_SEEDS = range(8)
 CONDITIONAL_FIRST = ("DiTPipeline",)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from small import ldm_pipeline, pixart_pipeline
 from stepmask import StepMask, StepMaskError
+from stepmask.cli import app
 from stepmask_lab import reference
 from stepmask_lab.benchmark import compare
 from stepmask_lab.reproduce import (
@@ -24,7 +25,6 @@ from stepmask_lab.reproduce import (
 from stepmask_lab.reproduce.full_size import full_size
 from stepmask_lab.reproduce.lines import CHANGES, OURS, comparison_lines
 from stepmask_lab.reproduce.paper import DEEPCACHE, DITFASTATTN, FEWER, FORA, L2C, MASKING, ORIGINAL, TABLES
-from stepmask.cli import app
 from tiny import FEW, ddim_pipeline, dit_pipeline
 
 STAND_INS = {

@@ -9,11 +9,11 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask import StepMaskError, apply, describe, schedules
+from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import denoiser_of
+from stepmask.learning.noise import Noise
 from stepmask_lab.rivals import record
 from stepmask_lab.rivals.calibrated.recording import LOOKBACK
-from stepmask.learning.noise import Noise
-from stepmask.inspection.loop import SamplerLoop
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 STEPS = 6

@@ -13,11 +13,11 @@ from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask import State, apply, evaluate, make_plan
 from stepmask.inspection.describe import describe
 from stepmask.inspection.registry import denoiser_of
+from stepmask.learning.noise import Noise
+from stepmask.schedules import fora
 from stepmask_lab.rivals import fit_scale_shift
 from stepmask_lab.rivals.calibrated.scale_shift import least_squares
-from stepmask.learning.noise import Noise
 from stepmask_lab.rivals.calibrated.scaled_plan import Affine, ScaledPlan
-from stepmask.schedules import fora
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask, tiny_model
 
 STEPS = 5

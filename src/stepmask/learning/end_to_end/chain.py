@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
-from stepmask.inspection.registry import denoiser_of
-from stepmask.inspection.inputs import first_sample, rows_per_sample
 from stepmask.errors import UnsupportedModelError
+from stepmask.gate import copying, gated
+from stepmask.inspection.inputs import first_sample, rows_per_sample
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.end_to_end._adjoints import Parts
 from stepmask.learning.end_to_end.account import Account
 from stepmask.learning.end_to_end.history import History
@@ -33,9 +34,8 @@ from stepmask.learning.end_to_end.lists import come_as_list, with_batch, without
 from stepmask.learning.end_to_end.room import Room
 from stepmask.learning.riding import companions
 from stepmask.liveness import Plan, State
-from stepmask.values import Layout, put_together, take_apart
-from stepmask.gate import copying, gated
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
+from stepmask.values import Layout, put_together, take_apart
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from stepmask.inspection.loop import as_pipeline
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning._arguments import check_count, check_seed
 from stepmask.learning.effort import Effort
@@ -18,7 +19,6 @@ from stepmask.learning.end_to_end.select import Asked, Selecting
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.noise import with_conditions
 from stepmask.mask import StepMask, scheduler_identity
-from stepmask.inspection.loop import as_pipeline
 
 NUM_PROBES = 8
 """So many probes' worth of noise is gone through in turns."""

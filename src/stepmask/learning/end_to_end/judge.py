@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from stepmask.inspection.registry import denoiser_of
 from stepmask.errors import StepMaskError
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.config import GlobalConfig
 from stepmask.learning.end_to_end.gains import GainFit

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepmask.inspection.registry import denoiser_of
 from stepmask.errors import UnsupportedModelError
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.end_to_end.chain import Chain
 from stepmask.learning.riding import frozen
 from stepmask.liveness import Plan

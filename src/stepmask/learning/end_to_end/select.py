@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from stepmask.inspection.registry import denoiser_of
 from stepmask.cost import CostTable
 from stepmask.errors import TargetError
 from stepmask.family import MaskFamily, Member
+from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.describe import describe
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning._identity import comparable, weights_digest
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
@@ -32,8 +34,6 @@ from stepmask.learning.noise import Noise
 from stepmask.learning.riding import check_learnable, check_run_differentiable
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask, scheduler_identity
-from stepmask.inspection.describe import describe
-from stepmask.inspection.costs import measure_cost
 
 PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
 """Costs that a search for the cheapest mask of a PSNR goes through."""

@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError, TargetError, UnsupportedModelError
+from stepmask.inspection.call import random_conditions
+from stepmask.inspection.overrides import unchecked
+from stepmask.inspection.prompts import without_clashes
 from stepmask.learning.effort import Effort
 from stepmask.learning.noise import NOISE_SEEDS, pick
 from stepmask.learning.per_step import losses
@@ -33,11 +36,8 @@ from stepmask.learning.progress import show_progress
 from stepmask.learning.riding import check_differentiable, detached, first_tensor, riding
 from stepmask.learning.setting import Setting
 from stepmask.mask import StepMask
-from stepmask.inspection.call import random_conditions
 from stepmask.runtime.position import Position
-from stepmask.inspection.prompts import without_clashes
 from stepmask.runtime.sampling import sample
-from stepmask.inspection.overrides import unchecked
 
 BENEFIT_RATE = 0.2
 """Weight of the newest run in the running mean of what computing a cell is worth."""

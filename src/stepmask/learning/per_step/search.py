@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepmask.inspection.registry import denoiser_of
 from stepmask.graph import BlockGraph
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.budget import Budget
 from stepmask.learning.per_step.state import LearnerState
 from stepmask.learning.riding import frozen

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from stepmask.errors import StepMaskError, TargetError
-from stepmask_lab.rivals.calibrated.recording import Recording, record
 from stepmask.liveness import rows_of
 from stepmask.mask import StepMask
+from stepmask_lab.rivals.calibrated.recording import Recording, record
 
 HALVINGS = 50
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from stepmask.errors import StepMaskError
 from stepmask.graph import Kind
-from stepmask_lab.rivals.calibrated._threshold import check_asked, decide, recording_of
 from stepmask.mask import StepMask
+from stepmask_lab.rivals.calibrated._threshold import check_asked, decide, recording_of
 
 
 def block_caching(

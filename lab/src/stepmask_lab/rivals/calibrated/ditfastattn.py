@@ -10,13 +10,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from stepmask.errors import StepMaskError
-from stepmask_lab.rivals.calibrated._threshold import check_asked
-from stepmask_lab.rivals.calibrated.recording import Run
 from stepmask.learning.riding import first_tensor
 from stepmask.liveness import rows_of
 from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.position import Position
+from stepmask_lab.rivals.calibrated._threshold import check_asked
+from stepmask_lab.rivals.calibrated.recording import Run
 
 
 def ditfastattn(

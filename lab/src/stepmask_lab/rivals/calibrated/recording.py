@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepmask.inspection.registry import denoiser_of
 from stepmask.graph import BlockGraph
+from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.describe import describe
+from stepmask.inspection.loop import as_pipeline
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning._arguments import check_count
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
@@ -25,11 +28,8 @@ from stepmask.learning.noise import Noise, with_conditions
 from stepmask.learning.riding import riding
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.cache import Cache, Feature
-from stepmask.inspection.describe import describe
-from stepmask.values import take_apart
-from stepmask.inspection.loop import as_pipeline
 from stepmask.runtime.position import Position
-from stepmask.inspection.costs import measure_cost
+from stepmask.values import take_apart
 
 LOOKBACK = 3
 """Steps over which changes are recorded: SmoothCache skips so many at most."""

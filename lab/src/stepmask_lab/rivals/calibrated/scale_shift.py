@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepmask_lab.rivals.calibrated.recording import Run
 from stepmask.liveness import Plan, State, full_actions, make_plan
 from stepmask.mask import Action, StepMask
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.channels import channel_dim
-from stepmask.values import take_apart
 from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.position import Position
+from stepmask.values import take_apart
+from stepmask_lab.rivals.calibrated.recording import Run
 from stepmask_lab.rivals.calibrated.scaled_plan import Affine, ScaledPlan, corrected
 
 

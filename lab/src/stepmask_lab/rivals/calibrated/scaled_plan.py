@@ -6,16 +6,17 @@ and applied like any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from stepmask.liveness import Plan, State
-from stepmask.runtime.cache import Feature
+from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.channels import along_channels
+from stepmask.runtime.policies import RunPlan
 from stepmask.values import put_together, take_apart
 
 
@@ -36,6 +37,20 @@ def corrected(value: Feature, by: list[Affine]) -> Feature:
     return put_together([affine(part) for affine, part in zip(by, parts, strict=True)], layout)
 
 
+class RunScaledPlan(RunPlan):
+    """Executes a `ScaledPlan`."""
+
+    def __init__(self, plan: ScaledPlan) -> None:
+        super().__init__(plan)
+        self._corrections = plan.corrections
+
+    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+        """Run the plan, with held values scaled and shifted."""
+        feature = super().__call__(step, site, compute, cache)
+        by = self._corrections.get((step, site))
+        return feature if by is None else corrected(feature, by)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ScaledPlan(Plan):
     """A plan with corrections.
@@ -44,6 +59,7 @@ class ScaledPlan(Plan):
         corrections: By row and site of cells that reuse; one `Affine` for each tensor in the value.
     """
 
+    policy: ClassVar[type[RunPlan]] = RunScaledPlan
     corrections: Mapping[tuple[int, int], list[Affine]] = field(default_factory=dict)
 
     @classmethod

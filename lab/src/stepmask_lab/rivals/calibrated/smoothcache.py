@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from stepmask.errors import StepMaskError
+from stepmask.mask import StepMask
 from stepmask_lab.rivals.calibrated._threshold import check_asked, decide, recording_of
 from stepmask_lab.rivals.calibrated.recording import LOOKBACK
-from stepmask.mask import StepMask
 
 
 def smoothcache(

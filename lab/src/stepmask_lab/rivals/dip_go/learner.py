@@ -16,14 +16,14 @@ from stepmask._files import write_atomically
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.learning._states import check_identity, damaged
 from stepmask.learning.effort import Effort
-from stepmask_lab.rivals.dip_go.config import FullChainConfig
-from stepmask_lab.rivals.dip_go.losses import consistency_loss
-from stepmask_lab.rivals.dip_go.pruner import Pruner
-from stepmask_lab.rivals.dip_go.supernet import SuperNet
 from stepmask.learning.progress import show_iterations
 from stepmask.learning.riding import check_run_differentiable, frozen
 from stepmask.learning.setting import Setting
 from stepmask.mask import StepMask
+from stepmask_lab.rivals.dip_go.config import FullChainConfig
+from stepmask_lab.rivals.dip_go.losses import consistency_loss
+from stepmask_lab.rivals.dip_go.pruner import Pruner
+from stepmask_lab.rivals.dip_go.supernet import SuperNet
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from stepmask.inspection.registry import denoiser_of
-from stepmask.graph import BlockGraph
-from stepmask.learning.riding import companions
-from stepmask.values import put_together, take_apart
 from stepmask.gate import gated
+from stepmask.graph import BlockGraph
+from stepmask.inspection.registry import denoiser_of
+from stepmask.learning.riding import companions
 from stepmask.runtime.position import PositionTracker, timestep_of
+from stepmask.values import put_together, take_apart
 
 Values = dict[int, list[Tensor]]
 """By site, the tensors in what it hands out."""

@@ -20,13 +20,13 @@ from stepmask.errors import TargetError
 from stepmask.family import MaskFamily, Member
 from stepmask.learning._states import check_identity, damaged
 from stepmask.learning.effort import Effort
-from stepmask_lab.rivals.ecad.config import GeneticConfig
-from stepmask_lab.rivals.ecad.nsga2 import children, survivors
 from stepmask.learning.progress import show_generations
 from stepmask.learning.riding import frozen
 from stepmask.learning.setting import Setting
 from stepmask.runtime.apply import apply
 from stepmask.schedules import fora, random_schedule
+from stepmask_lab.rivals.ecad.config import GeneticConfig
+from stepmask_lab.rivals.ecad.nsga2 import children, survivors
 
 MAX_INTERVAL = 7
 """Of the regular schedules in the first generation."""

@@ -1,0 +1,136 @@
+"""What packages outside of stepmask add to it, found by their entry points.
+
+A package names a module in the entry point group ``stepmask.plugins``. Importing that module registers what the package
+brings: model families (`stepmask.architectures.register`), ways to learn (`stepmask.learning.register`), schedules
+(`stepmask.schedules.register`), and with the functions below models, pipelines and metrics for the command line. A
+module in the group ``stepmask.commands`` adds verbs to `stepmask.cli.app`; only the command line imports it. The
+laboratory, stepmask-lab, uses both groups in just this way.
+
+Plugins are imported when a name is asked for that stepmask alone does not know, or when everything is listed. One that
+fails to import is left out with a warning that names it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from stepmask.errors import StepMaskError
+
+PLUGINS, COMMANDS = "stepmask.plugins", "stepmask.commands"
+
+
+@cache
+def load_plugins(group: str = PLUGINS) -> tuple[str, ...]:
+    """Import every module of an entry point group, once in a process.
+
+    Args:
+        group: ``stepmask.plugins`` or ``stepmask.commands``.
+
+    Returns:
+        Names of the entry points that were imported.
+    """
+    loaded = []
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+        try:
+            point.load()
+        except Exception as error:  # whatever a stranger's module raises must not take stepmask down with it
+            warnings.warn(
+                f"the plugin {point.name!r} ({point.value}) cannot be imported and is left out: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+        else:
+            loaded.append(point.name)
+    return tuple(loaded)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Models that go by a prefix on the command line, ``reference:ddpm-cifar10`` for example.
+
+    Attributes:
+        prefix: What stands before the colon.
+        names: Lists the models.
+        load: Makes a pipeline of a name and a torch dtype, which may be None.
+    """
+
+    prefix: str
+    names: Callable[[], Sequence[str]]
+    load: Callable[[str, Any], Any]
+
+
+class Metrics(Protocol):
+    """What is computed of the images of a masked run."""
+
+    def check(self, pipe: Any) -> None:
+        """Raise what would be raised after sampling otherwise."""
+        ...
+
+    def __call__(self, images: Any, full: Any, prompts: Sequence[str] | None = None) -> dict[str, Any]:
+        """Scores by name, of images (N, 3, H, W) in [0, 1] and of those of the full run from the same noise."""
+        ...
+
+
+_model_sources: dict[str, ModelSource] = {}
+_pipelines: dict[str, str] = {}
+_metrics: list[Callable[[str, Path | None], Metrics]] = []
+
+
+def register_models(source: ModelSource) -> None:
+    """Let the command line load models by a prefix."""
+    _model_sources[source.prefix] = source
+
+
+def register_pipeline(class_name: str, module: str) -> None:
+    """Say where the class of a saved pipeline is that diffusers does not have.
+
+    Args:
+        class_name: As ``model_index.json`` names it.
+        module: The module to import it from.
+    """
+    _pipelines[class_name] = module
+
+
+def register_metrics(load: Callable[[str, Path | None], Metrics]) -> None:
+    """Say what makes the metrics that ``stepmask evaluate --metrics NAMES --real FILE`` asks for."""
+    _metrics[:] = [load]
+
+
+def model_source(prefix: str) -> ModelSource | None:
+    """The source of models with a prefix; None where no installed package has it."""
+    load_plugins()
+    return _model_sources.get(prefix)
+
+
+def pipeline_class(class_name: str) -> Any | None:
+    """The class of a saved pipeline that a plugin brings; None where it is for diffusers to find."""
+    load_plugins()
+    if class_name not in _pipelines:
+        return None
+    return getattr(importlib.import_module(_pipelines[class_name]), class_name)
+
+
+def load_metrics(names: str, real: Path | None = None) -> Metrics:
+    """Metrics by the names that the command line takes.
+
+    Args:
+        names: Separated by commas.
+        real: File with statistics of real images.
+
+    Raises:
+        StepMaskError: No installed package has metrics, or none of these names.
+    """
+    load_plugins()
+    if not _metrics:
+        raise StepMaskError(
+            f"metrics such as {names} come with the laboratory, which is not installed: pip install stepmask-lab; "
+            "PSNR and SSIM against the full run need no --metrics"
+        )
+    return _metrics[0](names, real)
