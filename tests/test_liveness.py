@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator import Symbols, run_plan, run_table
-from stepmask import BlockGraph, Site, State, StepMask, StepMaskError, make_plan, rectify_paper
+from stepmask import BlockGraph, Site, State, StepMask, StepMaskError, make_plan
 from stepmask.errors import MaskMismatchError
 from stepmask.graph import OUT
 from stepmask.liveness import Elimination, full_actions, rows_of, table_of
@@ -46,51 +46,24 @@ CHAIN, BRANCHES = BlockGraph.chain(sites(2)), BlockGraph.branches(sites(2))
 # e1 -> e2 -> mid -> d, and d also reads e1
 UNET = BlockGraph(tuple(sites(4)), ((1, 3), (2,), (3,), (OUT,)), (True,) * 4)
 
-# mask, graph, left by Eq. 12, whether Eq. 12 keeps the output, left by the exact rule
+# mask, graph, left by the exact rule
 EXAMPLES = {
-    "chain, reuse between": (("11", "10", "11"), CHAIN, ["11", "00", "11"], True, ["11", "00", "11"]),
-    "branches": (("11", "10", "11"), BRANCHES, ["11", "00", "11"], False, ["11", "10", "11"]),
-    "U-Net": (("1111", "1001", "1111"), UNET, ["1111", "0001", "1111"], False, ["1111", "1001", "1111"]),
-    "chain, long hold": (("11", "10", "10", "10", "11"), CHAIN, 5, True, ["11", "00", "00", "00", "11"]),
-    "chain, hold twice": (("11", "10", "00", "11"), CHAIN, 5, True, ["11", "00", "00", "11"]),
-    "chain, last step": (("11", "10"), CHAIN, ["11", "10"], True, ["11", "00"]),
+    "chain, reuse between": (("11", "10", "11"), CHAIN, ["11", "00", "11"]),
+    "branches": (("11", "10", "11"), BRANCHES, ["11", "10", "11"]),
+    "U-Net": (("1111", "1001", "1111"), UNET, ["1111", "1001", "1111"]),
+    "chain, long hold": (("11", "10", "10", "10", "11"), CHAIN, ["11", "00", "00", "00", "11"]),
+    "chain, hold twice": (("11", "10", "00", "11"), CHAIN, ["11", "00", "00", "11"]),
+    "chain, last step": (("11", "10"), CHAIN, ["11", "00"]),
 }
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_worked_examples_of_exact_elimination(name):
-    rows, graph, _, _, exact = EXAMPLES[name]
+    rows, graph, exact = EXAMPLES[name]
     plan = make_plan(mask_of(*rows), graph)
     assert words(plan.compute) == exact
     symbols = Symbols(graph)
     assert run_plan(symbols, plan) == run_table(symbols, mask_of(*rows).actions)
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_worked_examples_of_equation_12(name):
-    rows, graph, paper, keeps_output, _ = EXAMPLES[name]
-    mask = mask_of(*rows)
-    rectified = rectify_paper(mask)
-    if isinstance(paper, int):
-        assert rectified.compute.sum() == paper
-    else:
-        assert words(rectified.compute) == paper
-    symbols = Symbols(graph)
-    assert (run_table(symbols, rectified.actions) == run_table(symbols, mask.actions)) == keeps_output
-    assert words(mask.compute) == list(rows), "the given mask must stay as it is"
-    assert rectified.provenance["rectified"] == "paper, Eq. 12"
-
-
-def test_equation_12_sweeps_from_the_last_step_and_takes_its_own_zeros_for_reuse():
-    rectified = rectify_paper(mask_of("11", "10", "10", "10", "11"))
-    assert words(rectified.compute) == ["11", "00", "10", "00", "11"]
-
-
-def test_equation_12_passes_over_samplers():
-    graph = BlockGraph.chain([Site("b0", "resnet"), Site("b1", "sampler"), Site("b2", "resnet")])
-    mask = mask_of("111", "110", "111")
-    assert words(rectify_paper(mask).compute) == ["111", "000", "111"]
-    assert words(rectify_paper(mask, graph).compute) == ["111", "010", "111"]
 
 
 def test_cost_is_not_monotone_in_the_mask():
@@ -359,16 +332,6 @@ def test_a_learner_may_ask_with_forecasts_that_find_one_value(case):
     graph, mask = case
     live = Elimination(graph).apply(rows_of(mask.compute), rows_of(mask.forecast))
     assert np.array_equal(table_of(live.runs, len(graph)), make_plan(mask, graph).compute)
-
-
-@given(case=cases(BINARY))
-def test_on_a_chain_equation_12_keeps_the_output_and_never_beats_the_exact_rule(case):
-    mask = case[1]
-    chain = BlockGraph.chain(sites(len(mask.sites)))
-    symbols = Symbols(chain)
-    rectified = rectify_paper(mask)
-    assert run_table(symbols, rectified.actions) == run_table(symbols, mask.actions)
-    assert make_plan(mask, chain).compute.sum() <= rectified.compute.sum() <= mask.compute.sum()
 
 
 @given(rows=st.integers(1, 5), count=st.integers(1, 70), data=st.data())

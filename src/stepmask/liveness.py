@@ -7,8 +7,7 @@ Two rules, both without effect on the output:
 * unchanged inputs: a site that would compute the same value again, since nothing that it reads has changed, reuses,
   unless a forecast needs the value at this step.
 
-`rectify_paper` is Eq. 12 of arXiv 2603.19939 as printed, kept for comparison: it changes the output on anything but a
-plain chain. Rows are kept as integers, one bit per site, so that a learner can ask for the cost of thousands of masks.
+Rows are kept as integers, one bit per site, so that a learner can ask for the cost of thousands of masks.
 """
 
 from __future__ import annotations

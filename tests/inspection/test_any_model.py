@@ -13,7 +13,7 @@ from stepmask import StepMaskError, UnknownArchitectureError, UnsupportedModelEr
 from stepmask.graph import OUT
 from stepmask.inspection.architecture import Architecture, Given
 from stepmask.inspection.loop import SamplerLoop
-from stepmask.inspection.registry import _architectures, register
+from stepmask.inspection.registry import _architectures, architecture_of, register
 from tiny import count_computes, generator, random_mask, tiny_model
 
 
@@ -287,6 +287,6 @@ def test_foreign_kernels_are_traced_around():
     wanted, cost = describe(model), stepmask.measure_cost(model)
     for block in model.transformer_blocks:
         block.attn1.processor = Foreign()
-    family = stepmask.architectures.architecture_of(model)
+    family = architecture_of(model)
     assert family.probe(model, wanted.sites) == wanted
     assert stepmask.measure_cost(model).macs.tolist() == cost.macs.tolist()

@@ -280,14 +280,13 @@ def test_learning_where_the_model_writes_into_values(name, eliminate_dead):
     assert np.abs(chain.account.slopes).sum() > 0 and np.isfinite(chain.account.slopes).all()
 
 
-@pytest.mark.parametrize("learn", [stepmask.learn, stepmask.learning.smoothcache])
-def test_learning_with_a_cache_of_diffusers_is_refused(learn):
+def test_learning_with_a_cache_of_diffusers_is_refused():
     """Their full run is none."""
     case = BY_NAME["Flux"]
     pipe = case.build()
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
     with pytest.raises(UnsupportedModelError, match=r"carry values of the denoiser from step to step.*disable_cache"):
-        learn(pipe, 4, target_macs=0.6, call_kwargs=case.arguments(2))
+        stepmask.learn(pipe, 4, 0.6, call_kwargs=case.arguments(2))
 
 
 def test_evaluating_beside_a_cache_of_diffusers_needs_a_full_run_from_elsewhere():

@@ -25,7 +25,7 @@ _OF_THE_RUN = (
 @cache
 def default_prompts() -> tuple[str, ...]:
     """Two hundred varied prompts that come with the package."""
-    text = resources.files("stepmask.runtime").joinpath("prompts.txt").read_text(encoding="utf-8")
+    text = resources.files("stepmask.inspection").joinpath("prompts.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 

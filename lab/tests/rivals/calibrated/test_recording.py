@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, HeunDiscreteScheduler
+from cases import BY_NAME, WAN_2_2
+from diffusers import DDIMScheduler, FirstBlockCacheConfig, HeunDiscreteScheduler
 
 from fakes import TwoCalls, assert_unchanged, snapshot
-from stepmask import StepMaskError, apply, describe, schedules
+from stepmask import StepMaskError, UnsupportedModelError, apply, describe, schedules
 from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.noise import Noise
-from stepmask_lab.rivals import record
+from stepmask_lab.rivals import record, smoothcache
 from stepmask_lab.rivals.calibrated.recording import LOOKBACK
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
@@ -105,3 +106,15 @@ def test_a_mask_that_is_applied_has_to_go_first():
     pipe = ddim_pipeline()
     with apply(pipe, schedules.fora(pipe, 3, 2)), pytest.raises(StepMaskError, match="remove it before"):
         record(pipe, 3, num_images=1)
+
+
+@pytest.mark.parametrize("rule", [record, smoothcache])
+def test_pipelines_that_have_no_full_run_of_one_denoiser_are_refused(rule):
+    options = {} if rule is record else {"target_macs": 0.5}
+    two = BY_NAME[WAN_2_2].build()
+    with pytest.raises(UnsupportedModelError, match=r"WanPipeline runs two denoisers.*schedules\.key_steps"):
+        rule(two, 6, call_kwargs=BY_NAME[WAN_2_2].arguments(2), **options)
+    cached = BY_NAME["Flux"].build()
+    cached.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
+    with pytest.raises(UnsupportedModelError, match=r"carry values of the denoiser from step to step.*disable_cache"):
+        rule(cached, 4, call_kwargs=BY_NAME["Flux"].arguments(2), **options)
