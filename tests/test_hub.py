@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from stepmask import MaskFamily, StepMask, StepMaskError
-from stepmask.cli._mask_files import load_mask, load_masks
+from stepmask.cli.common.mask_files import load_mask, load_masks
 from stepmask.errors import MaskFileError
 from stepmask.family import Member
 

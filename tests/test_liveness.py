@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graph_cases import BRANCHES, CHAIN, UNET, cases, mask_of, sites, words
 from simulator import Symbols, run_plan, run_table
 from stepmask import BlockGraph, Site, State, StepMask, StepMaskError, make_plan
 from stepmask.errors import MaskMismatchError
@@ -15,38 +16,12 @@ from stepmask.liveness import Elimination, full_actions, rows_of, table_of
 from stepmask.mask import Action
 
 
-def sites(count: int, kind: str = "resnet") -> list[Site]:
-    return [Site(f"b{i}", kind) for i in range(count)]
-
-
-def mask_of(*rows: str, names: tuple[str, ...] | None = None) -> StepMask:
-    return mask_from([["01l".index(cell) for cell in row] for row in rows], names)
-
-
-def mask_from(actions, names: tuple[str, ...] | None = None) -> StepMask:
-    actions = np.asarray(actions)
-    return StepMask(
-        compute=actions == Action.compute,
-        forecast=actions == Action.linear,
-        sites=names or tuple(f"b{i}" for i in range(actions.shape[1])),
-        timesteps=range(len(actions), 0, -1),
-    )
-
-
-def words(table: np.ndarray) -> list[str]:
-    return ["".join(str(int(cell)) for cell in row) for row in table]
-
-
 def letters(plan) -> list[str]:
     """As in docs/liveness.md."""
     return ["".join(".rCf"[state] for state in row) for row in plan.states]
 
 
-CHAIN, BRANCHES = BlockGraph.chain(sites(2)), BlockGraph.branches(sites(2))
-# e1 -> e2 -> mid -> d, and d also reads e1
-UNET = BlockGraph(tuple(sites(4)), ((1, 3), (2,), (3,), (OUT,)), (True,) * 4)
-
-# mask, graph, left by the exact rule
+# mask, graph, what elimination leaves
 EXAMPLES = {
     "chain, reuse between": (("11", "10", "11"), CHAIN, ["11", "00", "11"]),
     "branches": (("11", "10", "11"), BRANCHES, ["11", "10", "11"]),
@@ -214,28 +189,6 @@ def test_writers_are_the_inverse_of_readers():
 
 
 # --- properties
-
-
-@st.composite
-def graphs(draw) -> BlockGraph:
-    count = draw(st.integers(1, 6))
-    readers = []
-    for site in range(count):
-        later = st.sets(st.sampled_from([OUT, *range(site + 1, count)]))
-        readers.append(tuple(sorted(draw(later))))
-    reads_step = tuple(draw(st.lists(st.booleans(), min_size=count, max_size=count)))
-    return BlockGraph(tuple(sites(count)), tuple(readers), reads_step)
-
-
-@st.composite
-def cases(draw, actions=(Action.hold, Action.compute, Action.linear)) -> tuple[BlockGraph, StepMask]:
-    graph = draw(graphs())
-    row = st.lists(st.sampled_from(actions), min_size=len(graph), max_size=len(graph))
-    table = [[Action.compute] * len(graph), *draw(st.lists(row, max_size=7))]
-    return graph, mask_from(table, graph.names)
-
-
-BINARY = (Action.hold, Action.compute)
 
 
 @given(case=cases())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from small import ltx_pipeline
 from stepmask import StepMaskError, schedules
-from stepmask.cli._call import call_kwargs
+from stepmask.cli.common.call_arguments import call_kwargs
 from tiny import dit_pipeline
 
 SIZE = ["--call", "height=64", "--call", "width=32", "--call", "num-frames=9"]

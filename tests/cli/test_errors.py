@@ -8,13 +8,8 @@ import os
 import pytest
 
 import stepmask
+from command_line import words
 from stepmask import StepMask
-
-
-def words(result) -> str:
-    text = " ".join(result.stderr.split())
-    assert text.startswith("error: ") and "Traceback" not in text
-    return text
 
 
 def test_model_that_cannot_be_found(run, mask_file, tmp_path):
@@ -206,30 +201,3 @@ def test_a_class_that_the_model_does_not_have(run, dit_folder, tmp_path):
     (tmp_path / "classes.txt").write_text("5000\n")
     options = ["--conditions", tmp_path / "classes.txt", "--steps", 4, "-o", tmp_path / "m.json"]
     assert "there is no class 5000: DiTPipeline has classes 0 to" in words(run("learn", dit_folder, *options, code=2))
-
-
-@pytest.mark.parametrize("name", ["mask.json", "bad.npz"])
-def test_reference_statistics_of_another_kind(name, run, folder, mask_file, tmp_path):
-    (tmp_path / "bad.npz").write_bytes(b"x")
-    path = mask_file if name == "mask.json" else tmp_path / name
-    result = run("evaluate", folder, "--mask", mask_file, "--metrics", "cifar", "--real", path, "-n", 2, code=2)
-    assert "holds no statistics of features" in words(result)
-
-
-def test_a_benchmark_of_all_models_takes_no_options_of_one(run, tmp_path):
-    text = words(run("benchmark", "--device", "cpu", "--guidance-scale", 3, "-o", tmp_path, code=2))
-    assert "--device, --guidance-scale needs a MODEL" in text
-    assert "--batch-size needs a MODEL" in words(run("benchmark", "--batch-size", 4, "-o", tmp_path / "b", code=2))
-    text = words(run("benchmark", "reference:dit-cifar10", "--transfer", "-o", tmp_path / "b", code=2))
-    assert "--transfer measures masks of the reference models: leave MODEL out" in text
-
-
-def test_a_benchmarks_folder_keeps_to_its_options(run, dit_folder, tmp_path):
-    options = ["benchmark", dit_folder, "--methods", "fora", "--steps", 4, "--no-speed", "-o", tmp_path / "b"]
-    run(*options, "-n", 2)
-    assert "number of images was 2, now 3" in words(run(*options, "-n", 3, code=2))
-    assert "guidance_scale was 4.0, now 2.5" in words(run(*options, "-n", 2, "--guidance-scale", 2.5, code=2))
-    (tmp_path / "classes.txt").write_text("3\n1\n")
-    told = words(run(*options, "-n", 2, "--conditions", tmp_path / "classes.txt", code=2))
-    assert "conditions was None, now" in told
-    run(*options, "-n", 2)

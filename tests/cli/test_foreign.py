@@ -9,15 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from command_line import words
 from stepmask import StepMask, schedules
 from stepmask.cli import import_
 from tiny import dit_pipeline
-
-
-def words(result) -> str:
-    text = " ".join(result.stderr.split())
-    assert text.startswith("error: ") and "Traceback" not in text
-    return text
 
 
 @pytest.fixture

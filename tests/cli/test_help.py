@@ -14,8 +14,8 @@ import typer
 
 import stepmask
 from stepmask.cli import app
-from stepmask.cli._app import ORDER
 from stepmask.cli._learn_options import NOT_OFFERED
+from stepmask.cli.common.app import ORDER
 from stepmask.cli.learn import Method
 from stepmask.learning import entry
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stepmask.cli._arguments import Scheduler
-from stepmask.cli._models import CLASSES, load
+from stepmask.cli.common.arguments import Scheduler
+from stepmask.cli.common.models import CLASSES, load
 from stepmask_lab import reference
 
 
@@ -37,7 +37,7 @@ def test_pipeline_that_runs_a_scheduler_rightly(name, from_ddim, from_ddpm, fold
 def test_dtype(folder):
     import torch
 
-    from stepmask.cli._arguments import DType
+    from stepmask.cli.common.arguments import DType
 
     assert load(str(folder), device="cpu", dtype=DType.bfloat16).unet.dtype == torch.bfloat16
 

@@ -176,18 +176,6 @@ def test_show_draws_compute_and_hold_or_the_plan(run, folder, mask_file, tmp_pat
     assert names(tmp_path) == ["grid.png", "heatmap.png"]
 
 
-def test_demo_does_it_all(run, folder, tmp_path):
-    options = ["--model", folder, "--steps", 4, "--target-macs", 0.9, "--rounds", 1, "--gains", 1]
-    options += ["--num-images", 2]
-    text = run("demo", "-o", tmp_path, *options).stdout
-    pictures = ["grid.png", "heatmap.png", "side_by_side.png"]
-    assert names(tmp_path) == sorted(["evaluation.json", "full", "mask.json", "masked", *pictures])
-    assert "speed-up, denoiser" in text and all(name in text for name in pictures)
-    assert "compute, hold" in text and "forecast" in text
-    record = StepMask.load(tmp_path / "mask.json").provenance
-    assert record["method"] == "global" and record["config"]["rounds"] == 1 and record["asked"] == {"target_macs": 0.9}
-
-
 @pytest.mark.parametrize(
     "scheduler", ["ddim", "ddpm", "dpm++", "heun", "euler", pytest.param("pndm", marks=pytest.mark.slow)]
 )
@@ -196,50 +184,3 @@ def test_masks_of_every_scheduler_are_learned_and_run(scheduler, run, folder, qu
     run("learn", folder, "-o", file, "--scheduler", scheduler, "--target-macs", 0.9, *quick)
     run("sample", folder, "--mask", file, "-o", tmp_path / "images", "-n", 1)
     assert names(tmp_path / "images" / "masked") == ["010000.png"]
-
-
-def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
-    output = tmp_path / "out"
-    given = (folder, "-o", output, "--steps", 4, "-n", 2, "--batch-size", 2, "--methods", "fora,fora-forecast")
-    text = run("benchmark", *given).output
-    assert "FORA + forecast" in text and "1:5" in text and "curve.png" in text
-    assert {"cells", "masks", "pictures", "images", "results.md"} < set(names(output))
-    assert {"curve.png", "speed.png"} < set(names(output / "images"))
-    cells = names(output / "cells")
-    assert len(cells) == 9 and all(cell.startswith(f"{folder.name}-4-") for cell in cells)
-    table = (output / "results.md").read_text()
-    assert "## At a glance\n" in table and "| 4 steps, " in table and "| of 1 / MACs |" in table
-    before = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
-    run("benchmark", *given)
-    after = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
-    assert after == before, "nothing is measured again"
-    text = run("benchmark", "-o", output, "--page", tmp_path / "docs").output
-    assert "results.md" in text and names(tmp_path / "docs") == ["images", "results", "results.md"]
-    (raw,) = (tmp_path / "docs" / "results").iterdir()
-    assert len(json.loads(raw.read_text())["rows"]) == 9
-    run("benchmark", "-o", tmp_path / "docs" / "results", "--page", tmp_path / "again")
-    page, again = ((tmp_path / name / "results.md").read_text() for name in ("docs", "again"))
-    assert again == page, "from the raw results alone"
-    assert "holds no results" in run("benchmark", "-o", tmp_path / "none", "--page", tmp_path / "b", code=2).output
-
-
-def test_benchmark_without_a_model_is_that_of_the_readme(run, tmp_path, monkeypatch):
-    import stepmask_lab.benchmark
-
-    calls = []
-    fake = lambda output, **options: calls.append((output, options)) or []  # noqa: E731
-    monkeypatch.setattr(stepmask_lab.benchmark, "run_benchmark", fake)
-    run("benchmark", "-o", tmp_path / "bench")
-    run("benchmark", "-o", tmp_path / "bench", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed", "--targets", "0.5")
-    assert (tmp_path / "bench").is_dir()
-    (_, first), (_, second) = calls
-    assert len(first.pop("chosen")) == len(second.pop("chosen")) == len(stepmask_lab.benchmark.chosen_methods())
-    usual = {"speed": True, "metrics": None, "memory": True, "transfer": False}
-    assert first == {**usual, "targets": (0.7, 0.6, 0.5, 0.4, 0.3), "num_images": 64}
-    assert second == {**usual, "speed": False, "targets": (0.5,), "num_images": 4, "steps": [20, 50]}
-
-
-def test_benchmark_names_its_methods(run, folder, tmp_path):
-    text = run("benchmark", folder, "-o", tmp_path / "out", "--methods", "fora,lerned", code=2).output
-    assert "no method 'lerned'; there are full-run, fora, deepcache" in text
-    assert not (tmp_path / "out").exists()

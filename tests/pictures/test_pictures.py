@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stepmask import StepMaskError, report
-from stepmask.pictures.side_by_side import GAP, MARGIN, to_pixels
+from stepmask import StepMaskError, pictures
+from stepmask.pictures.image_sheets import GAP, MARGIN, to_pixels
 
 
 def images(count=3, size=32, channels=3):
@@ -17,7 +17,7 @@ def images(count=3, size=32, channels=3):
 
 def test_small_images_are_enlarged_by_a_whole_factor():
     batch = images(4)
-    sheet = np.asarray(report.tiles(batch))
+    sheet = np.asarray(pictures.tiles(batch))
     assert sheet.shape == (2 * 96 + GAP, 2 * 96 + GAP, 3)
     for i in range(4):
         top, left = (i // 2) * (96 + GAP), (i % 2) * (96 + GAP)
@@ -26,22 +26,22 @@ def test_small_images_are_enlarged_by_a_whole_factor():
 
 
 def test_large_images_keep_their_size():
-    assert report.tiles(images(1, 128)).size == (128, 128)
+    assert pictures.tiles(images(1, 128)).size == (128, 128)
 
 
 def test_halves_show_the_same_images_in_the_same_place():
     batch = images(3)
-    sheet = np.asarray(report.side_by_side(batch, 1 - batch, ("full", "masked"), ("50 steps", "a note")))
+    sheet = np.asarray(pictures.side_by_side(batch, 1 - batch, ("full", "masked"), ("50 steps", "a note")))
     top = MARGIN + 52
     width = 2 * 96 + GAP
     left, right = sheet[top:-MARGIN, MARGIN:][:, :width], sheet[top:-MARGIN, 2 * MARGIN + width :][:, :width]
-    assert (left == np.asarray(report.tiles(batch))).all()
-    assert (right == np.asarray(report.tiles(1 - batch))).all()
+    assert (left == np.asarray(pictures.tiles(batch))).all()
+    assert (right == np.asarray(pictures.tiles(1 - batch))).all()
 
 
 def test_long_captions_widen_the_halves():
-    short = report.side_by_side(images(1), images(1))
-    long = report.side_by_side(images(1), images(1), notes=("a much longer note than the picture is wide", ""))
+    short = pictures.side_by_side(images(1), images(1))
+    long = pictures.side_by_side(images(1), images(1), notes=("a much longer note than the picture is wide", ""))
     assert long.width > short.width
 
 
@@ -51,14 +51,14 @@ def test_grey_and_latent_images_can_be_shown():
 
 def test_what_are_no_images_is_refused():
     with pytest.raises(StepMaskError, match="N, C, H, W"):
-        report.tiles(torch.rand(3, 32, 32))
+        pictures.tiles(torch.rand(3, 32, 32))
     with pytest.raises(StepMaskError, match="same shape"):
-        report.side_by_side(images(4), images(2))
+        pictures.side_by_side(images(4), images(2))
 
 
 def test_an_animation_keeps_every_pixel(tmp_path):
     frames = [Image.fromarray(pixels) for pixels in to_pixels(images(3, 16))]
-    with Image.open(report.save_animation(frames, tmp_path / "video.webp")) as video:
+    with Image.open(pictures.save_animation(frames, tmp_path / "video.webp")) as video:
         assert video.n_frames == 3
         for i, frame in enumerate(frames):
             video.seek(i)

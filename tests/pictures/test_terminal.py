@@ -10,7 +10,7 @@ from rich.console import Console
 
 from stepmask import BlockGraph, Site, describe, make_plan, schedules
 from stepmask.pictures import terminal_map
-from stepmask.pictures.terminal_map import GLYPHS
+from stepmask.pictures.terminal import GLYPHS
 from tiny import ddim_pipeline
 
 

@@ -14,7 +14,7 @@ from stepmask_lab.benchmark.methods import guided
 from stepmask_lab.cli._pages import write_pages
 from stepmask_lab.pages import page
 
-DOCS = Path(__file__).parents[2] / "docs"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_the_page_of_results_is_up_to_date(tmp_path, monkeypatch, capsys):
@@ -22,29 +22,31 @@ def test_the_page_of_results_is_up_to_date(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(page, "trade_offs", lambda rows: None)
     monkeypatch.setattr("stepmask_lab.pages.page.save_png", lambda picture, path: path)
     (tmp_path / "images").mkdir()
-    for grid in (DOCS / "images").glob("seeds-*.png"):
+    for grid in (RESULTS / "images").glob("seeds-*.png"):
         (tmp_path / "images" / grid.name).touch()
-    write_pages(DOCS / "results", tmp_path)
-    made, shown = ((folder / "results.md").read_text(encoding="utf-8") for folder in (tmp_path, DOCS))
-    assert made == shown, "run stepmask benchmark -o docs/results --page docs"
-    assert "docs/images" not in shown and (DOCS / "images" / "curve.png").stat().st_size < 300_000
+    write_pages(RESULTS, tmp_path)
+    made, shown = ((folder / "results.md").read_text(encoding="utf-8") for folder in (tmp_path, RESULTS))
+    assert made == shown, "run stepmask benchmark -o lab/results --page lab/results"
+    assert "results/images" not in shown and (RESULTS / "images" / "curve.png").stat().st_size < 300_000
 
 
 def test_the_tables_of_the_readme_are_those_of_the_page():
-    readme, shown = (path.read_text(encoding="utf-8") for path in (DOCS.parent / "README.md", DOCS / "results.md"))
+    readme, shown = (
+        path.read_text(encoding="utf-8") for path in (RESULTS.parents[1] / "README.md", RESULTS / "results.md")
+    )
     tables = [part.strip() for part in readme.split("\n\n") if part.startswith("| 20 steps, ")]
     assert len(tables) == 2
     for table in tables:
-        assert f"\n{table}\n" in shown, "copy it from docs/results.md"
+        assert f"\n{table}\n" in shown, "copy it from lab/results/results.md"
 
 
-@pytest.mark.parametrize("path", sorted((DOCS / "results" / "masks").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((RESULTS / "masks").glob("*.json")), ids=lambda path: path.stem)
 def test_the_masks_beside_the_results_are_those_that_were_measured(path):
     model, steps, method, setting, seed = re.fullmatch(
-        r"(.*-cifar10)-(\d+)-(learned)-(0\.\d+)-seed(\d)", path.stem
+        r"(.*-cifar10)-(\d+)-(end-to-end)-(0\.\d+)-seed(\d)", path.stem
     ).groups()
     key = {"model": model, "steps": int(steps), "method": method, "setting": setting, "seed": int(seed)}
-    rows = json.loads((DOCS / "results" / f"{model}.json").read_text())["rows"]
+    rows = json.loads((RESULTS / f"{model}.json").read_text())["rows"]
     (row,) = [row for row in rows if key.items() <= row.items()]
     pipe, mask = reference.load(model), StepMask.load(path)
     mask.check(graph=describe(pipe))
@@ -55,7 +57,7 @@ def test_the_masks_beside_the_results_are_those_that_were_measured(path):
 
 @pytest.mark.parametrize("classes", ["first", "other"])
 def test_the_masks_beside_the_page_of_transfer_fit_their_model(classes):
-    path = DOCS / "results" / "transfer-masks" / f"dit-cifar10-20-transfer-{classes}-classes.json"
+    path = RESULTS / "transfer-masks" / f"dit-cifar10-20-transfer-{classes}-classes.json"
     pipe, mask = reference.load("dit-cifar10"), StepMask.load(path)
     mask.check(graph=describe(pipe))
     fraction = measure_cost(pipe, call_kwargs=guided(pipe)).fraction(make_plan(mask, describe(pipe)))

@@ -5,7 +5,7 @@ Other packages add verbs from modules that they name in the entry point group ``
 
 from stepmask import plugins
 from stepmask.cli import describe, evaluate, export, import_, learn, sample, show
-from stepmask.cli._app import app
+from stepmask.cli.common.app import app
 
 plugins.load_plugins(plugins.COMMANDS)
 

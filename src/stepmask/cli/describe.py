@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from stepmask import presets
-from stepmask.cli._app import app, stdout
-from stepmask.cli._call import Call, Guidance, call_kwargs
-from stepmask.cli._models import load
 from stepmask.cli._site_tables import FEW, amount, cost_table, mib, sites_table
+from stepmask.cli.common.app import app, stdout
+from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
+from stepmask.cli.common.models import load
 from stepmask.errors import StepMaskError
 
 ModelOrPreset = Annotated[

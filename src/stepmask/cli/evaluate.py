@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import (
+from stepmask.cli.common.app import app, stdout
+from stepmask.cli.common.arguments import (
     At,
     BatchSize,
     Conditions,
@@ -21,12 +21,12 @@ from stepmask.cli._arguments import (
     Precision,
     RealImages,
 )
-from stepmask.cli._call import Call, Guidance, call_kwargs
-from stepmask.cli._mask_files import load_mask
-from stepmask.cli._models import load
-from stepmask.cli._output import ready_file, write_json
-from stepmask.cli._progress import runs_bar
-from stepmask.cli._scores import metrics_for, scores_table
+from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
+from stepmask.cli.common.mask_files import load_mask
+from stepmask.cli.common.metrics import metrics_for, scores_table
+from stepmask.cli.common.models import load
+from stepmask.cli.common.output import ready_file, write_json
+from stepmask.cli.common.progress import runs_bar
 
 
 @app.command()

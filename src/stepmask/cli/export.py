@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import At
-from stepmask.cli._mask_files import load_mask
-from stepmask.cli._output import ready_file
+from stepmask.cli.common.app import app, stdout
+from stepmask.cli.common.arguments import At
+from stepmask.cli.common.mask_files import load_mask
+from stepmask.cli.common.output import ready_file
 
 
 class Names(str, Enum):

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from stepmask import presets
-from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import Scheduler, SchedulerChoice
-from stepmask.cli._models import CLASSES, load
-from stepmask.cli._output import ready_file
+from stepmask.cli.common.app import app, stdout
+from stepmask.cli.common.arguments import Scheduler, SchedulerChoice
+from stepmask.cli.common.models import CLASSES, load
+from stepmask.cli.common.output import ready_file
 from stepmask.errors import StepMaskError
 
 THETA = 0.1

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from stepmask.cli._app import app, stderr, stdout
-from stepmask.cli._arguments import Conditions, Device, Model, Precision, Scheduler, SchedulerChoice
-from stepmask.cli._call import Call, call_kwargs
 from stepmask.cli._learn_options import with_learn_options
-from stepmask.cli._mask_files import load_masks
-from stepmask.cli._models import load
-from stepmask.cli._output import ready_file
-from stepmask.cli._reached import asked, family_table, reached
 from stepmask.cli._targets import MaxCacheMib, MinPsnr, TargetMacs, Targets, TargetSpeedup, arguments
+from stepmask.cli.common.app import app, stderr, stdout
+from stepmask.cli.common.arguments import Conditions, Device, Model, Precision, Scheduler, SchedulerChoice
+from stepmask.cli.common.call_arguments import Call, call_kwargs
+from stepmask.cli.common.mask_files import load_masks
+from stepmask.cli.common.models import load
+from stepmask.cli.common.output import ready_file
+from stepmask.cli.common.provenance import asked, family_table, reached
 
 
 class Method(str, Enum):

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import (
+from stepmask.cli.common.app import app, stdout
+from stepmask.cli.common.arguments import (
     At,
     BatchSize,
     Conditions,
@@ -20,11 +20,11 @@ from stepmask.cli._arguments import (
     NumImages,
     Precision,
 )
-from stepmask.cli._call import Call, Guidance, call_kwargs
-from stepmask.cli._mask_files import load_mask
-from stepmask.cli._models import load
-from stepmask.cli._output import ready_folder
-from stepmask.cli._progress import runs_bar
+from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
+from stepmask.cli.common.mask_files import load_mask
+from stepmask.cli.common.models import load
+from stepmask.cli.common.output import ready_folder
+from stepmask.cli.common.progress import runs_bar
 
 
 @app.command()
@@ -80,7 +80,7 @@ def write_images(images: Any, seeds: list[int], folder: Path) -> None:
     from PIL import Image
 
     from stepmask.pictures import save_animation, save_png
-    from stepmask.pictures.side_by_side import to_pixels
+    from stepmask.pictures.image_sheets import to_pixels
 
     ready_folder(folder)
     for seed, image in zip(seeds, images, strict=True):

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import At
-from stepmask.cli._call import Call, call_kwargs
-from stepmask.cli._mask_files import load_mask
-from stepmask.cli._models import load
-from stepmask.cli._output import ready_folder
-from stepmask.cli._reached import reached
+from stepmask.cli.common.app import app, stdout
+from stepmask.cli.common.arguments import At
+from stepmask.cli.common.call_arguments import Call, call_kwargs
+from stepmask.cli.common.mask_files import load_mask
+from stepmask.cli.common.models import load
+from stepmask.cli.common.output import ready_folder
+from stepmask.cli.common.provenance import reached
 
 
 @app.command()

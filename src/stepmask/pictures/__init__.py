@@ -13,23 +13,23 @@ from stepmask.errors import StepMaskError
 
 if TYPE_CHECKING:
     from stepmask.pictures.files import png, save_animation, save_png
-    from stepmask.pictures.grid import grid
-    from stepmask.pictures.heatmap import heatmap
-    from stepmask.pictures.score_histogram import score_histogram
-    from stepmask.pictures.side_by_side import same_seeds, side_by_side, tiles
-    from stepmask.pictures.terminal_map import terminal_map
+    from stepmask.pictures.histogram import score_histogram
+    from stepmask.pictures.image_sheets import same_seeds, side_by_side, tiles
+    from stepmask.pictures.mask_grid import grid
+    from stepmask.pictures.mask_heatmap import heatmap
+    from stepmask.pictures.terminal import terminal_map
 
 _WHERE = {
     "png": "files",
     "save_animation": "files",
     "save_png": "files",
-    "grid": "grid",
-    "heatmap": "heatmap",
-    "score_histogram": "score_histogram",
-    "same_seeds": "side_by_side",
-    "side_by_side": "side_by_side",
-    "tiles": "side_by_side",
-    "terminal_map": "terminal_map",
+    "grid": "mask_grid",
+    "heatmap": "mask_heatmap",
+    "score_histogram": "histogram",
+    "same_seeds": "image_sheets",
+    "side_by_side": "image_sheets",
+    "tiles": "image_sheets",
+    "terminal_map": "terminal",
 }
 
 __all__ = [

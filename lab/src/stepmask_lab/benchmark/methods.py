@@ -176,8 +176,8 @@ def methods() -> list[AnyMethod]:
         Method("DiTFastAttn", lambda subject: ["0.05", "0.15"], _ditfastattn, fits=_no_levels),
         Unmasked("fewer steps", affordable_steps, _fewer_steps),
         Unmasked("fewer steps, DPM-Solver++", affordable_steps, partial(_fewer_steps, change=with_dpm)),
-        FamilyMethod("learned", True, SEEDS),
-        FamilyMethod("learned, hold only", False, BINARY_SEEDS),
+        FamilyMethod("end-to-end", True, SEEDS),
+        FamilyMethod("end-to-end, hold only", False, BINARY_SEEDS),
         Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps),
     ]
     for name, (method, target, options) in LEARNED_RIVALS.items():

@@ -33,9 +33,9 @@ def study_methods() -> list[Method]:
         "from DiP-GO": lambda *asked: {"start": _dip_go(*asked)},
         "from SmoothCache": lambda *asked: {"start": calibrated(*asked, rule=smoothcache)},
     }
-    fitted = Method("learned, gains of key steps", affordable_steps, _with_gains, (0,))
+    fitted = Method("end-to-end, gains of key steps", affordable_steps, _with_gains, (0,))
     return [fitted] + [
-        Method(f"learned, {name}", budgets, partial(_variant, name=name, options=options), (0,))
+        Method(f"end-to-end, {name}", budgets, partial(_variant, name=name, options=options), (0,))
         for name, options in variants.items()
     ]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stepmask._files import write_atomically
-from stepmask.cli._app import stdout
-from stepmask.cli._output import ready_folder
+from stepmask.cli.common.app import stdout
+from stepmask.cli.common.output import ready_folder
 from stepmask.errors import StepMaskError
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepmask.cli._app import app, stderr, stdout
-from stepmask.cli._arguments import (
+from stepmask.cli._targets import shares
+from stepmask.cli.common.app import app, stderr, stdout
+from stepmask.cli.common.arguments import (
     BatchSize,
     Conditions,
     Device,
@@ -19,11 +20,10 @@ from stepmask.cli._arguments import (
     Scheduler,
     SchedulerChoice,
 )
-from stepmask.cli._call import Call, Guidance, call_kwargs
-from stepmask.cli._models import load
-from stepmask.cli._output import ready_folder
-from stepmask.cli._scores import metrics_for
-from stepmask.cli._targets import shares
+from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
+from stepmask.cli.common.metrics import metrics_for
+from stepmask.cli.common.models import load
+from stepmask.cli.common.output import ready_folder
 from stepmask.errors import StepMaskError
 from stepmask_lab.cli._pages import write_pages
 

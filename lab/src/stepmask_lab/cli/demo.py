@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from stepmask.cli._app import app, stdout
-from stepmask.cli._arguments import Folder
-from stepmask.cli._models import load
-from stepmask.cli._output import ready_folder, write_json
-from stepmask.cli._progress import runs_bar
+from stepmask.cli.common.app import app, stdout
+from stepmask.cli.common.arguments import Folder
+from stepmask.cli.common.models import load
+from stepmask.cli.common.output import ready_folder, write_json
+from stepmask.cli.common.progress import runs_bar
 from stepmask.cli.sample import write_comparison, write_images
 from stepmask.cli.show import draw
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepmask.cli._app import app, stderr, stdout
-from stepmask.cli._arguments import BatchSize, Device, Folder, Precision, Scheduler
-from stepmask.cli._call import Guidance
-from stepmask.cli._models import load
-from stepmask.cli._output import ready_folder, write_json
+from stepmask.cli.common.app import app, stderr, stdout
+from stepmask.cli.common.arguments import BatchSize, Device, Folder, Precision, Scheduler
+from stepmask.cli.common.call_arguments import Guidance
+from stepmask.cli.common.models import load
+from stepmask.cli.common.output import ready_folder, write_json
 
 if TYPE_CHECKING:
     from stepmask_lab.reproduce import Bench

@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stepmask.pictures._figures import BLUE, LIGHT, separate_groups, site_table, title
+from stepmask.pictures.figures import BLUE, LIGHT, separate_groups, site_table, title
 
 
 def output_changes(delta: np.ndarray, weights: np.ndarray) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stepmask_lab.pages.families import family_of
+from stepmask_lab.pages.families import OURS, family_of
 from stepmask_lab.pages.frontier import MACS_SLACK, SPEED_SLACK, Verdict, by_budget, counts, verdicts
 from stepmask_lab.pages.rows import Row, main_score, speedup_of, value_of
 from stepmask_lab.pages.table import DASH, markdown, with_margin
@@ -53,7 +53,7 @@ def _lines(name: str, found: Sequence[Verdict]) -> list[list[str]]:
         speed = speedup_of(learned)
         lines.append([
             name,
-            f"learned {setting}",
+            f"{OURS} {setting}",
             f"{learned['macs']:.3f}",
             DASH if speed is None else f"{speed:.2f}",
             str(len(some)),
@@ -93,7 +93,7 @@ def _reason(verdict: Verdict, name: str | None) -> str:
     if verdict.score is not None and verdict.score.outcome == "trails":
         numbers = f"{value_of(learned, name):.3g} against {value_of(rival, name):.3g}"
         reasons.append(f"{name} {numbers} ({with_margin(verdict.score.value, verdict.score.margin, signed=True)})")
-    mask = f"learned {learned['setting']} at {_cost(learned, verdict)}"
+    mask = f"{OURS} {learned['setting']} at {_cost(learned, verdict)}"
     return (
         f"**{rival['method']} {rival['setting']}** ({kind}) at {_cost(rival, verdict)}, {mask}: {'; '.join(reasons)}."
     )

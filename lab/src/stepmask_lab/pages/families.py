@@ -20,11 +20,11 @@ class Family(NamedTuple):
 
 
 FULL = "full run"
-OURS = "learned"
+OURS = "end-to-end"
 
 FAMILIES = (
     Family(FULL, r"full run", "#000000"),
-    Family(OURS, r"learned(, .*)?", "#0072B2"),
+    Family(OURS, r"end-to-end(, .*)?", "#0072B2"),
     Family(
         "learned otherwise", r"paper's learner|HarmoniCa.*|L2C.*|Learning-to-Cache.*|ECAD.*|DiP-GO.*", "#56B4E9", True
     ),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from stepmask._files import write_atomically
 from stepmask.pictures.files import save_png
-from stepmask.pictures.side_by_side import same_seeds
+from stepmask.pictures.image_sheets import same_seeds
 from stepmask_lab.pages.at_a_glance import at_a_glance
 from stepmask_lab.pages.claims import claims
 from stepmask_lab.pages.curve import trade_offs

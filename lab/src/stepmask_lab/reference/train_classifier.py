@@ -1,4 +1,6 @@
-"""Trains the classifier: ``python -m stepmask_lab.reference.train_classifier --data CIFAR10 --output FOLDER --hours H``.
+"""Trains the classifier.
+
+Run it by ``python -m stepmask_lab.reference.train_classifier --data CIFAR10 --output FOLDER --hours H``.
 
 Ends with three files: the weights in float16, ``statistics.safetensors`` of the train split, which
 `stepmask.evaluation` scores images against, and ``classifier.json``, the record with the accuracy on the test split.

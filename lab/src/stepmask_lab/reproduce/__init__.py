@@ -1,7 +1,7 @@
 """The tables and figures of arXiv 2603.19939, measured again: its number beside ours. Begin with `tables`.
 
 `paper` holds what is printed, `full_size` counts MACs on the published architectures, `lines` says what each line runs,
-`bench` keeps what was measured. `pages` writes; figures are drawn by `stepmask.report`.
+`bench` keeps what was measured. `pages` writes; figures are drawn by `stepmask.pictures`.
 """
 
 from stepmask_lab.reproduce.bench import Bench, Options, Own, options_of

@@ -1,7 +1,7 @@
 """Plans whose held values are scaled and shifted per channel before they are handed out, as block caching has it.
 
-Mask files know nothing of it: such a plan is fitted to a mask and a model (`stepmask_lab.rivals.calibrated.scale_shift`),
-and applied like any other.
+Mask files know nothing of it: `rivals.calibrated.scale_shift` fits such a plan to a mask and a model, and it
+is applied like any other.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from matplotlib.ticker import PercentFormatter
 
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
-from stepmask.pictures._figures import BLUE, LIGHT, title
-from stepmask.pictures._labels import short_name
+from stepmask.pictures.figures import BLUE, LIGHT, title
+from stepmask.pictures.labels import short_name
 
 
 def score_histogram(mask: StepMask, bins: int = 40) -> Figure:

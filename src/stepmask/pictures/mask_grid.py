@@ -9,8 +9,8 @@ from matplotlib.patches import Patch
 
 from stepmask.liveness import Plan, State
 from stepmask.mask import StepMask
-from stepmask.pictures._figures import BLUE, GREEN, LIGHT, PALE, separate_groups, site_table, title
-from stepmask.pictures._states import shown_states, states_of
+from stepmask.pictures.figures import BLUE, GREEN, LIGHT, PALE, separate_groups, site_table, title
+from stepmask.pictures.states import shown_states, states_of
 
 _COLOURS = {State.dead: PALE, State.reuse: LIGHT, State.compute: BLUE, State.forecast: GREEN}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stepmask._timesteps import start_run
-from stepmask.cli._app import stderr
-from stepmask.cli._arguments import DType, Scheduler
+from stepmask.cli.common.app import stderr
+from stepmask.cli.common.arguments import DType, Scheduler
 from stepmask.errors import MaskMismatchError, StepMaskError
 from stepmask.mask import StepMask, scheduler_identity
 

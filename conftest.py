@@ -22,6 +22,7 @@ def _quiet_and_single_threaded():
 
 
 def pytest_configure(config):
+    """Leave warnings of other packages out that nothing here can change."""
     # diffusers hands torch tensors to numpy in a way that numpy 2 announces to drop
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
     config.addinivalue_line("filterwarnings", "ignore:.torch.jit:DeprecationWarning")

@@ -85,7 +85,7 @@ Precision = Annotated[DType | None, typer.Option("--dtype", help="Precision of t
 
 
 class Scheduler(str, Enum):
-    """Names of schedulers; `stepmask.cli._models` says which class each is."""
+    """Names of schedulers; `stepmask.cli.common.models` says which class each is."""
 
     keep = "keep"
     ddim = "ddim"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from stepmask.cli._app import stderr
+from stepmask.cli.common.app import stderr
 
 
 @contextmanager

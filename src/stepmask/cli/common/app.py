@@ -18,7 +18,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 import stepmask
-from stepmask.cli._allocator import keep_freed_memory
+from stepmask.cli.common.allocator import keep_freed_memory
 from stepmask.errors import StepMaskError
 
 ORDER = ("demo", "describe", "learn", "import", "sample", "evaluate", "show", "export", "benchmark", "reproduce")

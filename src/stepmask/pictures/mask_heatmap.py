@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from stepmask.liveness import Plan, State
 from stepmask.mask import StepMask
-from stepmask.pictures._figures import separate_groups, site_table, title
-from stepmask.pictures._states import states_of
+from stepmask.pictures.figures import separate_groups, site_table, title
+from stepmask.pictures.states import states_of
 
 
 def count_computes(compute: np.ndarray, window: int = 5) -> np.ndarray:

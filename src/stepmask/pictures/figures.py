@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stepmask.pictures._labels import group_starts, short_name
+from stepmask.pictures.labels import group_starts, short_name
 
 BLUE, GREEN, LIGHT, PALE = "#0b4f8a", "#2e9c84", "#f2b45c", "#e9e9e9"
 """Compute, forecast, reuse, dead: apart in hue for every kind of colour vision, and in brightness when printed grey."""

@@ -1,0 +1,3 @@
+"""Fixtures of the command line, shared with the product's tests."""
+
+from command_line import ddpm_folder, dit_folder, family_file, folder, mask_file, quick, run, saved  # noqa: F401
