@@ -78,7 +78,8 @@ def _metavar(one: Any, context: Any) -> str:
     if one.metavar:
         return one.metavar
     spelled = one.get_help_record(context)[0].rpartition(" --")[2].partition(" ")[2]
-    return spelled.strip("<>").removesuffix(" range").replace("str", "TEXT").replace("int", "N").replace("float", "X")
+    spelled = spelled.strip("<>").removesuffix(" range")
+    return {"str": "TEXT", "int": "N", "float": "X", "path": "FILE"}.get(spelled, spelled)
 
 
 def _default(one: Any) -> str:
