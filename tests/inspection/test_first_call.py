@@ -11,7 +11,7 @@ from stepmask import measure_cost
 from stepmask.inspection.first_call import first_step, one_sample
 from stepmask.inspection.inputs import chosen_samples
 from stepmask.inspection.loop import SamplerLoop
-from stepmask.learning.end_to_end.chain import Chain
+from stepmask.learning.end_to_end.gradients.chain import Chain
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 
 

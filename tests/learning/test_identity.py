@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from stepmask.learning._identity import comparable, weights_digest
+from stepmask.runtime.identity import comparable, weights_digest
 from tiny import dit_pipeline, tiny_model
 
 

@@ -20,8 +20,8 @@ from stepmask.inspection.call import forwards_per_image, parameters_of
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import riding
-from stepmask.learning.end_to_end.chain import Chain
-from stepmask.learning.end_to_end.probe import forth_and_back
+from stepmask.learning.end_to_end.gradients.chain import Chain
+from stepmask.learning.end_to_end.gradients.probe import forth_and_back
 from stepmask.runtime.sampling import sample, timesteps_of_run
 
 FEW = {

@@ -14,7 +14,7 @@ from stepmask import StepMaskError
 from stepmask.inspection.call import random_conditions
 from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import unchecked
-from stepmask.learning.noise import Noise
+from stepmask.runtime.noise import Noise
 from stepmask.runtime.sampling import sample
 from stepmask.schedules import fora
 from tiny import ddim_pipeline, generator, tiny_model

@@ -1,4 +1,4 @@
-"""What the laboratory adds to stepmask: reference models, metrics, and rival ways to learn. Imports no torch."""
+"""What the laboratory adds to stepmask: reference models, metrics, and rival ways to learn. It imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from stepmask import plugins
+from stepmask.learning import Learner, register
 from stepmask_lab import reference
+from stepmask_lab.rivals.dip_go.config import DipGo
+from stepmask_lab.rivals.ecad.config import Ecad
+from stepmask_lab.rivals.harmonica.config import HarmoniCa
+from stepmask_lab.rivals.l2c.config import L2C
 
 
 def _metrics(names: str, real: Path | None) -> Any:
@@ -19,3 +24,35 @@ plugins.register_models(plugins.ModelSource("reference", reference.names, refere
 for class_name, module in reference.OWN_PIPELINES.items():
     plugins.register_pipeline(class_name, module)
 plugins.register_metrics(_metrics)
+
+LEARNERS = (
+    Learner(
+        name="harmonica",
+        configuration=HarmoniCa,
+        learn="stepmask_lab.rivals.harmonica.learner:learn",
+        summary="is HarmoniCa (arXiv 2410.01723) in the frame of the paper's learner; blocks compute or hold.",
+        needs_target=False,
+    ),
+    Learner(
+        name="l2c",
+        configuration=L2C,
+        learn="stepmask_lab.rivals.l2c.learner:learn",
+        summary="is Learning-to-Cache (arXiv 2406.01733) in that frame; every second step computes in full.",
+        needs_target=False,
+    ),
+    Learner(
+        name="ecad",
+        configuration=Ecad,
+        learn="stepmask_lab.rivals.ecad.search:learn",
+        summary="searches by a genetic algorithm over binary masks, as ECAD (arXiv 2506.15682).",
+        goals=frozenset({"target_macs", "targets"}),
+    ),
+    Learner(
+        name="dip-go",
+        configuration=DipGo,
+        learn="stepmask_lab.rivals.dip_go.learner:learn",
+        summary="learns by gradients through the whole run, as DiP-GO (arXiv 2410.16942); blocks compute or hold.",
+    ),
+)
+for learner in LEARNERS:
+    register(learner)

@@ -1,4 +1,4 @@
-"""Command line options made from the fields of the methods' configurations: written once, there.
+"""Command line options made from the configurations of the ways to learn: each option is stated once, there.
 
 An option that the user does not give is not passed on, so that a method's own default holds.
 """
@@ -6,42 +6,25 @@ An option that the user does not give is not passed on, so that a method's own d
 from __future__ import annotations
 
 import inspect
-import re
-import typing
 from collections.abc import Callable
-from dataclasses import fields
 from functools import wraps
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from stepmask.learning import GlobalConfig, LearnConfig
-from stepmask_lab.rivals.dip_go.config import FullChainConfig
-from stepmask_lab.rivals.ecad.config import GeneticConfig
-
-PANELS = {
-    GlobalConfig: "How it selects (method global)",
-    LearnConfig: "How it learns (methods per-step, paper, harmonica and l2c)",
-    GeneticConfig: "How it evolves (method ecad)",
-    FullChainConfig: "How it learns (method dip-go)",
-}
-PRESETS = {LearnConfig: ("paper", "harmonica", "l2c")}
-"""Methods with defaults of their own, each a class method of the configuration."""
-
-NOT_OFFERED = {"objective"}
-"""What no text can say."""
+from stepmask.learning import Option, learners
 
 
 def with_learn_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Replace the ``**options`` of a verb by one option per knob; the verb gets those that were given."""
+    """Replace the ``**options`` of a verb by one option per option of a method; the verb gets those that were given."""
     signature = inspect.signature(verb, eval_str=True)
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    made = [parameter for config in PANELS for parameter in _parameters(config)]
-    knobs = {p.name for p in made}
+    made = [_parameter(name, found) for name, found in offered().items()]
+    names = {p.name for p in made}
 
     @wraps(verb)
     def wrapper(**values: Any) -> None:
-        verb(**{name: value for name, value in values.items() if name not in knobs or value is not None})
+        verb(**{name: value for name, value in values.items() if name not in names or value is not None})
 
     del wrapper.__wrapped__
     wrapper.__signature__ = signature.replace(parameters=[*kept, *made])  # type: ignore[attr-defined]
@@ -49,36 +32,43 @@ def with_learn_options(verb: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def _parameters(config: type) -> typing.Iterator[inspect.Parameter]:
-    types, texts = typing.get_type_hints(config), _descriptions(config)
-    for field in fields(config):
-        if field.name in NOT_OFFERED:
-            continue
-        type_, choices = types[field.name], None
-        if typing.get_origin(type_) is Literal:
-            type_, choices = str, "|".join(typing.get_args(type_))
-        text = f"{texts[field.name]} {_default(config, field.name)}"
-        option = typer.Option(help=text, metavar=choices, rich_help_panel=PANELS[config])
-        yield inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[type_ | None, option]
-        )
+def offered() -> dict[str, dict[str, Option]]:
+    """By name of an option, what it is for each method that has it, by the method's name."""
+    found: dict[str, dict[str, Option]] = {}
+    for learner in learners().values():
+        for one in learner.configuration.options():
+            if one.on_command_line:
+                found.setdefault(one.name, {})[learner.name] = one
+    return found
 
 
-def _default(config: type, name: str) -> str:
-    """What holds where the option is not given."""
-    usual = _spelled(name, getattr(config(), name))
-    others = {method: _spelled(name, getattr(getattr(config, method)(), name)) for method in PRESETS.get(config, ())}
-    differ = [f"; {method}: {value}" for method, value in others.items() if value != usual]
-    return f"Default: {usual}{''.join(differ)}."
+def _parameter(name: str, by_method: dict[str, Option]) -> inspect.Parameter:
+    first = next(iter(by_method.values()))
+    methods = list(by_method)
+    text = f"{first.help} {_defaults(by_method)}"
+    metavar = "|".join(first.choices) or None
+    option = typer.Option(help=text, metavar=metavar, rich_help_panel=_panel(methods))
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[first.type | None, option]
+    )
 
 
-def _spelled(name: str, value: Any) -> str:
-    """A value as the command line takes it."""
-    return f"--{'' if value else 'no-'}{name.replace('_', '-')}" if isinstance(value, bool) else str(value)
+def _panel(methods: list[str]) -> str:
+    """The heading of the options that these methods have."""
+    return f"Options of --method {', '.join(methods[:-1])}{' and ' if methods[1:] else ''}{methods[-1]}"
 
 
-def _descriptions(config: type) -> dict[str, str]:
-    """What the docstring of a configuration says about each attribute."""
-    text = inspect.getdoc(config) or ""
-    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, flags=re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", words).replace("``", "").replace('"', "") for name, words in found}
+def _defaults(by_method: dict[str, Option]) -> str:
+    """What holds where the option is not given, by method where that differs."""
+    spelled = {method: _spelled(one) for method, one in by_method.items()}
+    usual = next(iter(spelled.values()))
+    others = [f"; {method}: {value}" for method, value in spelled.items() if value != usual]
+    unit = next(iter(by_method.values())).unit
+    return f"Default: {usual}{f' {unit}' if unit and usual[0].isdigit() else ''}{''.join(others)}."
+
+
+def _spelled(one: Option) -> str:
+    """A default as the command line takes it."""
+    if one.type is bool:
+        return f"--{'' if one.default else 'no-'}{one.name.replace('_', '-')}"
+    return "no limit" if one.default is None else f"{one.default}"

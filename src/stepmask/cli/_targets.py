@@ -56,8 +56,7 @@ MaxCacheMib = Annotated[
 ]
 
 
-def arguments(
-    method: str,
+def goals(
     target_macs: float | None,
     targets: str | None,
     target_speedup: float | None,
@@ -67,7 +66,7 @@ def arguments(
     """Arguments of `stepmask.learn`, or with ``targets`` of `stepmask.learn_family`: those that were given.
 
     Raises:
-        StepMaskError: More than one target, one that the method does not know, or a list that is none.
+        StepMaskError: More than one target, or a list that is none.
     """
     kinds = {"target_macs": target_macs, "targets": targets, "target_speedup": target_speedup, "min_psnr": min_psnr}
     given = {name: value for name, value in kinds.items() if value is not None}
@@ -79,10 +78,6 @@ def arguments(
         if not 0 < max_cache_mib < math.inf:
             raise StepMaskError(f"--max-cache-mib must be a positive number, got {max_cache_mib:g}")
         given["max_cache_bytes"] = int(max_cache_mib * 2**20)
-    known = {"target_macs", "targets"} if method == "ecad" else {"target_macs"}
-    strangers = [name for name in given if name not in known]
-    if strangers and method != "global":
-        raise StepMaskError(f"only --method global knows {_options(strangers)}, got --method {method}")
     return given
 
 

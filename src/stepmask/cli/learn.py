@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from stepmask.cli._learn_options import with_learn_options
-from stepmask.cli._targets import MaxCacheMib, MinPsnr, TargetMacs, Targets, TargetSpeedup, arguments
+from stepmask.cli._targets import MaxCacheMib, MinPsnr, TargetMacs, Targets, TargetSpeedup, goals
 from stepmask.cli.common.app import app, stderr, stdout
 from stepmask.cli.common.arguments import Conditions, Device, Model, Precision, Scheduler, SchedulerChoice
 from stepmask.cli.common.call_arguments import Call, call_kwargs
@@ -17,18 +17,15 @@ from stepmask.cli.common.mask_files import load_masks
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_file
 from stepmask.cli.common.provenance import asked, family_table, reached
+from stepmask.learning import Goals, learners
+from stepmask.learning.goals import DEFAULT_TARGET_MACS, masks_of
+from stepmask.learning.registry import DEFAULT, configured
 
+Method = Enum("Method", {name: name for name in learners()}, type=str)  # type: ignore[misc]
+"""The ways to learn that stepmask and the installed plugins have registered."""
 
-class Method(str, Enum):
-    """How a mask comes to be."""
-
-    everything = "global"
-    per_step = "per-step"
-    paper = "paper"
-    harmonica = "harmonica"
-    l2c = "l2c"
-    ecad = "ecad"
-    dip_go = "dip-go"
+USUAL = Method(DEFAULT)
+SUMMARIES = " ".join(f"[b]{name}[/b] {learner.summary}" for name, learner in learners().items())
 
 
 @app.command()
@@ -44,14 +41,8 @@ def learn(
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps of the runs that the mask is for.")] = 50,
     method: Annotated[
         Method,
-        typer.Option(
-            help="[b]global[/b] selects by the final image what each block does at each step: compute, hold its last "
-            "value, or forecast from its last two. [b]per-step[/b] learns from the error of each step alone, "
-            "[b]paper[/b] does so as arXiv 2603.19939 (as we read it), [b]harmonica[/b] and [b]l2c[/b] as HarmoniCa "
-            "and Learning-to-Cache; [b]ecad[/b] searches by a genetic algorithm, [b]dip-go[/b] learns by gradients "
-            "through the whole run. All but global only compute or hold."
-        ),
-    ] = Method.everything,
+        typer.Option(help=SUMMARIES),
+    ] = USUAL,
     target_macs: TargetMacs = None,
     targets: Targets = None,
     target_speedup: TargetSpeedup = None,
@@ -83,33 +74,24 @@ def learn(
 
     Needs no data: it looks at what the model itself makes of noise. Its weights stay as they are.
     """
-    wanted = arguments(method.value, target_macs, targets, target_speedup, min_psnr, max_cache_mib)
+    wanted = goals(target_macs, targets, target_speedup, min_psnr, max_cache_mib)
+    learner, config = configured(method.value, options)
+    if not wanted.keys() - {"max_cache_bytes"}:
+        wanted["target_macs"] = DEFAULT_TARGET_MACS
+    masks = load_masks(start) if start else None
+    learner.check(Goals(**wanted, start=masks_of(masks)))  # what is wrong is said before the model is loaded
     output = output or Path("family.json" if targets else "mask.json")
     ready_file(output)
     if resume is not None:
         ready_file(resume)
     import stepmask
-    from stepmask.learning.end_to_end.select import Asked
-    from stepmask.learning.entry import DEFAULT_TARGET, config_for
 
-    if not wanted.keys() - {"max_cache_bytes"}:
-        wanted["target_macs"] = float(DEFAULT_TARGET)
-    Asked(**wanted)  # what is wrong with an option is said before the model is loaded
-    masks = load_masks(start) if start else None
-    called = call_kwargs(guidance_scale, call)
-    given = {
-        **wanted,
-        "start": masks,
-        "config": config_for(method.value, None, options),
-        "seed": seed,
-        "resume": resume,
-    }
+    given = {**wanted, "start": masks, "seed": seed, "resume": resume, "conditions": conditions}
+    given |= {"num_inference_steps": steps, "call_kwargs": call_kwargs(guidance_scale, call) or None}
     pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
-    given |= {"num_inference_steps": steps, "call_kwargs": called or None}
-    given["conditions"] = conditions
     try:
         make = stepmask.learn_family if targets else stepmask.learn
-        made = make(pipe, method=method.value, **given)
+        made = make(pipe, method=config, **given)
     except KeyboardInterrupt:
         if resume is not None and resume.exists():
             stderr().print(f"the state is kept in {resume}; run the same command again to go on")

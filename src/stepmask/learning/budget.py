@@ -65,24 +65,6 @@ class Budget:
                 f"costs {floor:.4f} of the full run; ask for {min(1.0, np.ceil(floor * 1000) / 1000):g} or more"
             )
 
-    def marginal(self, compute: np.ndarray) -> np.ndarray:
-        """What each cell costs in its plan: cost with the cell computing minus cost with it holding.
-
-        Args:
-            compute: (T, B) bool over all sites.
-
-        Returns:
-            (T, B) in shares of the full run; 0 where nothing changes, and in row 0 and for samplers.
-        """
-        rows = rows_of(compute)
-        base = self.cost(rows)
-        result = np.zeros(compute.shape)
-        for step in range(1, len(rows)):
-            for site in self.graph.blocks:
-                flipped = self.cost(_flip(rows, step, site))
-                result[step, site] = base - flipped if compute[step, site] else flipped - base
-        return result
-
     def meet(self, compute: np.ndarray, benefit: np.ndarray, target: float) -> np.ndarray:
         """Flip the least harmful cells until the plan costs at most `target`, and no less than needed.
 
@@ -103,12 +85,6 @@ class Budget:
         while rows != before:  # a cell that computes can make room for another
             before = rows
             rows = self._grow(rows, benefit, target, thorough=True)
-        return table_of(rows, len(self.graph))
-
-    def exchange(self, compute: np.ndarray, benefit: np.ndarray, target: float, slack: float = 0.02) -> np.ndarray:
-        """Shrink somewhat below the target, then grow back: cells that are worth more take the place of others."""
-        rows = self._shrink(rows_of(compute), benefit, max(target - slack, self.floor(len(compute))))
-        rows = self._fill(self._grow(rows, benefit, target), benefit, target)
         return table_of(rows, len(self.graph))
 
     def _threshold(self, benefit: np.ndarray, target: float) -> np.ndarray:

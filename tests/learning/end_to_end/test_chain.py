@@ -24,12 +24,12 @@ from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.budget import Budget
-from stepmask.learning.end_to_end._adjoints import inner
-from stepmask.learning.end_to_end.account import Account
-from stepmask.learning.end_to_end.chain import Chain
-from stepmask.learning.end_to_end.probe import probe
-from stepmask.learning.end_to_end.switches import settle
-from stepmask.learning.riding import frozen
+from stepmask.learning.end_to_end.gradients.adjoints import inner
+from stepmask.learning.end_to_end.gradients.chain import Chain
+from stepmask.learning.end_to_end.gradients.effects import Account
+from stepmask.learning.end_to_end.gradients.probe import probe
+from stepmask.learning.end_to_end.search.selection import settle
+from stepmask.learning.interception import frozen
 from stepmask.mask import Action
 from stepmask.runtime.sampling import seeded
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model, with_channel_gains

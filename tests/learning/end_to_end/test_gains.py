@@ -14,14 +14,14 @@ from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import fit_gains
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.config import GlobalConfig
-from stepmask.learning.end_to_end.gains import GainFit
-from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES
-from stepmask.learning.end_to_end.select import Asked, Selecting
-from stepmask.learning.end_to_end.switches import settle
+from stepmask.learning.end_to_end.gradients.gains import GainFit
+from stepmask.learning.end_to_end.learner import Asked, Selecting
+from stepmask.learning.end_to_end.measurement.judge import LEAST_PROBES, PROBES
+from stepmask.learning.end_to_end.search.selection import settle
 from stepmask.learning.end_to_end.tables import Table
-from stepmask.learning.noise import Noise
-from stepmask.learning.riding import frozen
+from stepmask.learning.interception import frozen
 from stepmask.mask import Action
+from stepmask.runtime.noise import Noise
 from stepmask.schedules import fora, key_steps
 from stepmask_lab import reference
 from tiny import dit_pipeline

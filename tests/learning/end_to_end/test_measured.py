@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from stepmask import StepMaskError
-from stepmask.learning.end_to_end.measured import Measured
-from stepmask.learning.end_to_end.probe import Probe
+from stepmask.learning.end_to_end.gradients.probe import Probe
+from stepmask.learning.end_to_end.measurement.measurements import Measured
 
 IDENTITY = {"seed": 3, "config": {"rounds": 4}, "call_kwargs": ("a", "b")}
 

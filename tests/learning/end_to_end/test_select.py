@@ -29,15 +29,15 @@ from stepmask import (
 from stepmask.evaluation import evaluation_seeds
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import GlobalConfig, LearnConfig
-from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
-from stepmask.learning.end_to_end.portfolio import moved_steps, portfolio, spaced_steps
-from stepmask.learning.end_to_end.probe import _overflow_as_worst
-from stepmask.learning.end_to_end.search import Round
-from stepmask.learning.end_to_end.select import Asked, Selecting
+from stepmask.learning.end_to_end.gradients.probe import _overflow_as_worst
+from stepmask.learning.end_to_end.learner import Asked, Selecting
+from stepmask.learning.end_to_end.measurement.judge import PSNR_CAP, Judge
+from stepmask.learning.end_to_end.search.portfolio import moved_steps, portfolio, spaced_steps
+from stepmask.learning.end_to_end.search.search import Round
 from stepmask.learning.end_to_end.tables import Candidate, Table
-from stepmask.learning.noise import Noise
 from stepmask.mask import Action, scheduler_identity
 from stepmask.runtime.apply import is_applied
+from stepmask.runtime.noise import Noise
 from stepmask.schedules import fora
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
 

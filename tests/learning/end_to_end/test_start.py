@@ -9,9 +9,9 @@ from diffusers import DPMSolverMultistepScheduler
 import stepmask
 from stepmask import StepMask, StepMaskError, describe, learn, learn_family, make_plan, measure_cost
 from stepmask.learning.budget import Budget
-from stepmask.learning.end_to_end.judge import Judge
-from stepmask.learning.end_to_end.switches import settle
-from stepmask.learning.noise import Noise
+from stepmask.learning.end_to_end.measurement.judge import Judge
+from stepmask.learning.end_to_end.search.selection import settle
+from stepmask.runtime.noise import Noise
 from stepmask.schedules import fora, key_steps
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
 
@@ -58,8 +58,8 @@ def test_a_start_that_costs_much_less_does_not_replace_the_walk():
 
 def test_without_rounds_the_best_of_several_is_taken(monkeypatch):
     """Of tables that nothing else is measured beside: regular schedules and key steps are hidden."""
-    monkeypatch.setattr("stepmask.learning.end_to_end.search.portfolio", lambda *inputs: [])
-    monkeypatch.setattr("stepmask.learning.end_to_end.search.spaced_steps", lambda *inputs: [])
+    monkeypatch.setattr("stepmask.learning.end_to_end.search.search.portfolio", lambda *inputs: [])
+    monkeypatch.setattr("stepmask.learning.end_to_end.search.search.spaced_steps", lambda *inputs: [])
     pipe = dit_pipeline()
     starts = [fora(pipe, STEPS, 2), fora(pipe, STEPS, 2, forecast="linear")]
     mask = learn(pipe, STEPS, 0.6, start=starts, **{**QUICK, "rounds": 0})
@@ -72,7 +72,7 @@ def test_a_start_that_is_behind_on_the_first_images_is_measured_on_all(monkeypat
     """So the result is not worse than it, also where a schedule is far ahead there."""
     pipe, measured = dit_pipeline(), []
     start = key_steps(pipe, STEPS, [0, 1])
-    monkeypatch.setattr("stepmask.learning.end_to_end.search.HOPELESS_DB", -1e3)
+    monkeypatch.setattr("stepmask.learning.end_to_end.search.search.HOPELESS_DB", -1e3)
     psnrs = Judge.psnrs
     monkeypatch.setattr(Judge, "psnrs", lambda self, table: measured.append(table.actions) or psnrs(self, table))
     learn(pipe, STEPS, 0.6, start=start, **{**QUICK, "rounds": 0})

@@ -11,8 +11,8 @@ import stepmask
 from stepmask import BlockGraph, CostTable, Site, State, StepMask, describe, make_plan, measure_cost
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.budget import Budget
-from stepmask.learning.end_to_end.probe import Probe
-from stepmask.learning.end_to_end.switches import Selection, settle
+from stepmask.learning.end_to_end.gradients.probe import Probe
+from stepmask.learning.end_to_end.search.selection import Selection, settle
 from stepmask.mask import Action
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask, tiny_model
 

@@ -12,9 +12,9 @@ from stepmask.inspection.describe import describe
 from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
-from stepmask.learning.per_step.importance import _Prober, calibrate
-from stepmask.learning.per_step.losses import relative_norm
-from stepmask.learning.riding import riding
+from stepmask.learning.interception import riding
+from stepmask.learning.paper.losses import relative_norm
+from stepmask.learning.paper.output_change import _Prober, calibrate
 from stepmask.runtime.sampling import sample
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model
 

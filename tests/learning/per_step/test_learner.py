@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler
+from stepmask.learning.per_step import learner
 
 import stepmask
 from fakes import TwoCalls, assert_unchanged, snapshot
@@ -24,8 +25,7 @@ from stepmask import (
 from stepmask.evaluation import evaluation_seeds
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import LearnConfig
-from stepmask.learning.per_step import learner
-from stepmask.learning.per_step.config import SparseWeights
+from stepmask.learning.paper.config import SparseWeights
 from stepmask.mask import scheduler_identity
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, sample_of, tiny_model
 

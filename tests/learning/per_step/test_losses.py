@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stepmask.learning.per_step.losses import feature_loss, regulariser_gradient, relative_norm, step_weights
-from stepmask.learning.riding import first_tensor
+from stepmask.learning.interception import first_tensor
+from stepmask.learning.paper.losses import feature_loss, regulariser_gradient, relative_norm, step_weights
 from tiny import generator, tiny_model
 
 

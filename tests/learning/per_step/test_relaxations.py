@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stepmask.learning.per_step.relaxations import draw, mix, per_image
+from stepmask.learning.paper.relaxations import draw, mix, per_image
 from tiny import generator
 
 SAMPLINGS = ("random", "gumbel", "interpolation")

@@ -21,11 +21,11 @@ from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import LearnConfig
-from stepmask.learning.per_step.learner import _Learner, _loss_scale, _Student
-from stepmask.learning.per_step.losses import feature_loss
-from stepmask.learning.per_step.relaxations import Draw, draw
-from stepmask.learning.per_step.relaxed import RelaxedPolicy
-from stepmask.learning.riding import first_tensor, riding
+from stepmask.learning.interception import first_tensor, riding
+from stepmask.learning.paper.learner import _Learner, _loss_scale, _Student
+from stepmask.learning.paper.losses import feature_loss
+from stepmask.learning.paper.relaxations import Draw, draw
+from stepmask.learning.paper.relaxed_model import RelaxedPolicy
 from stepmask.runtime.cache import Cache, Meter
 from stepmask.runtime.sampling import sample
 from tiny import conditions, ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, sample_of, tiny_model

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from stepmask.learning.per_step.state import LearnerState, adam_step
 
 from stepmask import StepMaskError, learn
 from stepmask.learning import LearnConfig
-from stepmask.learning.per_step.learner import _Learner
-from stepmask.learning.per_step.state import LearnerState, adam_step
+from stepmask.learning.paper.learner import _Learner
 from tiny import ddim_pipeline, dit_pipeline, generator
 
 STEPS = 4

@@ -8,9 +8,9 @@ import torch
 
 from stepmask import StepMaskError, TargetError, describe, learn, make_plan, measure_cost
 from stepmask.learning import LearnConfig
-from stepmask.learning.per_step.importance import calibrate
-from stepmask.learning.per_step.losses import relative_norm, squared_loss
-from stepmask.learning.per_step.relaxations import draw
+from stepmask.learning.paper.losses import relative_norm, squared_loss
+from stepmask.learning.paper.output_change import calibrate
+from stepmask.learning.paper.relaxations import draw
 from stepmask.runtime.sampling import sample
 from tiny import ddim_pipeline, dit_pipeline, generator
 

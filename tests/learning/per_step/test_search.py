@@ -7,8 +7,8 @@ from stepmask import describe, learn
 from stepmask.inspection.costs import measure_cost
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
-from stepmask.learning.per_step.config import LearnConfig
-from stepmask.learning.per_step.learner import _Learner
+from stepmask.learning.paper.config import LearnConfig
+from stepmask.learning.paper.learner import _Learner
 from stepmask.liveness import rows_of
 from stepmask.schedules import deepcache, fora
 from tiny import ddim_pipeline, dit_pipeline

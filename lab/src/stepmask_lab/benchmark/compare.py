@@ -22,8 +22,8 @@ from stepmask.evaluation.fidelity import psnr_per_image
 from stepmask.evaluation.result import circumstances
 from stepmask.family import MaskFamily
 from stepmask.inspection.call import listed_conditions
-from stepmask.learning._identity import comparable
 from stepmask.mask import StepMask
+from stepmask.runtime.identity import comparable
 from stepmask_lab.benchmark.cells import Cells, Key
 from stepmask_lab.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, Method, Subject, Unmasked, methods
 from stepmask_lab.benchmark.strips import SHOWN, save_strip

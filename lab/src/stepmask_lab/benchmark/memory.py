@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 NUM_PROBES = 8
-"""Images of a probing run, as `GlobalConfig` has them."""
+"""Images of a probing run, as `EndToEnd` has them."""
 
 NUM_IMAGES = 2
 """Images where ways are compared: as many as the graph of a whole run leaves room for on a small machine."""
@@ -47,18 +47,16 @@ def _per_step(pipe: Any, steps: int, num_images: int) -> int:
 
 def _end_to_end(pipe: Any, steps: int, num_images: int) -> int:
     """A probing run forwards and backwards; returns the bytes that waited between."""
-    from stepmask.inspection.describe import describe
-    from stepmask.inspection.registry import denoiser_of
-    from stepmask.learning.end_to_end.chain import Chain
-    from stepmask.learning.noise import Noise
-    from stepmask.learning.riding import frozen
+    from stepmask.learning.end_to_end.gradients.chain import Chain
+    from stepmask.learning.interception import frozen
     from stepmask.liveness import make_plan
+    from stepmask.runtime.task import Task
     from stepmask.schedules import fora
 
-    noise = Noise(pipe, steps, seed=0)
-    chain = Chain(pipe, make_plan(fora(pipe, steps, 2), describe(pipe)), num_images, copies=2, fresh=True)
-    with frozen(denoiser_of(pipe)), chain.riding():
-        images = noise.latents(0, num_images, copies=2)
+    task = Task(pipe, steps)
+    chain = Chain(pipe, make_plan(fora(task.graph, task.timesteps, 2), task.graph), num_images, copies=2, fresh=True)
+    with frozen(task.denoiser), chain.intercepting():
+        images = task.noise.latents(0, num_images, copies=2)
         images.backward(images.detach())
     return chain.history.waiting_bytes
 

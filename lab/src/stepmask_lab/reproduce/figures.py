@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from stepmask.graph import BlockGraph
-from stepmask.learning.noise import Noise
-from stepmask.learning.per_step.importance import calibrate
-from stepmask.learning.per_step.losses import step_weights
+from stepmask.learning.paper.losses import step_weights
+from stepmask.learning.paper.output_change import output_changes
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
+from stepmask.runtime.task import Task
 from stepmask_lab.reproduce.bench import Run
 from stepmask_lab.reproduce.lines import masking
 from stepmask_lab.rivals.calibrated.recording import record
@@ -62,8 +62,8 @@ def figure_data(run: Run) -> FigureData:
     run.comparison.tell(f"{run.name}, {subject.steps} steps: how similar neighbouring steps are")
     recording = record(subject.pipe, subject.steps, num_images=NUM_IMAGES, call_kwargs=subject.call_kwargs)
     changes = recording.changes[:, :, 0]
-    noise = Noise(subject.pipe, subject.steps, 0, subject.call_kwargs)
-    delta = calibrate(subject.pipe, lambda: noise.images(0, NUM_IMAGES), "uniform").delta
+    task = Task(subject.pipe, subject.steps, call_kwargs=subject.call_kwargs)
+    delta = output_changes(task, lambda: task.noise.images(0, NUM_IMAGES))
     return FigureData(
         mask,
         make_plan(mask, run.graph),

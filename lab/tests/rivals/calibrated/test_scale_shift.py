@@ -13,7 +13,7 @@ from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask import State, apply, evaluate, make_plan
 from stepmask.inspection.describe import describe
 from stepmask.inspection.registry import denoiser_of
-from stepmask.learning.noise import Noise
+from stepmask.runtime.noise import Noise
 from stepmask.schedules import fora
 from stepmask_lab.rivals import fit_scale_shift
 from stepmask_lab.rivals.calibrated.scale_shift import least_squares

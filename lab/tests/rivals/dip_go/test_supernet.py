@@ -10,8 +10,8 @@ from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask import apply, describe
 from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import denoiser_of
-from stepmask.learning.noise import Noise
-from stepmask.learning.riding import frozen
+from stepmask.learning.interception import frozen
+from stepmask.runtime.noise import Noise
 from stepmask_lab.rivals.dip_go.losses import consistency_loss, ssim
 from stepmask_lab.rivals.dip_go.supernet import SuperNet
 from tiny import dit_pipeline, generator, random_mask, tiny_model

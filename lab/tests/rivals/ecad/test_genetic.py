@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepmask import StepMaskError, TargetError, apply, describe, learn, learn_family, make_plan, measure_cost
-from stepmask.learning.noise import Noise
+from stepmask.runtime.noise import Noise
 from stepmask.schedules import fora
 from stepmask_lab.rivals.ecad.config import GeneticConfig
 from tiny import ddim_pipeline, dit_pipeline

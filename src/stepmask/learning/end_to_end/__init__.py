@@ -1,7 +1,6 @@
-"""Method "global": actions selected by what they do to the final image.
+"""The default way to learn: actions are selected by what they do to the final image.
 
-Begin with `select`, which turns what users ask for into a search, and what it found into masks. Each round of `search`
-takes a table, at first one of the `portfolio`; `probe` says what every switch in it would do, by one run backwards
-(`chain`); `switches` chooses for a budget, and what comes out is run. `measured` keeps every number, on disk too: that
-is how a search is resumed.
+Begin with `learner`, which turns what users ask for into a search, and what it found into masks. `search` looks for
+tables of actions; `measurement` runs them and remembers; `gradients` says what every switch in a table would do, by one
+run back through the whole chain of steps, and learns the gains of forecasts. `fit` learns gains alone.
 """

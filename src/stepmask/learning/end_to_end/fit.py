@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from stepmask.inspection.loop import as_pipeline
-from stepmask.inspection.registry import denoiser_of
-from stepmask.learning._arguments import check_count, check_seed
+from stepmask.learning.budget import Budget
+from stepmask.learning.checkpoint import Checkpoint
+from stepmask.learning.configuration import check_count
 from stepmask.learning.effort import Effort
-from stepmask.learning.end_to_end.config import GlobalConfig
-from stepmask.learning.end_to_end.judge import PROBES
-from stepmask.learning.end_to_end.select import Asked, Selecting
+from stepmask.learning.end_to_end.config import EndToEnd
+from stepmask.learning.end_to_end.measurement.judge import PROBES, Judge
+from stepmask.learning.end_to_end.measurement.measurements import Measurements
 from stepmask.learning.end_to_end.tables import Table
-from stepmask.learning.noise import with_conditions
-from stepmask.mask import StepMask, scheduler_identity
+from stepmask.learning.refusals import check_gradients, check_learnable
+from stepmask.mask import StepMask
+from stepmask.runtime.task import Task
 
 NUM_PROBES = 8
 """So many probes' worth of noise is gone through in turns."""
@@ -40,15 +41,15 @@ def fit_gains(
     """Learn how far each forecast of a mask extrapolates, by gradients of the final images; at the same cost.
 
     Args:
-        pipe: As for `stepmask.learn`.
-        mask: Of this model and scheduler. What holds may forecast afterwards, where that costs nothing.
+        pipe: A diffusers pipeline; or a denoiser with its `scheduler`.
+        mask: A mask of this model and scheduler. What holds may forecast afterwards, where that costs nothing.
         iterations: Runs forth and back; half as many where the mask has gains already.
-        channel_gains: Whether each channel of a site gets one too.
-        scheduler: For a bare denoiser.
-        seed: Of noise and conditions.
-        call_kwargs: As for `stepmask.learn`.
-        conditions: As for `stepmask.learn`.
-        offload: Keep what the sites compute in host memory between the passes; for accelerators.
+        channel_gains: Whether each channel of a site gets a gain too.
+        scheduler: The scheduler of a bare denoiser.
+        seed: The seed of noise and conditions.
+        call_kwargs: Arguments for the pipeline's call.
+        conditions: Prompts or class numbers to learn on, or a text file with one per line.
+        offload: Whether what the sites compute waits in host memory between the passes; for accelerators.
 
     Returns:
         A mask of all sites that says compute where the plan does. ``denoiser_calls`` and ``seconds`` are those of both
@@ -59,29 +60,26 @@ def fit_gains(
         UnsupportedModelError: No gradient reaches the images.
     """
     check_count("iterations", iterations)
-    check_seed(seed)
-    pipe, effort = as_pipeline(pipe, scheduler), Effort()
-    kwargs = with_conditions(pipe, conditions, call_kwargs)
     steps = mask.provenance.get("num_inference_steps") or mask.num_rows
-    config = GlobalConfig(gains=iterations, channel_gains=channel_gains, offload=offload)
-    with effort.counting(denoiser_of(pipe)):
-        chosen = Selecting(pipe, steps, Asked(target_macs=1.0), seed, kwargs, config, None, effort)
-        mask.check(graph=chosen.graph, scheduler=pipe.scheduler)
-        table = Table.of(mask, chosen.budget)
-        table = chosen.judge.with_gains(table, iterations, chosen.search.fits, NUM_PROBES)
-    seeds = chosen.noise.seeds(PROBES, NUM_PROBES * config.num_probes)
+    task = Task(pipe, steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions)
+    config, effort = EndToEnd(gains=iterations, channel_gains=channel_gains, offload=offload), Effort()
+    with effort.counting(task.denoiser):
+        check_learnable(task.pipe)
+        check_gradients(task.pipe)
+        budget = Budget(task.graph, task.costs)
+        mask.check(graph=task.graph, scheduler=task.pipe.scheduler)
+        judge = Judge(task.noise, budget, task.timesteps, config, Measurements(Checkpoint(None, {}, effort)))
+        table = judge.with_gains(Table.of(mask, budget), iterations, lambda actions: True, NUM_PROBES)
+    seeds = task.noise.seeds(PROBES, NUM_PROBES * config.num_probes)
     before = mask.provenance.get("noise_seeds", [seeds[0], seeds[-1]])
+    took = {name: mask.provenance.get(name, 0) + added for name, added in effort.facts().items()}
     provenance = {
         **{name: value for name, value in mask.provenance.items() if name != "psnr"},
         "num_inference_steps": steps,
         "gains": {"iterations": iterations, "seed": seed},
         "noise_seeds": [min(before[0], seeds[0]), max(before[1], seeds[-1])],
-        "guidance_scale": kwargs.get("guidance_scale"),
-        **{name: mask.provenance.get(name, 0) + took for name, took in effort.facts().items()},
+        "guidance_scale": task.call_kwargs.get("guidance_scale"),
+        **took,
     }
-    return replace(
-        chosen.search.mask(table),
-        scheduler=scheduler_identity(pipe.scheduler),
-        graph=chosen.graph.fingerprint,
-        provenance=provenance,
-    )
+    bare = table.mask(budget, task.timesteps)
+    return replace(bare, scheduler=task.scheduler, graph=task.graph.fingerprint, provenance=provenance)

@@ -11,8 +11,27 @@ import numpy as np
 
 from stepmask._mask_tables import Channels
 from stepmask.learning.budget import Budget
-from stepmask.learning.end_to_end.switches import settle
+from stepmask.liveness import State, full_gains, make_plan
 from stepmask.mask import Action, StepMask
+
+
+def settle(mask: StepMask, budget: Budget) -> StepMask:
+    """The same plan from a mask that says compute only where the plan does, all sites named.
+
+    What is dead or would be computed again unchanged holds instead; what is not read forecasts nothing.
+    """
+    states = make_plan(mask, budget.graph).states
+    actions = np.select([states == State.compute, states == State.forecast], [Action.compute, Action.linear])
+    actions[0] = Action.compute
+    wide = StepMask(compute=np.ones(actions.shape, bool), sites=budget.graph.names, timesteps=mask.timesteps)
+    return wide.with_actions(
+        actions,
+        gains=full_gains(mask, budget.graph),
+        channel_gains=mask.channel_gains,
+        scheduler=mask.scheduler,
+        graph=budget.graph.fingerprint,
+        provenance=mask.provenance,
+    )
 
 
 @dataclass(frozen=True, eq=False)

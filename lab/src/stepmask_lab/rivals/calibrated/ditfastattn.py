@@ -10,13 +10,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from stepmask.errors import StepMaskError
-from stepmask.learning.riding import first_tensor
+from stepmask.learning.interception import first_tensor
 from stepmask.liveness import rows_of
 from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.position import Position
+from stepmask.runtime.task import Task
 from stepmask_lab.rivals.calibrated._threshold import check_asked
-from stepmask_lab.rivals.calibrated.recording import Run
+from stepmask_lab.rivals.calibrated.recording import WatchedRun
 
 
 def ditfastattn(
@@ -61,16 +62,19 @@ def ditfastattn(
         StepMaskError: The model is no transformer with self-attention as sites, or an option makes no sense.
     """
     check_asked(threshold, None)
-    run = Run(pipe, num_inference_steps, scheduler, num_images, seed, call_kwargs, conditions)
-    sites = [i for i in run.graph.blocks if run.graph.sites[i] == (run.graph.names[i], "attention", None)]
+    task = Task(
+        pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
+    )
+    run, graph = WatchedRun(task, num_images), task.graph
+    sites = [i for i in graph.blocks if graph.sites[i] == (graph.names[i], "attention", None)]
     if not sites:
         raise StepMaskError(
-            f"DiTFastAttn is for transformers whose self-attention is a site, {type(run.denoiser).__name__} has none: "
-            "name some with describe(model, sites=[...])"
+            f"DiTFastAttn is for transformers whose self-attention is a site, {type(task.denoiser).__name__} has none: "
+            "name some with stepmask.register_sites(model, sites=[...])"
         )
-    choice = _Choice(run.denoiser, sites, threshold)
+    choice = _Choice(task.denoiser, sites, threshold)
     run(choice.policy, choice)
-    compute = np.ones((len(run.timesteps), len(run.graph)), dtype=bool)
+    compute = np.ones((len(run.timesteps), len(graph)), dtype=bool)
     for row, chosen in choice.chosen.items():
         compute[row, sorted(chosen)] = False
     recording = run.recording(np.zeros((0, 0, 0)))

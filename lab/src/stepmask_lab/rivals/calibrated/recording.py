@@ -17,18 +17,15 @@ import torch
 from torch import Tensor
 
 from stepmask.graph import BlockGraph
-from stepmask.inspection.costs import measure_cost
-from stepmask.inspection.describe import describe
-from stepmask.inspection.loop import as_pipeline
-from stepmask.inspection.registry import denoiser_of
-from stepmask.learning._arguments import check_count
 from stepmask.learning.budget import Budget
+from stepmask.learning.configuration import check_count
 from stepmask.learning.effort import Effort
-from stepmask.learning.noise import Noise, with_conditions
-from stepmask.learning.riding import riding
-from stepmask.mask import StepMask, scheduler_identity
+from stepmask.learning.interception import OnCall, intercepted
+from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
+from stepmask.runtime.task import Task
 from stepmask.values import take_apart
 
 LOOKBACK = 3
@@ -92,58 +89,41 @@ def record(
     Raises:
         StepMaskError: An option makes no sense, or a mask is applied to the model.
     """
-    run = Run(pipe, num_inference_steps, scheduler, num_images, seed, call_kwargs, conditions)
-    recorder = _Recorder(run.graph)
+    task = Task(
+        pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
+    )
+    run = WatchedRun(task, num_images)
+    recorder = _Recorder(task.graph)
     run(recorder.policy, recorder)
     return run.recording(recorder.changes(len(run.timesteps)))
 
 
-class Run:
-    """One run of a pipeline on noise that learning draws, with whatever rides along; and what it is the run of.
+class WatchedRun:
+    """One run of a task's pipeline on noise that learning draws, with whatever watches it.
 
-    Args are those of `record`.
+    Args:
+        task: The pipeline, its steps, conditions and seed.
+        num_images: Number of images in the batch.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        num_inference_steps: int,
-        scheduler: Any | None,
-        num_images: int,
-        seed: int,
-        call_kwargs: Mapping[str, Any] | None,
-        conditions: Any,
-    ) -> None:
-        self.effort = Effort()
-        check_count("num_inference_steps", num_inference_steps)
+    def __init__(self, task: Task, num_images: int) -> None:
         check_count("num_images", num_images)
-        self.pipe = as_pipeline(pipe, scheduler)
-        self.denoiser = denoiser_of(self.pipe)
-        self._kwargs = with_conditions(self.pipe, conditions, call_kwargs)
-        self.graph = describe(self.pipe, call_kwargs=self._kwargs)
-        self._noise = Noise(self.pipe, num_inference_steps, seed, self._kwargs)
-        self._facts = {"num_inference_steps": num_inference_steps, "num_images": num_images, "seed": seed}
+        self.task, self.effort, self._num_images = task, Effort(), num_images
         self.timesteps: tuple[float, ...] = ()
 
-    def __call__(self, policy: Any, rider: Any) -> None:
+    def __call__(self, policy: Policy, on_call: OnCall) -> None:
         """Run the pipeline once."""
-        with self.effort.counting(self.denoiser), riding(self.pipe, policy, rider):
-            self._noise.images(0, self._facts["num_images"])
-        self.timesteps = tuple(float(timestep) for timestep in self.pipe.scheduler.timesteps)
+        task = self.task
+        with self.effort.counting(task.denoiser), intercepted(task.pipe, task.graph, policy, on_call):
+            task.noise.images(0, self._num_images)
+        self.timesteps = tuple(float(timestep) for timestep in task.pipe.scheduler.timesteps)
 
     def recording(self, changes: np.ndarray) -> Recording:
         """What was recorded, and what it took."""
-        seeds = self._noise.seeds(0, self._facts["num_images"])
-        facts = {
-            **self._facts,
-            "noise_seeds": [seeds[0], seeds[-1]],
-            "guidance_scale": self._kwargs.get("guidance_scale"),
-            "model": type(self.denoiser).__name__,
-            **self.effort.facts(),
-        }
-        budget = Budget(self.graph, measure_cost(self.pipe, call_kwargs=self._kwargs))
-        scheduler = scheduler_identity(self.pipe.scheduler)
-        return Recording(changes, self.graph, self.timesteps, scheduler, budget, facts)
+        task, count = self.task, self._num_images
+        facts = {"num_images": count, **task.facts(task.noise.seeds(0, count)), **self.effort.facts()}
+        budget = Budget(task.graph, task.costs)
+        return Recording(changes, task.graph, self.timesteps, task.scheduler, budget, facts)
 
 
 class _Recorder:

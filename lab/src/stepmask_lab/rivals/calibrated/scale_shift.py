@@ -16,8 +16,9 @@ from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.channels import channel_dim
 from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.position import Position
+from stepmask.runtime.task import Task
 from stepmask.values import take_apart
-from stepmask_lab.rivals.calibrated.recording import Run
+from stepmask_lab.rivals.calibrated.recording import WatchedRun
 from stepmask_lab.rivals.calibrated.scaled_plan import Affine, ScaledPlan, corrected
 
 
@@ -52,9 +53,10 @@ def fit_scale_shift(
         ``seconds`` of both halves.
     """
     steps = mask.provenance.get("num_inference_steps") or mask.num_rows
-    run = Run(pipe, steps, scheduler, num_images, seed, call_kwargs, conditions)
-    mask.check(graph=run.graph)
-    plan = make_plan(mask, run.graph)
+    task = Task(pipe, steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions)
+    run = WatchedRun(task, num_images)
+    mask.check(graph=task.graph)
+    plan = make_plan(mask, task.graph)
     fit = _Fit(plan)
     run(fit.policy, fit)
     took = run.effort.facts()

@@ -18,7 +18,7 @@ def consistency_loss(images: Tensor, full: Tensor, kind: Consistency) -> Tensor:
     Args:
         images: (N, ...) of the gated run.
         full: (N, ...) of the full run from the same noise.
-        kind: See `FullChainConfig`.
+        kind: See `DipGo`.
     """
     if kind == "squared":
         return (images - full).square().mean() / full.square().mean().clamp_min(1e-12)

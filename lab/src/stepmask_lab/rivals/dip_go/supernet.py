@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from stepmask.gate import gated
 from stepmask.graph import BlockGraph
 from stepmask.inspection.registry import denoiser_of
-from stepmask.learning.riding import companions
+from stepmask.learning.interception import companions
 from stepmask.runtime.position import PositionTracker, timestep_of
 from stepmask.values import put_together, take_apart
 
@@ -41,7 +41,7 @@ class SuperNet:
     """One run under gates.
 
     Args:
-        pipe: What samples; its denoiser is gated while `riding`, also for the way back.
+        pipe: What samples; its denoiser is gated while `intercepting`, also for the way back.
         graph: Its block graph.
         gates: (T, B) in [0, 1], 1 computes; row 0 and samplers are taken for 1.
         checkpointing: Whether to keep only what goes from step to step.
@@ -53,7 +53,7 @@ class SuperNet:
         self._streams: dict[int, tuple[int, Values]] = {}
         self._call: _Call | None = None
 
-    def riding(self) -> AbstractContextManager[None]:
+    def intercepting(self) -> AbstractContextManager[None]:
         """Gate the denoiser and its blocks for a while."""
         denoiser = denoiser_of(self.pipe)
         modules = dict(denoiser.named_modules())

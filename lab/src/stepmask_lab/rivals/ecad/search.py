@@ -6,26 +6,24 @@ simply run again on the same file, and goes through what it knows in moments.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from stepmask._files import write_atomically
 from stepmask.errors import TargetError
 from stepmask.family import MaskFamily, Member
-from stepmask.learning._states import check_identity, damaged
-from stepmask.learning.effort import Effort
-from stepmask.learning.progress import show_generations
-from stepmask.learning.riding import frozen
-from stepmask.learning.setting import Setting
+from stepmask.learning.budget import Budget
+from stepmask.learning.interception import frozen
+from stepmask.learning.job import Job
+from stepmask.learning.refusals import check_learnable
+from stepmask.liveness import make_plan, rows_of
+from stepmask.mask import StepMask
 from stepmask.runtime.apply import apply
 from stepmask.schedules import fora, random_schedule
-from stepmask_lab.rivals.ecad.config import GeneticConfig
 from stepmask_lab.rivals.ecad.nsga2 import children, survivors
 
 MAX_INTERVAL = 7
@@ -46,60 +44,54 @@ class Generation:
     macs: float
     """What it costs."""
 
+    def __str__(self) -> str:
+        """How the search stands, in a few words."""
+        return "none within the target yet" if math.isnan(self.psnr) else f"best {self.psnr:.1f} dB at {self.macs:.1%}"
 
-def learn_genetic(
-    pipe: Any,
-    num_inference_steps: int,
-    targets: Sequence[float],
-    seed: int,
-    call_kwargs: Mapping[str, Any] | None,
-    resume: str | Path | None,
-    callback: Callable[[Generation], None] | None,
-    progress: bool,
-    config: GeneticConfig,
-) -> MaskFamily:
+
+def learn(job: Job) -> StepMask | MaskFamily:
     """The best binary masks at each target by a genetic search (ECAD, Aggarwal et al. 2025, arXiv 2506.15682).
 
     Taken from there: NSGA-II over tables of steps x blocks, two objectives, quality on a few calibration prompts and
     MACs; regular and random tables to begin with; tournaments, four-point crossover, mutation of single cells. What
     differs: quality is the mean PSNR against the full run from the same noise, theirs Image Reward, which needs no full
     run; MACs are those of the plan, after elimination; a population of 24 for 40 generations by default, and 4 images,
-    where they take 100 prompts and hundreds of generations on a cluster. See `stepmask.learn` for the arguments.
+    where they take 100 prompts and hundreds of generations on a cluster.
 
     Raises:
         TargetError: A target is no share, below the floor, or no mask was found within it.
     """
-    effort = Effort()
-    search = _Search(Setting(pipe, num_inference_steps, seed, call_kwargs, config), resume, effort)
-    for target in targets:
-        search.setting.budget.check_target(target, search.setting.shape[0])
+    goals = job.goals
+    targets = (goals.target_macs,) if goals.targets is None else sorted(set(goals.targets), reverse=True)
+    search = _Search(job, targets)
+    generations = job.config.generations
     with (
-        effort.counting(search.setting.denoiser),
-        frozen(search.setting.denoiser),
-        show_generations(progress, config.generations + 1) as show,
+        frozen(job.task.denoiser),
+        job.reporting(generations + 1, "evolving", "measuring the first generation") as tell,
     ):
         for number in search.run():
             best = search.best(targets[-1])
             psnr, macs = (float("nan"), float("nan")) if best is None else search.measured[best]
-            report = Generation(number, config.generations, psnr, macs)
-            show(report)
-            if callback is not None:
-                callback(report)
-        return search.family(targets)
+            tell(Generation(number, generations, psnr, macs))
+        family = search.family(targets)
+    return family if goals.targets is not None else family.at(goals.target_macs)
 
 
 class _Search:
     """One search; masks go by their genes, in hexadecimal."""
 
-    def __init__(self, setting: Setting, resume: str | Path | None, effort: Effort) -> None:
-        self.setting, self.config, self._effort = setting, setting.config, effort
-        self._path = None if resume is None else Path(resume)
-        self._rows, self._blocks = setting.shape[0], list(setting.graph.blocks)
+    def __init__(self, job: Job, targets: Sequence[float]) -> None:
+        check_learnable(job.task.pipe)
+        self.task, self.config, self._targets = job.task, job.config, targets
+        self.budget = Budget(job.task.graph, job.task.costs)
+        for target in targets:
+            self.budget.check_target(target, job.task.shape[0])
+        self._rows, self._blocks = job.task.shape[0], list(job.task.graph.blocks)
         self._full: dict[int, torch.Tensor] = {}
-        self.measured: dict[str, tuple[float, float]] = {}
+        self._checkpoint = job.checkpoint()
+        found = self._checkpoint.values.setdefault("measured", {})
+        self.measured: dict[str, tuple[float, float]] = {genes: (psnr, cost) for genes, (psnr, cost) in found.items()}
         """Mean PSNR in dB and cost, by genes."""
-        if self._path is not None:
-            self._load() if self._path.exists() else self._save()  # says early if it cannot be written
 
     def run(self) -> Any:
         """Go through the generations; yields the number of each, 0 for the first."""
@@ -107,7 +99,7 @@ class _Search:
         objectives = self._objectives(population)
         yield 0
         for number in range(1, self.config.generations + 1):
-            generator = np.random.default_rng([self.setting.seed, number])
+            generator = np.random.default_rng([self.task.seed, number])
             rates = self.config.crossover_rate, self.config.mutation_rate
             both = np.concatenate([population, children(population, objectives, generator, *rates)])
             both = both[np.sort(np.unique(both, axis=0, return_index=True)[1])]
@@ -137,32 +129,37 @@ class _Search:
                 members[genes] = Member(self.measured[genes][1], psnr, self._mask(genes, psnr, target))
         return MaskFamily(tuple(members.values()))
 
-    def _mask(self, genes: str, psnr: float, target: float) -> Any:
+    def _mask(self, genes: str, psnr: float, target: float) -> StepMask:
         record = {
             "mean": round(psnr, 3),
             "held_back_images": self.config.num_checked,
             "calibration_mean": round(self.measured[genes][0], 3),
         }
         table = self._table(genes)
-        return self.setting.mask(
+        plan = make_plan(self._bare(table), self.task.graph)
+        seeds = self.task.noise.seeds(0, self.config.num_calibration + self.config.num_checked)
+        return self.task.mask(
             table,
-            self.setting.noise.seeds(0, self.config.num_calibration + self.config.num_checked),
-            method="ecad",
             target_macs=target,
-            cache_bytes_per_image=self.setting.cache_bytes(table),
+            macs=round(self.measured[genes][1], 6),
+            cache_bytes_per_image=self.task.costs.peak_cache_bytes(plan),
             psnr=record,
             masks_tried=len(self.measured),
-            **self._effort.facts(),
+            **self.task.facts(seeds),
         )
+
+    def _bare(self, table: np.ndarray) -> StepMask:
+        """A mask without identity, to try."""
+        return StepMask(compute=table, sites=self.task.graph.names, timesteps=self.task.timesteps)
 
     def _first(self) -> np.ndarray:
         """(population, genes) regular schedules, then random ones."""
-        setting, size = self.setting, self.config.population
-        masks = [fora(setting.graph, setting.timesteps, k) for k in range(2, min(self._rows, MAX_INTERVAL) + 1)]
+        task, size = self.task, self.config.population
+        masks = [fora(task.graph, task.timesteps, k) for k in range(2, min(self._rows, MAX_INTERVAL) + 1)]
         masks = masks[: size // 2]
         for number, density in enumerate(np.linspace(*DENSITIES, size - len(masks))):
-            seed = setting.seed * size + number
-            masks.append(random_schedule(setting.graph, setting.timesteps, float(density), seed))
+            seed = task.seed * size + number
+            masks.append(random_schedule(task.graph, task.timesteps, float(density), seed))
         return np.stack([mask.compute[1:, self._blocks].ravel() for mask in masks])
 
     def _objectives(self, population: np.ndarray) -> np.ndarray:
@@ -172,8 +169,12 @@ class _Search:
             genes = np.packbits(row).tobytes().hex()
             if genes not in self.measured:
                 table = self._table(genes)
-                self.measured[genes] = self._psnr(table, 0, self.config.num_calibration), self.setting.cost(table)
-                self._save()
+                self.measured[genes] = (
+                    self._psnr(table, 0, self.config.num_calibration),
+                    self.budget.cost(rows_of(table)),
+                )
+                self._checkpoint.values["measured"] = self.measured
+                self._checkpoint.save()
             psnr, cost = self.measured[genes]
             found.append((cost, -psnr))
         return np.array(found)
@@ -181,7 +182,7 @@ class _Search:
     def _table(self, genes: str) -> np.ndarray:
         """(T, B) bool."""
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(genes), dtype=np.uint8), count=self._num_genes)
-        compute = np.ones(self.setting.shape, dtype=bool)
+        compute = np.ones(self.task.shape, dtype=bool)
         compute[1:, self._blocks] = bits.astype(bool).reshape(self._rows - 1, len(self._blocks))
         return compute
 
@@ -191,24 +192,9 @@ class _Search:
 
     def _psnr(self, table: np.ndarray, first: int, count: int) -> float:
         """Mean PSNR in dB of numbered images under a table."""
-        noise = self.setting.noise
+        noise = self.task.noise
         if first not in self._full:
             self._full[first] = noise.images(first, count)
-        with apply(self.setting.pipe, self.setting.bare(table)):
+        with apply(self.task.pipe, self._bare(table)):
             images = noise.images(first, count)
         return float(noise.psnrs(images, self._full[first]).mean())
-
-    def _save(self) -> None:
-        if self._path is not None:
-            content = {"stepmask_genetic": self.setting.identity(), "measured": self.measured}
-            write_atomically(self._path, json.dumps(content | {"effort": self._effort.facts()}))
-
-    def _load(self) -> None:
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            before, measured = content["stepmask_genetic"], content["measured"]
-            self.measured = {genes: (float(psnr), float(cost)) for genes, (psnr, cost) in measured.items()}
-            self._effort.go_on_from(content["effort"])
-        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise damaged(self._path, "search", error) from error
-        check_identity(self._path, "search", before, self.setting.identity())

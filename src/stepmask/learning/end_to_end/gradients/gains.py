@@ -1,0 +1,163 @@
+"""How strongly forecasts extrapolate: gains, learned by gradients of the final images.
+
+A line through two values overshoots here and falls short there, and errors of one sign add up over the steps. With its
+table fixed, a mask leaves one number for each forecast to choose, and one for each channel of a site, which cost
+nothing when it runs: a forecast goes along its slope times both. The gradient of the final images' PSNR by all of them
+comes from one run back through the chain; what holds may forecast too, if it has two values, and begins at gain 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepmask.learning.budget import Budget
+from stepmask.learning.end_to_end.config import Tuning
+from stepmask.learning.end_to_end.gradients.chain import Chain
+from stepmask.learning.end_to_end.gradients.probe import forth_and_back
+from stepmask.learning.end_to_end.tables import settle
+from stepmask.liveness import State, make_plan
+from stepmask.mask import Action, StepMask
+
+
+class GainFit:
+    """Gains of one mask, by Adam.
+
+    Args:
+        mask: Settled; over all sites.
+        budget: Of its model.
+        iterations: To come.
+        fits: Says of a table (T, B) of `Action` whether its cache may be so large.
+        by_channel: Whether channels have gains too.
+        tuning: How far gains move.
+    """
+
+    def __init__(
+        self,
+        mask: StepMask,
+        budget: Budget,
+        iterations: int,
+        fits: Callable[[np.ndarray], bool] = lambda table: True,
+        by_channel: bool = True,
+        tuning: Tuning | None = None,
+    ) -> None:
+        self._tuning = tuning = tuning or Tuning()
+        self._iterations, self._done = iterations, 0
+        self._graph = budget.graph
+        start = _with_forecasts(mask, budget, fits)
+        states = make_plan(start, budget.graph).states
+        self._free = (states == State.forecast) & (_computed_before(start.compute) >= 2)
+        self._mask = start
+        learned = mask.gains is not None or mask.channel_gains is not None
+        self._rate = tuning.learned_gain_rate if learned else tuning.gain_rate
+        self._gains = np.ones(states.shape) if start.gains is None else start.gains.copy()
+        self._by_channel = by_channel
+        self._channels = {site: vector.copy() for site, vector in (start.channel_gains or {}).items()}
+        self._of_cells, self._of_channels = _Moments(), defaultdict(_Moments)
+
+    @property
+    def num_gains(self) -> int:
+        """How many there are to choose."""
+        return int(self._free.sum())
+
+    @property
+    def mask(self) -> StepMask:
+        """With the gains so far."""
+        actions = self._mask.actions
+        actions[self._free & (np.abs(self._gains) < self._tuning.negligible_gain)] = Action.hold
+        return self._with_gains(actions)
+
+    def step(
+        self,
+        pipe: object,
+        batches: Sequence[tuple[Callable[[], Tensor], Tensor]],
+        features: Callable[[Tensor], Tensor] = lambda images: images,
+        device: torch.device | str | None = None,
+        graph_bytes: int = 0,
+    ) -> float:
+        """One iteration: runs forth and back, as many as there are batches.
+
+        Args:
+            pipe: What samples.
+            batches: What runs it and returns final images (n, ...), and (n, ...) features of the full run's.
+            features: What is compared.
+            device: Where values wait between the passes.
+            graph_bytes: Of graphs that may be kept from the way forth.
+
+        Returns:
+            Mean of the errors' squares in dB, before the step.
+        """
+        plan = make_plan(self._with_gains(self._mask.actions), self._graph)
+        count = sum(len(target) for _, target in batches)
+
+        def of_log_squares(error: Tensor) -> Tensor:
+            squares = error.flatten(1).square().sum(1).clamp_min(1e-20)
+            return error * (2 / count / squares).view(-1, *[1] * (error.dim() - 1))
+
+        gradient, by_channel, errors = np.zeros(self._gains.shape), {}, []
+        for call, target in batches:
+            chain = Chain(
+                pipe, plan, len(target), 1, device=device, by_channel=self._by_channel, graph_bytes=graph_bytes
+            )
+            error = forth_and_back(chain, call, target, of_log_squares, features)
+            gradient += _finite(chain.effects.by_gain).sum((-1, -2))
+            for site, slopes in chain.effects.by_channel_gain.items():
+                by_channel[site] = by_channel.get(site, 0.0) + _finite(slopes).sum((0, 1))
+            errors.append(error.flatten(1).double().square().mean(1).log10())
+        self._descend(gradient, {self._graph.names[site]: slopes for site, slopes in by_channel.items()})
+        return float(10 * torch.cat(errors).mean())
+
+    def _with_gains(self, actions: np.ndarray) -> StepMask:
+        return self._mask.with_actions(
+            actions, gains=self._gains, channel_gains=self._channels, provenance=self._mask.provenance
+        )
+
+    def _descend(self, gradient: np.ndarray, by_channel: Mapping[str, np.ndarray]) -> None:
+        rate = self._rate * 0.5 * (1 + math.cos(math.pi * self._done / self._iterations))
+        self._done += 1
+        self._gains = np.where(self._free, self._gains - rate * self._of_cells.step(gradient), self._gains)
+        for site, slopes in by_channel.items():
+            gains = self._channels.get(site, np.ones(slopes.shape))
+            self._channels[site] = gains - self._tuning.channel_share * rate * self._of_channels[site].step(slopes)
+
+
+class _Moments:
+    """Adam's."""
+
+    def __init__(self) -> None:
+        self._first = self._second = 0.0
+        self._done = 0
+
+    def step(self, gradient: np.ndarray) -> np.ndarray:
+        """Where to go, from -1 to 1: the mean of the gradients so far over their size."""
+        self._done += 1
+        self._first = 0.9 * self._first + 0.1 * gradient
+        self._second = 0.99 * self._second + 0.01 * gradient**2
+        first, second = self._first / (1 - 0.9**self._done), self._second / (1 - 0.99**self._done)
+        return first / (np.sqrt(second) + 1e-12)
+
+
+def _finite(slopes: np.ndarray) -> np.ndarray:
+    """Without what overflowed."""
+    return np.nan_to_num(slopes, posinf=0.0, neginf=0.0)
+
+
+def _computed_before(compute: np.ndarray) -> np.ndarray:
+    """(T, B) number of earlier rows at which a site computes."""
+    return np.cumsum(compute, axis=0) - compute
+
+
+def _with_forecasts(mask: StepMask, budget: Budget, fits: Callable[[np.ndarray], bool]) -> StepMask:
+    """The mask with forecasts of gain 0 where it holds and has two values, unless that costs anything."""
+    holds = (make_plan(mask, budget.graph).states == State.reuse) & (_computed_before(mask.compute) >= 2)
+    actions = np.where(holds, Action.linear, mask.actions)
+    gains = np.where(holds, 0.0, 1.0 if mask.gains is None else mask.gains)
+    tables = {"gains": gains, "channel_gains": mask.channel_gains, "provenance": mask.provenance}
+    wide = settle(mask.with_actions(actions, **tables), budget)
+    free = budget.cost_of(wide.actions) <= budget.cost_of(mask.actions) and fits(wide.actions)
+    return wide if free else mask

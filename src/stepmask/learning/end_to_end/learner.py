@@ -1,0 +1,242 @@
+"""The default way to learn: turns what users ask for into a search, and what it found into masks.
+
+Users ask for a share of the MACs, for a speed-up, for a PSNR, for a limit of the cache, or for several budgets at
+once. What is reported was measured on held-back noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from stepmask.cost import CostTable
+from stepmask.errors import StepMaskError, TargetError
+from stepmask.family import MaskFamily, Member
+from stepmask.inspection.costs import measure_cost
+from stepmask.learning.budget import Budget
+from stepmask.learning.checkpoint import Checkpoint
+from stepmask.learning.end_to_end.measurement.judge import LEAST_PROBES, PROBES, Judge
+from stepmask.learning.end_to_end.measurement.measurements import Measurements
+from stepmask.learning.end_to_end.search.search import Round, Search
+from stepmask.learning.end_to_end.tables import Candidate, Table
+from stepmask.learning.job import Job
+from stepmask.learning.refusals import check_gradients, check_learnable
+from stepmask.liveness import make_plan
+from stepmask.mask import Action, StepMask
+from stepmask.runtime.task import Task
+
+PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
+"""Costs that a search for the cheapest mask of a PSNR goes through."""
+
+SPACING = 0.015
+"""Masks of a family differ by at least so much in cost."""
+
+
+def learn(job: Job) -> StepMask | MaskFamily:
+    """Search for the mask that a job asks for, or for a family of masks.
+
+    Raises:
+        TargetError: A target cannot be reached.
+        UnsupportedModelError: No gradient comes back through the pipeline.
+    """
+    learning = EndToEndLearning(job)
+    with job.reporting(learning.num_rounds, "selecting", "measuring schedules") as tell:
+        learning.run(tell)
+    return learning.family() if job.goals.targets is not None else learning.mask()
+
+
+class EndToEndLearning:
+    """One search for one task.
+
+    Args:
+        job: What is asked for.
+
+    Attributes:
+        targets: Budgets as shares of the full run's cost, most expensive first.
+        judge: Runs tables and remembers.
+        search: Looks for tables.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._task, self._goals, self.config = job.task, job.goals, job.config
+        check_learnable(job.task.pipe)
+        check_gradients(job.task.pipe)
+        starts = [_sums(mask) for mask in job.goals.start]
+        self.cost = job.task.costs
+        self.budget = Budget(job.task.graph, self.cost)
+        timesteps, allowed = job.task.timesteps, self.config.allowed
+        tables = [_on_rows_of(job.task, mask, self.budget, allowed) for mask in job.goals.start]
+        timed = job.goals.target_speedup is not None
+        self.targets = [] if timed else self._checked_targets()
+        checkpoint = job.checkpoint(**({"start": starts} if starts else {}))
+        if timed:
+            self.cost = self._with_latencies(checkpoint)
+            self.budget = Budget(job.task.graph, self.cost, "latency")
+            self.targets = self._checked_targets()
+        self.judge = Judge(job.task.noise, self.budget, timesteps, self.config, Measurements(checkpoint))
+        self.search = Search(
+            self.judge, self.budget, self.cost, timesteps, self.config, job.goals.max_cache_bytes, tables
+        )
+
+    def _with_latencies(self, checkpoint: Checkpoint) -> CostTable:
+        """Costs with latencies; those of an interrupted search are kept, for measured again they would differ."""
+        known = checkpoint.arrays.get("latencies")
+        if known is None:
+            at_once = {} if self.config.images_per_call is None else {"batch_size": self.config.images_per_call}
+            cost = measure_cost(self._task.pipe, call_kwargs=self._task.call_kwargs, latency=True, **at_once)
+            known = np.append(cost.latency_ms, cost.always_latency_ms).astype(np.float64)
+            checkpoint.arrays["latencies"] = known
+        return replace(self._task.costs, latency_ms=known[:-1], always_latency_ms=float(known[-1]))
+
+    def _checked_targets(self) -> list[float]:
+        """Budgets, most expensive first.
+
+        Raises:
+            TargetError: One cannot be reached.
+        """
+        goals, num_rows = self._goals, len(self._task.timesteps)
+        floor = self.budget.floor(num_rows)
+        if goals.min_psnr is not None:
+            targets = [share for share in PSNR_LADDER if share > 1.1 * floor] or [1.0]
+        elif goals.target_speedup is not None:
+            targets = [1 / goals.target_speedup]
+            if targets[0] < floor:
+                raise TargetError(
+                    f"target_speedup={goals.target_speedup:g} cannot be reached: computing only the first of "
+                    f"{num_rows} steps makes the denoiser {1 / floor:.2f} times as fast; ask for less"
+                )
+        else:
+            targets = [goals.target_macs] if goals.targets is None else sorted(set(goals.targets), reverse=True)
+        for target in targets:
+            self.budget.check_target(target, num_rows)
+        return targets
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of the whole search, if each on the way down gets as far as it may and every second is made again."""
+        walked = [target for target in self.targets if not self.search.starts_at(target)]
+        down = math.log(min(walked, default=1.0)) / math.log(1 - self.config.shrink)
+        return math.ceil(1.5 * down) + len(self.targets) * (self.config.rounds + self._num_others)
+
+    @property
+    def _num_others(self) -> int:
+        """At each target at most: moves of key steps, and fits of gains."""
+        return int(self.config.num_moves > 0) + (3 if self.config.learns_gains else 0)
+
+    def run(self, report: Callable[[Round], None]) -> None:
+        """Search at all targets; with ``min_psnr`` until a target has less."""
+        self.judge.check_objective()
+        enough, before = self._goals.min_psnr, None
+        for done in self.search.run(self.targets):
+            if enough is not None and before is not None and done.target < before:
+                if self._psnr(self.search.best(before)) < enough:
+                    return
+            before = done.target
+            report(done)
+
+    def mask(self) -> StepMask:
+        """The mask that was asked for.
+
+        Raises:
+            TargetError: None has the PSNR on held-back noise.
+        """
+        if self._goals.min_psnr is None:
+            return self._finish(self.search.best(self.targets[-1]))
+        for candidate in reversed(self._frontier()):
+            enough = self._goals.min_psnr
+            if self._psnr(candidate) >= enough and self.judge.held_back(candidate.table).mean() >= enough:
+                return self._finish(candidate)
+        raise TargetError(
+            f"min_psnr={self._goals.min_psnr:g} was not reached below the full run: ask for less, or allow more rounds"
+        )
+
+    def _psnr(self, candidate: Candidate) -> float:
+        """PSNR in dB; with an objective, by which candidates count instead, on held-back noise."""
+        return candidate.psnr if self.config.objective is None else float(self.judge.held_back(candidate.table).mean())
+
+    def family(self) -> MaskFamily:
+        """The best masks between the first and the last target."""
+        members = []
+        for candidate in self._frontier():
+            mask = self._finish(candidate)
+            members.append(Member(mask.provenance["cost"], mask.provenance["psnr"]["mean"], mask))
+        return MaskFamily(tuple(members))
+
+    def _frontier(self) -> list[Candidate]:
+        """Candidates that no cheaper one beats, most expensive first, not too close, the best at each target always."""
+        wanted = [self.search.best(target) for target in self.targets]
+        chosen = {id(candidate): candidate for candidate in wanted if candidate is not None}
+        low, high = min(c.cost for c in chosen.values()), self.targets[0]
+        for candidate in sorted(self.search.candidates.values(), key=lambda c: c.cost):
+            best = self.search.best(candidate.cost)
+            apart = all(abs(candidate.cost - other.cost) >= SPACING for other in chosen.values())
+            if best is candidate and low <= candidate.cost <= high and apart:
+                chosen[id(candidate)] = candidate
+        return sorted(chosen.values(), key=lambda c: -c.cost)
+
+    def _finish(self, candidate: Candidate) -> StepMask:
+        """A candidate with its identity and what is known of it."""
+        held_back = self.judge.held_back(candidate.table)
+        bare = self.search.mask(candidate.table)
+        plan = make_plan(bare, self._task.graph)
+        half_width = student_t_95(len(held_back) - 1) * float(held_back.std(ddof=1)) / math.sqrt(len(held_back))
+        mean = float(held_back.mean())
+        probed = max(self.search.num_probed + 1, LEAST_PROBES if self.config.learns_gains else 0)
+        seeds = self._task.noise.seeds(0, PROBES + probed * self.config.num_probes)
+        provenance = {
+            **self._task.facts(seeds),
+            "asked": self._goals.to_dict(),
+            "cost": round(candidate.cost, 6),
+            "macs": round(self.cost.fraction(plan), 6),
+            "cache_bytes_per_image": self.cost.peak_cache_bytes(plan),
+            "psnr": {
+                "mean": round(mean, 3),
+                "confidence_95": [round(mean - half_width, 3), round(mean + half_width, 3)],
+                "worst": round(float(held_back.min()), 3),
+                "held_back_images": len(held_back),
+                **({"validation_mean": round(candidate.psnr, 3)} if self.config.objective is None else {}),
+            },
+            "made_by": candidate.made_by,
+            **({"started_from_masks": len(self._goals.start)} if self._goals.start else {}),
+        }
+        scheduler, graph = self._task.scheduler, self._task.graph.fingerprint
+        return replace(bare, scheduler=scheduler, graph=graph, provenance=provenance)
+
+
+def _sums(mask: StepMask) -> str:
+    """What tells one mask to start from from another."""
+    return Table(mask.actions, mask.gains, mask.channel_gains).digest
+
+
+def _on_rows_of(task: Task, mask: StepMask, budget: Budget, allowed: tuple[Action, ...]) -> Table:
+    """A mask to start from on the rows of the task's run; resampled if it has other timesteps.
+
+    Raises:
+        StepMaskError: It belongs to another model, or forecasts where that is not allowed.
+    """
+    mask.check(graph=task.graph)
+    if Action.linear not in allowed and not mask.is_binary:
+        raise StepMaskError("a mask to start from forecasts, and forecast=False allows none: leave one of them out")
+    if not np.array_equal(mask.timesteps, task.timesteps):
+        mask = mask.resample(task.timesteps)
+    return Table.of(mask, budget)
+
+
+def student_t_95(degrees: int) -> float:
+    """97.5% quantile of Student's t, by its expansion around the normal one (Abramowitz and Stegun, 26.7.5).
+
+    Of fewer than 5 degrees of freedom, where the expansion is too small, by the same book's Table 26.10.
+    """
+    few = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+    if degrees in few:
+        return few[degrees]
+    z = 1.959964
+    return (
+        z
+        + (z**3 + z) / (4 * degrees)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
+    )

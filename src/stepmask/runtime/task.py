@@ -1,0 +1,141 @@
+"""Task: a pipeline with everything that a mask for it depends on, made once and passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stepmask.cost import CostTable
+from stepmask.errors import StepMaskError
+from stepmask.graph import BlockGraph
+from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.describe import describe
+from stepmask.inspection.loop import as_pipeline
+from stepmask.inspection.registry import denoiser_of
+from stepmask.mask import StepMask, scheduler_identity
+from stepmask.runtime.identity import comparable, weights_digest
+from stepmask.runtime.noise import Noise, with_conditions
+
+
+class Task:
+    """This pipeline, these steps, these conditions, this seed.
+
+    What follows from them is found when it is first asked for, and once.
+
+    Args:
+        pipe: A diffusers pipeline; or a denoiser with its `scheduler`.
+        num_inference_steps: The number of steps of the runs that a mask will be used for.
+        scheduler: The scheduler of a bare denoiser.
+        seed: The seed of noise, conditions and draws, 0 or more.
+        call_kwargs: Arguments of the pipeline's call.
+        conditions: Prompts or class numbers, or a text file with one per line.
+
+    Attributes:
+        pipe: What samples.
+        denoiser: Its denoiser.
+        num_inference_steps: As given.
+        seed: As given.
+        call_kwargs: Arguments of the pipeline's call, the conditions among them.
+
+    Raises:
+        StepMaskError: The number of steps or the seed makes no sense, or the pipeline takes no such conditions.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        num_inference_steps: int,
+        *,
+        scheduler: Any | None = None,
+        seed: int = 0,
+        call_kwargs: Mapping[str, Any] | None = None,
+        conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
+    ) -> None:
+        _check_whole("num_inference_steps", num_inference_steps, 1)
+        _check_whole("seed", seed, 0)
+        self.pipe = as_pipeline(pipe, scheduler)
+        self.denoiser: nn.Module = denoiser_of(self.pipe)
+        self.num_inference_steps, self.seed = num_inference_steps, seed
+        self.call_kwargs = with_conditions(self.pipe, conditions, call_kwargs)
+
+    @cached_property
+    def graph(self) -> BlockGraph:
+        """The sites of the denoiser, and who reads whom."""
+        return describe(self.pipe, call_kwargs=self.call_kwargs)
+
+    @cached_property
+    def costs(self) -> CostTable:
+        """MACs and bytes of each site, per image, guidance included."""
+        return measure_cost(self.pipe, call_kwargs=self.call_kwargs)
+
+    @cached_property
+    def noise(self) -> Noise:
+        """Numbered noise and conditions, and images made of them."""
+        return Noise(self.pipe, self.num_inference_steps, self.seed, self.call_kwargs)
+
+    @cached_property
+    def timesteps(self) -> list[float]:
+        """T timesteps of a run; some schedulers take more than `num_inference_steps`."""
+        return self.noise.timesteps()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(T, B): rows of a run, sites of the denoiser."""
+        return len(self.timesteps), len(self.graph)
+
+    @cached_property
+    def scheduler(self) -> dict[str, Any]:
+        """What a mask says of the scheduler that it was made for."""
+        return scheduler_identity(self.pipe.scheduler)
+
+    def identity(self) -> dict[str, Any]:
+        """JSON values that tell this task from every other."""
+        return {
+            "seed": self.seed,
+            "num_inference_steps": self.num_inference_steps,
+            "scheduler": self.scheduler,
+            "graph": self.graph.fingerprint,
+            "weights": weights_digest(self.denoiser),
+            "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
+        }
+
+    def facts(self, noise_seeds: Sequence[int]) -> dict[str, Any]:
+        """What the provenance of a mask says of the task.
+
+        Args:
+            noise_seeds: Seeds of the noise that was used, in order, so that nobody evaluates on it.
+        """
+        return {
+            "num_inference_steps": self.num_inference_steps,
+            "seed": self.seed,
+            "noise_seeds": [noise_seeds[0], noise_seeds[-1]],
+            "guidance_scale": self.call_kwargs.get("guidance_scale"),
+            "model": type(self.denoiser).__name__,
+        }
+
+    def mask(self, table: Any, scores: Any = None, **provenance: Any) -> StepMask:
+        """A mask of this task.
+
+        Args:
+            table: (T, B) bool, what computes.
+            scores: (T, B) as `StepMask` has them, or None.
+            provenance: What is known of the mask.
+        """
+        return StepMask(
+            compute=table,
+            sites=self.graph.names,
+            timesteps=self.timesteps,
+            scheduler=self.scheduler,
+            graph=self.graph.fingerprint,
+            scores=scores,
+            provenance=provenance,
+        )
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise StepMaskError(f"{name} must be a whole number of at least {least}, got {value!r}")
