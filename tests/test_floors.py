@@ -1,90 +1,145 @@
-"""A file imports from lower floors or its own folder only, and no imports run in a circle."""
+"""A file imports from lower floors or its own folder, the product never from the laboratory, and nothing in circles."""
 
 from __future__ import annotations
 
 import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
-import stepmask
+import pytest
 
-ROOT = Path(stepmask.__file__).parent
-FLOORS = (
-    {
-        "errors",
-        "_files",
-        "_hub",
-        "_mask_file",
-        "_mask_tables",
-        "_resample",
-        "_timesteps",
-        "mask",
-        "family",
-        "graph",
-        "cost",
-    },
-    {"liveness", "schedules"},
-    {"architectures"},
-    {"runtime", "presets"},
-    {"learning", "evaluation", "reference"},
-    {"benchmark", "report"},
-    {"cli"},
-    {"__main__"},
-)
-FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
-
-
-def files():
-    """Module name -> file, of all but the package's own __init__, which imports lazily."""
-    paths = sorted(ROOT.rglob("*.py"))
-    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
-    return {name.removesuffix(".__init__"): path for name, path in names.items() if name != "__init__"}
+REPOSITORY = Path(__file__).parents[1]
+SOURCES = {"stepmask": REPOSITORY / "src" / "stepmask", "stepmask_lab": REPOSITORY / "lab" / "src" / "stepmask_lab"}
+FLOORS = {
+    "stepmask": (
+        ("errors", "values", "files", "mask", "graph", "cost", "family", "plugins"),
+        ("liveness", "gate"),
+        ("schedules",),
+        ("inspection",),
+        ("architectures",),
+        ("runtime", "presets"),
+        ("learning", "evaluation", "pictures"),
+        ("cli",),
+        ("__main__",),
+    ),
+    "stepmask_lab": (
+        ("scores", "reference"),
+        ("rivals",),
+        ("benchmark", "shipped"),
+        ("reproduce", "pages"),
+        ("cli", "plugin"),
+    ),
+}
+"""From the ground up; a name is a file or a folder. The package's own ``__init__`` imports lazily and has no floor."""
 
 
-def imports(name: str, path: Path, known: set[str]) -> set[str]:
-    """Modules of stepmask that a file imports at module level."""
-    found = set()
-    for node in ast.parse(path.read_text()).body:
+class Import(NamedTuple):
+    """One import: who, what by its full name, and whether at the top of the file."""
+
+    importer: str
+    imported: str
+    on_top: bool
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Files by module name."""
+    root = SOURCES[package]
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = (package, *path.relative_to(root).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+KNOWN = {name: path for package in SOURCES for name, path in modules(package).items()}
+
+
+def imports(name: str) -> list[Import]:
+    """What a file imports, at its top and within its functions."""
+    tree = ast.parse(KNOWN[name].read_text())
+    found = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("stepmask.") for alias in node.names}
+            found += [Import(name, alias.name, node in tree.body) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name} has a relative import, which this test does not follow"
-            module = node.module.removeprefix("stepmask.")
-            names = {alias.name if module == "stepmask" else f"{module}.{alias.name}" for alias in node.names}
-            found |= {name if name in known else module for name in names}
-    return found & known - {name}
+            found += [Import(name, f"{node.module}.{alias.name}", node in tree.body) for alias in node.names]
+    return found
 
 
-def test_every_part_has_a_floor():
-    assert {name.split(".")[0] for name in files()} <= set(FLOOR_OF)
+IMPORTS = [one for name in KNOWN for one in imports(name)]
 
 
-def test_imports_point_down():
-    known = files()
-    edges = [(name, other) for name, path in known.items() for other in imports(name, path, set(known))]
-    assert len(edges) > 30  # the parser sees imports at all
-    up = []
-    for name, other in edges:
-        above, below = FLOOR_OF[name.split(".")[0]], FLOOR_OF[other.split(".")[0]]
-        same_folder = name.split(".")[0] == other.split(".")[0] or above == below == 0
-        if below > above or (below == above and not same_folder):
-            up.append(f"{name} imports {other}")
-    assert not up
+def module_of(imported: str) -> str | None:
+    """The file that an import reads: of ``stepmask.mask.StepMask``, ``stepmask.mask``; None for other packages."""
+    while imported and imported not in KNOWN:
+        imported = imported.rpartition(".")[0]
+    return imported or None
 
 
-def test_the_ways_to_learn_share_only_what_lies_beside_them():
-    known = files()
-    names = ("end_to_end", "per_step", "full_chain", "genetic", "calibrated")
-    ways = tuple(f"learning.{name}" for name in names)
-    way_of = {name: way for name in known for way in ways if f"{name}.".startswith(f"{way}.")}
-    assert set(way_of.values()) == set(ways)
-    edges = [(name, other) for name in known for other in imports(name, known[name], set(known)) if other in way_of]
-    above = {"learning", "learning.entry"}  # these hand on to them
-    inside = [edge for edge in edges if edge[0].startswith("learning") and edge[0] not in above]
-    assert not [f"{name} imports {other}" for name, other in inside if way_of.get(name) != way_of[other]]
+def edges(package: str) -> list[tuple[str, str]]:
+    """Pairs of a file and one that it imports at its top, both of a package."""
+    pairs = [(one.importer, module_of(one.imported)) for one in IMPORTS if one.on_top]
+    inside = f"{package}."
+    return sorted({(a, b) for a, b in pairs if a.startswith(inside) and b and b.startswith(inside) and a != b})
 
 
-def test_no_circles():
-    known = files()
-    graph = {name: imports(name, path, set(known)) for name, path in known.items()}
-    assert set(TopologicalSorter(graph).static_order()) >= set(known), "a circle raises CycleError"
+def test_the_product_knows_nothing_of_the_laboratory():
+    strangers = [one for one in IMPORTS if one.importer.split(".")[0] == "stepmask" and "stepmask_lab" in one.imported]
+    assert not strangers
+    assert any(one.imported.startswith("stepmask.") for one in IMPORTS if one.importer.startswith("stepmask_lab."))
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_every_part_has_a_floor(package):
+    parts = {name.split(".")[1] for name in modules(package) if "." in name}
+    assert parts == {part for floor in FLOORS[package] for part in floor}
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_imports_point_down(package):
+    floor_of = {part: floor for floor, parts in enumerate(FLOORS[package]) for part in parts}
+    found = edges(package)
+    assert len(found) > 30  # the parser sees imports at all
+    parts = [(a, b, a.split(".")[1], b.split(".")[1]) for a, b in found]
+    # the ground floor is one room: its files hold each other's values, and the test below finds circles
+    assert not [
+        f"{a} imports {b}" for a, b, above, below in parts if above != below and floor_of[below] >= floor_of[above] > 0
+    ]
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_no_circles(package):
+    graph: dict[str, set[str]] = {}
+    for name, other in edges(package):
+        graph.setdefault(name, set()).add(other)
+    assert list(TopologicalSorter(graph).static_order()), "a circle raises CycleError"
+
+
+def test_what_is_private_stays_in_its_folder():
+    """A name with an underscore in front may be imported by files of the folder that has it, and of those within."""
+    found = []
+    for one in IMPORTS:
+        parts = one.imported.split(".")
+        private = [i for i, part in enumerate(parts) if part.startswith("_") and not part.startswith("__")]
+        if private and module_of(one.imported):
+            home = ".".join(parts[: private[0]])
+            home = home if home in KNOWN and KNOWN[home].name == "__init__.py" else home.rpartition(".")[0]
+            if not f"{one.importer}.".startswith(f"{home}."):
+                found.append(f"{one.importer} imports {one.imported}")
+    assert not found
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_the_ways_to_learn_share_only_what_lies_beside_them(package):
+    """Each is a folder that imports no other: whoever reads one need not read the rest."""
+    folders = {"stepmask": ("learning", ("end_to_end", "paper")), "stepmask_lab": ("rivals", ("*",))}
+    part, ways = folders[package]
+    room = SOURCES[package] / part
+    names = [path.name for path in room.iterdir() if (path / "__init__.py").exists()] if ways == ("*",) else ways
+    homes = [f"{package}.{part}.{name}." for name in names]
+    way_of = {name: next((home for home in homes if f"{name}.".startswith(home)), None) for name in KNOWN}
+    assert set(homes) <= set(way_of.values())
+    between = [(a, b) for a, b in edges(package) if way_of[a] and way_of[b] and way_of[a] != way_of[b]]
+    assert not between

@@ -62,7 +62,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
         for method in ("FORA", "FORA + forecast", "DeepCache", "DeepCache + forecast")
     )
     each = [("0.7"), ("0.5")]
-    learned = [("learned", t) for t in each * 2] + [("learned, hold only", t) for t in each]
+    learned = [("end-to-end", t) for t in each * 2] + [("end-to-end, hold only", t) for t in each]
     learned += [("paper's learner", "0.5"), *((name, f"{target:g}") for name, (_, target, _) in RIVALS.items())]
     others = [("step skipping", f"every {nth}") for nth in ("2nd", "3rd", "4th")]
     others += [("key steps + forecast", steps) for steps in ("3", "2")]
@@ -90,8 +90,8 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
         (circumstances,) = result["circumstances"].values()
         assert circumstances["seeds"] == [10_000, 10_001] and "versions" in circumstances
         pipe = make()
-        mask = StepMask.load(output / "masks" / f"{name}-{STEPS}-learned-0.5-seed1.json")
-        (row,) = (r for r in result["rows"] if (r["method"], r["setting"], r["seed"]) == ("learned", "0.5", 1))
+        mask = StepMask.load(output / "masks" / f"{name}-{STEPS}-end-to-end-0.5-seed1.json")
+        (row,) = (r for r in result["rows"] if (r["method"], r["setting"], r["seed"]) == ("end-to-end", "0.5", 1))
         guided = {"guidance_scale": methods.GUIDANCE_SCALE} if name == "a-dit" else {}
         assert mask.provenance["guidance_scale"] == guided.get("guidance_scale")
         fraction = measure_cost(pipe, call_kwargs=guided).fraction(make_plan(mask, describe(pipe)))
@@ -258,8 +258,8 @@ def test_a_budget_that_cannot_be_reached_is_no_reason_to_go_without_the_others(t
     subject = Subject(ddim_pipeline(), 4, targets=(0.6, 0.1))
     told = []
     run = Comparison("a-unet", subject, tmp_path, num_images=2, batch_size=2, tell=told.append)
-    rows = run.run([replace(method, seeds=(0,)) for method in chosen_methods("learned")])
-    assert [row["setting"] for row in rows if row["method"] == "learned"] == ["0.6"]
+    rows = run.run([replace(method, seeds=(0,)) for method in chosen_methods("end-to-end")])
+    assert [row["setting"] for row in rows if row["method"] == "end-to-end"] == ["0.6"]
     assert any("left out" in line and "0.1" in line for line in told)
 
 
@@ -278,6 +278,6 @@ def test_a_family_that_was_learned_for_other_targets_is_not_taken_for_these(tmp_
     for targets in ((0.6,), (0.8,)):
         subject = Subject(ddim_pipeline(), 4, targets=targets)
         run = Comparison("a-unet", subject, tmp_path, num_images=2, batch_size=2, tell=told.append)
-        rows = run.run([replace(method, seeds=(0,)) for method in chosen_methods("learned")])
-    assert [row["setting"] for row in rows if row["method"] == "learned"] == ["0.6"]
+        rows = run.run([replace(method, seeds=(0,)) for method in chosen_methods("end-to-end")])
+    assert [row["setting"] for row in rows if row["method"] == "end-to-end"] == ["0.6"]
     assert any("left out" in line and "learned for 0.6 of the MACs, not for 0.8" in line for line in told)

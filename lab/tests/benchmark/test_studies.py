@@ -25,7 +25,7 @@ def short(monkeypatch):
 
 def test_gains_of_key_steps():
     pipe = dit_pipeline()
-    method, subject = STUDIES["learned-gains-of-key-steps"], Subject(pipe, 8, targets=(0.6,))
+    method, subject = STUDIES["end-to-end-gains-of-key-steps"], Subject(pipe, 8, targets=(0.6,))
     assert method.settings(subject) == ["5"]
     mask = method.make(subject, "5", 0)
     plain = key_steps(pipe, 8, 5)
@@ -61,6 +61,6 @@ def test_objectives_see_pictures_and_let_gradients_through(make):
 
 def test_the_command_line_knows_them_by_name_and_together():
     assert [short_name(method) for method in chosen_methods("studies")] == list(STUDIES)
-    (one,) = chosen_methods("learned-from-smoothcache")
-    assert one.name == "learned, from SmoothCache"
+    (one,) = chosen_methods("end-to-end-from-smoothcache")
+    assert one.name == "end-to-end, from SmoothCache"
     assert not {method.name for method in chosen_methods()} & {method.name for method in STUDIES.values()}

@@ -12,7 +12,7 @@ from stepmask_lab.pages.families import family_of, styles_of
 from stepmask_lab.shipped import shipped_methods
 
 
-def points(methods=("learned", "FORA"), **more):
+def points(methods=("end-to-end", "FORA"), **more):
     return [
         {"model": model, "steps": steps, "method": method, "setting": f"{macs:.0%}", "macs": macs, **more}
         | {"psnr_mean": 20 + 20 * macs + place, "psnr_min": 15, "psnr_sem": 0.2}
@@ -28,11 +28,11 @@ def names_in_legend(figure):
 
 
 def test_curve_has_a_panel_per_model_and_steps():
-    figure = pages.curve(points(("FORA", "learned")))
+    figure = pages.curve(points(("FORA", "end-to-end")))
     assert [axes.get_title("left") for axes in figure.axes] == [
         f"{m}, {s} steps" for m in ("one", "two") for s in (50, 20)
     ]
-    assert names_in_legend(figure) == ["learned", "FORA"], "families in their order"
+    assert names_in_legend(figure) == ["end-to-end", "FORA"], "families in their order"
     assert not texts_overlap(figure)
 
 
@@ -43,11 +43,11 @@ def test_curve_hides_a_panel_without_points():
 
 def test_curve_averages_learning_seeds_and_leaves_the_full_run_out():
     rows = [row | {"seed": seed, "psnr_mean": row["psnr_mean"] + seed} for row in points() for seed in (0, 2)]
-    rows += [row | {"method": "full run", "psnr_mean": 100.0} for row in points(("learned",))]
+    rows += [row | {"method": "full run", "psnr_mean": 100.0} for row in points(("end-to-end",))]
     axes = pages.curve(rows).axes[0]
-    assert names_in_legend(axes.figure) == ["learned", "FORA"]
+    assert names_in_legend(axes.figure) == ["end-to-end", "FORA"]
     drawn = {container.get_label(): container.lines[0].get_ydata() for container in axes.containers}
-    assert list(drawn["learned"]) == pytest.approx([29, 31, 33])
+    assert list(drawn["end-to-end"]) == pytest.approx([29, 31, 33])
 
 
 def test_curve_names_what_is_missing():
@@ -82,7 +82,7 @@ def test_trade_offs_mark_the_full_run():
 
 
 def test_methods_of_a_family_share_a_colour_and_no_two_look_alike():
-    names = ["learned", "FORA", "DeepCache", "DeepCache, quad", "FORA + forecast", "SmoothCache", "fewer steps", "new"]
+    names = ["end-to-end", "FORA", "DeepCache", "DeepCache, quad", "FORA + forecast", "SmoothCache", "fewer steps", "new"]
     styles = styles_of(names)
     assert styles["FORA"].colour == styles["DeepCache"].colour != styles["FORA + forecast"].colour
     assert len({(style.colour, style.marker) for style in styles.values()}) == len(names)
@@ -97,9 +97,9 @@ def test_every_method_of_the_benchmark_has_a_family_of_its_own():
 
 
 def test_markdown_table_averages_seeds_and_sorts_by_cost():
-    row = {"model": "m", "steps": 20, "method": "learned", "setting": "0.5", "macs": 0.5, "psnr_mean": 40.0}
+    row = {"model": "m", "steps": 20, "method": "end-to-end", "setting": "0.5", "macs": 0.5, "psnr_mean": 40.0}
     other = {**row, "psnr_mean": 42.0, "macs": 0.498}
     dearer = {**row, "setting": "0.7", "macs": 0.7, "psnr_mean": 50.0}
     lines = pages.markdown_table([row, other, dearer, {**row, "method": "FORA", "setting": "1:2"}]).splitlines()
-    assert lines[2] == "| m, 20 | learned | 50.0 at 0.700; 41.0 (40.0–42.0) at 0.499 |"
+    assert lines[2] == "| m, 20 | end-to-end | 50.0 at 0.700; 41.0 (40.0–42.0) at 0.499 |"
     assert lines[3] == "| m, 20 | FORA | 40.0 at 0.500 |"

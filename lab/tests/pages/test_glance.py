@@ -20,22 +20,22 @@ def test_each_method_shows_the_dearest_row_within_the_budget():
         row("b", "FORA", 0.358, 30.0),
         row("a", "FORA", 0.53, 41.0),
         row("a", "FORA", 0.253, 26.0, 3.512),
-        row("a", "learned", 0.49, 44.0, 1.9, seed=0),
-        row("a", "learned", 0.48, 46.0, 2.1, seed=1),
-        row("a", "learned", 0.29, 33.0, seed=0),
+        row("a", "end-to-end", 0.49, 44.0, 1.9, seed=0),
+        row("a", "end-to-end", 0.48, 46.0, 2.1, seed=1),
+        row("a", "end-to-end", 0.29, 33.0, seed=0),
         row("b", "DeepCache", 0.6, 50.0),
     ]
     half, third = at_a_glance(rows).split("\n\n")
     assert half.splitlines() == [
         "| 20 steps, 50% of the MACs | a | b |",
         "| --- | --- | --- |",
-        "| learned | 45.0 at 0.48, 2.00x | – |",
+        "| end-to-end | 45.0 at 0.48, 2.00x | – |",
         "| FORA | 26.0 at 0.25, 3.51x | 40.0 at 0.51 |",
     ]
     assert third.splitlines() == [
         "| 20 steps, 30% of the MACs | a |",
         "| --- | --- |",
-        "| learned | 33.0 at 0.29 |",
+        "| end-to-end | 33.0 at 0.29 |",
         "| FORA | 26.0 at 0.25, 3.51x |",
     ]
 

@@ -35,7 +35,7 @@ def pairs(rows):
     return [(one.learned["setting"], one.rival["method"], one.rival["setting"]) for one in verdicts(rows)]
 
 
-LEARNED = [row("learned", "0.5", 0.5, 45.0, seed=0), row("learned", "0.3", 0.3, 35.0, seed=0)]
+LEARNED = [row("end-to-end", "0.5", 0.5, 45.0, seed=0), row("end-to-end", "0.3", 0.3, 35.0, seed=0)]
 
 
 def test_rows_are_held_against_the_next_cheaper_mask():
@@ -52,7 +52,7 @@ def test_where_a_method_has_no_row_at_a_budget_its_best_cheaper_one_stands_for_i
 
 
 def test_speed_ups_count_where_both_have_one():
-    learned = [row("learned", "0.5", 0.5, 45.0, seed=0, speed=timed(1.6))]
+    learned = [row("end-to-end", "0.5", 0.5, 45.0, seed=0, speed=timed(1.6))]
     slow, fast = row("FORA", "1:2", 0.5, 30, speed=timed(1.5)), row("FORA", "1:3", 0.5, 28, speed=timed(1.9))
     (found,) = verdicts([*learned, slow, fast])
     assert found.rival["setting"] == "1:2" and found.by == "speed-up"
@@ -61,9 +61,9 @@ def test_speed_ups_count_where_both_have_one():
 
 
 def test_learning_seeds_are_averaged_and_ours_are_no_rivals():
-    rows = [row("learned", "0.5", 0.5, psnr, seed=seed) for seed, psnr in enumerate((40.0, 44.0))]
+    rows = [row("end-to-end", "0.5", 0.5, psnr, seed=seed) for seed, psnr in enumerate((40.0, 44.0))]
     others = [
-        row("learned, hold only", "0.5", 0.5, 50),
+        row("end-to-end, hold only", "0.5", 0.5, 50),
         row("full run", "all", 1.0, 100),
         row("FORA", "1:2", 0.5, 41.0),
     ]
@@ -82,7 +82,7 @@ def test_psnr_is_compared_image_by_image_where_that_is_known():
     """Images differ by 20 dB among each other, the two runs by 0.5 dB on each of them."""
     by_image = [40.0, 50.0, 60.0]
     ours = [
-        row("learned", "0.5", 0.5, 50.5, sem=6.0, seed=i, psnrs=[p + d for p in by_image])
+        row("end-to-end", "0.5", 0.5, 50.5, sem=6.0, seed=i, psnrs=[p + d for p in by_image])
         for i, d in ((0, 0.4), (1, 0.6))
     ]
     known, unknown = row("FORA", "1:2", 0.5, 50.0, sem=6.0, psnrs=by_image), row("FORA", "1:2", 0.5, 50.0, sem=6.0)
@@ -121,10 +121,10 @@ def test_claims_count_by_budget_and_give_reasons():
     ]
     rows = [one | {"scores": scored(6.0)} for one in LEARNED] + rivals
     text = claims([("m", 20, rows)])
-    assert "| m, 20 steps | learned 0.5 | 0.500 | – | 2 | 1 / 0 / 1 | 1 / 0 / 1 | no |" in text
-    assert "| m, 20 steps | learned 0.3 | 0.300 | – | 1 | 1 / 0 / 0 | 1 / 0 / 0 | yes |" in text
+    assert "| m, 20 steps | end-to-end 0.5 | 0.500 | – | 2 | 1 / 0 / 1 | 1 / 0 / 1 | no |" in text
+    assert "| m, 20 steps | end-to-end 0.3 | 0.300 | – | 1 | 1 / 0 / 0 | 1 / 0 / 0 | yes |" in text
     assert "- m, 20 steps: holds at 1 of 2 budgets.\n" in text
-    reason = "**FORA 1:2** (regular, holds) at 0.500 MACs, learned 0.5 at 0.500 MACs: PSNR 45.0 against 46.0 dB "
+    reason = "**FORA 1:2** (regular, holds) at 0.500 MACs, end-to-end 0.5 at 0.500 MACs: PSNR 45.0 against 46.0 dB "
     assert reason + "(-1.0 ± 0.3, behind); fd_cifar 6 against 5 (+1.00 ± 0.28)." in text
     assert "(fewer steps, not static)" in text and "(-0.1 ± 0.3, a tie)" in text
     assert list(by_budget(verdicts(rows))) == ["0.5", "0.3"]
@@ -140,11 +140,11 @@ def test_table_of_rows_has_the_columns_that_were_measured():
     plain = rows_table([row("FORA", "1:2", 0.5, 30.0)])
     assert plain.splitlines()[2] == "| FORA | 1:2 | 0.500 | 2.00 | – | – | 30.0 ± 0.2 | 25.0 | 0.9000 |"
     full = row("full run", "all", 1.0, 105.0, scores={"is_cifar": 3.0} | scored(6.0, change=(0, 0)), num_images=4)
-    masked = row("learned", "0.5", 0.5, 40.0, seed=1, speed=timed(1.8), scores=scored(6.5, change=(0.5, 0.1)))
+    masked = row("end-to-end", "0.5", 0.5, 40.0, seed=1, speed=timed(1.8), scores=scored(6.5, change=(0.5, 0.1)))
     lines = rows_table([full, masked]).splitlines()
     assert lines[0].endswith("| SSIM | fd_cifar | less full run | is_cifar | images |")
     assert lines[2].endswith("| the same | – | 0.9000 | 6.00 ± 0.20 | +0 | 3 | 4 |")
-    assert lines[3].startswith("| learned, seed 1 | 0.5 | 0.500 | 2.00 | 1.80 | 0.90 |")
+    assert lines[3].startswith("| end-to-end, seed 1 | 0.5 | 0.500 | 2.00 | 1.80 | 0.90 |")
     assert lines[3].endswith("| 6.50 ± 0.20 | +0.50 ± 0.20 | – | – |")
 
 
@@ -200,7 +200,7 @@ def test_the_grid_has_the_full_run_learned_and_the_best_of_each_family(tmp_path,
     shown = [(name, note) for name, note, _ in _strips(results, results.rows)]
     assert shown == [
         ("full run", "100% of the MACs"),
-        ("learned 0.5", "50.0%, 45.0 dB"),
+        ("end-to-end 0.5", "50.0%, 45.0 dB"),
         ("new a", "40.0%, 33.0 dB"),
         ("FORA 1:3", "35.0%, 31.0 dB"),
     ]
@@ -208,7 +208,7 @@ def test_the_grid_has_the_full_run_learned_and_the_best_of_each_family(tmp_path,
 
 def test_same_seeds_are_enlarged_without_blur():
     strip = Image.fromarray(np.arange(8 * 24 * 3, dtype=np.uint8).reshape(8, 24, 3))
-    sheet = np.asarray(same_seeds([("full run", "all of it", strip), ("learned 0.5", "half", strip)]))
+    sheet = np.asarray(same_seeds([("full run", "all of it", strip), ("end-to-end 0.5", "half", strip)]))
     pixels = np.asarray(strip).repeat(12, 0).repeat(12, 1)
     tile = pixels[:, :96]
     found = [x for x in range(sheet.shape[1] - 96) if (sheet[24:120, x : x + 96] == tile).all()]
