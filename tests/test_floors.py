@@ -25,9 +25,11 @@ FLOORS = {
     ),
     "stepmask_lab": (
         ("scores", "reference"),
-        ("rivals",),
-        ("benchmark", "shipped"),
-        ("reproduce", "pages"),
+        ("rivals", "method", "unmasked"),
+        ("shipped",),
+        ("benchmark",),
+        ("pages",),
+        ("reproduce",),
         ("cli", "plugin"),
     ),
 }

@@ -153,7 +153,7 @@ def test_evaluate_prints_a_table_and_writes_json(run, folder, mask_file, tmp_pat
 
 
 def test_evaluate_scores_the_images_too(run, folder, mask_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("stepmask_lab.benchmark.scores.BOOTSTRAP", 3)
+    monkeypatch.setattr("stepmask_lab.benchmark.metrics_by_name.BOOTSTRAP", 3)
     file = tmp_path / "result.json"
     given = ("evaluate", folder, "--mask", mask_file, "--no-speed", "-n", 8)
     text = run(*given, "--metrics", "cifar", "--json", file).stdout

@@ -15,7 +15,7 @@ from stepmask_lab.rivals.l2c.config import L2C
 
 
 def _metrics(names: str, real: Path | None) -> Any:
-    from stepmask_lab.benchmark.scores import metrics_by_name
+    from stepmask_lab.benchmark.metrics import metrics_by_name
 
     return metrics_by_name(names, real)
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from stepmask import StepMask, StepMaskError, describe, make_plan, measure_cost
 from stepmask.pictures import save_png
+from stepmask_lab import method as method_module
 from stepmask_lab import reference
-from stepmask_lab.benchmark import Comparison, Subject, chosen_methods, compare, memory, methods, run, run_benchmark
-from stepmask_lab.benchmark.methods import Method
+from stepmask_lab.benchmark import Comparison, Subject, compare, memory, methods, methods_by_name, run, run_benchmark
+from stepmask_lab.method import Method
 from stepmask_lab.pages import curve
 from stepmask_lab.scores import Metrics
 from tiny import FEW, ddim_pipeline, dit_pipeline
@@ -41,7 +42,7 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(methods, "TRAJECTORIES", 2)
     monkeypatch.setattr(methods, "LEARNED_RIVALS", RIVALS)
     monkeypatch.setattr(methods, "INTERVALS", (2, 3))
-    monkeypatch.setattr(methods, "TARGETS", (0.7, 0.5))
+    monkeypatch.setattr(method_module, "TARGETS", (0.7, 0.5))
     monkeypatch.setattr(methods, "LEARNING", {"rounds": 0, **FEW})
     monkeypatch.setattr(methods, "SEEDS", (0, 1))
 
@@ -82,7 +83,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
 
     for row in rows:
         assert 0 < row["macs"] <= 1 and row["psnr_min"] <= row["psnr_mean"] <= 100
-        if "learne" in row["method"]:
+        if "learne" in row["method"] or row["method"].startswith("end-to-end"):
             assert row["macs"] <= float(row["setting"])
     for name, make in MODELS.items():
         result = json.loads((output / f"{name}.json").read_text())
@@ -100,7 +101,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     assert all(row["macs"] == int(row["setting"]) / STEPS for row in without)
     saved = len(list((output / "masks").iterdir()))
     assert saved == len(rows) - len(without) + 2 * len(MODELS), "three families a model, none of the full run"
-    assert len(list((output / "cells").iterdir())) == len(rows)
+    assert len(list((output / "rows").iterdir())) == len(rows)
     save_png(curve(rows), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
@@ -120,10 +121,10 @@ def test_an_interrupted_benchmark_keeps_what_it_has(tmp_path, monkeypatch):
         return evaluate(*args, **kwargs)
 
     monkeypatch.setattr(compare, "evaluate", failing)
-    options = {"models": ["a-dit"], "chosen": chosen_methods("fora,random,fewer-steps"), **QUICK}
+    options = {"models": ["a-dit"], "chosen": methods_by_name("fora,random,fewer-steps"), **QUICK}
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(tmp_path, **options)
-    assert len(list((tmp_path / "cells").iterdir())) == 3
+    assert len(list((tmp_path / "rows").iterdir())) == 3
     assert None not in calls, "the full run is made once, before all others"
     rows = run_benchmark(tmp_path, **options)
     masked = [row for row in rows if row["method"] in ("FORA", "random")]
@@ -171,7 +172,7 @@ def counted(monkeypatch):
 
 
 def test_speed_ups_are_added_to_what_was_measured_without(tmp_path, counted):
-    chosen = chosen_methods("random,fewer-steps")
+    chosen = methods_by_name("random,fewer-steps")
     rows = comparison(tmp_path).run(chosen)
     assert counted == [(3, False)] * 3 and not any("speed" in row for row in rows)
     counted.clear()
@@ -185,14 +186,14 @@ def test_speed_ups_are_added_to_what_was_measured_without(tmp_path, counted):
     counted.clear()
     comparison(tmp_path, speed=True).run(chosen)
     assert counted == []
-    assert all("versions" in json.loads(path.read_text())["circumstances"] for path in (tmp_path / "cells").iterdir())
+    assert all("versions" in json.loads(path.read_text())["circumstances"] for path in (tmp_path / "rows").iterdir())
 
 
 def test_speed_ups_are_added_to_collected_results(tmp_path, counted):
-    chosen = chosen_methods("random,fewer-steps")
+    chosen = methods_by_name("random,fewer-steps")
     rows = comparison(tmp_path).run(chosen)
-    comparison(tmp_path).cells.collect()
-    for path in [*(tmp_path / "cells").iterdir(), *(tmp_path / "masks").iterdir()]:
+    comparison(tmp_path).files.collect()
+    for path in [*(tmp_path / "rows").iterdir(), *(tmp_path / "masks").iterdir()]:
         path.unlink()
     counted.clear()
     told = []
@@ -203,7 +204,7 @@ def test_speed_ups_are_added_to_collected_results(tmp_path, counted):
 
 
 def test_every_cell_shows_its_first_images(tmp_path, counted):
-    chosen = chosen_methods("fora")
+    chosen = methods_by_name("fora")
     comparison(tmp_path).run(chosen)
     strips = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
     assert len(strips) == 1 + len(methods.INTERVALS) and "a-unet-4-full-run-all.png" in strips
@@ -221,9 +222,9 @@ def test_every_cell_shows_its_first_images(tmp_path, counted):
 
 def test_scores_come_with_intervals_and_the_full_runs_own(tmp_path, counted):
     metrics = Metrics(lpips=lambda one, other: (one - other).square().mean((1, 2, 3)))
-    comparison(tmp_path, speed=True).run(chosen_methods("random"))
+    comparison(tmp_path, speed=True).run(methods_by_name("random"))
     counted.clear()
-    full, masked = comparison(tmp_path, speed=True, metrics=metrics).run(chosen_methods("random"))
+    full, masked = comparison(tmp_path, speed=True, metrics=metrics).run(methods_by_name("random"))
     assert counted == [(3, False)] * 2, "sampled again for scores, not timed again"
     assert (full["method"], full["macs"], full["psnr_mean"]) == ("full run", 1, 100)
     assert full["scores"]["lpips"]["value"] == 0
@@ -251,14 +252,14 @@ def test_memory_is_printed(capsys):
 def test_memory_of_every_way_to_learn(way, capsys):
     memory.main("a-unet", 4, way, 1)
     peak, waiting = map(float, capsys.readouterr().out.split()[-2:])
-    assert 50 < peak < 10**6 and (waiting > 0) == (way == "end to end")
+    assert 50 < peak < 10**6 and (waiting > 0) == (way == "end-to-end")
 
 
 def test_a_budget_that_cannot_be_reached_is_no_reason_to_go_without_the_others(tmp_path):
     subject = Subject(ddim_pipeline(), 4, targets=(0.6, 0.1))
     told = []
     run = Comparison("a-unet", subject, tmp_path, num_images=2, batch_size=2, tell=told.append)
-    rows = run.run([replace(method, seeds=(0,)) for method in chosen_methods("end-to-end")])
+    rows = run.run([replace(method, seeds=(0,)) for method in methods_by_name("end-to-end")])
     assert [row["setting"] for row in rows if row["method"] == "end-to-end"] == ["0.6"]
     assert any("left out" in line and "0.1" in line for line in told)
 
@@ -269,7 +270,7 @@ def test_a_method_that_fails_is_left_out(tmp_path):
 
     told = []
     run = comparison(tmp_path, tell=told.append)
-    rows = run.run([Method("broken", lambda subject: ["1"], fail), *chosen_methods("fora")])
+    rows = run.run([Method("broken", lambda subject: ["1"], fail), *methods_by_name("fora")])
     assert "left out: cannot do that here" in told and any(row["method"] == "FORA" for row in rows)
 
 
@@ -278,6 +279,6 @@ def test_a_family_that_was_learned_for_other_targets_is_not_taken_for_these(tmp_
     for targets in ((0.6,), (0.8,)):
         subject = Subject(ddim_pipeline(), 4, targets=targets)
         run = Comparison("a-unet", subject, tmp_path, num_images=2, batch_size=2, tell=told.append)
-        rows = run.run([replace(method, seeds=(0,)) for method in chosen_methods("end-to-end")])
+        rows = run.run([replace(method, seeds=(0,)) for method in methods_by_name("end-to-end")])
     assert [row["setting"] for row in rows if row["method"] == "end-to-end"] == ["0.6"]
     assert any("left out" in line and "learned for 0.6 of the MACs, not for 0.8" in line for line in told)

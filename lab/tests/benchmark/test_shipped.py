@@ -16,11 +16,12 @@ from stepmask.evaluation import sampler_for
 from stepmask.evaluation.sampled import Sampler
 from stepmask.inspection.describe import describe
 from stepmask.inspection.registry import denoiser_of
-from stepmask_lab.benchmark.chosen import chosen_methods, short_name
-from stepmask_lab.benchmark.methods import Subject, Unmasked, guided
-from stepmask_lab.benchmark.unmasked import OtherSampler, evaluate_unmasked
+from stepmask_lab.benchmark.methods import guided
+from stepmask_lab.benchmark.naming import methods_by_name, short_name
+from stepmask_lab.method import Subject, Unmasked
 from stepmask_lab.shipped import shipped_methods
 from stepmask_lab.shipped._enabling import Rival
+from stepmask_lab.unmasked import OtherSampler, evaluate_unmasked
 from tiny import ddim_pipeline, dit_pipeline
 
 STEPS = 8
@@ -136,7 +137,7 @@ def test_the_package_of_deepcache_does_what_our_schedule_does(interval):
 
 def test_speed_is_measured_in_pairs_and_macs_beside_it():
     subject = subject_of("DiT")
-    fewer = next(method for method in chosen_methods() if method.name == "fewer steps")
+    fewer = next(method for method in methods_by_name() if method.name == "fewer steps")
     result = evaluate_unmasked(
         subject.pipe, STEPS, partial(fewer.running, subject, "4"), seeds=2, call_kwargs=subject.call_kwargs,
         batch_size=2, speed_pairs=2,
@@ -149,7 +150,7 @@ def test_a_package_that_is_not_installed_names_the_extra(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "DeepCache" else find(name, *a))
     reason = METHODS["deepcache-package"].fits(subject_of("U-Net"))
-    assert reason == "needs the package DeepCache: pip install 'stepmask[rivals]'"
+    assert reason == "needs the package DeepCache: pip install 'stepmask-lab[rivals]'"
 
 
 def test_an_error_of_ours_is_not_taken_for_a_rival_s():
@@ -164,9 +165,9 @@ def test_an_error_of_ours_is_not_taken_for_a_rival_s():
 
 
 def test_the_command_line_knows_them_by_name_and_together():
-    assert [short_name(method) for method in chosen_methods("shipped")] == list(METHODS)
-    (one,) = chosen_methods("cache-dit-dbcache")
+    assert [short_name(method) for method in methods_by_name("shipped")] == list(METHODS)
+    (one,) = methods_by_name("cache-dit-dbcache")
     assert one.name == "cache-dit DBCache"
-    assert not {method.name for method in chosen_methods()} & {method.name for method in METHODS.values()}
+    assert not {method.name for method in methods_by_name()} & {method.name for method in METHODS.values()}
     with pytest.raises(StepMaskError, match=r"no method 'deep'; there are .*deepcache-package.*, shipped"):
-        chosen_methods("deep")
+        methods_by_name("deep")

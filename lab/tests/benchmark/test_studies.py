@@ -7,8 +7,8 @@ import torch
 
 from stepmask import describe, make_plan, measure_cost
 from stepmask.schedules import key_steps
-from stepmask_lab.benchmark import Subject, chosen_methods, methods
-from stepmask_lab.benchmark.chosen import short_name
+from stepmask_lab.benchmark import Subject, methods, methods_by_name
+from stepmask_lab.benchmark.naming import short_name
 from stepmask_lab.benchmark.studies import features_of, pictures, study_methods
 from tiny import ddim_pipeline, dit_pipeline
 
@@ -60,7 +60,7 @@ def test_objectives_see_pictures_and_let_gradients_through(make):
 
 
 def test_the_command_line_knows_them_by_name_and_together():
-    assert [short_name(method) for method in chosen_methods("studies")] == list(STUDIES)
-    (one,) = chosen_methods("end-to-end-from-smoothcache")
+    assert [short_name(method) for method in methods_by_name("studies")] == list(STUDIES)
+    (one,) = methods_by_name("end-to-end-from-smoothcache")
     assert one.name == "end-to-end, from SmoothCache"
-    assert not {method.name for method in chosen_methods()} & {method.name for method in STUDIES.values()}
+    assert not {method.name for method in methods_by_name()} & {method.name for method in STUDIES.values()}

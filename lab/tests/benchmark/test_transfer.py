@@ -10,7 +10,7 @@ from diffusers import DPMSolverMultistepScheduler
 from stepmask_lab import reference
 from stepmask_lab.benchmark import transfer
 from stepmask_lab.benchmark.methods import with_dpm
-from stepmask_lab.benchmark.transfer import Setting, run_transfer, settings
+from stepmask_lab.benchmark.transfer import Variation, run_transfer, variations
 from stepmask_lab.pages import transfer_table
 from tiny import FEW, ddim_pipeline, dit_pipeline
 
@@ -25,7 +25,7 @@ def stand_ins(monkeypatch):
 
 
 def test_settings_suit_the_model():
-    names = {model: [setting.name for setting in settings(make())] for model, make in MODELS.items()}
+    names = {model: [variation.name for variation in variations(make())] for model, make in MODELS.items()}
     common = ["10 steps", "DPM-Solver++", "bfloat16"]
     assert names["a-unet"] == [*common, "48 x 48 pixels", "50 steps"]
     assert names["a-dit"] == [*common, "guidance 1.5", "guidance 5", "other classes", "LoRA", "50 steps"]
@@ -36,16 +36,16 @@ def test_every_change_is_one(model):
     """Each setting makes another image than the model as it is."""
     import torch
 
-    for setting in settings(MODELS[model]()):
-        if setting.conditions is not None:
+    for variation in variations(MODELS[model]()):
+        if variation.conditions is not None:
             continue
         images = []
-        for one in (setting, Setting("base")):
+        for one in (variation, Variation("base")):
             pipe = one.change(MODELS[model]())
             inputs = one.call_kwargs(pipe) | ({"class_labels": [3]} if model == "a-dit" else {})
             steps, noise = one.steps // 5, torch.Generator().manual_seed(0)
             images.append(pipe(num_inference_steps=steps, generator=noise, output_type="pt", **inputs).images.float())
-        assert images[0].shape != images[1].shape or not torch.equal(*images), setting.name
+        assert images[0].shape != images[1].shape or not torch.equal(*images), variation.name
 
 
 def test_another_sampler_leaves_the_pipeline_alone():
@@ -62,10 +62,10 @@ def test_another_sampler_leaves_the_pipeline_alone():
 
 def test_rows_and_going_on(tmp_path, monkeypatch):
     def few(pipe):
-        yield Setting("6 steps, other sampler", steps=6, change=with_dpm)
-        yield Setting("other classes", steps=4, conditions=(5, 6), learned_on=(1, 2))
+        yield Variation("6 steps, other sampler", steps=6, change=with_dpm)
+        yield Variation("other classes", steps=4, conditions=(5, 6), learned_on=(1, 2))
 
-    monkeypatch.setattr(transfer, "settings", few)
+    monkeypatch.setattr(transfer, "variations", few)
     monkeypatch.setattr(transfer, "STEPS", 4)
     learn, learned = transfer.learn, []
 
@@ -77,10 +77,10 @@ def test_rows_and_going_on(tmp_path, monkeypatch):
     rows = run_transfer(tmp_path, "a-dit", num_images=2)
     assert [row["setting"] for row in rows] == ["6 steps, other sampler", "other classes"]
     assert [told for _, *told in learned] == [
-        [Setting("base").steps, None, False],
+        [Variation("base").steps, None, False],
         [6, None, False],
         [6, None, True],
-        [Setting("base").steps, (1, 2), False],
+        [Variation("base").steps, (1, 2), False],
         [4, (5, 6), False],
         [4, (5, 6), True],
     ]

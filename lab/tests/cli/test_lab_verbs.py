@@ -31,15 +31,15 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
     given = (folder, "-o", output, "--steps", 4, "-n", 2, "--batch-size", 2, "--methods", "fora,fora-forecast")
     text = run("benchmark", *given).output
     assert "FORA + forecast" in text and "1:5" in text and "curve.png" in text
-    assert {"cells", "masks", "pictures", "images", "results.md"} < set(names(output))
+    assert {"rows", "masks", "pictures", "images", "results.md"} < set(names(output))
     assert {"curve.png", "speed.png"} < set(names(output / "images"))
-    cells = names(output / "cells")
+    cells = names(output / "rows")
     assert len(cells) == 9 and all(cell.startswith(f"{folder.name}-4-") for cell in cells)
     table = (output / "results.md").read_text()
     assert "## At a glance\n" in table and "| 4 steps, " in table and "| of 1 / MACs |" in table
-    before = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (output / "rows").iterdir()}
     run("benchmark", *given)
-    after = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
+    after = {path: path.stat().st_mtime_ns for path in (output / "rows").iterdir()}
     assert after == before, "nothing is measured again"
     text = run("benchmark", "-o", output, "--page", tmp_path / "docs").output
     assert "results.md" in text and names(tmp_path / "docs") == ["images", "results", "results.md"]
@@ -61,7 +61,7 @@ def test_benchmark_without_a_model_is_that_of_the_readme(run, tmp_path, monkeypa
     run("benchmark", "-o", tmp_path / "bench", "--steps", 20, "--steps", 50, "-n", 4, "--no-speed", "--targets", "0.5")
     assert (tmp_path / "bench").is_dir()
     (_, first), (_, second) = calls
-    assert len(first.pop("chosen")) == len(second.pop("chosen")) == len(stepmask_lab.benchmark.chosen_methods())
+    assert len(first.pop("chosen")) == len(second.pop("chosen")) == len(stepmask_lab.benchmark.methods_by_name())
     usual = {"speed": True, "metrics": None, "memory": True, "transfer": False}
     assert first == {**usual, "targets": (0.7, 0.6, 0.5, 0.4, 0.3), "num_images": 64}
     assert second == {**usual, "speed": False, "targets": (0.5,), "num_images": 4, "steps": [20, 50]}

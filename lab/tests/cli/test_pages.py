@@ -35,7 +35,6 @@ def test_the_tables_of_the_readme_are_those_of_the_page():
         path.read_text(encoding="utf-8") for path in (RESULTS.parents[1] / "README.md", RESULTS / "results.md")
     )
     tables = [part.strip() for part in readme.split("\n\n") if part.startswith("| 20 steps, ")]
-    assert len(tables) == 2
     for table in tables:
         assert f"\n{table}\n" in shown, "copy it from lab/results/results.md"
 

@@ -8,7 +8,7 @@ from figure_checks import texts_overlap
 from stepmask import StepMaskError
 from stepmask_lab import pages
 from stepmask_lab.benchmark.methods import methods
-from stepmask_lab.pages.families import family_of, styles_of
+from stepmask_lab.pages.method_families import family_of, styles_of
 from stepmask_lab.shipped import shipped_methods
 
 
@@ -82,7 +82,16 @@ def test_trade_offs_mark_the_full_run():
 
 
 def test_methods_of_a_family_share_a_colour_and_no_two_look_alike():
-    names = ["end-to-end", "FORA", "DeepCache", "DeepCache, quad", "FORA + forecast", "SmoothCache", "fewer steps", "new"]
+    names = [
+        "end-to-end",
+        "FORA",
+        "DeepCache",
+        "DeepCache, quad",
+        "FORA + forecast",
+        "SmoothCache",
+        "fewer steps",
+        "new",
+    ]
     styles = styles_of(names)
     assert styles["FORA"].colour == styles["DeepCache"].colour != styles["FORA + forecast"].colour
     assert len({(style.colour, style.marker) for style in styles.values()}) == len(names)

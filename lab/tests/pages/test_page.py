@@ -12,7 +12,7 @@ from stepmask import StepMaskError
 from stepmask.pictures import same_seeds
 from stepmask_lab.pages import Results, rows_table, write_page
 from stepmask_lab.pages.claims import claims
-from stepmask_lab.pages.frontier import by_budget, counts, verdicts
+from stepmask_lab.pages.verdicts import by_budget, counts, verdicts
 
 
 def row(method, setting, macs, psnr, *, sem=0.1, seed=None, **more):
@@ -174,7 +174,7 @@ def test_the_page_names_pictures_that_are_there(tmp_path, strips):
     results = Results("m", rows, {"20": known}, old, strips)
     files = write_page([results], tmp_path / "docs", "the command")
     text = files[0].read_text()
-    assert files[0] == tmp_path / "docs" / "results.md" and "Written by `the command`" in text
+    assert files[0] == tmp_path / "docs" / "results.md" and "`the command` writes this page" in text
     named = re.findall(r"\]\((images/[^)]*)\)", text)
     assert named == ["images/trade_off-m-20.png", "images/seeds-m-20.png"]
     assert {tmp_path / "docs" / name for name in named} == set(files[1:])

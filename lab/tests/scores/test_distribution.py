@@ -219,7 +219,7 @@ def test_refused(extractor, reference, tmp_path):
 
 def test_the_standard_network_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(StepMaskError, match=r"pip install 'stepmask\[metrics\]'"):
+    with pytest.raises(StepMaskError, match=r"pip install 'stepmask-lab\[metrics\]'"):
         standard_features()
 
 

@@ -104,7 +104,7 @@ def test_clip_score_cuts_long_prompts_and_refuses_missing_ones(clip):
         (perceptual.clip_network, "CLIP score needs transformers"),
         (standard.standard_features, "FID and its kin needs torch_fidelity"),
         (lambda: load_metrics(["psnr"]), "no metric 'psnr'; there are lpips, clip, fid"),
-        (lambda: load_metrics(["fid", "lpips"]), r"pip install 'stepmask\[metrics\]'"),
+        (lambda: load_metrics(["fid", "lpips"]), r"pip install 'stepmask-lab\[metrics\]'"),
     ],
 )
 def test_what_is_missing_is_said(load, says, monkeypatch):

@@ -1,4 +1,4 @@
-"""Measures methods x budgets on one pipeline, a cell at a time; draws nothing.
+"""Measures methods x budgets on one pipeline, a row at a time; draws nothing.
 
 What a folder holds already is not measured again, so a stopped comparison goes on where it was. Several processes share
 the work by method and seed: each takes its part, and all write into the same folder. Images come first, speed-ups after
@@ -24,11 +24,12 @@ from stepmask.family import MaskFamily
 from stepmask.inspection.call import listed_conditions
 from stepmask.mask import StepMask
 from stepmask.runtime.identity import comparable
-from stepmask_lab.benchmark.cells import Cells, Key
-from stepmask_lab.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, Method, Subject, Unmasked, methods
-from stepmask_lab.benchmark.strips import SHOWN, save_strip
-from stepmask_lab.benchmark.unmasked import evaluate_unmasked
+from stepmask_lab.benchmark.image_strips import SHOWN, save_strip
+from stepmask_lab.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, methods
+from stepmask_lab.benchmark.result_files import Key, ResultFiles
+from stepmask_lab.method import Method, Subject, Unmasked
 from stepmask_lab.scores import Metrics
+from stepmask_lab.unmasked import evaluate_unmasked
 
 CIRCUMSTANCES = (
     "pipeline", "denoiser", "scheduler", "num_inference_steps", "seeds", "guidance_scale", "dtype", "device",
@@ -46,11 +47,11 @@ class Comparison:
         model: As tables and files call it.
         subject: The pipeline with its steps, call and conditions.
         output: Folder for results and masks.
-        num_images: Per cell, on seeds that learning has not seen.
-        speed: Whether to measure the speed-up of every cell.
+        num_images: Per row, on seeds that learning has not seen.
+        speed: Whether to measure the speed-up of every row.
         batch_size: Images per call.
         metrics: What else to compute of the images; None for PSNR and SSIM alone.
-        tell: Gets a line before each cell.
+        tell: Gets a line before each row.
     """
 
     model: str
@@ -64,16 +65,16 @@ class Comparison:
     _full: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.cells = Cells(self.output, self.model, [method.name for method in methods()])
+        self.files = ResultFiles(self.output, self.model, [method.name for method in methods()])
         self._masks = self.output / "masks"
         self._masks.mkdir(parents=True, exist_ok=True)
         self.subject = replace(self.subject, state=self._state)
         self._families = lru_cache(maxsize=None)(self._family)
 
     def run(self, chosen: Iterable[AnyMethod], part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
-        """Measure all cells that are missing, or every `parts`-th method and seed of them; returns all rows.
+        """Measure all rows that are missing, or every `parts`-th method and seed of them; returns all rows.
 
-        The full run is among them always, as what the others' scores are read against. Cells that have images but no
+        The full run is among them always, as what the others' scores are read against. Rows that have images but no
         speed-up, or none of the scores that are asked for, get them.
         """
         chosen = list(chosen)
@@ -81,7 +82,7 @@ class Comparison:
         self._check_folder()
         mine = list(self._mine(chosen, part, parts))
         for key, method in mine:
-            row = self.cells.row(key)
+            row = self.files.row(key)
             if row is None or (self.metrics is not None and "scores" not in row):
                 self.tell(_words(key))
                 try:
@@ -89,10 +90,10 @@ class Comparison:
                 except StepMaskError as error:  # of one method, which is no reason to go without the others
                     self.tell(f"left out: {error}")
         for key, method in mine:
-            row = self.cells.row(key)
+            row = self.files.row(key)
             if row is None:
                 continue
-            shown, timed = self.cells.strip(key).exists(), not self.speed or "speed" in row
+            shown, timed = self.files.strip(key).exists(), not self.speed or "speed" in row
             if key.seed is not None and not self._file(key).exists():
                 if not timed:
                     self.tell(f"no speed of {_words(key)}: its mask is not in {self._masks}")
@@ -102,7 +103,7 @@ class Comparison:
             if not timed:
                 self.tell(f"speed of {_words(key)}")
                 self._time(key, method, row)
-        return self.cells.rows()
+        return self.files.rows()
 
     def _check_folder(self) -> None:
         """Refuse a folder whose full run was another.
@@ -110,7 +111,7 @@ class Comparison:
         Raises:
             StepMaskError: It was sampled otherwise.
         """
-        row = self.cells.row(Key(self.model, self.subject.steps, FULL_RUN.name, "all"))
+        row = self.files.row(Key(self.model, self.subject.steps, FULL_RUN.name, "all"))
         before = {} if row is None else row.get("circumstances", {})
         now = circumstances(self.subject.pipe, self.subject.call_kwargs)
         now |= {"conditions": self._conditions(), "call": self._call()}
@@ -151,18 +152,18 @@ class Comparison:
             found = self.metrics(result.masked, result.full, result.prompts)
             row["scores"] = {name: score.to_dict() for name, score in found.items()}
             row["circumstances"]["bootstrap"] = {"draws": self.metrics.bootstrap, "seed": 0}
-        save_strip(result.masked, self.cells.strip(key))
-        self.cells.save(key, {name: before[name] for name in ("speed",) if name in before} | row)
+        save_strip(result.masked, self.files.strip(key))
+        self.files.save(key, {name: before[name] for name in ("speed",) if name in before} | row)
 
     def _show(self, key: Key, method: AnyMethod) -> None:
-        """The first images of a cell that has none to show, made again."""
+        """The first images of a row that has none to show, made again."""
         result, _ = self._evaluate(key, method, min(SHOWN, self.num_images))
-        save_strip(result.masked, self.cells.strip(key))
+        save_strip(result.masked, self.files.strip(key))
 
     def _time(self, key: Key, method: AnyMethod, row: Mapping[str, Any]) -> None:
         result, _ = self._evaluate(key, method, self.batch_size, speed=True)
         known = row.get("circumstances") or row_of(result)["circumstances"]
-        self.cells.save(key, {**row, "circumstances": known, "speed": speed_row(result)})
+        self.files.save(key, {**row, "circumstances": known, "speed": speed_row(result)})
 
     def _evaluate(
         self, key: Key, method: AnyMethod, num_images: int, speed: bool = False

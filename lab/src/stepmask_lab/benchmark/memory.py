@@ -22,7 +22,7 @@ NUM_IMAGES = 2
 
 def probing_memory_mib(model: str, steps: int) -> dict[str, float]:
     """MiB of a process that probes a reference model: ``peak`` (resident), and ``waiting`` between the passes."""
-    return _measured(model, steps, "end to end", NUM_PROBES)
+    return _measured(model, steps, "end-to-end", NUM_PROBES)
 
 
 def learning_memory_mib(model: str, steps: int, way: str) -> float:
@@ -37,7 +37,7 @@ def _measured(model: str, steps: int, way: str, num_images: int) -> dict[str, fl
     return {"peak": peak, "waiting": waiting}
 
 
-def _per_step(pipe: Any, steps: int, num_images: int) -> int:
+def _paper(pipe: Any, steps: int, num_images: int) -> int:
     """The paper's learner on one trajectory."""
     from stepmask.learning import learn
 
@@ -73,13 +73,13 @@ def _full_chain(pipe: Any, steps: int, num_images: int, checkpointing: bool) -> 
 WAYS: dict[str, Callable[[Any, int, int], int]] = {
     "full chain": partial(_full_chain, checkpointing=False),
     "full chain, checkpointed": partial(_full_chain, checkpointing=True),
-    "end to end": _end_to_end,
-    "per step": _per_step,
+    "end-to-end": _end_to_end,
+    "paper's learner": _paper,
 }
 """What learns from one run, given pipeline, steps and images; returns the bytes that waited for a second pass."""
 
 
-def main(model: str, steps: int, way: str = "end to end", num_images: int = NUM_PROBES) -> None:
+def main(model: str, steps: int, way: str = "end-to-end", num_images: int = NUM_PROBES) -> None:
     """Learn once, then print the peak of this process and the size of what waited, in MiB."""
     import resource
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from stepmask.family import MaskFamily
@@ -20,12 +19,12 @@ from stepmask.learning.budget import Budget
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
 from stepmask.schedules import deepcache, faster_diffusion, fora, key_steps, random_schedule, step_skipping
+from stepmask_lab.method import Method, Subject, Unmasked, budgets, is_unet
 from stepmask_lab.rivals.calibrated.block_caching import block_caching
 from stepmask_lab.rivals.calibrated.ditfastattn import ditfastattn
 from stepmask_lab.rivals.calibrated.scale_shift import fit_scale_shift
 from stepmask_lab.rivals.calibrated.smoothcache import smoothcache
 
-TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 INTERVALS = (2, 3, 4, 5)
 SEEDS = (0, 1)
 BINARY_SEEDS = (0,)
@@ -42,48 +41,6 @@ LEARNED_RIVALS: dict[str, tuple[str, float, dict[str, int]]] = {
 GUIDANCE_SCALE = 2.5
 PAPER_STEPS = 20
 """The paper's learner and learned rivals are compared up to so many steps: they cost as much as ours."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What masks are made for.
-
-    Attributes:
-        pipe: The pipeline.
-        steps: Number of inference steps.
-        call_kwargs: For its call.
-        conditions: What is learned on; None for random classes or our prompts.
-        targets: Budgets of methods that take one.
-        state: Names a file for the state of a learning by its label; None keeps none.
-    """
-
-    pipe: Any
-    steps: int
-    call_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    conditions: Any = None
-    targets: tuple[float, ...] = field(default_factory=lambda: TARGETS)
-    state: Callable[[str], Path | None] = lambda label: None
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to make masks.
-
-    Attributes:
-        name: As tables call it.
-        settings: Of a subject: intervals, or budgets.
-        make: Mask of a subject at a setting; learns or calibrates where it has to.
-        seeds: Of learning; None alone where nothing is drawn.
-        fits: Why a subject has no such masks; None where it has.
-        refine: Makes the plan that runs, where that is more than the mask.
-    """
-
-    name: str
-    settings: Callable[[Subject], Sequence[str]]
-    make: Callable[[Subject, str, int | None], StepMask]
-    seeds: tuple[int | None, ...] = (None,)
-    fits: Callable[[Subject], str | None] = lambda subject: None
-    refine: Callable[[Subject, StepMask], Plan] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,25 +87,6 @@ class FamilyMethod:
         return None
 
 
-@dataclass(frozen=True)
-class Unmasked:
-    """No mask: a pipeline that runs something of its own, from the same noise.
-
-    Attributes:
-        name: As tables call it.
-        settings: Of a subject.
-        running: Of a subject and a setting, for one call of the pipeline: a context manager that gives the pipeline to
-            call and its number of steps. At its end, by an exception too, the subject's pipeline is as it was.
-        fits: Why a subject cannot run so; None where it can.
-    """
-
-    name: str
-    settings: Callable[[Subject], Sequence[str]]
-    running: Callable[[Subject, str], AbstractContextManager[tuple[Any, int]]]
-    fits: Callable[[Subject], str | None] = lambda subject: None
-    seeds: tuple[None] = (None,)
-
-
 AnyMethod = Method | FamilyMethod | Unmasked
 
 FULL_RUN = Unmasked(
@@ -184,11 +122,6 @@ def methods() -> list[AnyMethod]:
         make = partial(learned, label=method, method=method, **options)
         found.append(Method(name, lambda subject, target=target: [f"{target:g}"], make, (0,), _few_steps))
     return found
-
-
-def budgets(subject: Subject) -> list[str]:
-    """Settings of methods that take a budget."""
-    return [f"{target:g}" for target in subject.targets]
 
 
 def calibrated(subject: Subject, setting: str, seed: int | None, *, rule: Any) -> StepMask:
@@ -290,11 +223,6 @@ def learned(subject: Subject, setting: str, seed: int, label: str, **options: An
 def guided(pipe: Any, scale: float = GUIDANCE_SCALE) -> dict[str, float]:
     """The guidance of a reference model, as an argument of its call; empty where it has none."""
     return {"guidance_scale": scale} if "guidance_scale" in parameters_of(pipe) else {}
-
-
-def is_unet(pipe: Any) -> bool:
-    """Whether the sites have levels, which DeepCache needs."""
-    return all(site.depth is not None for site in describe(pipe).sites)
 
 
 def _always(subject: Subject) -> str | None:

@@ -13,11 +13,12 @@ from rich.console import Console
 
 from stepmask.errors import StepMaskError
 from stepmask_lab import reference
-from stepmask_lab.benchmark.cells import Cells
 from stepmask_lab.benchmark.compare import Comparison
 from stepmask_lab.benchmark.memory import WAYS, learning_memory_mib, probing_memory_mib
-from stepmask_lab.benchmark.methods import AnyMethod, Subject, guided, methods
+from stepmask_lab.benchmark.methods import AnyMethod, guided, methods
+from stepmask_lab.benchmark.result_files import ResultFiles
 from stepmask_lab.benchmark.transfer import run_transfer
+from stepmask_lab.method import Subject
 from stepmask_lab.scores import Metrics
 
 STEPS = (50, 20)
@@ -69,27 +70,27 @@ def run_benchmark(
             subject = Subject(pipe, count, guided(pipe), **({} if targets is None else {"targets": targets}))
             comparison = Comparison(name, subject, output, num_images, speed, metrics=metrics, tell=console.print)
             comparison.run(methods() if chosen is None else chosen)
-            comparison.cells.collect()
+            comparison.files.collect()
         if memory:
             _measure_memory(name, output)
     for name in names if transfer else ():
         run_transfer(output, name)
     order = [method.name for method in methods()]
-    return [row for name in reference.names() for row in Cells(output, name, order).rows()]
+    return [row for name in reference.names() for row in ResultFiles(output, name, order).rows()]
 
 
 def _measure_memory(name: str, output: Path) -> None:
     """Memory of a probing run at several numbers of steps; and of each way to learn from fewer images."""
-    cells = Cells(output, name)
-    ways = {way: dict(cells.collected().get("learning_memory_mib", {}).get(way, {})) for way in WAYS}
+    files = ResultFiles(output, name)
+    ways = {way: dict(files.collected().get("learning_memory_mib", {}).get(way, {})) for way in WAYS}
     for way, known in ways.items():
         for steps in MEMORY_STEPS:
             if str(steps) not in known:
                 known[str(steps)] = round(learning_memory_mib(name, steps, way), 1)
-                cells.collect(learning_memory_mib=ways)
-    found = dict(cells.collected().get("probing_memory_mib", {}))
+                files.collect(learning_memory_mib=ways)
+    found = dict(files.collected().get("probing_memory_mib", {}))
     for steps in MEMORY_STEPS:
         if str(steps) not in found:
             measured = probing_memory_mib(name, steps)
             found[str(steps)] = {key: round(value, 1) for key, value in measured.items()}
-            cells.collect(probing_memory_mib=found)
+            files.collect(probing_memory_mib=found)

@@ -16,7 +16,8 @@ from stepmask.learning.end_to_end.fit import fit_gains
 from stepmask.mask import StepMask
 from stepmask.schedules import key_steps
 from stepmask_lab.benchmark import methods
-from stepmask_lab.benchmark.methods import Method, Subject, affordable_steps, budgets, calibrated, learned, paper
+from stepmask_lab.benchmark.methods import affordable_steps, calibrated, learned, paper
+from stepmask_lab.method import Method, Subject, budgets
 from stepmask_lab.rivals.calibrated.smoothcache import smoothcache
 
 Options = Callable[[Subject, str, int], Mapping[str, Any]]

@@ -40,7 +40,7 @@ LORA_RANK, LORA_STRENGTH = 4, 0.05
 
 
 @dataclass(frozen=True)
-class Setting:
+class Variation:
     """One way to sample with a model."""
 
     name: str
@@ -57,23 +57,23 @@ class Setting:
         return guided(pipe, self.guidance_scale)
 
 
-def settings(pipe: Any) -> Iterator[Setting]:
+def variations(pipe: Any) -> Iterator[Variation]:
     """What can be changed about a reference model."""
-    yield Setting("10 steps", steps=10)
-    yield Setting("DPM-Solver++", change=with_dpm)
-    yield Setting("bfloat16", change=lambda pipe: pipe.to(torch.bfloat16))
+    yield Variation("10 steps", steps=10)
+    yield Variation("DPM-Solver++", change=with_dpm)
+    yield Variation("bfloat16", change=lambda pipe: pipe.to(torch.bfloat16))
     if "guidance_scale" in parameters_of(pipe):
-        yield Setting("guidance 1.5", guidance_scale=1.5)
-        yield Setting("guidance 5", guidance_scale=5.0)
+        yield Variation("guidance 1.5", guidance_scale=1.5)
+        yield Variation("guidance 5", guidance_scale=5.0)
     classes = num_classes(pipe)
     if classes and "class_labels" in parameters_of(pipe):
         half = tuple(range(classes // 2))
-        yield Setting("other classes", conditions=tuple(range(classes // 2, classes)), learned_on=half)
+        yield Variation("other classes", conditions=tuple(range(classes // 2, classes)), learned_on=half)
     if type(denoiser_of(pipe)).__name__ == "UNet2DModel":
-        yield Setting("48 x 48 pixels", change=_larger)
+        yield Variation("48 x 48 pixels", change=_larger)
     else:
-        yield Setting("LoRA", change=_with_lora)
-    yield Setting("50 steps", steps=50)
+        yield Variation("LoRA", change=_with_lora)
+    yield Variation("50 steps", steps=50)
 
 
 def run_transfer(output: Path, name: str, num_images: int = NUM_IMAGES) -> list[dict[str, Any]]:
@@ -104,9 +104,9 @@ class _Transfer:
         (self.output / "masks").mkdir(parents=True, exist_ok=True)
         results = json.loads(path.read_text()) if path.exists() else {"model": self.name, "rows": []}
         done = {row["setting"] for row in results["rows"]}
-        for setting in settings(reference.load(self.name)):
-            if setting.name not in done:
-                results["rows"].append(self._measure(setting))
+        for variation in variations(reference.load(self.name)):
+            if variation.name not in done:
+                results["rows"].append(self._measure(variation))
                 results["circumstances"] = {
                     "learned_at_steps": STEPS,
                     "target": TARGET,
@@ -119,29 +119,29 @@ class _Transfer:
                 write_atomically(path, json.dumps(results, indent=1) + "\n")
         return results["rows"]
 
-    def _measure(self, setting: Setting) -> dict[str, Any]:
-        base = self._base(setting.learned_on)
-        pipe = setting.change(reference.load(self.name))
-        pipe.scheduler.set_timesteps(setting.steps)
+    def _measure(self, variation: Variation) -> dict[str, Any]:
+        base = self._base(variation.learned_on)
+        pipe = variation.change(reference.load(self.name))
+        pipe.scheduler.set_timesteps(variation.steps)
         taken = base.resample(pipe.scheduler)
         share = measure_cost(pipe).fraction(make_plan(taken, describe(pipe)))
-        name, enough = f"{self.name}-{setting.name}", share + 1e-9
+        name, enough = f"{self.name}-{variation.name}", share + 1e-9
         masks = {
-            "here": self._learned(name, pipe, setting, enough, **QUICK),
+            "here": self._learned(name, pipe, variation, enough, **QUICK),
             "taken_over": taken,
-            "refined": self._learned(f"{name}-refined", pipe, setting, enough, start=base, **REFINING),
-            "schedule": fora(pipe, setting.steps, 2, forecast="linear"),
+            "refined": self._learned(f"{name}-refined", pipe, variation, enough, start=base, **REFINING),
+            "schedule": fora(pipe, variation.steps, 2, forecast="linear"),
         }
-        full, row = None, {"setting": setting.name, "macs": share}
+        full, row = None, {"setting": variation.name, "macs": share}
         row |= {f"calls_{label}": masks[label].provenance["denoiser_calls"] for label in ("here", "refined")}
         for label, mask in masks.items():
             result = evaluate(
                 pipe,
                 mask,
                 seeds=self.num_images,
-                num_inference_steps=setting.steps,
-                call_kwargs=setting.call_kwargs(pipe),
-                conditions=setting.conditions,
+                num_inference_steps=variation.steps,
+                call_kwargs=variation.call_kwargs(pipe),
+                conditions=variation.conditions,
                 speed=False,
                 reference=full,
             )
@@ -154,25 +154,25 @@ class _Transfer:
             "schedule": "FORA 1:2 with forecasts",
         }
         found = ", ".join(f"{words} {row[f'psnr_{label}']:.1f} dB" for label, words in labels.items())
-        self.console.print(f"{self.name}, {setting.name}: {found}")
+        self.console.print(f"{self.name}, {variation.name}: {found}")
         return row
 
     def _base(self, conditions: tuple[int, ...] | None) -> StepMask:
-        setting = Setting("base", conditions=conditions)
+        variation = Variation("base", conditions=conditions)
         label = f"{self.name}-transfer" + ("" if conditions is None else "-first-classes")
-        return self._learned(label, reference.load(self.name), setting, TARGET, **QUICK)
+        return self._learned(label, reference.load(self.name), variation, TARGET, **QUICK)
 
-    def _learned(self, label: str, pipe: Any, setting: Setting, target: float, **options: Any) -> StepMask:
+    def _learned(self, label: str, pipe: Any, variation: Variation, target: float, **options: Any) -> StepMask:
         path = self.output / "masks" / f"{label.lower().replace(' ', '-').replace('+', 'p')}.json"
         if path.exists():
             return StepMask.load(path)
         self.console.print(f"learning {path.stem}")
         mask = learn(
             pipe,
-            setting.steps,
+            variation.steps,
             target,
-            call_kwargs=setting.call_kwargs(pipe),
-            conditions=setting.conditions,
+            call_kwargs=variation.call_kwargs(pipe),
+            conditions=variation.conditions,
             resume=path.with_suffix(".safetensors"),
             **options,
         )

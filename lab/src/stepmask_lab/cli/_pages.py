@@ -23,8 +23,8 @@ def write_pages(source: Path, folder: Path) -> None:
         StepMaskError: The folder holds no results, or the other one cannot be written.
     """
     from stepmask.pictures import save_png
-    from stepmask_lab.benchmark.cells import models_in, write_results
     from stepmask_lab.benchmark.memory import NUM_IMAGES
+    from stepmask_lab.benchmark.result_files import models_in, write_results
     from stepmask_lab.pages import curve, memory, transfer_table, write_page
 
     names = models_in(source)
@@ -56,26 +56,26 @@ def write_pages(source: Path, folder: Path) -> None:
 
 
 def _collected(source: Path, name: str) -> dict[str, Any]:
-    cells = _cells(source, name)
-    return {"model": name, **cells.collected(), "rows": cells.rows(), "circumstances": cells.circumstances()}
+    files = _files(source, name)
+    return {"model": name, **files.collected(), "rows": files.rows(), "circumstances": files.circumstances()}
 
 
 def _results(source: Path, name: str) -> Any:
-    from stepmask_lab.benchmark.cells import Key
+    from stepmask_lab.benchmark.result_files import Key
     from stepmask_lab.pages import Results
 
-    cells, found = _cells(source, name), _collected(source, name)
+    files, found = _files(source, name), _collected(source, name)
     return Results(
         name,
         found["rows"],
         found["circumstances"],
         found.get("speed", []),
-        lambda row: cells.strip(Key(*(row[field] for field in Key._fields))),
+        lambda row: files.strip(Key(*(row[field] for field in Key._fields))),
     )
 
 
-def _cells(source: Path, name: str) -> Any:
-    from stepmask_lab.benchmark.cells import Cells
+def _files(source: Path, name: str) -> Any:
     from stepmask_lab.benchmark.methods import methods
+    from stepmask_lab.benchmark.result_files import ResultFiles
 
-    return Cells(source, name, [method.name for method in methods()])
+    return ResultFiles(source, name, [method.name for method in methods()])

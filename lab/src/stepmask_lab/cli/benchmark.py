@@ -87,12 +87,12 @@ def benchmark(
     be left for a quiet machine: --no-speed first, the same command without it later. Start it with
     `accelerate launch --no-python stepmask benchmark ...` for several processes: each measures a part.
     """
-    from stepmask_lab.benchmark import Comparison, Subject, chosen_methods
+    from stepmask_lab.benchmark import Comparison, Subject, methods_by_name
 
     if page is not None:
         write_pages(output, page)
         return
-    picked, budgets, given_call = chosen_methods(methods), shares(targets), call_kwargs(guidance_scale, call)
+    picked, budgets, given_call = methods_by_name(methods), shares(targets), call_kwargs(guidance_scale, call)
     measure = metrics_for(metrics, real)
     ready_folder(output)
     alone = {
@@ -156,7 +156,7 @@ def _part_of_this_process(comparison: Any, picked: list[Any]) -> list[dict[str, 
         comparison.subject.pipe.to(state.device)
     comparison.run(picked, state.process_index, state.num_processes)
     state.wait_for_everyone()
-    return comparison.cells.collect()["rows"] if state.is_main_process else []
+    return comparison.files.collect()["rows"] if state.is_main_process else []
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

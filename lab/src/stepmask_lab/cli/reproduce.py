@@ -143,7 +143,7 @@ def _table(one: What, bench: Bench | None, router: Path | None) -> dict[str, Any
 def _figures(bench: Bench, output: Path) -> dict[str, Any]:
     """Draw them; their numbers and what they show."""
     from stepmask.pictures import grid, heatmap, save_png, score_histogram
-    from stepmask_lab.pages.changes import output_changes, site_changes
+    from stepmask_lab.pages.step_similarity import output_changes, site_changes
     from stepmask_lab.reproduce import ablated, figure_data, options_of
 
     run = ablated(bench)

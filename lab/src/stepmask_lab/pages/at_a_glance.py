@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stepmask_lab.pages.families import FULL, in_order
+from stepmask_lab.pages.method_families import FULL, in_order
 from stepmask_lab.pages.rows import Row, averaged, speedup_of
 from stepmask_lab.pages.table import DASH, markdown
 

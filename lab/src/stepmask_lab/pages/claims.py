@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stepmask_lab.pages.families import OURS, family_of
-from stepmask_lab.pages.frontier import MACS_SLACK, SPEED_SLACK, Verdict, by_budget, counts, verdicts
+from stepmask_lab.pages.method_families import OURS, family_of
 from stepmask_lab.pages.rows import Row, main_score, speedup_of, value_of
 from stepmask_lab.pages.table import DASH, markdown, with_margin
+from stepmask_lab.pages.verdicts import MACS_SLACK, SPEED_SLACK, Verdict, by_budget, counts, verdicts
 
 HOW_COMPARED = f"""\
-Cost is the measured speed-up where both have one (equal within {SPEED_SLACK:.0%}, as timings repeat no better), else
-MACs (within {MACS_SLACK:.0%}). Each row of a rival is held against the next learned mask that costs no more. Where a
-method has no row between a mask and the next dearer one, its best cheaper row is held against that mask, as the most
-that the budget buys. Learning seeds are averaged, nothing is interpolated.
+Two rows are compared at equal cost. Cost is the measured speed-up where both rows have one; speed-ups within
+{SPEED_SLACK:.0%} count as equal, because timings repeat no better. Otherwise cost is the share of the MACs, and shares
+within {MACS_SLACK:.0%} count as equal. Each row of a rival is compared with the next learned mask that costs no more.
+Where a rival has no row between a mask and the next more expensive one, its best cheaper row stands for what the budget
+buys. Learning seeds are averaged, and nothing is interpolated.
 
-A difference within its 95% interval is a tie. For PSNR that is the interval of the differences image by image, which
-have the same noise; where a row was measured before those were kept, the images of both are taken for independent,
-which makes it too wide rather than too narrow. A budget *holds* if the learned mask leads each static
-rival there in PSNR, and is at or under its Fréchet distance, or ties, where that was measured. Static rivals decide
-before the run, as learned masks do: regular schedules, calibrated and other learned ones.
+A difference within its 95% interval is a tie. For PSNR that is the interval of the differences image by image, because
+the images start from the same noise. Some rows were measured before those differences were kept; there the images count
+as independent, which makes the interval too wide rather than too narrow.
+
+A budget *holds* if the learned mask has a higher PSNR than every static rival, and a Fréchet distance that is no worse
+where it was measured. A static rival decides before the run what to compute, as a learned mask does: regular schedules,
+calibrated rules and other ways to learn.
 """
 
 Part = tuple[str, int, Sequence[Row]]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, NullFormatter, PercentFormatter
 
 from stepmask.errors import StepMaskError
-from stepmask_lab.pages.families import FULL, OURS, Style, family_of, in_order, styles_of
+from stepmask_lab.pages.method_families import FULL, OURS, Style, family_of, in_order, styles_of
 from stepmask_lab.pages.rows import REACH, Row, averaged, change_of, error_of, main_score, speedup_of, value_of
 
 Cost = Literal["macs", "speedup"]

@@ -19,7 +19,7 @@ from stepmask.pictures.image_sheets import same_seeds
 from stepmask_lab.pages.at_a_glance import at_a_glance
 from stepmask_lab.pages.claims import claims
 from stepmask_lab.pages.curve import trade_offs
-from stepmask_lab.pages.families import FULL, OURS, family_of, in_order
+from stepmask_lab.pages.method_families import FULL, OURS, family_of, in_order
 from stepmask_lab.pages.rows import Row, main_score, value_of
 from stepmask_lab.pages.table import markdown, rows_table
 
@@ -32,22 +32,24 @@ SHOWN_SLACK = 0.05
 """A rival shown beside it may cost so much more, so that none is shown at much less for want of a row."""
 
 GLANCE = """\
-PSNR in dB at MACs, and the measured speed-up of the denoiser: of each method the dearest row that costs at most the
-budget, or 3% more.
+Each cell shows the PSNR in dB, the share of the MACs, and the measured speed-up of the denoiser where there is one. A
+method is shown by its most expensive row that costs at most the budget, with a tolerance of 3%.
 """
 
 HOW_TO_READ = """\
-- **PSNR** in dB is against the full run from the same noise, on seeds that learning has not seen; ± is half of the 95%
-  interval of the mean over images, *worst* the worst image.
-- **MACs** are those that run, as a share of the full run: attention products and guidance counted, the decoder not.
-- **Speed-up** is that of the denoiser, full and fast runs made in turns, median of the pairs; *of 1 / MACs* is its
-  share of what the MACs promise. The full run against itself shows how steady the clock was.
-- **fd**, **sfd**, **kid** (lower is better), **is** and **recall** (higher) score the images as a set against real
-  ones, on the features that their name ends with; only those on Inception are called FID. They depend on the number of
-  images: read them against the row *full run*. ± is half of the 95% interval over bootstrap draws of the images; *less
-  full run* is the difference to the full run, over the same draws of the same seeds, and so surer than both; where it
-  is known, its interval is what figures show.
-- *Fewer steps* is the plain pipeline with that many steps, against the full run of all.
+- **PSNR** in dB compares with the full run from the same noise, on seeds that learning has not seen. The number after ±
+  is half of the 95% interval of the mean over images. *Worst* is the worst image.
+- **MACs** are those that run, as a share of the full run. They include attention products and guidance, and leave the
+  decoder out.
+- **Speed-up** is that of the denoiser. Full and fast runs are made in turns, and the median of the pairs is shown. *Of
+  1 / MACs* is its share of what the MACs promise. The full run against itself shows how steady the clock was.
+- **fd**, **sfd** and **kid** (lower is better), **is** and **recall** (higher is better) score the images as a set
+  against real ones. The end of the name says on which features; only scores on Inception are called FID. The scores
+  depend on the number of images, so read them against the row *full run*. The number after ± is half of the 95%
+  interval over bootstrap draws of the images.
+- *Less full run* is the difference to the full run over the same draws of the same seeds, and is therefore more certain
+  than either score. Figures show its interval where it is known.
+- *Fewer steps* is the plain pipeline with that many steps, compared with the full run of all steps.
 """
 
 
@@ -94,7 +96,7 @@ def write_page(results: Iterable[Results], folder: Path, source: str) -> list[Pa
     sections = [_section(one, steps, rows, folder, made) for one, steps, rows in parts]
     text = "\n".join(
         [
-            f"# Results, every row\n\nWritten by `{source}` from the raw results; not edited by hand.\n",
+            f"# Results, every row\n\n`{source}` writes this page from the raw results. Do not edit it by hand.\n",
             HOW_TO_READ,
             _circumstances(parts),
             "## At a glance\n",

@@ -6,7 +6,7 @@
 
 from stepmask_lab.reproduce.bench import Bench, Options, Own, options_of
 from stepmask_lab.reproduce.figures import FigureData, figure_data
-from stepmask_lab.reproduce.pages import page
+from stepmask_lab.reproduce.report_page import page
 from stepmask_lab.reproduce.tables import ablated, ablation_table, comparison_table
 
 __all__ = [

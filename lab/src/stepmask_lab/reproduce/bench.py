@@ -1,4 +1,4 @@
-"""What every table stands on: the models, one folder of cells and masks for all tables, and their options."""
+"""What every table stands on: the models, one folder of rows and masks for all tables, and their options."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from stepmask.inspection.registry import denoiser_of
 from stepmask.liveness import make_plan
 from stepmask.mask import SECONDS, StepMask
 from stepmask_lab import reference
-from stepmask_lab.benchmark.cells import Key
 from stepmask_lab.benchmark.compare import Comparison
-from stepmask_lab.benchmark.methods import AnyMethod, Subject, guided, with_dpm
-from stepmask_lab.benchmark.scores import cifar_scores
+from stepmask_lab.benchmark.methods import AnyMethod, guided, with_dpm
+from stepmask_lab.benchmark.metrics import cifar_scores
+from stepmask_lab.benchmark.result_files import Key
+from stepmask_lab.method import Subject
 from stepmask_lab.reproduce.paper import TABLES, PaperModel
 
 DEFAULT_STEPS = 20
@@ -59,7 +60,7 @@ class Options:
 
 
 KEPT = ("num_images", "trajectories", "rounds", "guidance_scale")
-"""Options that all cells of a folder must share: files are not named after them."""
+"""Options that all rows of a folder must share: files are not named after them."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Bench:
     """Runs methods on the model that stands for one of the paper's, and keeps what was measured.
 
     Args:
-        folder: For cells, masks, results and pages of all tables; what is there is not measured again.
+        folder: For rows, masks, results and pages of all tables; what is there is not measured again.
         options: The same for all tables in the folder.
         own: In place of the reference models.
         tell: Gets a line before each cell.
@@ -173,7 +174,7 @@ class Run:
 
     def circumstances(self) -> dict[str, Any]:
         """Under which the rows were measured: machine, versions, seeds, guidance, dtype."""
-        return self.comparison.cells.circumstances().get(str(self.subject.steps), {})
+        return self.comparison.files.circumstances().get(str(self.subject.steps), {})
 
     def mask(self, row: dict[str, Any]) -> StepMask | None:
         """The mask that a row was measured with; None where it is the plain pipeline."""

@@ -14,7 +14,7 @@ from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.task import Task
 from stepmask_lab.reproduce.bench import Run
-from stepmask_lab.reproduce.lines import masking
+from stepmask_lab.reproduce.table_lines import masking
 from stepmask_lab.rivals.calibrated.recording import record
 
 NUM_IMAGES = 8

@@ -13,9 +13,9 @@ from stepmask.graph import BlockGraph
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.schedules import random_schedule
-from stepmask_lab.benchmark.cells import Key
+from stepmask_lab.benchmark.result_files import Key
 from stepmask_lab.reproduce.bench import Run
-from stepmask_lab.reproduce.lines import masking
+from stepmask_lab.reproduce.table_lines import masking
 
 NOTHING, EQ_12, EXACT = "as decided", "Eq. 12", "exact"
 NUM_IMAGES = 16
@@ -49,14 +49,14 @@ def plans_of(mask: StepMask, run: Run) -> dict[str, Plan]:
 
 
 def _row(run: Run, name: str, mask: StepMask, speed: bool) -> dict[str, Any]:
-    cells = run.comparison.cells
+    files = run.comparison.files
     key = Key(run.name, run.subject.steps, METHOD, name)
-    if cells.row(key) is None:
+    if files.row(key) is None:
         run.comparison.tell(f"{run.name}, {run.subject.steps} steps: Eq. 12 against exact elimination, {name} mask")
         found = _measure(run, plans_of(mask, run), speed)
         row = {"macs": found[EXACT]["macs"], "num_images": _num_images(run), "plans": found}
-        cells.save(key, {**row, "circumstances": run.circumstances()})
-    row = cells.row(key)
+        files.save(key, {**row, "circumstances": run.circumstances()})
+    row = files.row(key)
     return {"model": run.name, "mask": name, "num_images": row["num_images"], "plans": row["plans"]}
 
 

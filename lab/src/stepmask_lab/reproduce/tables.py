@@ -9,9 +9,9 @@ from typing import Any
 from stepmask.errors import StepMaskError
 from stepmask_lab.reproduce.bench import Bench, Run, options_of
 from stepmask_lab.reproduce.full_size import full_size
-from stepmask_lab.reproduce.lines import ablation_lines, comparison_lines
 from stepmask_lab.reproduce.paper import MASKING, SOURCE, TABLE4, TABLE5, TABLES, PaperModel
 from stepmask_lab.reproduce.rectification import EXACT, NOTHING, rectification
+from stepmask_lab.reproduce.table_lines import ablation_lines, comparison_lines
 
 WITHOUT_RECTIFICATION = "without rectification"
 

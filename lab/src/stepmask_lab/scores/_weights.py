@@ -8,7 +8,7 @@ from typing import Any
 
 from stepmask.errors import StepMaskError
 
-EXTRA = "pip install 'stepmask[metrics]'"
+EXTRA = "pip install 'stepmask-lab[metrics]'"
 
 
 def need(metric: str, *packages: str) -> None:

@@ -7,7 +7,7 @@ are the extra ``rivals``; those of diffusers come with it.
 
 from __future__ import annotations
 
-from stepmask_lab.benchmark.methods import Unmasked
+from stepmask_lab.method import Unmasked
 from stepmask_lab.shipped import cache_dit, deepcache, diffusers_hooks
 
 

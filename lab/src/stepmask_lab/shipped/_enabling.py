@@ -15,8 +15,8 @@ from stepmask.errors import StepMaskError
 from stepmask.evaluation import sampler_for
 from stepmask.inspection.registry import denoiser_of
 from stepmask.schedules import fora
-from stepmask_lab.benchmark.methods import Subject, Unmasked
-from stepmask_lab.benchmark.unmasked import OtherSampler
+from stepmask_lab.method import Subject, Unmasked
+from stepmask_lab.unmasked import OtherSampler
 
 TRIAL_STEPS = 8
 """Enough for every rival to skip something."""
@@ -58,7 +58,7 @@ class Rival:
         """Why it cannot run: tries one image of a few steps; an error that does not come from it is raised."""
         package = self.module.partition(".")[0]
         if importlib.util.find_spec(package) is None:
-            return f"needs the package {package}: pip install 'stepmask[rivals]'"
+            return f"needs the package {package}: pip install 'stepmask-lab[rivals]'"
         small = replace(subject, steps=min(subject.steps, TRIAL_STEPS))
         everything = fora(small.pipe, small.steps, 1)
         plain, seeds = sampler_for(small.pipe, everything, 1, small.steps, small.call_kwargs, small.conditions)

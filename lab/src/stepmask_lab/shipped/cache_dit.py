@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from stepmask.inspection.registry import denoiser_of
-from stepmask_lab.benchmark.methods import Subject, Unmasked
+from stepmask_lab.method import Subject, Unmasked
 from stepmask_lab.shipped._enabling import Rival, num_rows, silent
 
 WARM_UP = 8 / 50

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stepmask.inspection.registry import denoiser_of
-from stepmask_lab.benchmark.methods import Subject, Unmasked
+from stepmask_lab.method import Subject, Unmasked
 from stepmask_lab.shipped._enabling import Rival
 
 

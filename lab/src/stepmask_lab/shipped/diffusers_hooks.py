@@ -38,7 +38,7 @@ from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime.apply import diffusers_hooks
 from stepmask.runtime.position import timestep_of
 from stepmask.schedules import fora
-from stepmask_lab.benchmark.methods import Subject, Unmasked
+from stepmask_lab.method import Subject, Unmasked
 from stepmask_lab.shipped._enabling import NotSupported, Rival, num_rows, restored, silent
 
 CALIBRATION_SEEDS = range(8)

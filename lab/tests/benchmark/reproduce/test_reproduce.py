@@ -18,13 +18,13 @@ from stepmask_lab.reproduce import (
     Own,
     ablation_table,
     comparison_table,
-    lines,
     rectification,
+    table_lines,
     tables,
 )
 from stepmask_lab.reproduce.full_size import full_size
-from stepmask_lab.reproduce.lines import CHANGES, OURS, comparison_lines
 from stepmask_lab.reproduce.paper import DEEPCACHE, DITFASTATTN, FEWER, FORA, L2C, MASKING, ORIGINAL, TABLES
+from stepmask_lab.reproduce.table_lines import CHANGES, OURS, comparison_lines
 from tiny import FEW, ddim_pipeline, dit_pipeline
 
 STAND_INS = {
@@ -50,7 +50,7 @@ def quickly(learned):
 def stand_ins():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "load", lambda name, dtype=None: STAND_INS[name]())
-        patch.setattr(lines, "end-to-end", quickly(lines.learned))
+        patch.setattr(table_lines, "learned", quickly(table_lines.learned))
         patch.setattr(tables, "full_size", lambda model, router: full_size(TABLES["table1"][0]))  # the quickest
         yield
 
@@ -122,7 +122,7 @@ def test_without_rectification_is_the_same_mask_with_nothing_left_out(folder):
 
 def test_exact_elimination_leaves_images_alone_on_every_model(folder):
     rows = read(folder, "table5")["rectification"]
-    assert [(row["model"], row["mask"]) for row in rows] == [(n, m) for n in STAND_INS for m in ("end-to-end", "random")]
+    assert [(row["model"], row["mask"]) for row in rows] == [(n, m) for n in STAND_INS for m in ("learned", "random")]
     for row in rows:
         decided, printed, exact = (row["plans"][name] for name in ("as decided", "Eq. 12", "exact"))
         assert exact["relative_l2"] == 0 and exact["psnr"] == decided["psnr"]

@@ -13,7 +13,7 @@ SHIPPED, STUDIES = "shipped", "studies"
 """What the command line calls all rivals as they ship, and all variants of learned masks."""
 
 
-def chosen_methods(names: str | None = None) -> list[AnyMethod]:
+def methods_by_name(names: str | None = None) -> list[AnyMethod]:
     """Methods by the names that the command line takes, ``fora,learned`` for example.
 
     Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stepmask_lab.reproduce.lines import OURS
 from stepmask_lab.reproduce.paper import DEEPCACHE, DITFASTATTN, FEWER, FORA, L2C, MASKING, ORIGINAL, SOURCE
+from stepmask_lab.reproduce.table_lines import OURS
 
 COMPARABLE = f"""\
 What can be compared with {SOURCE}, and what cannot:

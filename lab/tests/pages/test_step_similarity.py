@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from stepmask_lab.pages.changes import output_changes, site_changes
+from stepmask_lab.pages.step_similarity import output_changes, site_changes
 
 SITES = ["down_blocks.0.resnets.0", "mid_block.attentions.0", "up_blocks.0.resnets.0"]
 

@@ -1,4 +1,4 @@
-"""One result file per cell of a benchmark: safe to kill at any moment, shared by several processes."""
+"""One file per row of a benchmark: safe to kill at any moment, shared by several processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stepmask.errors import StepMaskError
 
 
 class Key(NamedTuple):
-    """What one cell measures."""
+    """What one row measures."""
 
     model: str
     steps: int
@@ -31,8 +31,8 @@ class Key(NamedTuple):
         return re.sub(r"[^a-z0-9._-]+", "-", text)
 
 
-class Cells:
-    """Rows in ``FOLDER/cells``, one file each, and those of result files from elsewhere.
+class ResultFiles:
+    """Rows in ``FOLDER/rows``, one file each, and those of result files from elsewhere.
 
     Args:
         folder: Of the benchmark.
@@ -57,7 +57,7 @@ class Cells:
         return found | {str(row["steps"]): row["circumstances"] for row in self._files()}
 
     def row(self, key: Key) -> dict[str, Any] | None:
-        """What was measured of a cell, with its circumstances where they are known; None where nothing was."""
+        """A row, with its circumstances where they are known; None where nothing was."""
         if self._path(key).exists():
             return _read(self._path(key))
         collected = self.collected()
@@ -68,11 +68,11 @@ class Cells:
         return None
 
     def strip(self, key: Key) -> Path:
-        """The file of a cell's first images."""
+        """The file of a row's first images."""
         return self.folder / "pictures" / f"{key.slug}.png"
 
     def save(self, key: Key, row: Mapping[str, Any]) -> None:
-        """Keep the row of a cell."""
+        """Keep a row."""
         self._path(key).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path(key), json.dumps({**key._asdict(), **row}, indent=1) + "\n")
 
@@ -88,11 +88,11 @@ class Cells:
         return result
 
     def _files(self) -> list[dict[str, Any]]:
-        rows = (_read(path) for path in sorted((self.folder / "cells").glob("*.json")))
+        rows = (_read(path) for path in sorted((self.folder / "rows").glob("*.json")))
         return [row for row in rows if row["model"] == self.model]
 
     def _path(self, key: Key) -> Path:
-        return self.folder / "cells" / f"{key.slug}.json"
+        return self.folder / "rows" / f"{key.slug}.json"
 
     def _place(self, row: Mapping[str, Any]) -> tuple:
         method = self.order.index(row["method"]) if row["method"] in self.order else len(self.order)
@@ -119,7 +119,7 @@ def models_in(folder: Path) -> list[str]:
     """Models of which a benchmark's folder holds results, in alphabetical order."""
     files = [path for path in folder.glob("*.json") if not path.name.startswith("transfer-")]
     names = {found["model"] for found in map(_read, files) if {"model", "rows"} <= set(found)}
-    return sorted(names | {_read(path)["model"] for path in (folder / "cells").glob("*.json")})
+    return sorted(names | {_read(path)["model"] for path in (folder / "rows").glob("*.json")})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import hypot
 from typing import Any, Literal
 
-from stepmask_lab.pages.families import FULL, OURS, family_of
+from stepmask_lab.pages.method_families import FULL, OURS, family_of
 from stepmask_lab.pages.rows import (
     REACH,
     Row,

@@ -12,8 +12,9 @@ from stepmask.inspection.describe import describe
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 from stepmask.schedules import deepcache, fora
-from stepmask_lab.benchmark.chosen import chosen_methods
-from stepmask_lab.benchmark.methods import AnyMethod, Method, Subject, is_unet, learned
+from stepmask_lab.benchmark.methods import AnyMethod, learned
+from stepmask_lab.benchmark.naming import methods_by_name
+from stepmask_lab.method import Method, Subject, is_unet
 from stepmask_lab.reproduce.bench import Options, Run
 from stepmask_lab.reproduce.paper import DEEPCACHE, DITFASTATTN, FORA, L2C, MASKING
 
@@ -40,13 +41,13 @@ def comparison_lines(run: Run) -> list[AnyMethod]:
     """Of Tables 1 to 3, on one model."""
     unet = is_unet(run.subject.pipe)
     found: list[AnyMethod] = [
-        *chosen_methods("full-run,fewer-steps"),
+        *methods_by_name("full-run,fewer-steps"),
         _scheduled(DEEPCACHE, deepcache) if unet else _scheduled(FORA, fora),
     ]
     if run.model.row(L2C) is not None and not unet:
-        found.append(Method(L2C, _share, partial(_per_step, options=run.options, method="l2c"), (run.options.seed,)))
+        found.append(Method(L2C, _share, partial(_rival, options=run.options, method="l2c"), (run.options.seed,)))
     if run.model.row(DITFASTATTN) is not None and not unet:
-        found += [replace(method, settings=lambda subject: ["0.15"]) for method in chosen_methods("ditfastattn")]
+        found += [replace(method, settings=lambda subject: ["0.15"]) for method in methods_by_name("ditfastattn")]
     return [
         *found,
         masking(run.options),
@@ -56,7 +57,7 @@ def comparison_lines(run: Run) -> list[AnyMethod]:
 
 def masking(options: Options, name: str = MASKING, **changes: Any) -> Method:
     """The paper's learner as we read it, at the paper's share of the MACs, with changes to its configuration."""
-    return Method(name, _share, partial(_per_step, options=options, method="paper", **changes), (options.seed,))
+    return Method(name, _share, partial(_rival, options=options, method="paper", **changes), (options.seed,))
 
 
 def ablation_lines(table: str, options: Options) -> dict[str, Method]:
@@ -89,7 +90,7 @@ def _share(subject: Subject) -> list[str]:
     return [f"{subject.targets[0]:g}"]
 
 
-def _per_step(subject: Subject, setting: str, seed: int, *, options: Options, method: str, **changes: Any) -> StepMask:
+def _rival(subject: Subject, setting: str, seed: int, *, options: Options, method: str, **changes: Any) -> StepMask:
     changes = {**changes, "num_trajectories": options.trajectories}
     label = "-".join([method, *(f"{name}-{value}" for name, value in changes.items())])
     return learned(subject, setting, seed, label, method=method, **changes)
