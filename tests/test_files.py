@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stepmask import StepMaskError
-from stepmask._files import write_atomically
+from stepmask.files import write_atomically
 
 
 def test_a_file_system_without_modes(tmp_path, monkeypatch):

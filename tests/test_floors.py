@@ -13,7 +13,21 @@ REPOSITORY = Path(__file__).parents[1]
 SOURCES = {"stepmask": REPOSITORY / "src" / "stepmask", "stepmask_lab": REPOSITORY / "lab" / "src" / "stepmask_lab"}
 FLOORS = {
     "stepmask": (
-        ("errors", "values", "files", "mask", "graph", "cost", "family", "plugins"),
+        (
+            "errors",
+            "values",
+            "files",
+            "hub",
+            "timesteps",
+            "graph",
+            "mask",
+            "mask_file",
+            "mask_tables",
+            "resample",
+            "cost",
+            "family",
+            "plugins",
+        ),
         ("liveness", "gate"),
         ("schedules",),
         ("inspection",),

@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepmask import BlockGraph, MaskFileError, MaskMismatchError, Site, StepMask, StepMaskError, make_plan
-from stepmask._mask_file import MAX_CELLS
 from stepmask.mask import Action, scheduler_identity
+from stepmask.mask_file import MAX_CELLS
 
 STORED = Path(__file__).parent / "data" / "mask_format_1.json"
 STORED_2, STORED_3, STORED_4 = (STORED.with_name(f"mask_format_{version}.json") for version in (2, 3, 4))

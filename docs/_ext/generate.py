@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import api
-import command_line
 import configurations
 import refusals
+
+import command_line
 
 
 def write(path: Path, text: str) -> None:

@@ -37,7 +37,7 @@ def _of(path: Path) -> Iterator[Refusal]:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
             if node.exc.func.id in names and node.exc.args:
                 message = re.sub(rf"({GAP}\s*)+", f"{GAP} ", _text(node.exc.args[0])).strip()
-                message = re.sub(rf" ([,.;:)\]])", r"\1", message)
+                message = re.sub(r" ([,.;:)\]])", r"\1", message)
                 if len(message.replace(GAP, "").split()) > 3:
                     yield Refusal(node.exc.func.id, message, module.removesuffix(".__init__"))
 

@@ -10,9 +10,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stepmask._files import write_atomically
-from stepmask._hub import Shared
 from stepmask.errors import MaskFileError, StepMaskError, TargetError
+from stepmask.files import write_atomically
+from stepmask.hub import Shared
 from stepmask.mask import StepMask
 
 FORMAT_VERSION = 1

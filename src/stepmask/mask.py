@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stepmask._files import write_atomically
-from stepmask._hub import Shared
-from stepmask._mask_file import (
+from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
+from stepmask.files import write_atomically
+from stepmask.hub import Shared
+from stepmask.mask_file import (
     CHANNELS_VERSION,
     FORECAST_VERSION,
     FORMAT_VERSION,
@@ -29,7 +30,7 @@ from stepmask._mask_file import (
     parsed,
     readable_json,
 )
-from stepmask._mask_tables import (
+from stepmask.mask_tables import (
     Channels,
     boolean_table,
     channel_table,
@@ -39,8 +40,7 @@ from stepmask._mask_tables import (
     same_channels,
     score_table,
 )
-from stepmask._resample import places_among, rows_taken
-from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
+from stepmask.resample import places_among, rows_taken
 
 DENOISER_CALLS, SECONDS = "denoiser_calls", "seconds"
 EFFORT = (DENOISER_CALLS, SECONDS)

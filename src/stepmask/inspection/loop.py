@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from stepmask._timesteps import start_run
 from stepmask.errors import StepMaskError
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.registry import architecture_of, denoiser_of
 from stepmask.inspection.skeleton import meta_skeleton
+from stepmask.timesteps import start_run
 
 
 class SamplerLoop:

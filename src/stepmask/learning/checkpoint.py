@@ -15,8 +15,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from stepmask._files import write_atomically
 from stepmask.errors import StepMaskError
+from stepmask.files import write_atomically
 from stepmask.learning.effort import Effort
 
 SHOWN = 4

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from stepmask._files import write_atomically
+from stepmask.files import write_atomically
 
 PNG_DPI = 150
 FRAME_MS = 62

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stepmask._timesteps import says_timesteps, start_run
 from stepmask.errors import StepMaskError
 from stepmask.inspection.call import parameters_of
 from stepmask.inspection.overrides import quiet, same_processors
 from stepmask.inspection.prompts import one_for_each
 from stepmask.inspection.registry import denoiser_of
+from stepmask.timesteps import says_timesteps, start_run
 
 
 def seeded(seeds: Sequence[int]) -> list[torch.Generator]:

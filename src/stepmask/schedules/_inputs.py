@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from stepmask._timesteps import says_timesteps, start_run
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.mask import NOMINAL, TIMESTEPS, StepMask, scheduler_identity
+from stepmask.timesteps import says_timesteps, start_run
 
 Forecast = Literal["linear"]
 """What a cell between two computations may do instead of holding."""

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stepmask._files import write_atomically
+from stepmask.files import write_atomically
 
 SHOWN = 8
 """Images in a strip."""

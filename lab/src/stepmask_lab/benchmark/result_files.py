@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stepmask._files import write_atomically
 from stepmask.errors import StepMaskError
+from stepmask.files import write_atomically
 
 
 class Key(NamedTuple):

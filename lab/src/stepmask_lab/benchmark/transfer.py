@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from stepmask._files import write_atomically
 from stepmask.evaluation import evaluate
+from stepmask.files import write_atomically
 from stepmask.inspection.call import num_classes, parameters_of
 from stepmask.inspection.costs import measure_cost
 from stepmask.inspection.describe import describe

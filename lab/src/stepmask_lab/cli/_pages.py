@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stepmask._files import write_atomically
 from stepmask.cli.common.app import stdout
 from stepmask.cli.common.output import ready_folder
 from stepmask.errors import StepMaskError
+from stepmask.files import write_atomically
 
 
 def write_pages(source: Path, folder: Path) -> None:

@@ -171,7 +171,7 @@ def _figures(bench: Bench, output: Path) -> dict[str, Any]:
 
 def _page(output: Path) -> str:
     """Write the page of all results in the folder, with the command that makes it."""
-    from stepmask._files import write_atomically
+    from stepmask.files import write_atomically
     from stepmask_lab.reproduce import page
 
     paths = {one.value: output / "results" / f"reproduce-{one.value}.json" for one in What}

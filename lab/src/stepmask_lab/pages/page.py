@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from stepmask._files import write_atomically
+from stepmask.files import write_atomically
 from stepmask.pictures.files import save_png
 from stepmask.pictures.image_sheets import same_seeds
 from stepmask_lab.pages.at_a_glance import at_a_glance

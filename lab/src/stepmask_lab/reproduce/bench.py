@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from stepmask import presets
-from stepmask._files import write_atomically
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
+from stepmask.files import write_atomically
 from stepmask.graph import BlockGraph
 from stepmask.inspection.costs import measure_cost
 from stepmask.inspection.describe import describe

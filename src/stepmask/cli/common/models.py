@@ -9,11 +9,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from stepmask._timesteps import start_run
 from stepmask.cli.common.app import stderr
 from stepmask.cli.common.arguments import DType, Scheduler
 from stepmask.errors import MaskMismatchError, StepMaskError
 from stepmask.mask import StepMask, scheduler_identity
+from stepmask.timesteps import start_run
 
 CLASSES = {
     Scheduler.ddim: "DDIMScheduler",

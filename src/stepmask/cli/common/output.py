@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stepmask._files import write_atomically
 from stepmask.errors import StepMaskError
+from stepmask.files import write_atomically
 
 
 def ready_folder(path: Path) -> Path:

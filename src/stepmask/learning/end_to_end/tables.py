@@ -9,10 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from stepmask._mask_tables import Channels
 from stepmask.learning.budget import Budget
 from stepmask.liveness import State, full_gains, make_plan
 from stepmask.mask import Action, StepMask
+from stepmask.mask_tables import Channels
 
 
 def settle(mask: StepMask, budget: Budget) -> StepMask:

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from stepmask._files import write_atomically
 from stepmask.errors import StepMaskError
+from stepmask.files import write_atomically
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask
 from stepmask.schedules.importers._target import MAX_BYTES, MAX_STEPS, inputs_for

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from stepmask._mask_tables import Channels
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.gradients.probe import Probe
+from stepmask.mask_tables import Channels
 
 _PROBE = ("square", "linear", "projections")
 
