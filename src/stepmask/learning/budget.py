@@ -27,7 +27,7 @@ class Budget:
     """Cost of masks over one graph, as a share of the full run after elimination."""
 
     def __init__(self, graph: BlockGraph, cost: CostTable, unit: Unit = "macs") -> None:
-        self.graph = graph
+        self.graph, self.costs = graph, cost
         self._elimination = Elimination(graph)
         self.site_share, self.always_share = cost.shares(unit)
 

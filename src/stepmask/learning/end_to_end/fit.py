@@ -15,7 +15,6 @@ from stepmask.learning.configuration import check_count
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.measurement.judge import PROBES, Judge
-from stepmask.learning.end_to_end.measurement.measurements import Measurements
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.refusals import check_gradients, check_learnable
 from stepmask.mask import StepMask
@@ -67,8 +66,8 @@ def fit_gains(
         check_learnable(task.pipe)
         check_gradients(task.pipe)
         budget = Budget(task.graph, task.costs)
-        mask.check(graph=task.graph, scheduler=task.pipe.scheduler)
-        judge = Judge(task.noise, budget, task.timesteps, config, Measurements(Checkpoint(None, {}, effort)))
+        judge = Judge(task, budget, config, Checkpoint(None, {}, effort))
+        mask.check(graph=task.graph, scheduler=task.pipe.scheduler)  # which has the timesteps of a run by now
         table = judge.with_gains(Table.of(mask, budget), iterations, lambda actions: True, NUM_PROBES)
     seeds = task.noise.seeds(PROBES, NUM_PROBES * config.num_probes)
     before = mask.provenance.get("noise_seeds", [seeds[0], seeds[-1]])

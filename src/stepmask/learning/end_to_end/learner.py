@@ -19,7 +19,6 @@ from stepmask.inspection.costs import measure_cost
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.measurement.judge import LEAST_PROBES, PROBES, Judge
-from stepmask.learning.end_to_end.measurement.measurements import Measurements
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.job import Job
@@ -67,8 +66,7 @@ class EndToEndLearning:
         starts = [_sums(mask) for mask in job.goals.start]
         self.cost = job.task.costs
         self.budget = Budget(job.task.graph, self.cost)
-        timesteps, allowed = job.task.timesteps, self.config.allowed
-        tables = [_on_rows_of(job.task, mask, self.budget, allowed) for mask in job.goals.start]
+        tables = [_on_rows_of(job.task, mask, self.budget, self.config.allowed) for mask in job.goals.start]
         timed = job.goals.target_speedup is not None
         self.targets = [] if timed else self._checked_targets()
         checkpoint = job.checkpoint(**({"start": starts} if starts else {}))
@@ -76,10 +74,9 @@ class EndToEndLearning:
             self.cost = self._with_latencies(checkpoint)
             self.budget = Budget(job.task.graph, self.cost, "latency")
             self.targets = self._checked_targets()
-        self.judge = Judge(job.task.noise, self.budget, timesteps, self.config, Measurements(checkpoint))
-        self.search = Search(
-            self.judge, self.budget, self.cost, timesteps, self.config, job.goals.max_cache_bytes, tables
-        )
+        self.judge = Judge(job.task, self.budget, self.config, checkpoint)
+        limit = job.goals.max_cache_bytes
+        self.search = Search(self.judge, self.budget, job.task.timesteps, self.config, limit, tables)
 
     def _with_latencies(self, checkpoint: Checkpoint) -> CostTable:
         """Costs with latencies; those of an interrupted search are kept, for measured again they would differ."""

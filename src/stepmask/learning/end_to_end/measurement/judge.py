@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.budget import Budget
+from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.gains import GainFit
 from stepmask.learning.end_to_end.gradients.probe import Probe, probe
@@ -20,7 +20,7 @@ from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.interception import frozen
 from stepmask.liveness import Plan, make_plan
 from stepmask.runtime.apply import apply
-from stepmask.runtime.noise import Noise
+from stepmask.runtime.task import Task
 
 VALIDATION, HELD_BACK, PROBES = 0, 20_000, 40_000
 """First image numbers of the three kinds of noise."""
@@ -29,7 +29,7 @@ PSNR_CAP = 80.0
 """dB. What an image counts for at most, the full run's included, whose error is 0."""
 
 FIRST_IMAGES = 2
-"""Of the validation noise, that every candidate is measured on."""
+"""So many images of the validation noise are what every candidate is measured on."""
 
 LEAST_PROBES, MOST_PROBES = 4, 16
 """Gains are fitted on the noise of the probes so far, of at least and at most so many; what the full run makes of it is
@@ -43,18 +43,16 @@ class Judge:
     """What tables do to the final images.
 
     Args:
-        noise: Runs the pipeline.
-        budget: Of its model.
-        timesteps: T timesteps of a run.
-        config: Knobs.
-        measured: Results so far.
+        task: The pipeline to be learned on.
+        budget: Costs of plans.
+        config: Options of the search.
+        checkpoint: Where what was measured is kept, and read from.
     """
 
-    def __init__(
-        self, noise: Noise, budget: Budget, timesteps: list[float], config: EndToEnd, measured: Measurements
-    ) -> None:
-        self._noise, self._budget, self._timesteps = noise, budget, timesteps
-        self._config, self._measured = config, measured
+    def __init__(self, task: Task, budget: Budget, config: EndToEnd, checkpoint: Checkpoint) -> None:
+        self._noise, self._timesteps, self._denoiser = task.noise, task.timesteps, task.denoiser
+        self._budget, self._config, self._checkpoint = budget, config, checkpoint
+        self._measured = Measurements(checkpoint.arrays)
         self._full: dict[tuple[int, int, bool], torch.Tensor] = {}
         self._wanted: dict[int, torch.Tensor] = {}
 
@@ -67,32 +65,32 @@ class Judge:
         if self._objective is None:
             return
         which = VALIDATION, FIRST_IMAGES, False
-        with frozen(denoiser_of(self._noise.pipe)):
+        with frozen(self._denoiser):
             found = self._full[which] = self._sampled(*which[:2], self._objective)
         facts = np.array([found.double().mean().item(), found.double().std().item()])
         if not np.isfinite(facts).all():
             raise StepMaskError("the objective makes NaN or infinite values of what the full run makes, or that does")
         if facts[1] == 0:
             raise StepMaskError(f"the objective makes {facts[0]:g} of everything, so no image is closer than another")
-        before = self._measured.objective()
+        before = self._checkpoint.arrays.get("objective")
         if before is not None and not np.allclose(before, facts, rtol=0.02, atol=0):
             raise StepMaskError(
                 "the search that is resumed had another objective: of the same images it made values of mean "
                 f"{before[0]:.4g} and spread {before[1]:.4g}, now {facts[0]:.4g} and {facts[1]:.4g}; give the same "
                 "objective, or another file"
             )
-        self._measured.keep_objective(facts)
+        self._checkpoint.arrays["objective"] = facts  # functions that do other things may have one name
 
     def save(self) -> None:
         """Keep all that was measured."""
-        self._measured.save()
+        self._checkpoint.save()
 
     def first_psnrs(self, table: Table) -> np.ndarray:
-        """Of the first validation images, per image."""
+        """PSNR in dB of the first validation images, or what the objective says of them, per image."""
         return self._psnrs(table, VALIDATION, FIRST_IMAGES, self._objective)
 
     def psnrs(self, table: Table) -> np.ndarray:
-        """Of all validation images, per image: PSNR in dB, or what the objective says."""
+        """The same of all validation images, per image."""
         first, count = self.first_psnrs(table), self._config.num_validation - FIRST_IMAGES
         rest = self._psnrs(table, VALIDATION + FIRST_IMAGES, count, self._objective)
         return np.concatenate([first, rest])
@@ -182,7 +180,7 @@ class Judge:
         images = range(first, first + count)
         if all(image in self._wanted for image in images):
             return torch.stack([self._wanted[image] for image in images])
-        with frozen(denoiser_of(self._noise.pipe)):
+        with frozen(self._denoiser):
             found = _unbroken(self._features(self._noise.latents(first, count)).detach())
         if self._config.learns_gains and images.stop <= PROBES + MOST_PROBES * self._config.num_probes:
             self._wanted.update(zip(images, found, strict=True))
@@ -195,7 +193,7 @@ class Judge:
         if known is not None:
             return known
         which = first, count, objective is None
-        with frozen(denoiser_of(self._noise.pipe)):
+        with frozen(self._denoiser):
             if which not in self._full:
                 self._full[which] = _unbroken(self._sampled(first, count, objective))
             plan = make_plan(table.mask(self._budget, self._timesteps), self._budget.graph)

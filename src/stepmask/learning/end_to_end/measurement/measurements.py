@@ -1,4 +1,4 @@
-"""What a search has measured, in memory and on disk: asked again, it answers at once.
+"""What a search has measured: asked again, it answers at once.
 
 A search is a deterministic function of its measurements. So an interrupted one is simply run again on the same
 checkpoint, and goes through what it knows in moments.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.gradients.probe import Probe
 from stepmask.mask_tables import Channels
 
@@ -19,11 +18,11 @@ class Measurements:
     """Results of evaluations and probes by what was measured.
 
     Args:
-        checkpoint: Where they are kept.
+        arrays: Those of a checkpoint, where the results are kept.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint, self._arrays = checkpoint, checkpoint.arrays
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self._arrays = arrays
 
     def psnrs(self, key: str) -> np.ndarray | None:
         """PSNR in dB per image that was kept under this key."""
@@ -32,22 +31,6 @@ class Measurements:
     def keep_psnrs(self, key: str, values: np.ndarray) -> None:
         """Keep them."""
         self._arrays[f"psnr.{key}"] = np.asarray(values, dtype=np.float64)
-
-    def latencies(self) -> np.ndarray | None:
-        """(B + 1,) milliseconds that were kept: of each site, and of the rest."""
-        return self._arrays.get("latencies")
-
-    def keep_latencies(self, values: np.ndarray) -> None:
-        """Keep them: measured again, they would differ, and the search with them."""
-        self._arrays["latencies"] = np.asarray(values, dtype=np.float64)
-
-    def objective(self) -> np.ndarray | None:
-        """(2,) mean and spread of what the objective made of the first images; None where that is not known."""
-        return self._arrays.get("objective")
-
-    def keep_objective(self, facts: np.ndarray) -> None:
-        """Keep them: functions that do other things may have one name."""
-        self._arrays["objective"] = facts
 
     def probe(self, key: str) -> Probe | None:
         """The probe that was kept under this key."""
@@ -78,7 +61,3 @@ class Measurements:
             self._arrays[f"gains.{key}.gains"] = gains
         for site, vector in (channels or {}).items():
             self._arrays[f"gains.{key}.channels.{site}"] = vector
-
-    def save(self) -> None:
-        """Write everything, whole or not at all."""
-        self._checkpoint.save()

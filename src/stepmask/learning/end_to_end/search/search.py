@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepmask.cost import CostTable
 from stepmask.errors import TargetError
 from stepmask.learning.budget import TOLERANCE, Budget
 from stepmask.learning.end_to_end.config import EndToEnd
@@ -66,10 +65,9 @@ class Search:
 
     Args:
         judge: Runs tables.
-        budget: Cost of plans in the unit of the targets.
-        costs: Sizes of values, for the limit of the cache.
+        budget: Costs of plans in the unit of the targets.
         timesteps: T timesteps of a run.
-        config: Knobs.
+        config: Options of the search.
         max_cache_bytes: Most bytes per image that a plan may keep; None for no limit.
         starts: Tables to start from too.
     """
@@ -78,13 +76,12 @@ class Search:
         self,
         judge: Judge,
         budget: Budget,
-        costs: CostTable,
         timesteps: list[float],
         config: EndToEnd,
         max_cache_bytes: int | None = None,
         starts: Sequence[Table] = (),
     ) -> None:
-        self.judge, self.budget, self._costs, self._timesteps = judge, budget, costs, timesteps
+        self.judge, self.budget, self._timesteps = judge, budget, timesteps
         self.config, self._max_cache_bytes = config, max_cache_bytes
         self._tuning = config.tuning
         self._starts = [table for table in starts if self.fits(table.actions)]
@@ -236,7 +233,7 @@ class Search:
         if self._max_cache_bytes is None:
             return True
         plan = make_plan(self.mask(Table(actions)), self.budget.graph)
-        return self._costs.peak_cache_bytes(plan) <= self._max_cache_bytes
+        return self.budget.costs.peak_cache_bytes(plan) <= self._max_cache_bytes
 
     def _begin(self, targets: list[float]) -> None:
         """Measure the regular schedules near the targets, and the tables to start from."""
