@@ -186,6 +186,7 @@ def facts(made: Any) -> dict[str, np.ndarray]:
 
 def make(names: list[str], folder: Path) -> None:
     """Learn with the stepmask that this process imports."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         path = folder / f"{name}.npz"
         if not path.exists():

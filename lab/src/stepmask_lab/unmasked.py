@@ -19,6 +19,7 @@ from stepmask.evaluation.sampled import Sampler, sample_pairs
 from stepmask.evaluation.speed import Times
 from stepmask.inspection.flops import counted
 from stepmask.inspection.registry import denoiser_of
+from stepmask.runtime.task import Task
 from stepmask.schedules import fora
 
 Running = Callable[[], AbstractContextManager[tuple[Any, int]]]
@@ -39,7 +40,7 @@ class OtherSampler(Sampler):
     def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
         """Images and times of the other run; see `Sampler.full`."""
         with self.running() as (pipe, steps):
-            other = replace(self, pipe=pipe, num_inference_steps=steps)
+            other = replace(self, task=Task(pipe, steps, call_kwargs=self.task.call_kwargs))
             if not self.counting:
                 return other.full(start, seeds)
             with counted(denoiser_of(pipe)) as counter:
@@ -50,7 +51,7 @@ class OtherSampler(Sampler):
 
     def full_macs_per_image(self, seed: int) -> float:
         """MACs of the full run of one image, counted in the same way."""
-        with counted(denoiser_of(self.pipe)) as counter:
+        with counted(self.task.denoiser) as counter:
             self.full(0, [seed])
         return counter.macs
 
@@ -94,7 +95,7 @@ def evaluate_unmasked(
         sampler.masked(0, numbers[:batch_size])
     macs, full_macs = sampler.macs / sampler.num_counted, sampler.full_macs_per_image(numbers[0])
     with running() as (other, steps):
-        known, rows = circumstances(other, plain.call_kwargs), len(fora(other, steps, 1).compute)
+        known, rows = circumstances(other, plain.task.call_kwargs), len(fora(other, steps, 1).compute)
     return Evaluation.of(
         pairs,
         batch_size if speed else None,

@@ -44,7 +44,6 @@ def sample(
     dtype: Precision = None,
 ) -> None:
     """Sample images from MODEL under a mask, with the mask's scheduler and steps."""
-    import stepmask
     from stepmask.evaluation import sampler_for
     from stepmask.evaluation.sampled import sample_masked, sample_pairs
 
@@ -70,7 +69,7 @@ def sample(
         out.print(f"{output / kind}: {len(images)} images")
     if compare:
         plan = sampler.ran or sampler.plan
-        share = stepmask.measure_cost(pipe, call_kwargs=sampler.call_kwargs).fraction(plan)
+        share = sampler.task.costs.fraction(plan)
         notes = f"{plan.num_rows} steps", f"{share:.1%} of the MACs, same seeds"
         out.print(str(write_comparison(made["full"], made["masked"], notes, output)))
 

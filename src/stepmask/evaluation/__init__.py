@@ -15,14 +15,13 @@ from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
 from stepmask.evaluation.result import Evaluation, circumstances
 from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
 from stepmask.inspection.call import listed_conditions, parameters_of
-from stepmask.inspection.costs import measure_cost
-from stepmask.inspection.describe import describe_for
 from stepmask.inspection.loop import as_pipeline
 from stepmask.inspection.overrides import unchecked
 from stepmask.inspection.registry import denoiser_of
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
+from stepmask.runtime.task import Task
 
 __all__ = [
     "Evaluation",
@@ -97,13 +96,12 @@ def evaluate(
         pairs = sample_pairs(
             sampler, seeds, batch_size, reference=reference, timed_pairs=timed_pairs, progress=progress
         )
-    plan = sampler.ran or sampler.plan
-    cost = measure_cost(pipe, call_kwargs=sampler.call_kwargs)
+    plan, cost = sampler.ran or sampler.plan, sampler.task.costs
     return Evaluation.of(
         pairs,
         batch_size if speed else None,
-        **circumstances(pipe, sampler.call_kwargs),
-        num_inference_steps=sampler.num_inference_steps,
+        **circumstances(pipe, sampler.task.call_kwargs),
+        num_inference_steps=sampler.task.num_inference_steps,
         rows=plan.num_rows,
         seeds=tuple(seeds),
         macs_fraction=cost.fraction(plan),
@@ -126,22 +124,22 @@ def sampler_for(
     """What samples with and without a mask, and the seeds to give it; see `evaluate` for the arguments."""
     if is_applied(denoiser_of(pipe)):
         raise StepMaskError("a mask is applied to this model, so there is no full run to compare with: remove it first")
-    if isinstance(mask_or_plan, Plan):
-        plan = mask_or_plan
-        plan.mask.check(graph=describe_for(pipe, plan.sites, call_kwargs))
-    elif isinstance(mask_or_plan, StepMask):
-        plan = make_plan(mask_or_plan, describe_for(pipe, mask_or_plan.sites, call_kwargs))
-    else:
+    if not isinstance(mask_or_plan, StepMask | Plan):
         raise StepMaskError(f"expected a StepMask or a Plan, got {type(mask_or_plan).__name__}")
-    seeds = evaluation_seeds(seeds, plan.mask)
-    record = plan.mask.provenance
-    steps = num_inference_steps or record.get("num_inference_steps") or plan.num_rows
-    listed = listed_conditions(pipe, conditions)
-    arguments = {name: [values[i % len(values)] for i in range(len(seeds))] for name, values in listed.items()}
-    arguments |= call_kwargs or {}
+    mask = mask_or_plan.mask if isinstance(mask_or_plan, Plan) else mask_or_plan
+    seeds, record = evaluation_seeds(seeds, mask), mask.provenance
+    arguments = dict(call_kwargs or {})
     if record.get("guidance_scale") is not None and "guidance_scale" in parameters_of(pipe):
         arguments.setdefault("guidance_scale", record["guidance_scale"])
-    return Sampler(pipe, plan, steps, Conditions(pipe, arguments, len(seeds)), arguments), seeds
+    steps = num_inference_steps or record.get("num_inference_steps") or mask.num_rows
+    listed = listed_conditions(pipe, conditions)
+    arguments = {
+        name: [values[i % len(values)] for i in range(len(seeds))] for name, values in listed.items()
+    } | arguments
+    task = Task(pipe, steps, call_kwargs=arguments, sites=mask.sites)
+    mask.check(graph=task.graph)
+    plan = mask_or_plan if isinstance(mask_or_plan, Plan) else make_plan(mask, task.graph)
+    return Sampler(task, plan, Conditions(task.pipe, task.call_kwargs, len(seeds))), seeds
 
 
 def evaluation_seeds(seeds: int | Iterable[int], mask: StepMask) -> list[int]:

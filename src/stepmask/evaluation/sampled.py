@@ -18,6 +18,7 @@ from stepmask.inspection.registry import denoisers_of
 from stepmask.liveness import Plan
 from stepmask.runtime.apply import apply
 from stepmask.runtime.sampling import sample
+from stepmask.runtime.task import Task
 
 Progress = Callable[[int, int], None]
 """Called after every run with the number of runs done and the number to do."""
@@ -28,20 +29,16 @@ class Sampler:
     """Runs a pipeline with one seed per image, fully or under a plan.
 
     Attributes:
-        pipe: The pipeline.
+        task: The pipeline, its number of steps, and what its call takes beside the conditions of each image.
         plan: What the masked run executes.
-        num_inference_steps: For the pipeline's call.
         conditions: Call arguments of every image.
-        call_kwargs: What the user and the mask's record add to every call, guidance for example.
         ran: What the latest masked run executed: less than the plan where it began late.
         peak_cache_bytes: Largest cache of all masked runs so far.
     """
 
-    pipe: Any
+    task: Task
     plan: Plan
-    num_inference_steps: int
     conditions: Conditions
-    call_kwargs: dict[str, Any]
     ran: Plan | None = None
     peak_cache_bytes: int = 0
 
@@ -53,21 +50,23 @@ class Sampler:
             seeds: One per image.
         """
         arguments = self.conditions.slice(start, start + len(seeds))
-        with _evaluation_mode(self.pipe):
-            images, times = timed(self.pipe, lambda: sample(self.pipe, arguments, seeds, self.num_inference_steps))
-        return _in_unit_range(self.pipe, images), times
+        with _evaluation_mode(self.task.pipe):
+            images, times = timed(
+                self.task.pipe, lambda: sample(self.task.pipe, arguments, seeds, self.task.num_inference_steps)
+            )
+        return _in_unit_range(self.task.pipe, images), times
 
     def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
         """The same under the plan."""
-        with apply(self.pipe, self.plan) as handle:
+        with apply(self.task.pipe, self.plan) as handle:
             result = self.full(start, seeds)
             self.ran, self.peak_cache_bytes = handle.ran, max(self.peak_cache_bytes, handle.peak_cache_bytes)
         return result
 
     def warm_up(self, seeds: Sequence[int]) -> None:
         """A few steps of the plain pipeline at this batch size, thrown away (PNDM runs no fewer than four)."""
-        with _evaluation_mode(self.pipe):
-            sample(self.pipe, self.conditions.slice(0, len(seeds)), seeds, min(5, self.num_inference_steps))
+        with _evaluation_mode(self.task.pipe):
+            sample(self.task.pipe, self.conditions.slice(0, len(seeds)), seeds, min(5, self.task.num_inference_steps))
 
 
 @dataclass

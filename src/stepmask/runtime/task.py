@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.inspection.costs import measure_cost
-from stepmask.inspection.describe import describe
+from stepmask.inspection.describe import describe, describe_for
 from stepmask.inspection.loop import as_pipeline
 from stepmask.inspection.registry import denoiser_of
 from stepmask.mask import StepMask, scheduler_identity
@@ -33,6 +33,7 @@ class Task:
         seed: The seed of noise, conditions and draws, 0 or more.
         call_kwargs: Arguments of the pipeline's call.
         conditions: Prompts or class numbers, or a text file with one per line.
+        sites: Names of the sites of a mask, where the task is to run it; by default those that `describe` finds.
 
     Attributes:
         pipe: What samples.
@@ -54,6 +55,7 @@ class Task:
         seed: int = 0,
         call_kwargs: Mapping[str, Any] | None = None,
         conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
+        sites: Iterable[str] | None = None,
     ) -> None:
         _check_whole("num_inference_steps", num_inference_steps, 1)
         _check_whole("seed", seed, 0)
@@ -61,11 +63,14 @@ class Task:
         self.denoiser: nn.Module = denoiser_of(self.pipe)
         self.num_inference_steps, self.seed = num_inference_steps, seed
         self.call_kwargs = with_conditions(self.pipe, conditions, call_kwargs)
+        self._sites = None if sites is None else tuple(sites)
 
     @cached_property
     def graph(self) -> BlockGraph:
         """The sites of the denoiser, and who reads whom."""
-        return describe(self.pipe, call_kwargs=self.call_kwargs)
+        if self._sites is None:
+            return describe(self.pipe, call_kwargs=self.call_kwargs)
+        return describe_for(self.pipe, self._sites, self.call_kwargs)
 
     @cached_property
     def costs(self) -> CostTable:
