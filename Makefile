@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench bench-rivals clean
+.PHONY: demo test test-slow lint docs bench bench-rivals clean
 
 demo: $(READY)     ## learn a mask for the reference model, sample with and without it, compare
 	$(BIN)/stepmask demo --output demo
@@ -18,6 +18,9 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(VENV)/.docs    ## the documentation site, into docs/_build/html; a warning or a dead link is an error
+	$(BIN)/sphinx-build -E -W --keep-going -n --jobs auto -b html docs docs/_build/html
 
 bench: $(READY)    ## the results in the README and more: every method on all reference models, for many hours
 	$(BIN)/stepmask benchmark --steps 20 --metrics cifar --num-images 512 --output bench --transfer
@@ -33,5 +36,9 @@ $(READY): pyproject.toml lab/pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" --editable "./lab[rivals,text]"
 	touch $(READY)
 
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $(VENV)/.docs
+
 clean:
-	rm -rf $(VENV) demo bench
+	rm -rf $(VENV) demo bench docs/_build

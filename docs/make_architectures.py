@@ -1,4 +1,4 @@
-"""Writes docs/architectures.md from the registry, the presets and the table of pipeline tests.
+"""Writes docs/reference/architectures.md from the registry, the presets and the table of pipeline tests.
 
 Run ``python docs/make_architectures.py`` after adding one of them; a test compares the first table with what is there.
 """
@@ -14,44 +14,51 @@ ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests/pipelines")]
 
 HEAD = """\
-# Supported architectures
+# Architectures
 
-Made by `python docs/make_architectures.py`; do not edit.
+This page is made by `python docs/make_architectures.py`; do not edit it.
 
-A family is found by the class of the denoiser. Every one of them passes the contract suite (`tests/contract`): an
-all-ones mask is bitwise the plain model, masked runs are bitwise an obvious reference, with and without elimination;
-every surviving computation matters; leaving restores every module. *Verified* are the diffusers pipelines that run
-masks unchanged, bitwise, in `tests/pipelines`: several batch sizes and resolutions, guidance as they have it. Where two
-denoisers take turns (Wan 2.2), a row of the mask belongs to the one that runs at that step, and the first row of the
-second computes in full; schedules run there, learning is refused.
+A family is found by the class of the denoiser. Every family passes the contract suite (`tests/contract`):
+
+- An all-ones mask is bitwise the plain model.
+- Masked runs are bitwise an obvious reference, with and without elimination.
+- Every computation that survives elimination matters.
+- Leaving a mask restores every module.
+
+*Verified* pipelines of diffusers run masks unchanged and bitwise in `tests/pipelines`, at several batch sizes and
+resolutions, with guidance as they have it. Where two denoisers take turns (Wan 2.2), a row of the mask belongs to the
+one that runs at that step. The first row of the second one computes in full. Schedules run there; learning is refused.
 
 """
 OTHERS = """
 ## Other denoisers of diffusers
 
-A pipeline whose denoiser is of none of these classes mostly needs nothing more: what its denoiser is called with is
-seen by starting a run, sites are told by the parts of its blocks, and who reads whom is traced as ever; what a trace
-refuses or does not see run is left out. Where its call needs more than a prompt, say so once, as
+A pipeline whose denoiser is of none of these classes mostly needs nothing more. What its denoiser is called with is
+seen by starting a run. Sites are told by the parts of its blocks. Who reads whom is traced. What a trace refuses, or
+does not see run, is left out. Where the call needs more than a prompt, say so once, as
 `stepmask.describe(pipe, call_kwargs={...})`. `stepmask describe MODEL` shows what was found, and which share of the
-MACs it covers. A bare denoiser, from diffusers or not, needs
-`stepmask.describe(model, sites=[patterns], example_inputs={...})`.
+MACs it covers. A bare denoiser, from diffusers or not, needs sites and example inputs:
+[your own model](../guides/your-own-model.md).
 
 The table has what is found in models of diffusers DIFFUSERS as they are configured by default, and which share of their
-parameters that is. Verified as above, in `tests/pipelines/test_strangers.py`:
+parameters lies in sites. `tests/pipelines/test_strangers.py` verifies these as above:
 VERIFIED.
-Tried once in the same way, with tiny random models: LTX 2, Kandinsky 5, HunyuanImage, Cosmos Predict 2, Sana Video,
-LongCat Image, Ovis Image, PRX, Bria, SkyReels V2, CogView 3+; Wan VACE and guided PRX one image at a time, which is all
-that their pipelines take. The others were not. HiDream is refused: its experts are chosen by the values that come in.
-Where sites are wrong or too few, name them: `stepmask.describe(pipe, sites=[patterns])`.
+These were tried once in the same way, with tiny random models: LTX 2, Kandinsky 5, HunyuanImage, Cosmos Predict 2, Sana
+Video, LongCat Image, Ovis Image, PRX, Bria, SkyReels V2, CogView 3+. Wan VACE and guided PRX ran one image at a time,
+which is all that their pipelines take. The others were not tried. HiDream is refused, because its experts are chosen by
+the values that come in. Where sites are wrong or too few, name them.
 
 """
 PRESETS = """
 ## Presets
 
-Published configurations, on the meta device, per image and step without guidance (`stepmask describe preset:NAME`).
-*Conv + linear* leaves out the products of attention. *Coverage* is the share of the MACs that lies in sites; were all
-of them held at every step, what is left would bound the speed-up at *ceiling*. *Cache* is the size of all values that
-masks decide on, in float16.
+Presets are published configurations on the meta device. `stepmask describe preset:NAME` shows one. Numbers are per
+image and step, without guidance.
+
+- *Conv + linear* leaves out the products of attention.
+- *Coverage* is the share of the MACs that lies in sites.
+- *Ceiling* bounds the speed-up: it is what would be left if all sites were held at every step.
+- *Cache* is the size of all values that masks decide on, in float16.
 
 """
 
@@ -155,4 +162,6 @@ def _sites(family) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs/architectures.md").write_text(HEAD + families() + others() + PRESETS + presets(), encoding="utf-8")
+    (ROOT / "docs/reference/architectures.md").write_text(
+        HEAD + families() + others() + PRESETS + presets(), encoding="utf-8"
+    )

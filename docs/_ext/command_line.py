@@ -30,7 +30,9 @@ def pages() -> dict[str, str]:
     verbs = {name: group.get_command(context, name) for name in group.list_commands(context)}
     lines = [f"| [`{name}`]({name}.md) | {_plain(_summary(verb))} | {_owner(verb)} |\n" for name, verb in verbs.items()]
     toctree = "\n".join(["\n```{toctree}", ":hidden:\n", *verbs, "```\n"])
-    return {"index.md": HEAD + "".join(lines) + toctree} | {f"{name}.md": _page(name, verb) for name, verb in verbs.items()}
+    return {"index.md": HEAD + "".join(lines) + toctree} | {
+        f"{name}.md": _page(name, verb) for name, verb in verbs.items()
+    }
 
 
 def _owner(verb: Any) -> str:

@@ -1,18 +1,55 @@
-"""Tables of the configurations of all registered ways to learn, from the metadata of their fields."""
+"""Tables of the options of all registered ways to learn, from the metadata of their configurations' fields."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
+
+from stepmask.learning.configuration import Configuration
 
 
 def page() -> str:
-    """A section for each way to learn that is installed."""
-    try:
-        from stepmask.learning import learners
-    except ImportError:
-        return "\n"
+    """A section for each way to learn that is installed, the default first."""
+    from stepmask.learning.registry import learners
+
     return "\n".join(_section(name, learner) for name, learner in learners().items())
 
 
 def _section(name: str, learner: Any) -> str:
-    raise NotImplementedError
+    kind = learner.configuration
+    home = kind.__module__.partition(".")[0]
+    where = "" if home == "stepmask" else f" It comes with {home.replace('_', '-')}."
+    goals = ", ".join(f"`{goal}`" for goal in sorted(learner.goals))
+    parts = [
+        f"## {name}\n",
+        f"`{kind.__name__}` {_cell(learner.summary)}{where}\n",
+        f"It can be asked for {goals}.\n",
+        _table(kind),
+    ]
+    for one in kind.options():
+        if isinstance(one.type, type) and issubclass(one.type, Configuration):
+            purpose = inspect.getdoc(one.type).partition("\n\n")[0]
+            parts.append(f"### {one.type.__name__}\n\nThe field `{one.name}`. {_cell(purpose)}\n\n{_table(one.type)}")
+    return "\n".join(parts)
+
+
+def _table(kind: type[Configuration]) -> str:
+    rows = "".join(
+        f"| `{one.name}` | {_default(one.default)} | {_cell(one.range) or '–'} | {_cell(one.unit) or '–'} | "
+        f"{_cell(one.help)} |\n"
+        for one in kind.options()
+    )
+    return f"| option | default | range | unit | what it does |\n| --- | --- | --- | --- | --- |\n{rows}"
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    return f"`{type(value).__name__}()`" if isinstance(value, Configuration) else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([|<>_$*])", r"\\\1", " ".join(text.split()))

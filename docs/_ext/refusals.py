@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,26 +32,60 @@ def found() -> list[Refusal]:
 
 
 def _of(path: Path) -> Iterator[Refusal]:
-    names = {name for name in vars(errors) if name.endswith("Error")}
+    names = _kinds()
     module = "stepmask." + ".".join(path.relative_to(SOURCE).with_suffix("").parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
             if node.exc.func.id in names and node.exc.args:
                 message = re.sub(rf"({GAP}\s*)+", f"{GAP} ", _text(node.exc.args[0])).strip()
                 message = re.sub(r" ([,.;:)\]])", r"\1", message)
                 if len(message.replace(GAP, "").split()) > 3:
-                    yield Refusal(node.exc.func.id, message, module.removesuffix(".__init__"))
+                    yield Refusal(names[node.exc.func.id], message, module.removesuffix(".__init__"))
+
+
+@cache
+def _kinds() -> dict[str, str]:
+    """Names of errors, each with the public one that it is: a module may have a subclass of its own."""
+    kinds = {name: name for name in vars(errors) if name.endswith("Error")}
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in _tree(path).body:
+            if isinstance(node, ast.ClassDef) and node.name not in kinds:
+                for base in node.bases:
+                    if isinstance(base, ast.Name) and base.id in kinds:
+                        kinds[node.name] = kinds[base.id]
+    return kinds
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _constants() -> dict[str, str]:
+    """Texts that modules name in capitals; sentences are put together from them."""
+    return {
+        node.targets[0].id: node.value.value
+        for path in sorted(SOURCE.rglob("*.py"))
+        for node in _tree(path).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    }
 
 
 def _text(node: ast.expr) -> str:
-    """The words of a literal; a gap for everything else."""
+    """The words of a literal; a gap for what is only known later."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
         return "".join(_text(part) for part in node.values)
     if isinstance(node, ast.BinOp):
         return _text(node.left) + _text(node.right)
-    return GAP
+    if isinstance(node, ast.FormattedValue):
+        return _text(node.value)
+    return _constants().get(node.id, GAP) if isinstance(node, ast.Name) else GAP
 
 
 def page() -> str:
@@ -61,13 +96,10 @@ def page() -> str:
     parts = []
     for name in sorted(by_error, key=lambda name: (name == "StepMaskError", name)):
         meaning = inspect.getdoc(getattr(errors, name)).partition("\n")[0]
-        rows = "".join(f"| {_cell(one.message)} | {_cell(one.module.removeprefix('stepmask.'))} |\n" for one in _once(by_error[name]))
+        once = dict.fromkeys((one.message, one.module.removeprefix("stepmask.")) for one in by_error[name])
+        rows = "".join(f"| {_cell(message)} | {_cell(module)} |\n" for message, module in once)
         parts.append(f"### {name}\n\n{meaning}\n\n| What it says | Raised in |\n| --- | --- |\n{rows}")
     return "\n".join(parts)
-
-
-def _once(refusals: list[Refusal]) -> list[Refusal]:
-    return list({(one.message, one.module): one for one in refusals}.values())
 
 
 def _cell(text: str) -> str:
