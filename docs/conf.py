@@ -27,8 +27,13 @@ root_doc = "index"
 # A name in single backticks is a link where the name is documented, and code everywhere else.
 default_role = "py:obj"
 nitpicky = True
-# Names of other packages have no pages here, and building needs no network to look them up.
-nitpick_ignore_regex = [("py:obj", ".*"), ("py:.*", r"(?!stepmask\.).*")]
+# Names of other packages have no pages here, and building needs no network to look them up. Types of private modules,
+# and those that evaluation keeps to itself, have none either.
+nitpick_ignore_regex = [
+    ("py:obj", ".*"),
+    ("py:.*", r"(?!stepmask\.).*"),
+    ("py:class", r"stepmask\.(.*\.)?_.*|stepmask\.evaluation\.sampled\..*"),
+]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

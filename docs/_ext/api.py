@@ -17,6 +17,21 @@ PACKAGES = {
     "stepmask.pictures": "Pictures of masks and images; they need matplotlib (`stepmask[pictures]`).",
     "stepmask.presets": "Published models without weights.",
 }
+ALSO = {
+    "stepmask": ("stepmask.runtime.apply.Handle", "stepmask.runtime.apply.Summary", "stepmask.family.Member"),
+    "stepmask.learning": (
+        "stepmask.runtime.task.Task",
+        "stepmask.learning.checkpoint.Checkpoint",
+        "stepmask.learning.effort.Effort",
+        "stepmask.runtime.noise.Noise",
+    ),
+    "stepmask.evaluation": (
+        "stepmask.evaluation.speed.Speed",
+        "stepmask.evaluation.speed.Times",
+        "stepmask.evaluation.speed.Ratio",
+    ),
+}
+"""What public functions hand out without a name of its own in their package."""
 HEAD = """\
 # Python API
 
@@ -65,7 +80,10 @@ def _page(name: str, module: ModuleType, members: dict[str, Any]) -> str:
     for title, keys in parts.items():
         if keys:
             lines += [f"## {title}\n"]
-            lines += [text for key in keys for text in _entry(title, name, key)]
+            lines += [text for key in keys for text in _entry(title, f"{name}.{key}")]
+    if name in ALSO:
+        lines += ["## What these hand out\n"]
+        lines += [text for key in ALSO[name] for text in _entry("Classes", key)]
     return "\n".join(lines)
 
 
@@ -73,7 +91,7 @@ def _introduction(module: ModuleType) -> list[str]:
     return (inspect.getdoc(module) or "").splitlines()
 
 
-def _entry(title: str, module: str, name: str) -> list[str]:
+def _entry(title: str, name: str) -> list[str]:
     directive = {"Functions": "autofunction", "Errors": "autoexception", "Data": "autodata"}.get(title, "autoclass")
     options = ["   :no-members:"] if title == "Errors" else []
-    return ["```{eval-rst}", f".. {directive}:: {module}.{name}", *options, "```", ""]
+    return ["```{eval-rst}", f".. {directive}:: {name}", *options, "```", ""]

@@ -19,11 +19,11 @@ def page() -> str:
 def _section(name: str, learner: Any) -> str:
     kind = learner.configuration
     home = kind.__module__.partition(".")[0]
-    where = "" if home == "stepmask" else f" It comes with {home.replace('_', '-')}."
+    where = "" if home == "stepmask" else f" It comes with `{home.replace('_', '-')}`."
     goals = ", ".join(f"`{goal}`" for goal in sorted(learner.goals))
     parts = [
         f"## {name}\n",
-        f"`{kind.__name__}` {_cell(learner.summary)}{where}\n",
+        f"This way to learn {_cell(learner.summary)} Its configuration is `{kind.__name__}`.{where}\n",
         f"It can be asked for {goals}.\n",
         _table(kind),
     ]
@@ -36,19 +36,24 @@ def _section(name: str, learner: Any) -> str:
 
 def _table(kind: type[Configuration]) -> str:
     rows = "".join(
-        f"| `{one.name}` | {_default(one.default)} | {_cell(one.range) or '–'} | {_cell(one.unit) or '–'} | "
+        f"| `{one.name}` | {_default(one)} | {_cell(one.range) or '–'} | {_cell(one.unit) or '–'} | "
         f"{_cell(one.help)} |\n"
         for one in kind.options()
     )
     return f"| option | default | range | unit | what it does |\n| --- | --- | --- | --- | --- |\n{rows}"
 
 
-def _default(value: Any) -> str:
+def _default(one: Any) -> str:
+    value = one.default
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
         return "none"
-    return f"`{type(value).__name__}()`" if isinstance(value, Configuration) else f"`{value}`"
+    if isinstance(value, Configuration):
+        return f"`{type(value).__name__}()`"
+    if one.unit == "bytes" and value >= 2**20:
+        return f"`{value}` ({value / 2**30:g} GiB)"
+    return f"`{value:.3g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def _cell(text: str) -> str:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 
 def noise(model: nn.Module, batch_size: int, **shapes: tuple[int, ...]) -> dict[str, Tensor]:
-    """Random tensors (batch_size, *shape) by name, on the model's device and in its dtype; and ``timestep``."""
+    """Random tensors ``(batch_size, *shape)`` by name, on the model's device and in its dtype; and ``timestep``."""
     parameter = next(model.parameters())
     options = {"device": parameter.device, "dtype": parameter.dtype}
     inputs: dict[str, Any] = {name: torch.randn(batch_size, *shape, **options) for name, shape in shapes.items()}
