@@ -6,8 +6,14 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import stepmask
+from stepmask import BlockGraph, Site
+from stepmask.learning import registry
+from tiny import ddim_pipeline
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -76,6 +82,52 @@ def test_the_refusals_that_are_explained_are_in_the_code(monkeypatch):
     ]
     assert len(explained) > 20
     assert [quoted for quoted in explained if not any(quoted in sentence for sentence in sentences)] == []
+
+
+def recipe(beginning: str) -> str:
+    """A block of code of CONTRIBUTING.md."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if block.startswith(beginning)]
+    return block
+
+
+def test_the_recipe_of_an_architecture_is_in_the_code():
+    families = (ROOT / "src" / "stepmask" / "architectures" / "more.py").read_text(encoding="utf-8")
+    assert families.endswith(recipe("@register"))
+
+
+def test_the_recipe_of_a_schedule():
+    module: dict = {}
+    exec(recipe('"""Warm-up'), module)
+    graph = BlockGraph.branches([Site("0.attn1", "attention"), Site("0.ff", "mlp")])
+    mask = module["warmup"](graph, range(7), first=2, interval=3)
+    assert mask.compute.all(axis=1).tolist() == [True, True, True, False, False, True, False]
+
+
+def test_the_recipe_of_a_way_to_learn(monkeypatch):
+    monkeypatch.setattr(registry, "_learners", dict(registry.learners()))
+    module = ModuleType("spread")
+    monkeypatch.setitem(sys.modules, "spread", module)
+    exec(recipe('"""The method'), vars(module))
+    pipe = ddim_pipeline()
+    masks = [stepmask.learn(pipe, 4, 0.6, method=method) for method in ("spread", module.Spread(forecast=False))]
+    assert [mask.is_binary for mask in masks] == [False, True]
+    with pytest.raises(stepmask.TargetError, match="no interval up to 1"):
+        stepmask.learn(pipe, 4, 0.6, method=module.Spread(longest=1))
+    with pytest.raises(stepmask.StepMaskError, match="longest must be a number between 1 and 100"):
+        module.Spread(longest=0)
+
+
+def test_the_tree_has_every_module():
+    made = runpy.run_path(str(DOCS / "make_tree.py"))
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = page.partition(made["BEGIN"])[2].partition(made["END"])[0]
+    assert names_in(shown) == names_in(made["tree"]()), "run python docs/make_tree.py"
+
+
+def names_in(tree: str) -> list[str]:
+    """The files and folders of a tree, with how deep they lie."""
+    return re.findall(r"^ *[\w/]+(?:\.py|/)(?= |$)", tree, flags=re.MULTILINE)
 
 
 def without_code(text: str) -> str:

@@ -35,12 +35,11 @@ def _of(path: Path) -> Iterator[Refusal]:
     names = _kinds()
     module = "stepmask." + ".".join(path.relative_to(SOURCE).with_suffix("").parts)
     for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
-            if node.exc.func.id in names and node.exc.args:
-                message = re.sub(rf"({GAP}\s*)+", f"{GAP} ", _text(node.exc.args[0])).strip()
-                message = re.sub(r" ([,.;:)\]])", r"\1", message)
-                if len(message.replace(GAP, "").split()) > 3:
-                    yield Refusal(names[node.exc.func.id], message, module.removesuffix(".__init__"))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names and node.args:
+            message = re.sub(rf"({GAP}\s*)+", f"{GAP} ", _text(node.args[0])).strip()
+            message = re.sub(r" ([,.;:)\]])", r"\1", message)
+            if len(message.replace(GAP, "").split()) > 3:
+                yield Refusal(names[node.func.id], message, module.removesuffix(".__init__"))
 
 
 @cache
