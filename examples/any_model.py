@@ -43,7 +43,7 @@ def main(steps: int = 20, **options) -> None:
     torch.manual_seed(0)
     model, scheduler = Denoiser().eval(), DPMSolverMultistepScheduler()
     inputs = {"x": torch.randn(1, 3, 32, 32), "t": torch.tensor([500])}
-    graph = stepmask.describe(model, sites=["layers.*.attn", "layers.*.mlp"], example_inputs=inputs)
+    graph = stepmask.register_sites(model, ["layers.*.attn", "layers.*.mlp"], example_inputs=inputs)
     print(f"{len(graph)} sites; the first is read by {graph.readers(0)}, where -1 is the output")
 
     mask = stepmask.learn(model, steps, target_macs=0.5, scheduler=scheduler, **options)

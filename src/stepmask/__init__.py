@@ -21,6 +21,7 @@ _WHERE = {
     "State": "liveness",
     "make_plan": "liveness",
     "describe": "inspection.describe",
+    "register_sites": "inspection.describe",
     "apply": "runtime.apply",
     "remove": "runtime.apply",
     "measure_cost": "inspection.costs",
@@ -67,6 +68,7 @@ __all__ = [
     "make_plan",
     "measure_cost",
     "presets",
+    "register_sites",
     "remove",
     "schedules",
 ]
@@ -87,7 +89,7 @@ if TYPE_CHECKING:
     from stepmask.family import MaskFamily
     from stepmask.graph import BlockGraph, Site
     from stepmask.inspection.costs import measure_cost
-    from stepmask.inspection.describe import describe
+    from stepmask.inspection.describe import describe, register_sites
     from stepmask.learning import fit_gains, learn, learn_family
     from stepmask.liveness import Plan, State, make_plan
     from stepmask.mask import Action, StepMask

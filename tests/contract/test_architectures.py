@@ -39,7 +39,7 @@ def inputs_of(model):
 
 
 def probe(model, sites):
-    return architecture_of(model).probe(model, sites)
+    return architecture_of(model).trace(model, sites)
 
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)

@@ -9,7 +9,16 @@ from diffusers import DDIMScheduler
 from torch import nn
 
 import stepmask
-from stepmask import StepMaskError, UnknownArchitectureError, UnsupportedModelError, apply, describe, make_plan
+from stepmask import (
+    StepMaskError,
+    UnknownArchitectureError,
+    UnsupportedModelError,
+    apply,
+    describe,
+    make_plan,
+    register_sites,
+    schedules,
+)
 from stepmask.graph import OUT
 from stepmask.inspection.architecture import Architecture, Given
 from stepmask.inspection.loop import SamplerLoop
@@ -56,13 +65,33 @@ def plain() -> Plain:
 
 
 def test_a_model_that_is_not_from_diffusers(plain):
-    graph = describe(plain, sites=PATTERNS, example_inputs=inputs())
+    graph = register_sites(plain, PATTERNS, example_inputs=inputs())
     assert graph.names[:3] == ("blocks.0.attn", "blocks.0.mlp", "blocks.1.attn")
     assert [site.kind for site in graph.sites[:2]] == ["attention", "mlp"]
     assert graph.readers(0) == (OUT, 1, 2, 3, 4, 5) and graph.readers(5) == (OUT,)
     assert describe(plain) == graph, "the instance is known from now on"
     with pytest.raises(UnknownArchitectureError, match="no architecture is registered for Plain"):
         describe(Plain())
+
+
+def test_describing_changes_nothing(plain):
+    graph = describe(plain, sites=PATTERNS, example_inputs=inputs())
+    cost = stepmask.measure_cost(plain, sites=PATTERNS, example_inputs=inputs())
+    assert cost.sites == graph.names
+    mask = schedules.fora(graph, [3, 2, 1])
+    scheduler = DDIMScheduler()
+    for unknown in (describe, stepmask.measure_cost, lambda model: apply(model, mask, scheduler=scheduler)):
+        with pytest.raises(UnknownArchitectureError, match=r"call stepmask\.register_sites\(model, sites="):
+            unknown(plain)
+    register_sites(plain, PATTERNS[:1], example_inputs=inputs())
+    assert describe(plain, sites=PATTERNS, example_inputs=inputs()) == graph
+    assert describe(plain).names == graph.names[::2], "what was registered stays"
+    assert register_sites(plain, PATTERNS, example_inputs=inputs()) == describe(plain) == graph, "until it is anew"
+
+
+def test_registering_takes_what_describe_finds():
+    model = tiny_model("DiTTransformer2DModel")
+    assert register_sites(model) == describe(model) == describe(tiny_model("DiTTransformer2DModel"))
 
 
 class Sounding(Plain):
@@ -76,14 +105,14 @@ class Sounding(Plain):
 
 def test_all_that_it_returns_is_used():
     model = Sounding().eval()
-    graph = describe(model, sites=PATTERNS, example_inputs=inputs())
+    graph = register_sites(model, PATTERNS, example_inputs=inputs())
     assert OUT in graph.readers(5), "of the second result"
     plan = make_plan(random_mask(model, DDIMScheduler(), 3, share=1.1), graph)
     assert plan.compute.all()
 
 
 def test_it_runs_masks(plain):
-    describe(plain, sites=PATTERNS, example_inputs=inputs())
+    register_sites(plain, PATTERNS, example_inputs=inputs())
     scheduler = DDIMScheduler(clip_sample=False)
     loop, y = SamplerLoop(plain, scheduler), torch.randn(3, 8, generator=generator())
     full = loop(3, 5, generator(), y=y).images
@@ -98,7 +127,7 @@ def test_it_runs_masks(plain):
 
 
 def test_it_learns_and_costs(plain):
-    describe(plain, sites=PATTERNS, example_inputs=inputs())
+    register_sites(plain, PATTERNS, example_inputs=inputs())
     cost = stepmask.measure_cost(plain)
     assert cost.macs.tolist() == [5 * 8 * 8] * 6 and cost.always_macs == 8
     few = {"rounds": 1, "gains": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3}
@@ -126,7 +155,7 @@ def test_other_sites_of_a_registered_family():
     model = tiny_model("UNet2DConditionModel")
     default = describe(model)
     within = ["**.attn1", "**.attn2", "**.ff"]
-    graph = describe(model, sites=["**.resnets.*", *within, "**.downsamplers.*", "**.upsamplers.*"])
+    graph = register_sites(model, ["**.resnets.*", *within, "**.downsamplers.*", "**.upsamplers.*"])
     assert {site.kind for site in graph.sites} == {"resnet", "attention", "cross_attention", "mlp", "sampler"}
     same = [site for site in default.sites if site.kind != "transformer"]
     assert [site for site in graph.sites if site in default.sites] == same
@@ -141,6 +170,8 @@ def test_other_sites_of_a_registered_family():
     fresh = tiny_model("UNet2DConditionModel")
     assert describe(fresh) == default
     assert apply(fresh, mask, scheduler=scheduler).plan.graph == graph, "the mask names its sites"
+    assert describe(fresh) == default, "and changes nothing"
+    assert stepmask.measure_cost(fresh).sites == default.names
 
 
 def test_a_made_up_architecture_takes_a_few_lines(monkeypatch):
@@ -255,7 +286,7 @@ def test_writes_are_followed():
 def test_what_is_written_into_gets_copies():
     torch.manual_seed(0)
     model, scheduler = Writes().eval(), DDIMScheduler(clip_sample=False)
-    describe(model, sites=["blocks.0.attn", "blocks.0.mlp", "blocks.1.*"], example_inputs=inputs())
+    register_sites(model, ["blocks.0.attn", "blocks.0.mlp", "blocks.1.*"], example_inputs=inputs())
     loop, y = SamplerLoop(model, scheduler), torch.ones(1, 8)
     held = random_mask(model, scheduler, 4, share=-1)
     with apply(model, held, scheduler=scheduler):
@@ -288,5 +319,5 @@ def test_foreign_kernels_are_traced_around():
     for block in model.transformer_blocks:
         block.attn1.processor = Foreign()
     family = architecture_of(model)
-    assert family.probe(model, wanted.sites) == wanted
+    assert family.trace(model, wanted.sites) == wanted
     assert stepmask.measure_cost(model).macs.tolist() == cost.macs.tolist()

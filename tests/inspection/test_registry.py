@@ -93,7 +93,7 @@ def test_u_nets_of_other_configurations_match_the_probe(options):
     }
     model = UNet2DModel(**{**config, **options})
     graph = describe(model)
-    assert architecture_of(model).probe(model, graph.sites) == graph
+    assert architecture_of(model).trace(model, graph.sites) == graph
 
 
 def test_the_u_net_graph_by_hand():

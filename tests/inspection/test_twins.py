@@ -46,7 +46,7 @@ class Family(Architecture):
 
 
 def graph_of(then):
-    return Family("Asks").describe(Asks(then).eval())
+    return Family("Asks").graph(Asks(then).eval())
 
 
 def test_a_model_that_asks_for_its_device():
@@ -55,8 +55,9 @@ def test_a_model_that_asks_for_its_device():
     assert [graph.readers(i) for i in range(3)] == [(1,), (2,), (OUT,)]
     model = Asks().eval()
     given = Family("Asks").example_inputs(model)
-    assert describe(model, sites=list(SITES), example_inputs=given).names == SITES, "without a family too"
-    assert measure_cost(model).macs.tolist() == [6 * 4 * 4] * 3
+    sites = {"sites": list(SITES), "example_inputs": given}
+    assert describe(model, **sites).names == SITES, "without a family too"
+    assert measure_cost(model, **sites).macs.tolist() == [6 * 4 * 4] * 3
 
 
 class Rope:
@@ -92,7 +93,7 @@ def test_what_a_model_keeps_beside_its_parts_is_left_alone(called_before):
     given = {"x": torch.randn(2, 6, 4), "t": torch.full((2,), 500)}
     wanted = model(**given) if called_before else None
     assert len(describe(model, sites=["layers.*"], example_inputs=given)) == 2
-    measure_cost(model)
+    measure_cost(model, sites=["layers.*"], example_inputs=given)
     kept = [model.rope.angles, *model.rope.by_length.values(), *model.seen.values()]
     assert all(tensor is None or tensor.device.type == "cpu" for tensor in kept)
     assert wanted is None or torch.equal(model(**given), wanted)
@@ -173,7 +174,7 @@ def test_a_choice_by_the_timestep_is_refused():
             return {**super().example_inputs(model, batch_size), "t": torch.full((batch_size,), 500)}
 
     with pytest.raises(UnsupportedModelError, match="ByTime makes a choice by the value of a tensor"):
-        Timed("ByTime").describe(ByTime().eval())
+        Timed("ByTime").graph(ByTime().eval())
 
 
 @pytest.mark.parametrize("family", ["MochiTransformer3DModel", "Lumina2Transformer2DModel"])

@@ -24,6 +24,9 @@ def test_masks_are_what_hooks_would_do(case):
     plain = case.run(pipe)
     assert plain.isfinite().all() and plain.std() > 0.01
     cost = stepmask.measure_cost(pipe, call_kwargs=case.arguments(1))
+    with pytest.raises(StepMaskError, match=r"register_sites\(pipe, call_kwargs="):
+        stepmask.describe(pipe)  # its call needs more, and nothing is remembered
+    assert stepmask.register_sites(pipe, call_kwargs=case.arguments(1)) == stepmask.describe(pipe)
     assert cost.coverage > 0.85 and cost.forwards_per_image == FORWARDS[case.guidance]
     with stepmask.apply(pipe, all_ones(pipe)):
         assert torch.equal(case.run(pipe), plain)
@@ -55,9 +58,26 @@ def test_learn_and_go_on_in_another_process(name, method, tmp_path):
 
 def test_sites_may_be_chosen_without_example_inputs():
     pipe, inputs = quiet(z_image()), BY_NAME["Z-Image"].arguments(1)
+    usual = stepmask.describe(pipe, call_kwargs=inputs)
     graph = stepmask.describe(pipe, sites=["layers.*.feed_forward"], call_kwargs=inputs)
     assert graph.names == ("layers.0.feed_forward", "layers.1.feed_forward")
-    assert stepmask.describe(pipe) == graph, "the instance is known from now on"
+    assert stepmask.describe(pipe, call_kwargs=inputs) == usual != graph, "describing changes nothing"
+    assert stepmask.register_sites(pipe, ["layers.*.feed_forward"], call_kwargs=inputs) == stepmask.describe(pipe)
+
+
+def test_a_mask_of_given_sites_runs_where_nothing_is_registered():
+    case = BY_NAME["Z-Image"]
+    pipe, inputs = case.build(), case.arguments(2)
+    stepmask.register_sites(pipe, ["layers.*.feed_forward"], call_kwargs=inputs)
+    mask = stepmask.schedules.fora(pipe, case.steps, 2)
+    with stepmask.apply(pipe, mask):
+        wanted = case.run(pipe)
+    again = case.build()
+    with stepmask.apply(again, mask, call_kwargs=inputs):
+        assert torch.equal(case.run(again), wanted)
+    result = stepmask.evaluate(again, mask, seeds=2, call_kwargs=inputs, speed=False)
+    assert 0.5 < result.macs_fraction < 1
+    assert stepmask.describe(again, call_kwargs=inputs).names != mask.sites
 
 
 def test_what_runs_twice_is_left_out():

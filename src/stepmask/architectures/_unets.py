@@ -24,7 +24,7 @@ class UNet(Architecture):
     declared_blocks: ClassVar[frozenset[str]]
     """Classes of blocks that run their layers in the order assumed here."""
 
-    def describe(self, model: nn.Module) -> BlockGraph:
+    def graph(self, model: nn.Module) -> BlockGraph:
         """Sites in execution order; raises UnsupportedModelError for blocks that are not declared."""
         self._check(model)
         builder = GraphBuilder()
@@ -47,7 +47,7 @@ class UNet(Architecture):
 
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
         """The declared ones."""
-        return self.describe(model).sites
+        return self.graph(model).sites
 
     def _check(self, model: nn.Module) -> None:
         blocks = [*model.down_blocks, *model.up_blocks, *([] if model.mid_block is None else [model.mid_block])]

@@ -32,7 +32,7 @@ class DiT(Architecture):
         "activation_fn": "gelu-approximate",
     }
 
-    def describe(self, model: nn.Module) -> BlockGraph:
+    def graph(self, model: nn.Module) -> BlockGraph:
         """attn1, ff, attn1, ff, ..."""
         return BlockGraph.branches(self.sites(model))
 

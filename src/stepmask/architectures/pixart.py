@@ -37,7 +37,7 @@ class PixArt(Architecture):
         "use_additional_conditions": False,
     }
 
-    def describe(self, model: nn.Module) -> BlockGraph:
+    def graph(self, model: nn.Module) -> BlockGraph:
         """attn1, attn2, ff, attn1, attn2, ff, ..."""
         return BlockGraph.branches(self.sites(model))
 

@@ -1,7 +1,7 @@
 """UNet2DConditionModel: Stable Diffusion, SDXL, LDM. Sites: ResnetBlock2D, Transformer2DModel, samplers.
 
 All hold states. The attention and feed-forward layers within the transformers are sites on request:
-``describe(pipe, sites=["**.resnets.*", "**.attn1", "**.attn2", "**.ff", "**.downsamplers.*", "**.upsamplers.*"])``.
+``register_sites(pipe, ["**.resnets.*", "**.attn1", "**.attn2", "**.ff", "**.downsamplers.*", "**.upsamplers.*"])``.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class UNet2DCondition(UNet):
         "norm_num_groups": 4,
     }
 
-    def describe(self, model: nn.Module) -> BlockGraph:
+    def graph(self, model: nn.Module) -> BlockGraph:
         """As declared. A T2I-Adapter adds to the values of encoder blocks and the middle in place.
 
         FreeU, where it is on, scales in place what a decoder's layer reads.
         """
-        graph = super().describe(model)
+        graph = super().graph(model)
         blocks = [
             ".".join(name.split(".")[:2]) if name.startswith("down") else name.split(".")[0] for name in graph.names
         ]

@@ -33,7 +33,7 @@ class Wan(Architecture):
         "rope_max_seq_len": 32,
     }
 
-    def describe(self, model: nn.Module) -> BlockGraph:
+    def graph(self, model: nn.Module) -> BlockGraph:
         """attn1, attn2, ffn, attn1, attn2, ffn, ..."""
         return BlockGraph.branches(self.sites(model))
 

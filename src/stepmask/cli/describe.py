@@ -46,7 +46,7 @@ def describe(
     """List the blocks of MODEL that a mask decides on, and what each costs."""
     import stepmask
     from stepmask.inspection.architecture import Given
-    from stepmask.inspection.registry import architecture_of, denoiser_of
+    from stepmask.inspection.describe import description_of
 
     given = call_kwargs(guidance_scale, call)
     if model.startswith(presets.PREFIX):
@@ -54,9 +54,9 @@ def describe(
     else:
         pipe, preset = load(model, device="cpu"), None
     inputs = preset.example_inputs(pipe) if preset and sites else None
-    graph = stepmask.describe(pipe, sites=sites or None, example_inputs=inputs, call_kwargs=given or None)
-    cost = stepmask.measure_cost(pipe, call_kwargs=given)
-    denoiser = denoiser_of(pipe)
+    description = description_of(pipe, sites or None, inputs, given or None)
+    cost = stepmask.measure_cost(pipe, call_kwargs=given, sites=sites or None, example_inputs=inputs)
+    denoiser, graph = description.denoiser, description.graph
     title = type(denoiser).__name__ + ("" if pipe is denoiser else f" in a {type(pipe).__name__}")
     out = stdout()
     out.print(sites_table(title, graph, cost, every or len(graph) <= FEW))
@@ -68,7 +68,7 @@ def describe(
     out.print(cost_table(graph, cost))
     for line in _lines(pipe, denoiser, graph, cost, preset):
         out.print(line)
-    if not preset and not sites and isinstance(architecture_of(denoiser), Given):
+    if not preset and not sites and isinstance(description.architecture, Given):
         out.print(
             f"{type(denoiser).__name__} is none of the supported classes: its sites were told by the parts of its "
             "blocks; --sites chooses others"

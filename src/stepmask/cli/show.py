@@ -31,7 +31,9 @@ def show(
 ) -> None:
     """Draw a mask: a map in the terminal, with -o also heatmap, full grid and learned scores."""
     import stepmask
-    from stepmask.inspection.describe import describe_for
+    from stepmask.inspection.costs import cost_of
+    from stepmask.inspection.describe import description_for
+    from stepmask.inspection.first_call import first_step
     from stepmask.pictures import terminal_map
 
     decision, fraction = load_mask(mask, at), None
@@ -41,8 +43,9 @@ def show(
     drawn: Any = decision
     if model is not None:
         pipe = load(model, device="cpu")
-        drawn = stepmask.make_plan(decision, describe_for(pipe, decision.sites, given))
-        fraction = stepmask.measure_cost(pipe, call_kwargs=given).fraction(drawn)
+        description = description_for(pipe, decision, given)
+        drawn = stepmask.make_plan(decision, description.graph)
+        fraction = cost_of(description, first_step(pipe, given)).fraction(drawn)
     out = stdout()
     out.print(terminal_map(drawn, min(100, out.width)))
     made = ", ".join(f"{k} {v}" for k, v in decision.provenance.items() if isinstance(v, str | int | float))

@@ -58,7 +58,7 @@ class Sampler:
 
     def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
         """The same under the plan."""
-        with apply(self.task.pipe, self.plan) as handle:
+        with self.task.apply(self.plan) as handle:
             result = self.full(start, seeds)
             self.ran, self.peak_cache_bytes = handle.ran, max(self.peak_cache_bytes, handle.peak_cache_bytes)
         return result

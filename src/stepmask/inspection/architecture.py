@@ -7,9 +7,8 @@ declared where that is quick to say.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -19,14 +18,11 @@ from stepmask.graph import BlockGraph, Site
 from stepmask.inspection.inputs import as_batch, num_samples, repeated
 from stepmask.inspection.sites import Patterns, find_sites
 from stepmask.inspection.skeleton import Twin, on_a_twin
-from stepmask.inspection.structure import remembered
+from stepmask.inspection.structure import Incomparable, remembered, sizes_of
 from stepmask.inspection.trace import trace
 
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
 """What denoisers call the timestep."""
-
-_traced: WeakKeyDictionary[nn.Module, tuple[Architecture, tuple[Site, ...], BlockGraph]] = WeakKeyDictionary()
-"""Graphs of models that are there, so that even their structure is looked at once."""
 
 
 class Architecture(ABC):
@@ -50,14 +46,22 @@ class Architecture(ABC):
     def __init__(self, class_name: str = "") -> None:
         self.class_name = class_name
 
-    def describe(self, model: nn.Module) -> BlockGraph:
-        """Sites of `model` in execution order, with their readers."""
+    @property
+    def key(self) -> Hashable:
+        """What two architectures have in common that say the same of every model: by default they are one object."""
+        return self
+
+    def graph(self, model: nn.Module) -> BlockGraph:
+        """The block graph of `model`: its sites in execution order, and which of them read which.
+
+        The default traces it, once for all models of the same structure. A family that declares its graph overrides
+        this; the contract tests hold the declared graph to the traced one.
+
+        Raises:
+            UnsupportedModelError: The model has blocks that the family does not know, or cannot be traced.
+        """
         sites = self.sites(model)
-        known = _traced.get(model)
-        if known is None or known[:2] != (self, sites):
-            graph = remembered(model, (self, sites), None, lambda: self.probe(model, sites))
-            known = _traced[model] = (self, sites, graph)
-        return known[2]
+        return remembered(model, ("graph", self.key, sites), None, lambda: self.trace(model, sites))
 
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
         """What a mask decides on, in any order."""
@@ -104,7 +108,7 @@ class Architecture(ABC):
         """The channels of the model's output that a sampler uses; by default all."""
         return output
 
-    def probe(self, model: nn.Module, sites: Sequence[Site]) -> BlockGraph:
+    def trace(self, model: nn.Module, sites: Sequence[Site]) -> BlockGraph:
         """The graph of these sites, traced on a copy of the model without values.
 
         Raises:
@@ -120,7 +124,7 @@ class Architecture(ABC):
 
 
 class Given(Architecture):
-    """A family for one instance, from patterns and example inputs that the user gives.
+    """The architecture of a model whose sites are given as patterns, perhaps with example inputs.
 
     Args:
         class_name: The class of the model.
@@ -150,6 +154,12 @@ class Given(Architecture):
                 others = (name for name, value in inputs.items() if name != sample and not _is_table_of_whole(value))
                 self.step_inputs = (sample, *others)
                 self.timestep_name = next((name for name in TIMESTEP_NAMES if name in inputs), "timestep")
+        self._key = _key_of(base, inputs) or self
+
+    @property
+    def key(self) -> Hashable:
+        """The base family and the sizes of the given inputs."""
+        return self._key
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
         """What was given, on the model's device, for `batch_size` samples."""
@@ -174,6 +184,14 @@ class Given(Architecture):
     def tiny(self) -> nn.Module:
         """There is one instance alone."""
         raise UnsupportedModelError(f"{self.class_name} was described by patterns: there is no small model of it")
+
+
+def _key_of(base: Architecture | None, inputs: Mapping[str, Any] | None) -> Hashable | None:
+    """What graphs and costs depend on beside the sites; None where the inputs cannot be compared."""
+    try:
+        return Given, base, None if inputs is None else sizes_of(inputs)
+    except Incomparable:
+        return None
 
 
 def _is_table_of_whole(value: Any) -> bool:

@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stepmask.cost import CostTable
 from stepmask.gate import gated
-from stepmask.graph import BlockGraph
+from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.call import check_call_kwargs
-from stepmask.inspection.describe import describe
+from stepmask.inspection.describe import Description, description_of
 from stepmask.inspection.first_call import FirstStep, first_step
 from stepmask.inspection.flops import FUSED_ATTENTION
 from stepmask.inspection.inputs import repeated
-from stepmask.inspection.registry import architecture_of, denoiser_of
+from stepmask.inspection.sites import Patterns
 from stepmask.inspection.skeleton import Twin, on_a_twin
 from stepmask.inspection.structure import remembered
 from stepmask.runtime.cache import num_bytes
@@ -35,6 +35,8 @@ def measure_cost(
     *,
     scheduler: Any | None = None,
     call_kwargs: Mapping[str, Any] | None = None,
+    sites: Patterns | None = None,
+    example_inputs: Mapping[str, Any] | None = None,
     latency: bool = False,
     batch_size: int = 16,
 ) -> CostTable:
@@ -50,28 +52,32 @@ def measure_cost(
         scheduler: Accepted beside a bare denoiser; costs do not depend on it.
         call_kwargs: What the pipeline will be called with: height and width, prompts; a ``guidance_scale`` of at most
             1 halves the cost.
-        latency: Also time the sites on the model's device, for one batch.
+        sites: As `describe` takes them; None takes those that `describe(model)` has.
+        example_inputs: As `describe` takes them.
+        latency: Also time the sites on the model's device, for one batch, in milliseconds.
         batch_size: Images in that batch.
 
     Raises:
-        StepMaskError: The pipeline's call does not take one of `call_kwargs`.
+        StepMaskError: The pipeline's call does not take one of `call_kwargs`, or `describe` raises it.
     """
     if not isinstance(model, nn.Module):
         check_call_kwargs(model, call_kwargs)
-    describe(model, call_kwargs=call_kwargs)
-    denoiser, step = denoiser_of(model), first_step(model, call_kwargs)
-    cost = cost_of_step(denoiser, step)
-    if not latency:
-        return cost
-    times, always = _time_sites(denoiser, describe(denoiser), batch_size * step.forwards, step.inputs)
-    return replace(cost, latency_ms=times, always_latency_ms=always)
+    description = description_of(model, sites, example_inputs, call_kwargs)
+    return cost_of(description, first_step(model, call_kwargs), latency=latency, batch_size=batch_size)
 
 
-def cost_of_step(denoiser: nn.Module, step: FirstStep) -> CostTable:
-    """MACs of what a step asks of the denoiser for one image."""
+def cost_of(description: Description, step: FirstStep, *, latency: bool = False, batch_size: int = 16) -> CostTable:
+    """Cost of what a step asks of a denoiser for one image.
+
+    Args:
+        description: The denoiser and its sites.
+        step: What the denoiser is called with.
+        latency: Also time the sites, for one batch.
+        batch_size: Images in that batch.
+    """
     inputs, forwards = step
-    one = _count_macs(denoiser, describe(denoiser), inputs)
-    return replace(
+    one = _count_macs(description, inputs)
+    cost = replace(
         one,
         macs=one.macs * forwards,
         always_macs=one.always_macs * forwards,
@@ -80,42 +86,50 @@ def cost_of_step(denoiser: nn.Module, step: FirstStep) -> CostTable:
         product_macs=one.product_macs * forwards,
         always_product_macs=one.always_product_macs * forwards,
     )
+    if not latency:
+        return cost
+    times, always = _time_sites(description, batch_size * forwards, inputs)
+    return replace(cost, latency_ms=times, always_latency_ms=always)
 
 
-def _inputs(denoiser: nn.Module, model: nn.Module, inputs: Mapping[str, Any] | None, batch: int = 1) -> dict[str, Any]:
-    """Arguments for `model`, which is `denoiser` or a copy of it: those of a call, else the family's example."""
-    family = architecture_of(denoiser)
-    return family.example_inputs(model, batch) if inputs is None else repeated(inputs, batch, next(model.parameters()))
+def _inputs(
+    architecture: Architecture, model: nn.Module, inputs: Mapping[str, Any] | None, batch: int = 1
+) -> dict[str, Any]:
+    """Arguments for the denoiser or a copy of it: those of a call, else the family's example."""
+    if inputs is None:
+        return architecture.example_inputs(model, batch)
+    return repeated(inputs, batch, next(model.parameters()))
 
 
-def _count_macs(denoiser: nn.Module, graph: BlockGraph, inputs: Mapping[str, Any] | None = None) -> CostTable:
+def _count_macs(description: Description, inputs: Mapping[str, Any] | None) -> CostTable:
     """MACs of each site and of everything else, and the bytes of each site's value, for one input."""
+    denoiser = description.denoiser
     return remembered(
         denoiser,
-        (architecture_of(denoiser), graph.names),
+        ("costs", description.architecture.key, description.graph.names),
         inputs,
-        lambda: on_a_twin(denoiser, lambda twin: _count_macs_of(denoiser, twin, graph, inputs)),
+        lambda: on_a_twin(denoiser, lambda twin: _count_macs_of(twin, description, inputs)),
     )
 
 
-def _count_macs_of(denoiser: nn.Module, twin: Twin, graph: BlockGraph, inputs: Mapping[str, Any] | None) -> CostTable:
+def _count_macs_of(twin: Twin, description: Description, inputs: Mapping[str, Any] | None) -> CostTable:
     size: dict[str, int] = {}
-    modules = dict(twin.model.named_modules())
-    for name in graph.names:
+    modules, names = dict(twin.model.named_modules()), description.graph.names
+    for name in names:
         modules[name].register_forward_hook(lambda _m, _a, value, name=name: size.update({name: num_bytes(value)}))
     with torch.no_grad(), twin.running():
-        inputs = twin.inputs(_inputs(denoiser, twin.model, inputs))
+        inputs = twin.inputs(_inputs(description.architecture, twin.model, inputs))
         with FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter:
-            architecture_of(denoiser).run(twin.model, inputs)
+            description.architecture.run(twin.model, inputs)
     by_module = counter.get_flop_counts()
     prefix = type(twin.model).__name__
-    macs = np.array([sum(by_module.get(f"{prefix}.{name}", {}).values()) / 2 for name in graph.names])
-    products = np.array([_product_macs(by_module, prefix, name, modules[name]) for name in graph.names])
+    macs = np.array([sum(by_module.get(f"{prefix}.{name}", {}).values()) / 2 for name in names])
+    products = np.array([_product_macs(by_module, prefix, name, modules[name]) for name in names])
     return CostTable(
-        graph.names,
+        names,
         macs,
         counter.get_total_flops() / 2 - macs.sum(),
-        value_bytes=np.array([size[name] for name in graph.names]),
+        value_bytes=np.array([size[name] for name in names]),
         product_macs=products,
         always_product_macs=_product_macs(by_module, prefix, "", twin.model) - products.sum(),
     )
@@ -135,11 +149,11 @@ def _product_macs(by_module: Mapping[str, Mapping[Any, int]], prefix: str, name:
 
 @torch.no_grad()
 def _time_sites(
-    denoiser: nn.Module, graph: BlockGraph, batch_size: int, inputs: Mapping[str, Any] | None = None, rounds: int = 5
+    description: Description, batch_size: int, inputs: Mapping[str, Any] | None = None, rounds: int = 5
 ) -> tuple[np.ndarray, float]:
-    """Median milliseconds of each site, and of the rest of a forward pass."""
-    family = architecture_of(denoiser)
-    inputs = _inputs(denoiser, denoiser, inputs, batch_size)
+    """Median milliseconds of each site, (B,), and of the rest of a forward pass."""
+    denoiser, architecture, graph = description.denoiser, description.architecture, description.graph
+    inputs = _inputs(architecture, denoiser, inputs, batch_size)
     device = next(denoiser.parameters()).device
     spent = np.zeros((rounds, len(graph) + 1))
     current = 0
@@ -162,11 +176,11 @@ def _time_sites(
     training = denoiser.training
     denoiser.eval()
     try:
-        family.run(denoiser, inputs)
+        architecture.run(denoiser, inputs)
         with gated([(name, modules[name], timer(i)) for i, name in enumerate(graph.names)]):
             for current in range(rounds):
                 start = now()
-                family.run(denoiser, inputs)
+                architecture.run(denoiser, inputs)
                 spent[current, -1] = now() - start - spent[current, :-1].sum()
     finally:
         denoiser.train(training)

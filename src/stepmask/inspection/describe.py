@@ -1,25 +1,50 @@
-"""describe: the sites of whatever samples, from the family of its class, from patterns, or from a look at its blocks.
+"""describe: the block graph of whatever samples, by its family, by given sites, or by a look at its blocks.
 
 A denoiser that no family knows is described within its pipeline: what the first call of a run gives to it stands in
-for example inputs, what looks like sites is proposed, and what the trace refuses is left out.
+for example inputs, what looks like a site is proposed, and what the trace refuses is left out.
+
+Nothing here changes what a later call answers, except `register_sites`, which is there for that. Code that needs more
+than the graph asks for a `Description` once and passes it on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from stepmask.errors import UnknownArchitectureError
+from stepmask.errors import StepMaskError, UnknownArchitectureError
 from stepmask.graph import BlockGraph
-from stepmask.inspection.architecture import Given
+from stepmask.inspection.architecture import Architecture, Given
 from stepmask.inspection.first_call import first_inputs
 from stepmask.inspection.guess import guessed_sites
 from stepmask.inspection.loop import SamplerLoop
-from stepmask.inspection.registry import architecture_of, class_architecture_of, denoiser_of, denoisers_of, describe_as
+from stepmask.inspection.registry import (
+    architecture_of,
+    class_architecture_of,
+    denoiser_of,
+    denoisers_of,
+    register_instance,
+)
 from stepmask.inspection.sites import Patterns
 from stepmask.inspection.trace import SitesError
+
+
+@dataclass(frozen=True)
+class Description:
+    """A denoiser and what was found out about it.
+
+    Attributes:
+        denoiser: The model whose submodules are the sites; of a pipeline with two denoisers the first.
+        architecture: Says what the denoiser is called with and what a sampler uses of its output.
+        graph: The sites in execution order, and which of them read which.
+    """
+
+    denoiser: nn.Module
+    architecture: Architecture
+    graph: BlockGraph
 
 
 def describe(
@@ -28,11 +53,11 @@ def describe(
     example_inputs: Mapping[str, Any] | None = None,
     call_kwargs: Mapping[str, Any] | None = None,
 ) -> BlockGraph:
-    """The block graph of a model: its sites in execution order, and who reads whom.
+    """The block graph of a model: its sites in execution order, and who reads whom. Changes nothing.
 
-    With `sites`, any model will do, and this instance has these sites from now on: `learn`, `apply`, `measure_cost`
-    and every schedule use them. Who reads whom is found by tracing one forward pass of a copy without values, which
-    costs neither memory nor arithmetic.
+    With `sites`, any model will do: who reads whom is found by tracing one forward pass of a copy without values,
+    which costs neither memory nor arithmetic. `register_sites` takes the same arguments and makes the answer last, so
+    that `learn`, `apply` and every schedule use these sites.
 
     A pipeline whose denoiser is of no supported class needs no `sites` either: those are looked for among the parts of
     its blocks (attentions, feed-forwards, residual blocks), and what its denoiser is called with is seen by starting a
@@ -45,11 +70,14 @@ def describe(
     Args:
         model: A diffusers pipeline or a denoiser.
         sites: Patterns of submodule names, perhaps with kinds as a dict; ``*`` stands for one part of a dotted name,
-            ``**`` for any number. None takes what the family declares, or what was given before.
+            ``**`` for any number. None takes the registered sites, else those that the family declares.
         example_inputs: Keyword arguments of one call of the denoiser; needed for a bare denoiser of no supported class.
             The first tensor with a batch is taken for the noisy sample.
         call_kwargs: What the pipeline is called with, where its denoiser is of no supported class and its call needs
             more than a prompt: an image, for example.
+
+    Returns:
+        The graph of B sites.
 
     Raises:
         UnknownArchitectureError: The denoiser is of no supported class, and nothing that looks like sites was found,
@@ -58,27 +86,85 @@ def describe(
             reads whom.
         StepMaskError: A pattern matches nothing, example inputs are missing, or the pipeline cannot be started.
     """
+    return description_of(model, sites, example_inputs, call_kwargs).graph
+
+
+def register_sites(
+    model: Any,
+    sites: Patterns | None = None,
+    example_inputs: Mapping[str, Any] | None = None,
+    call_kwargs: Mapping[str, Any] | None = None,
+) -> BlockGraph:
+    """Give this instance sites of its own from now on: `learn`, `apply`, `evaluate` and every schedule use them.
+
+    This is the one function that makes a description last. It holds for the denoiser of the pipeline, for both where
+    there are two, in this process, and until it is called again. Other instances of the class are left alone.
+
+    Example:
+        >>> register_sites(model, ["blocks.*.attn", "blocks.*.mlp"], example_inputs={"x": torch.randn(1, 4, 32, 32)})
+        >>> mask = learn(model, 50, target_macs=0.5, scheduler=scheduler)
+
+    Args:
+        model: A diffusers pipeline or a denoiser.
+        sites: As `describe` takes them. None registers what `describe` finds, which is of use for a pipeline whose
+            denoiser is of no supported class and whose call needs `call_kwargs`.
+        example_inputs: As `describe` takes them.
+        call_kwargs: As `describe` takes them.
+
+    Returns:
+        The graph of the B sites, which `describe(model)` returns from now on.
+
+    Raises:
+        UnknownArchitectureError: As `describe` raises it.
+        UnsupportedModelError: As `describe` raises it.
+        StepMaskError: As `describe` raises it.
+    """
+    found = description_of(model, sites, example_inputs, call_kwargs)
+    for denoiser in denoisers_of(model):
+        register_instance(denoiser, found.architecture)
+    return found.graph
+
+
+def description_of(
+    model: Any,
+    sites: Patterns | None = None,
+    example_inputs: Mapping[str, Any] | None = None,
+    call_kwargs: Mapping[str, Any] | None = None,
+) -> Description:
+    """What `describe` finds out, with the architecture; takes the same arguments and raises the same errors."""
     denoiser = denoiser_of(model)
     if example_inputs is None and _is_asked(model) and _is_unknown(denoiser, given_anew=sites is not None):
-        inputs = first_inputs(model, call_kwargs)
-        graph = _described(denoiser, inputs, sites)
-        for other in denoisers_of(model)[1:]:
-            describe_as(other, architecture_of(denoiser))
-        return graph
-    return _described_denoiser(denoiser, sites, example_inputs)
+        return _by_first_call(denoiser, first_inputs(model, call_kwargs), sites)
+    if sites is None:
+        architecture = architecture_of(denoiser)
+        return Description(denoiser, architecture, architecture.graph(denoiser))
+    return _by_sites(denoiser, sites, example_inputs)
 
 
-def describe_for(model: Any, names: Iterable[str], call_kwargs: Mapping[str, Any] | None = None) -> BlockGraph:
-    """The graph that has sites of these names: what `describe` says, else these sites, where the model has them.
+def description_for(model: Any, mask: Any, call_kwargs: Mapping[str, Any] | None = None) -> Description:
+    """The description that a mask was made for: the usual one, else that of the sites that the mask names.
 
-    So a mask whose sites were given to `describe` runs in another process too.
+    So a mask whose sites were given where it was made runs in another process, where nothing is registered.
+
+    Args:
+        model: A diffusers pipeline or a denoiser.
+        mask: A `StepMask` or a `Plan`. Where it fits neither description the usual one is returned, and
+            `StepMask.check` says what is wrong.
+        call_kwargs: As `describe` takes them.
     """
-    graph = describe(model, call_kwargs=call_kwargs)
-    names = list(names)
-    modules = {name for name, _ in denoiser_of(model).named_modules()}
-    if set(names) <= set(graph.names) or not set(names) <= modules:
-        return graph
-    return describe(model, sites=names, call_kwargs=call_kwargs)
+    usual = description_of(model, call_kwargs=call_kwargs)
+    names, fingerprint = set(mask.sites), getattr(mask.graph, "fingerprint", mask.graph)
+    fits = names <= set(usual.graph.names)
+    modules = {name for name, _ in usual.denoiser.named_modules()}
+    if (fits and fingerprint in (None, usual.graph.fingerprint)) or not names <= modules:
+        return usual
+    try:
+        given = description_of(model, sites=list(mask.sites), call_kwargs=call_kwargs)
+    except StepMaskError:
+        if fits:
+            return usual
+        raise
+    return usual if fits and fingerprint != given.graph.fingerprint else given
 
 
 def _is_asked(model: Any) -> bool:
@@ -97,31 +183,25 @@ def _is_unknown(denoiser: nn.Module, given_anew: bool) -> bool:
     return False
 
 
-def _described(denoiser: nn.Module, inputs: Mapping[str, Any], sites: Patterns | None) -> BlockGraph:
-    """Describe a denoiser by these inputs; without patterns, by what looks like sites and can be."""
+def _by_first_call(denoiser: nn.Module, inputs: Mapping[str, Any], sites: Patterns | None) -> Description:
+    """Describe a denoiser by these inputs; without patterns, by what looks like a site and can be one."""
     if sites is not None:
-        return _described_denoiser(denoiser, sites, inputs)
-    found = guessed_sites(denoiser)
+        return _by_sites(denoiser, sites, inputs)
+    proposed = guessed_sites(denoiser)
     while True:
         try:
-            return _described_denoiser(denoiser, found, inputs)
+            return _by_sites(denoiser, proposed, inputs)
         except SitesError as error:
-            found = {name: kind for name, kind in found.items() if name not in error.sites}
-            if not found:
+            proposed = {name: kind for name, kind in proposed.items() if name not in error.sites}
+            if not proposed:
                 raise
 
 
-def _described_denoiser(
-    denoiser: nn.Module, sites: Patterns | None, example_inputs: Mapping[str, Any] | None
-) -> BlockGraph:
-    """The graph of a denoiser by its family, or by these sites, which the instance has from now on."""
-    if sites is None:
-        return architecture_of(denoiser).describe(denoiser)
+def _by_sites(denoiser: nn.Module, sites: Patterns, example_inputs: Mapping[str, Any] | None) -> Description:
+    """Describe a denoiser by given sites."""
     try:
         base = class_architecture_of(denoiser)
     except UnknownArchitectureError:
         base = None
-    family = Given(type(denoiser).__name__, sites, example_inputs, base)
-    graph = family.describe(denoiser)
-    describe_as(denoiser, family)
-    return graph
+    architecture = Given(type(denoiser).__name__, sites, example_inputs, base)
+    return Description(denoiser, architecture, architecture.graph(denoiser))

@@ -73,8 +73,9 @@ def first_inputs(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> dic
         reason = f" ({type(error).__name__}: {error})" if error is not None and not calls else ""
         raise StepMaskError(
             f"what {type(pipe).__name__} gives to its {type(denoiser).__name__} could not be seen by starting a run"
-            f"{reason}. If its call needs more, say so: stepmask.describe(pipe, call_kwargs={{...}}), with what you "
-            "would call it with; else describe(pipe, sites=[patterns], example_inputs={...})"
+            f"{reason}. If its call needs more, give that as call_kwargs={{...}}, or once for all that follows: "
+            "stepmask.register_sites(pipe, call_kwargs={...}); else register_sites(pipe, sites=[patterns], "
+            "example_inputs={...})"
         )
     return without_fractions(inputs)
 

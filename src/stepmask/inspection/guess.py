@@ -1,7 +1,7 @@
 """Sites of a model that no family knows, told by what its blocks are made of.
 
 In transformers those are attentions, and the feed-forward and large linear layers beside them; in U-Nets the blocks of
-each level. Whether a mask may decide on them is not guessed: the trace proves it (`_probe`), and what it refuses or
+each level. Whether a mask may decide on them is not guessed: `trace` proves it, and what it refuses or
 does not see run is left out.
 """
 
@@ -42,7 +42,7 @@ def guessed_sites(model: nn.Module) -> dict[str, Kind]:
     if not outermost:
         raise UnknownArchitectureError(
             f"no blocks with an attention were found in {type(model).__name__}, which is none of the supported classes:"
-            " say which of its submodules a mask shall decide on, stepmask.describe(pipe, sites=[patterns])"
+            " say which of its submodules a mask shall decide on, stepmask.register_sites(pipe, [patterns])"
         )
     return {name: kind_of(name, modules[name]) for name in outermost}
 

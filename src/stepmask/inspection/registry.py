@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,9 +16,11 @@ from torch import nn
 
 from stepmask.errors import StepMaskError, UnknownArchitectureError, UnsupportedModelError
 from stepmask.inspection.architecture import Architecture
+from stepmask.plugins import load_plugins
 
 _architectures: dict[str, Architecture] = {}
-_own: WeakKeyDictionary[nn.Module, Architecture] = WeakKeyDictionary()
+_of_instances: WeakKeyDictionary[nn.Module, Architecture] = WeakKeyDictionary()
+"""What `stepmask.register_sites` said of instances."""
 
 
 def register(*class_names: str) -> Callable[[type[Architecture]], type[Architecture]]:
@@ -32,32 +35,40 @@ def register(*class_names: str) -> Callable[[type[Architecture]], type[Architect
 
 
 def registered_architectures() -> dict[str, Architecture]:
-    """All families by the name of their model class."""
+    """All families, those of plugins included, by the name of their model class."""
+    _import_families()
+    load_plugins()
+    return dict(_architectures)
+
+
+@cache
+def _import_families() -> None:
     package = importlib.import_module("stepmask.architectures")
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"{package.__name__}.{module.name}")
-    return dict(_architectures)
 
 
-def describe_as(denoiser: nn.Module, family: Architecture) -> None:
-    """Let one instance be described by a family of its own."""
-    _own[denoiser] = family
+def register_instance(denoiser: nn.Module, architecture: Architecture) -> None:
+    """Let one instance have an architecture of its own; `stepmask.register_sites` is the public way to do so."""
+    _of_instances[denoiser] = architecture
 
 
 def architecture_of(denoiser: nn.Module) -> Architecture:
-    """The family of a denoiser.
+    """The architecture of a denoiser: the one registered for this instance, else the family of its class.
 
     Raises:
         UnknownArchitectureError: None is registered for its class or a base of it.
     """
-    if denoiser in _own:
-        return _own[denoiser]
-    return class_architecture_of(denoiser)
+    return _of_instances.get(denoiser) or class_architecture_of(denoiser)
 
 
 def class_architecture_of(denoiser: nn.Module) -> Architecture:
-    """The family of a denoiser's class, whatever was said about the instance."""
+    """The family of a denoiser's class, whatever was registered for the instance.
+
+    Raises:
+        UnknownArchitectureError: None is registered for its class or a base of it.
+    """
     known = registered_architectures()
     for class_ in type(denoiser).__mro__:
         if class_.__name__ in known:
@@ -68,7 +79,7 @@ def class_architecture_of(denoiser: nn.Module) -> Architecture:
         )
     raise UnknownArchitectureError(
         f"no architecture is registered for {type(denoiser).__name__}; supported are {', '.join(sorted(known))}. "
-        "Of any other give the pipeline, which shows what it is called with, or stepmask.describe(model, "
+        "Of any other give the pipeline, which shows what it is called with, or call stepmask.register_sites(model, "
         "sites=[patterns], example_inputs={...}) first; CONTRIBUTING.md shows how to add a family in a few lines"
     )
 

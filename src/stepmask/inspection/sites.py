@@ -34,7 +34,7 @@ def find_sites(model: nn.Module, patterns: Patterns) -> tuple[Site, ...]:
         UnsupportedModelError: A site lies within another, so that it would not run where the other does not.
     """
     if not patterns or isinstance(patterns, str):
-        raise StepMaskError(f"describing {type(model).__name__} needs sites: a list of patterns, got {patterns!r}")
+        raise StepMaskError(f"{type(model).__name__} needs sites: a list of patterns, got {patterns!r}")
     kinds = dict(patterns) if isinstance(patterns, Mapping) else dict.fromkeys(patterns)
     strange = sorted({kind for kind in kinds.values() if kind is not None} - set(get_args(Kind)))
     if strange:

@@ -1,6 +1,6 @@
 """What shapes and MACs of a call depend on, as something to compare: a model's structure, and the sizes of arguments.
 
-So that what was found on a copy of a model (`_skeleton`) is found once for models of the same structure, and not for
+So that what was found on a copy of a model (`skeleton`) is found once for models of the same structure, and not for
 every mask that is made or measured.
 """
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 _answers: OrderedDict[Hashable, OrderedDict[Hashable, Any]] = OrderedDict()
 
 
-class _Incomparable(Exception):
+class Incomparable(Exception):
     """Something that two models or calls may differ in without showing it."""
 
 
@@ -46,8 +46,8 @@ def remembered(model: nn.Module, question: Hashable, arguments: Any, find: Calla
         find: Depends on nothing else. What it returns is not changed by anyone.
     """
     try:
-        structure, asked = structure_of(model), (question, _sizes(arguments))
-    except _Incomparable:
+        structure, asked = structure_of(model), (question, sizes_of(arguments))
+    except Incomparable:
         return find()
     answers = _answers.pop(structure, OrderedDict())
     _answers[structure] = answers  # the latest last
@@ -91,14 +91,19 @@ def _plain(value: Any, depth: int) -> Hashable:
         return MethodType, type(value.__self__), value.__func__.__code__
     if isinstance(value, FunctionType):
         if value.__closure__:
-            raise _Incomparable
+            raise Incomparable
         return FunctionType, value.__code__
     if isinstance(value, BuiltinFunctionType):
         return value
     return type(value), *((key, _plain(part, depth - 1)) for key, part in getattr(value, "__dict__", {}).items())
 
 
-def _sizes(arguments: Any) -> Hashable:
+def sizes_of(arguments: Any) -> Hashable:
+    """Shapes and dtypes of the tensors in the arguments of a call, the values of whole numbers, and all else.
+
+    Raises:
+        Incomparable: One of the arguments cannot be compared, or holds very many whole numbers.
+    """
     leaves, layout = tree_flatten(arguments)
     return str(layout), *(_size(leaf) for leaf in leaves)
 
@@ -107,8 +112,8 @@ def _size(leaf: Any) -> Hashable:
     if isinstance(leaf, Tensor):
         whole = not leaf.is_floating_point() and not leaf.is_complex() and not leaf.is_meta
         if whole and leaf.numel() > MOST_VALUES:
-            raise _Incomparable
+            raise Incomparable
         return tuple(leaf.shape), leaf.dtype, leaf.is_meta, tuple(leaf.flatten().tolist()) if whole else None
     if leaf is None or isinstance(leaf, bool | int | float | str):
         return type(leaf), leaf
-    raise _Incomparable
+    raise Incomparable

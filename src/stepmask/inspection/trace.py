@@ -1,4 +1,4 @@
-"""Finds a block graph by tracing one forward pass of a copy without values (`_skeleton`).
+"""Finds a block graph by tracing one forward pass of a copy without values (`skeleton`).
 
 Every tensor carries a set of sources, one for each site and one for inputs that change with the step; every operation
 passes on the union. When a site returns, what its value was made of are its writers, and the value becomes a source of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from types import TracebackType
@@ -15,13 +16,12 @@ from torch import nn
 
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, UnsupportedModelError
-from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Given
-from stepmask.inspection.costs import cost_of_step
-from stepmask.inspection.describe import describe_for
+from stepmask.inspection.costs import cost_of
+from stepmask.inspection.describe import Description, description_for
 from stepmask.inspection.first_call import FirstStep, first_step, one_sample
 from stepmask.inspection.loop import as_pipeline
-from stepmask.inspection.registry import architecture_of, denoiser_of, denoisers_of
+from stepmask.inspection.registry import denoisers_of
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.executor import Executor
@@ -66,11 +66,11 @@ class Summary:
 class Handle:
     """A mask that is applied to the denoisers of a pipeline; a context manager that removes it."""
 
-    def __init__(self, pipe: Any, plan: Plan, graph: BlockGraph) -> None:
+    def __init__(self, pipe: Any, plan: Plan, description: Description) -> None:
         self.pipe, self.plan, self.mask = pipe, plan, plan.mask
         self._policy_from = lru_cache(maxsize=8)(lambda row: policy_for(plan.from_row(row)))
         self._executors: dict[nn.Module, Executor] = {}
-        self._graph = graph
+        self._description = description
         self._entered = False
         self._run: list[Executor] = []  # those of the latest run, in order
         self._timesteps: Any = None  # of that run
@@ -81,11 +81,11 @@ class Handle:
             for denoiser in denoisers:
                 self._executors[denoiser] = Executor(
                     denoiser,
-                    graph,
+                    description.graph,
                     scheduler=lambda: pipe.scheduler,
                     policy_from=self._policy_from,
                     on_run=lambda scheduler, denoiser=denoiser: self._begin(denoiser, scheduler),
-                    feeders=architecture_of(denoisers[0]).feeders(denoisers[0]),
+                    feeders=description.architecture.feeders(denoisers[0]),
                 )
         except BaseException:
             self.remove()
@@ -118,10 +118,10 @@ class Handle:
 
     def _check_writes(self, denoiser: nn.Module) -> None:
         """See that the model writes into the same values as when the mask was applied, where no tensor tells."""
-        family = architecture_of(denoiser)
-        if not torch.is_inference_mode_enabled() or isinstance(family, Given):  # those are traced, which takes time
+        architecture = self._description.architecture
+        if not torch.is_inference_mode_enabled() or isinstance(architecture, Given):  # tracing those takes time
             return
-        if family.describe(denoiser).rewritten != self._graph.rewritten:
+        if architecture.graph(denoiser).rewritten != self._description.graph.rewritten:
             raise UnsupportedModelError(
                 f"the {type(denoiser).__name__} writes into values that it did not when the mask was applied: if "
                 "something like FreeU was switched on or off since, apply the mask again"
@@ -167,13 +167,13 @@ class Handle:
 
     def _cost_of_run(self) -> CostTable:
         """At the sizes of the latest run; before the first, at those of a call without arguments."""
-        denoiser = denoiser_of(self.pipe)
+        denoiser = self._description.denoiser
         if self._step is None:
             self._step = first_step(self.pipe)
         if self._cost is None:
             called = self._run[0].first_call if self._run else None
             inputs = self._step.inputs if called is None else one_sample(denoiser, *called)
-            self._cost = cost_of_step(denoiser, self._step._replace(inputs=inputs))
+            self._cost = cost_of(self._description, self._step._replace(inputs=inputs))
         return self._cost
 
     def __enter__(self) -> Handle:
@@ -189,7 +189,14 @@ class Handle:
         self.remove()
 
 
-def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eliminate_dead: bool = True) -> Handle:
+def apply(
+    pipe: Any,
+    mask: StepMask | Plan,
+    *,
+    scheduler: Any | None = None,
+    eliminate_dead: bool = True,
+    call_kwargs: Mapping[str, Any] | None = None,
+) -> Handle:
     """Let a pipeline sample under a mask, from now until ``handle.remove()`` or the end of a ``with`` block.
 
     The pipeline is called as ever: any batch size, dtype, guidance and start; one instance's submodules are gated,
@@ -203,6 +210,11 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
         mask: What to run: a mask, or a plan made from one.
         scheduler: For a bare denoiser, the scheduler that drives it.
         eliminate_dead: Leave out computations that cannot reach the output; the output is bitwise the same.
+        call_kwargs: What the pipeline will be called with, as `describe` takes it; needed only where the denoiser is of
+            no supported class and its call needs more than a prompt.
+
+    Returns:
+        The handle: a context manager whose `Handle.remove` undoes all of this.
 
     Raises:
         UnknownArchitectureError: The denoiser's class is not supported, and it comes without a pipeline, or has
@@ -213,14 +225,28 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
     pipe = as_pipeline(pipe, scheduler)
     if not isinstance(mask, StepMask | Plan):
         raise StepMaskError(f"apply needs a StepMask or a Plan, got {type(mask).__name__}: StepMask.load reads a file")
-    graph = describe_for(pipe, mask.sites)
+    description = description_for(pipe, mask, call_kwargs)
     if isinstance(mask, Plan):
-        mask.mask.check(graph=graph)
-        plan = mask
-    else:
-        plan = make_plan(mask, graph, eliminate_dead=eliminate_dead)
+        mask.mask.check(graph=description.graph)
+        return apply_plan(pipe, mask, description)
+    return apply_plan(pipe, make_plan(mask, description.graph, eliminate_dead=eliminate_dead), description)
+
+
+def apply_plan(pipe: Any, plan: Plan, description: Description) -> Handle:
+    """`apply` for code that has described the pipeline already.
+
+    Args:
+        pipe: A pipeline, or a `SamplerLoop`.
+        plan: What to run.
+        description: Of the pipeline's denoiser; what it says of values that are written into in place is taken from it
+            rather than from the plan's graph, since that may have changed after the plan was made.
+
+    Raises:
+        UnsupportedModelError: The pipeline has two denoisers that differ in their blocks, or something has wrapped a
+            module of it.
+    """
     denoisers = denoisers_of(pipe)
-    _check_alike(pipe, denoisers, graph)
+    _check_alike(pipe, denoisers, description)
     for denoiser in denoisers:
         before = _handle_of(denoiser)
         if before is not None:
@@ -228,21 +254,22 @@ def apply(pipe: Any, mask: StepMask | Plan, *, scheduler: Any | None = None, eli
                 warnings.warn(
                     "apply within the block of another apply replaces its mask for good: after the inner block nothing "
                     "is applied; leave the outer one first",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             before.remove()
-    # what is written into in place may have changed since the plan was made
-    handle = Handle(pipe, plan, graph if graph.names == plan.sites else plan.graph)
+    if description.graph.names != plan.sites:
+        description = replace(description, graph=plan.graph)
+    handle = Handle(pipe, plan, description)
     for denoiser in denoisers:
         _applied[denoiser] = ref(handle)
     return handle
 
 
-def _check_alike(pipe: Any, denoisers: tuple[nn.Module, ...], graph: BlockGraph) -> None:
+def _check_alike(pipe: Any, denoisers: tuple[nn.Module, ...], description: Description) -> None:
     """See that one mask can say what each of several denoisers does."""
-    family = architecture_of(denoisers[0])
     for other in denoisers[1:]:
-        if type(other) is not type(denoisers[0]) or family.describe(other).fingerprint != graph.fingerprint:
+        alike = type(other) is type(denoisers[0])
+        if not alike or description.architecture.graph(other).fingerprint != description.graph.fingerprint:
             raise UnsupportedModelError(
                 f"the two denoisers of {type(pipe).__name__} differ in their blocks, so one mask cannot say what both "
                 "do: give apply a pipeline with one of them"

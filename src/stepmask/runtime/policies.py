@@ -42,8 +42,8 @@ class RunPlan:
         if cache.reach(site, step):
             raise UnsupportedModelError(
                 f"{self.plan.sites[site]} runs several times in one call of the denoiser, so one cell cannot say what "
-                "it does: switch off what splits its input (forward chunking?), or leave it out: describe(model, "
-                "sites=...)"
+                "it does: switch off what splits its input (forward chunking?), or leave it out: "
+                "stepmask.register_sites(model, [patterns])"
             )
         state, keep = self._states[step][site], self._keep[step][site]
         if state == State.compute:

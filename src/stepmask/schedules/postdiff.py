@@ -29,7 +29,7 @@ def postdiff(
 
     A transformer without levels has no deep blocks, so its cross-attention alone is held. A U-Net's cross-attention is
     within its transformers and has to be made a site first:
-    ``describe(pipe, sites=["**.resnets.*", "**.attn1", "**.attn2", "**.ff", "**.downsamplers.*", "**.upsamplers.*"])``.
+    ``register_sites(pipe, ["**.resnets.*", "**.attn1", "**.attn2", "**.ff", "**.downsamplers.*", "**.upsamplers.*"])``.
 
     Args:
         graph_or_pipe: A `BlockGraph` or a pipeline.
@@ -50,7 +50,7 @@ def postdiff(
     if not cross:
         raise StepMaskError(
             "PostDiff caches cross-attention, and no site of this model is one; in a U-Net with text make it one: "
-            'describe(pipe, sites=["**.resnets.*", "**.attn1", "**.attn2", "**.ff", "**.downsamplers.*", '
+            'stepmask.register_sites(pipe, ["**.resnets.*", "**.attn1", "**.attn2", "**.ff", "**.downsamplers.*", '
             '"**.upsamplers.*"])'
         )
     deep = deep_sites(graph, depth) if None not in [site.depth for site in graph.sites] else set()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import stepmask
 from fakes import GrowingBatch, OneByOne, TwoCalls, assert_unchanged, snapshot
-from stepmask import State, StepMask, UnsupportedModelError, describe, make_plan, measure_cost
+from stepmask import State, StepMask, UnsupportedModelError, describe, make_plan, measure_cost, register_sites
 from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
@@ -64,7 +64,7 @@ class Conditioned(nn.Module):
 def conditioned() -> SamplerLoop:
     model = Conditioned().eval()
     sites = [f"layers.{name}" for name in ("refine", "shift", "first", "second")]
-    describe(model, sites=sites, example_inputs={"x": torch.zeros(1, 5, 8), "t": torch.zeros(1)})
+    register_sites(model, sites, example_inputs={"x": torch.zeros(1, 5, 8), "t": torch.zeros(1)})
     return SamplerLoop(model, DDIMScheduler(clip_sample=False))
 
 
