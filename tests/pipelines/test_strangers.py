@@ -41,12 +41,12 @@ def test_masks_are_what_hooks_would_do(case):
                 assert torch.equal(case.run(pipe, **call), images)
 
 
-@pytest.mark.parametrize("method", ["global", "per-step"])
+@pytest.mark.parametrize("method", ["end-to-end", "paper"])
 @pytest.mark.parametrize("name", ["Z-Image", "HunyuanVideo"])
 def test_learn_and_go_on_in_another_process(name, method, tmp_path):
     case = BY_NAME[name]
     pipe, inputs = case.build(), case.arguments(3)
-    options = {"rounds": 1, **FEW} if method == "global" else {"num_trajectories": 1, "batch_size": 2}
+    options = {"rounds": 1, **FEW} if method == "end-to-end" else {"num_trajectories": 1, "batch_size": 2}
     mask = stepmask.learn(pipe, case.steps, 0.7, call_kwargs=inputs, method=method, progress=False, **options)
     mask.save(tmp_path / "mask.json")
     again = case.build()  # that nothing is known of

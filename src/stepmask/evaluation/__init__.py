@@ -136,7 +136,7 @@ def sampler_for(
     arguments = {
         name: [values[i % len(values)] for i in range(len(seeds))] for name, values in listed.items()
     } | arguments
-    task = Task(pipe, steps, call_kwargs=arguments, sites=mask.sites)
+    task = Task(pipe, steps, call_kwargs=arguments, mask=mask_or_plan)
     mask.check(graph=task.graph)
     plan = mask_or_plan if isinstance(mask_or_plan, Plan) else make_plan(mask, task.graph)
     return Sampler(task, plan, Conditions(task.pipe, task.call_kwargs, len(seeds))), seeds

@@ -16,7 +16,6 @@ from stepmask.evaluation.speed import Times, timed
 from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import denoisers_of
 from stepmask.liveness import Plan
-from stepmask.runtime.apply import apply
 from stepmask.runtime.sampling import sample
 from stepmask.runtime.task import Task
 

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from stepmask.errors import StepMaskError, UnknownArchitectureError
 from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Architecture, Given
 from stepmask.inspection.first_call import first_inputs
 from stepmask.inspection.guess import guessed_sites
+from stepmask.inspection.inputs import as_batch
 from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import (
     architecture_of,
@@ -45,6 +46,15 @@ class Description:
     denoiser: nn.Module
     architecture: Architecture
     graph: BlockGraph
+
+    def used_output(self, output: Any) -> Tensor:
+        """The part of the denoiser's output that a sampler uses, (N, C, ...).
+
+        Args:
+            output: What a call with ``return_dict=False`` returned: a tuple whose first part are the samples, as a
+                batch or as a list.
+        """
+        return self.architecture.used_output(self.denoiser, as_batch(output[0]))
 
 
 def describe(

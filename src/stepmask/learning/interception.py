@@ -17,9 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from stepmask.gate import Controller, gated
 from stepmask.graph import BlockGraph
-from stepmask.inspection.inputs import as_batch
 from stepmask.inspection.overrides import without_decoder
-from stepmask.inspection.registry import architecture_of, denoiser_of
+from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.refusals import check_learnable
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import Policy
@@ -32,11 +31,6 @@ class OnCall(Protocol):
     def __call__(self, position: Position, forward: Callable[[], Any]) -> Any:
         """The output that the pipeline gets to see; `forward` runs the gated model on the call's inputs, any time."""
         ...
-
-
-def first_tensor(denoiser: nn.Module, output: Any) -> Tensor:
-    """The part of the denoiser's output that the sampler uses."""
-    return architecture_of(denoiser).used_output(denoiser, as_batch(output[0]))
 
 
 def detached(output: Any) -> Any:

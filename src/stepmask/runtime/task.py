@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ from torch import nn
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
-from stepmask.inspection.costs import measure_cost
-from stepmask.inspection.describe import describe, describe_for
+from stepmask.inspection.call import check_call_kwargs
+from stepmask.inspection.costs import cost_of
+from stepmask.inspection.describe import Description, description_for, description_of
+from stepmask.inspection.first_call import first_step
 from stepmask.inspection.loop import as_pipeline
 from stepmask.inspection.registry import denoiser_of
+from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask, scheduler_identity
+from stepmask.runtime.apply import Handle, apply_plan
 from stepmask.runtime.identity import comparable, weights_digest
 from stepmask.runtime.noise import Noise, with_conditions
 
@@ -33,7 +37,7 @@ class Task:
         seed: The seed of noise, conditions and draws, 0 or more.
         call_kwargs: Arguments of the pipeline's call.
         conditions: Prompts or class numbers, or a text file with one per line.
-        sites: Names of the sites of a mask, where the task is to run it; by default those that `describe` finds.
+        mask: A mask or plan that the task is to run, where it may have sites that were given where it was made.
 
     Attributes:
         pipe: What samples.
@@ -55,7 +59,7 @@ class Task:
         seed: int = 0,
         call_kwargs: Mapping[str, Any] | None = None,
         conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
-        sites: Iterable[str] | None = None,
+        mask: StepMask | Plan | None = None,
     ) -> None:
         _check_whole("num_inference_steps", num_inference_steps, 1)
         _check_whole("seed", seed, 0)
@@ -63,19 +67,35 @@ class Task:
         self.denoiser: nn.Module = denoiser_of(self.pipe)
         self.num_inference_steps, self.seed = num_inference_steps, seed
         self.call_kwargs = with_conditions(self.pipe, conditions, call_kwargs)
-        self._sites = None if sites is None else tuple(sites)
+        self._mask = mask
 
     @cached_property
+    def description(self) -> Description:
+        """The denoiser with its architecture and its graph."""
+        if self._mask is None:
+            return description_of(self.pipe, call_kwargs=self.call_kwargs)
+        return description_for(self.pipe, self._mask, self.call_kwargs)
+
+    @property
     def graph(self) -> BlockGraph:
         """The sites of the denoiser, and who reads whom."""
-        if self._sites is None:
-            return describe(self.pipe, call_kwargs=self.call_kwargs)
-        return describe_for(self.pipe, self._sites, self.call_kwargs)
+        return self.description.graph
 
     @cached_property
     def costs(self) -> CostTable:
         """MACs and bytes of each site, per image, guidance included."""
-        return measure_cost(self.pipe, call_kwargs=self.call_kwargs)
+        return self.timed_costs(None)
+
+    def timed_costs(self, batch_size: int | None) -> CostTable:
+        """The same, and where a batch size is given the milliseconds of each site for one batch."""
+        check_call_kwargs(self.pipe, self.call_kwargs)
+        step, timed = first_step(self.pipe, self.call_kwargs), batch_size is not None
+        return cost_of(self.description, step, latency=timed, batch_size=batch_size or 1)
+
+    def apply(self, decision: StepMask | Plan) -> Handle:
+        """Let the pipeline sample under a mask or plan of this task, as `stepmask.apply` does."""
+        plan = decision if isinstance(decision, Plan) else make_plan(decision, self.graph)
+        return apply_plan(self.pipe, plan, self.description)
 
     @cached_property
     def noise(self) -> Noise:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stepmask.learning.interception import first_tensor
+from stepmask.inspection.describe import description_of
 from stepmask.learning.paper.losses import feature_loss, regulariser_gradient, relative_norm, step_weights
 from tiny import generator, tiny_model
 
@@ -55,11 +55,11 @@ def test_learned_variance_is_left_out():
     original = torch.randn(2, 8, 8, 8, generator=generator())
     masked = original.clone()
     masked[:, 4:] += 7  # the variance, which samplers discard
-    assert feature_loss(first_tensor(dit, (masked,)), first_tensor(dit, (original,))) == 0
+    assert feature_loss(description_of(dit).used_output((masked,)), description_of(dit).used_output((original,))) == 0
     masked[:, 3] += 7
-    assert feature_loss(first_tensor(dit, (masked,)), first_tensor(dit, (original,))) > 0
+    assert feature_loss(description_of(dit).used_output((masked,)), description_of(dit).used_output((original,))) > 0
     unet = tiny_model("UNet2DModel")
-    assert torch.equal(first_tensor(unet, (original,)), original)
+    assert torch.equal(description_of(unet).used_output((original,)), original)
 
 
 def test_gradient_of_the_regulariser_against_autograd():

@@ -15,7 +15,6 @@ import numpy as np
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily, Member
-from stepmask.inspection.costs import measure_cost
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.measurement.judge import LEAST_PROBES, PROBES, Judge
@@ -82,8 +81,7 @@ class EndToEndLearning:
         """Costs with latencies; those of an interrupted search are kept, for measured again they would differ."""
         known = checkpoint.arrays.get("latencies")
         if known is None:
-            at_once = {} if self.config.images_per_call is None else {"batch_size": self.config.images_per_call}
-            cost = measure_cost(self._task.pipe, call_kwargs=self._task.call_kwargs, latency=True, **at_once)
+            cost = self._task.timed_costs(self.config.images_per_call or 16)
             known = np.append(cost.latency_ms, cost.always_latency_ms).astype(np.float64)
             checkpoint.arrays["latencies"] = known
         return replace(self._task.costs, latency_ms=known[:-1], always_latency_ms=float(known[-1]))

@@ -23,7 +23,7 @@ from stepmask.inspection.overrides import unchecked
 from stepmask.inspection.prompts import without_clashes
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
-from stepmask.learning.interception import detached, first_tensor, intercepted
+from stepmask.learning.interception import detached, intercepted
 from stepmask.learning.job import Job
 from stepmask.learning.paper import losses
 from stepmask.learning.paper.config import Paper, ScoreConfiguration, Trajectory
@@ -313,14 +313,14 @@ class _Student:
 
     def __call__(self, position: Position, forward: Any) -> Any:
         learner, policy = self._learner, self._learner.policy
-        denoiser, batch_size = learner.task.denoiser, learner.config.batch_size
+        description, batch_size = learner.task.description, learner.config.batch_size
         if position.row != self._row:
             self._row = position.row
             policy.draw = learner.draw(self._scores[position.row], self._generator)
         policy.row, policy.stream, policy.mixed = position.row, position.stream, False
         policy.teacher = True
         original = forward()
-        output = first_tensor(denoiser, original)
+        output = description.used_output(original)
         # the mean over the batch is a sum over images here: scores collect per image
         weight = batch_size * self._importance[position.row].item()
         policy.teacher, policy.copies = False, max(1, len(output) // batch_size)
@@ -328,9 +328,9 @@ class _Student:
         with torch.enable_grad():
             masked = forward()
             if policy.mixed:
-                loss = learner.loss(first_tensor(denoiser, masked), output)
+                loss = learner.loss(description.used_output(masked), output)
                 if not loss.requires_grad:
-                    raise not_differentiable(f"no gradient reaches the output of {type(denoiser).__name__}")
+                    raise not_differentiable(f"no gradient reaches the output of {type(description.denoiser).__name__}")
                 (loss * (weight * policy.loss_scale)).backward()
                 self._losses.append(loss.item())
         return detached(masked if learner.trajectory == "student" else original)

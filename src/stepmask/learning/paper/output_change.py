@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from stepmask.learning.interception import first_tensor, intercepted
+from stepmask.inspection.describe import Description
+from stepmask.learning.interception import intercepted
 from stepmask.learning.paper.losses import relative_norm
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.position import Position
@@ -20,11 +21,11 @@ class OutputRecorder:
     """Runs the original model and keeps what it returns.
 
     Args:
-        denoiser: The model.
+        description: Of the pipeline's denoiser.
     """
 
-    def __init__(self, denoiser: nn.Module) -> None:
-        self.denoiser = denoiser
+    def __init__(self, description: Description) -> None:
+        self.description = description
         self.outputs: dict[tuple[int, int], Any] = {}
         """By row and stream, on the host."""
 
@@ -47,7 +48,7 @@ class OutputRecorder:
         """The change from one row to the next; 0 where the outputs cannot be compared."""
         if (row - 1, 0) not in self.outputs or (row, 0) not in self.outputs:
             return 0.0
-        before, now = (first_tensor(self.denoiser, self.outputs[at, 0]) for at in (row - 1, row))
+        before, now = (self.description.used_output(self.outputs[at, 0]) for at in (row - 1, row))
         return relative_norm(now - before, now).mean().item() if now.shape == before.shape else 0.0
 
 
@@ -58,7 +59,7 @@ def output_changes(task: Task, call: Callable[[], Tensor]) -> Tensor:
         task: The pipeline and its graph.
         call: Runs the pipeline from fixed noise.
     """
-    recorder = OutputRecorder(task.denoiser)
+    recorder = OutputRecorder(task.description)
     with intercepted(task.pipe, task.graph, recorder.policy, recorder):
         call()
     return recorder.changes()

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.learning.interception import first_tensor
+from stepmask.inspection.describe import Description
 from stepmask.liveness import rows_of
 from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache, Feature
@@ -72,7 +72,7 @@ def ditfastattn(
             f"DiTFastAttn is for transformers whose self-attention is a site, {type(task.denoiser).__name__} has none: "
             "name some with stepmask.register_sites(model, sites=[...])"
         )
-    choice = _Choice(task.denoiser, sites, threshold)
+    choice = _Choice(task.description, sites, threshold)
     run(choice.policy, choice)
     compute = np.ones((len(run.timesteps), len(graph)), dtype=bool)
     for row, chosen in choice.chosen.items():
@@ -85,8 +85,8 @@ def ditfastattn(
 class _Choice:
     """Chooses at each denoiser call which sites hold, by trying."""
 
-    def __init__(self, denoiser: nn.Module, sites: list[int], threshold: float) -> None:
-        self._denoiser, self._sites, self._threshold = denoiser, sites, threshold
+    def __init__(self, description: Description, sites: list[int], threshold: float) -> None:
+        self._description, self._sites, self._threshold = description, sites, threshold
         self._held: frozenset[int] = frozenset()
         self._storing = self._begins = False
         self.chosen: dict[int, frozenset[int]] = {}
@@ -112,7 +112,7 @@ class _Choice:
         chosen: frozenset[int] = frozenset()
         for number, site in enumerate(self._sites, start=1):
             trial = self._run(forward, chosen | {site})
-            change = difference(first_tensor(self._denoiser, trial), first_tensor(self._denoiser, full))
+            change = difference(self._description.used_output(trial), self._description.used_output(full))
             if change < self._threshold * number / len(self._sites):
                 chosen |= {site}
         self.chosen[position.row] = chosen

@@ -22,7 +22,6 @@ from stepmask.learning.job import Job
 from stepmask.learning.refusals import check_learnable
 from stepmask.liveness import make_plan, rows_of
 from stepmask.mask import StepMask
-from stepmask.runtime.apply import apply
 from stepmask.schedules import fora, random_schedule
 from stepmask_lab.rivals.ecad.nsga2 import children, survivors
 
@@ -195,6 +194,6 @@ class _Search:
         noise = self.task.noise
         if first not in self._full:
             self._full[first] = noise.images(first, count)
-        with apply(self.task.pipe, self._bare(table)):
+        with self.task.apply(self._bare(table)):
             images = noise.images(first, count)
         return float(noise.psnrs(images, self._full[first]).mean())

@@ -67,7 +67,7 @@ class HarmoniCaLearner(ScoreLearner):
 
     def _importance(self) -> Tensor:
         """(T,) squared relative change of the final image where that step alone is reused, mean 1."""
-        reused = _OneStepReused(self.task.denoiser)
+        reused = _OneStepReused(self.task.description)
         with intercepted(self.task.pipe, self.task.graph, reused.policy, reused) as running:
             final = running.latents(self.sample_trajectory(0))
             rows = 1 + max(row for row, _ in reused.outputs)
@@ -113,5 +113,5 @@ class _OneStepReused(OutputRecorder):
             return forward()
         if position.row == self.row - 1:
             forward()  # for the sites' values
-        device = next(self.denoiser.parameters()).device
+        device = next(self.description.denoiser.parameters()).device
         return tree_map_only(Tensor, lambda t: t.to(device), self.outputs[position.row, position.stream])

@@ -19,7 +19,6 @@ from stepmask.learning.end_to_end.measurement.measurements import Measurements
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.interception import frozen
 from stepmask.liveness import Plan, make_plan
-from stepmask.runtime.apply import apply
 from stepmask.runtime.task import Task
 
 VALIDATION, HELD_BACK, PROBES = 0, 20_000, 40_000
@@ -51,6 +50,7 @@ class Judge:
 
     def __init__(self, task: Task, budget: Budget, config: EndToEnd, checkpoint: Checkpoint) -> None:
         self._noise, self._timesteps, self._denoiser = task.noise, task.timesteps, task.denoiser
+        self._apply = task.apply
         self._budget, self._config, self._checkpoint = budget, config, checkpoint
         self._measured = Measurements(checkpoint.arrays)
         self._full: dict[tuple[int, int, bool], torch.Tensor] = {}
@@ -197,7 +197,7 @@ class Judge:
             if which not in self._full:
                 self._full[which] = _unbroken(self._sampled(first, count, objective))
             plan = make_plan(table.mask(self._budget, self._timesteps), self._budget.graph)
-            with apply(self._noise.pipe, plan):
+            with self._apply(plan):
                 found = self._sampled(first, count, objective)
         ratio = self._noise.psnrs if objective is None else size_over_error
         psnrs = np.minimum(np.nan_to_num(ratio(found, self._full[which]), nan=-PSNR_CAP), PSNR_CAP)
