@@ -59,11 +59,13 @@ class ModelSource:
         prefix: What stands before the colon.
         names: Lists the models.
         load: Makes a pipeline of a name and a torch dtype, which may be None.
+        help: What models these are, for ``--help``: "small trained models that come with the laboratory".
     """
 
     prefix: str
     names: Callable[[], Sequence[str]]
     load: Callable[[str, Any], Any]
+    help: str = ""
 
 
 class Metrics(Protocol):
@@ -80,7 +82,9 @@ class Metrics(Protocol):
 
 _model_sources: dict[str, ModelSource] = {}
 _pipelines: dict[str, str] = {}
-_metrics: list[Callable[[str, Path | None], Metrics]] = []
+_metrics: list[tuple[Callable[[str, Path | None], Metrics], str]] = []
+
+NO_METRICS = "they come with the laboratory (pip install stepmask-lab); PSNR and SSIM against the full run need none"
 
 
 def register_models(source: ModelSource) -> None:
@@ -98,15 +102,20 @@ def register_pipeline(class_name: str, module: str) -> None:
     _pipelines[class_name] = module
 
 
-def register_metrics(load: Callable[[str, Path | None], Metrics]) -> None:
-    """Say what makes the metrics that ``stepmask evaluate --metrics NAMES --real FILE`` asks for."""
-    _metrics[:] = [load]
+def register_metrics(load: Callable[[str, Path | None], Metrics], help: str) -> None:
+    """Say what makes the metrics that ``stepmask evaluate --metrics NAMES --real FILE`` asks for.
+
+    Args:
+        load: Makes them from the names, which are separated by commas, and the file.
+        help: Which names there are, for ``--help``.
+    """
+    _metrics[:] = [(load, help)]
 
 
-def model_source(prefix: str) -> ModelSource | None:
-    """The source of models with a prefix; None where no installed package has it."""
+def model_sources() -> dict[str, ModelSource]:
+    """All sources of models that installed packages bring, by their prefix."""
     load_plugins()
-    return _model_sources.get(prefix)
+    return dict(_model_sources)
 
 
 def pipeline_class(class_name: str) -> Any | None:
@@ -129,8 +138,11 @@ def load_metrics(names: str, real: Path | None = None) -> Metrics:
     """
     load_plugins()
     if not _metrics:
-        raise StepMaskError(
-            f"metrics such as {names} come with the laboratory, which is not installed: pip install stepmask-lab; "
-            "PSNR and SSIM against the full run need no --metrics"
-        )
-    return _metrics[0](names, real)
+        raise StepMaskError(f"no installed package has the metrics {names}: {NO_METRICS}")
+    return _metrics[0][0](names, real)
+
+
+def metrics_help() -> str:
+    """Which metrics installed packages bring, for ``--help``."""
+    load_plugins()
+    return _metrics[0][1] if _metrics else f"No installed package has any: {NO_METRICS}."

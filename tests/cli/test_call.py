@@ -127,10 +127,3 @@ def test_one_prompt_for_all(run, video_folder, tmp_path):
     for name in ("010000.webp", "010001.webp"):
         made = [(tmp_path / folder / "masked" / name).read_bytes() for folder in ("call", "conditions")]
         assert made[0] == made[1]
-
-
-def test_a_benchmarks_folder_keeps_to_its_call(run, video_folder, tmp_path):
-    options = ["benchmark", video_folder, "--methods", "fora", "--steps", 4, "--no-speed", "-n", 2]
-    run(*options, *SIZE, "-o", tmp_path / "b")
-    text = " ".join(run(*options, *SIZE[:4], "--call", "num_frames=17", "-o", tmp_path / "b", code=2).stderr.split())
-    assert "call was {'height': 64, 'width': 32, 'num_frames': 9}, now" in text

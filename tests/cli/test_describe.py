@@ -63,7 +63,7 @@ def test_errors_of_presets(run, mask_file):
     assert "leave --guidance-scale out" in words(run("describe", "preset:sdxl", "--guidance-scale", 5, code=2))
 
 
-@pytest.mark.parametrize("verb", ["learn", "sample", "evaluate", "demo"])
+@pytest.mark.parametrize("verb", ["learn", "sample", "evaluate"])
 def test_a_preset_cannot_compute(verb, run, mask_file, tmp_path):
     name, out = "preset:dit-xl-2-256", ["-o", tmp_path / "out" / "x"]
     options = {"learn": [name, *out], "sample": [name, "-m", mask_file, *out], "evaluate": [name, "-m", mask_file]}

@@ -44,10 +44,9 @@ def test_dit_pipeline_refuses_schedulers_that_it_runs_wrongly(run, dit_folder, t
     assert "never scales its noise" in words(result)
 
 
-@pytest.mark.parametrize("verb", ["benchmark", "describe", "evaluate", "learn", "sample"])
+@pytest.mark.parametrize("verb", ["describe", "evaluate", "learn", "sample"])
 def test_guidance_of_a_pipeline_that_has_none(verb, run, folder, mask_file, tmp_path):
     more = {
-        "benchmark": ["-o", tmp_path / "b", "--steps", 4, "--methods", "fora", "-n", 2],
         "evaluate": ["--mask", mask_file],
         "learn": ["-o", tmp_path / "m.json", "--steps", 4],
         "sample": ["--mask", mask_file, "-o", tmp_path / "s"],
@@ -66,9 +65,9 @@ def test_seeds_that_learning_saw(run, folder, mask_file, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--method", "per-step", "--sampling", "dice"], "sampling must be one of"),
+        (["--method", "paper", "--sampling", "dice"], "sampling must be one of"),
         (["--num-probes", 0], "num_probes must be a number between"),
-        (["--num-trajectories", 2], "method='global' has no option 'num_trajectories'"),
+        (["--num-trajectories", 2], "method='end-to-end' has no option 'num_trajectories'"),
         (["--method", "paper", "--no-forecast"], "method='paper' has no option 'forecast'"),
         (["--target-macs", 0.5, "--min-psnr", 30], "--target-macs and --min-psnr exclude each other"),
         (["--targets", "0.5,0.4", "--target-speedup", 2], "--targets and --target-speedup exclude each other"),
@@ -79,8 +78,8 @@ def test_seeds_that_learning_saw(run, folder, mask_file, tmp_path):
         (["--min-psnr", -3], "min_psnr is in dB"),
         (["--max-cache-mib", 0], "--max-cache-mib must be a positive number, got 0"),
         (["--max-cache-mib", "inf"], "--max-cache-mib must be a positive number, got inf"),
-        (["--method", "paper", "--min-psnr", 30, "--max-cache-mib", 1], "knows --min-psnr and --max-cache-mib"),
-        (["--method", "per-step", "--targets", "0.5"], "only --method global knows --targets, got --method per-step"),
+        (["--method", "paper", "--min-psnr", 30, "--max-cache-mib", 1], "does not know min_psnr, max_cache_bytes"),
+        (["--method", "paper", "--targets", "0.5"], "method 'paper' does not know targets"),
     ],
 )
 def test_options_that_make_no_sense_fail_before_the_model_is_loaded(options, says, run, tmp_path):

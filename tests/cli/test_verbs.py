@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import stepmask
-from stepmask import MaskFamily, StepMask, StepMaskError, describe, make_plan, measure_cost
-from stepmask.learning import GlobalConfig, LearnConfig
+from command_line import words
+from stepmask import MaskFamily, StepMask, describe, make_plan, measure_cost, schedules
+from stepmask.cli.common.arguments import Scheduler
+from stepmask.cli.common.models import load
+from stepmask.cli.common.provenance import asked, reached
+from stepmask.learning import EndToEnd, Paper
 from tiny import ddim_pipeline
 
 
@@ -30,7 +34,7 @@ def test_learn_writes_a_mask_and_keeps_its_state(run, folder, quick, tmp_path):
     options = [*quick, "--target-macs", 0.8, "--max-cache-mib", 1, "--resume", state]
     text = run("learn", folder, "-o", file, *options).stdout
     mask, again = StepMask.load(file), tmp_path / "again.json"
-    assert mask.num_rows == 4 and mask.provenance["method"] == "global" and state.exists()
+    assert mask.num_rows == 4 and mask.provenance["method"] == "end-to-end" and state.exists()
     assert mask.provenance["asked"] == {"target_macs": 0.8, "max_cache_bytes": 2**20}
     psnr, (low, high) = mask.provenance["psnr"]["mean"], mask.provenance["psnr"]["confidence_95"]
     assert f"{file}: 4 steps x 19 sites\nasked for 80.0% of the MACs, at most 1 MiB of cache per image\n" in text
@@ -41,66 +45,78 @@ def test_learn_writes_a_mask_and_keeps_its_state(run, folder, quick, tmp_path):
     assert StepMask.load(again) == mask
 
 
-def test_learn_passes_knobs_on(run, folder, quick, tmp_path):
-    run("learn", folder, "-o", tmp_path / "mask.json", *quick, "--target-macs", 0.9, "--no-forecast", "--shrink", 0.2)
-    mask = StepMask.load(tmp_path / "mask.json")
-    given = {"rounds": 1, "num_probes": 1, "forecast": False, "shrink": 0.2, "slack": GlobalConfig().slack}
-    assert mask.is_binary and given.items() <= mask.provenance["config"].items()
+@pytest.fixture
+def learn_called(monkeypatch, mask_file):
+    """What the verb passes to `stepmask.learn`; nothing is learned."""
+    got = {}
 
+    def learn(pipe, **arguments):
+        got.update(arguments, scheduler=type(pipe.scheduler).__name__)
+        return StepMask.load(mask_file)
 
-def test_learn_starts_from_masks_and_families(run, folder, quick, tmp_path):
-    pipe = ddim_pipeline()
-    stepmask.schedules.fora(pipe, 4, 2).save(tmp_path / "fora.json")
-    run("learn", folder, "-o", tmp_path / "family.json", *quick, "--targets", "0.8,0.6")
-    files = ["--start", tmp_path / "fora.json", "--start", tmp_path / "family.json"]
-    run("learn", folder, "-o", tmp_path / "mask.json", *quick, "--target-macs", 0.8, *files)
-    number = 1 + len(MaskFamily.load(tmp_path / "family.json"))
-    assert StepMask.load(tmp_path / "mask.json").provenance["started_from_masks"] == number
+    monkeypatch.setattr(stepmask, "learn", learn, raising=False)
+    return got
 
 
 @pytest.mark.parametrize(
-    ("options", "target", "cache"),
-    [([], "default", None), (["--max-cache-mib", 0.5], "default", 2**19), (["--target-macs", 0.3], 0.3, None)],
+    ("options", "called"),
+    [
+        ([], {"target_macs": 0.6, "num_inference_steps": 50, "seed": 0, "scheduler": "DDIMScheduler"}),
+        (["--max-cache-mib", 0.5], {"target_macs": 0.6, "max_cache_bytes": 2**19}),
+        (["--target-macs", 0.3, "--steps", 4, "--seed", 7], {"target_macs": 0.3, "num_inference_steps": 4, "seed": 7}),
+        (["--target-speedup", 1.1], {"target_speedup": 1.1}),
+        (["--min-psnr", 15, "--scheduler", "heun"], {"min_psnr": 15.0, "scheduler": "HeunDiscreteScheduler"}),
+        (
+            ["--rounds", 1, "--no-forecast", "--shrink", 0.2],
+            {"target_macs": 0.6, "method": EndToEnd(rounds=1, forecast=False, shrink=0.2)},
+        ),
+        (["--method", "paper", "--batch-size", 2], {"target_macs": 0.6, "method": Paper(batch_size=2)}),
+    ],
 )
-def test_target_that_learn_gets(options, target, cache, run, folder, tmp_path, monkeypatch):
-    default, got = inspect.signature(stepmask.learn).parameters["target_macs"].default, {}
-
-    def learn(pipe, **arguments):
-        got.update(arguments)
-        raise StepMaskError("enough")
-
-    monkeypatch.setattr(stepmask, "learn", learn, raising=False)
-    run("learn", folder, "-o", tmp_path / "mask.json", *options, code=2)
-    assert got["target_macs"] == (default if target == "default" else target)
-    assert got.get("max_cache_bytes") == cache and not {"target_speedup", "min_psnr"} & got.keys()
+def test_what_learn_is_asked_for(options, called, run, folder, learn_called, tmp_path):
+    run("learn", folder, "-o", tmp_path / "mask.json", *options)
+    assert called.items() <= learn_called.items()
+    goals = {"target_macs", "target_speedup", "min_psnr", "max_cache_bytes"}
+    assert goals & called.keys() == {name for name in goals if learn_called.get(name) is not None}
 
 
-@pytest.mark.parametrize(("method", "rate"), [("per-step", LearnConfig()), ("paper", LearnConfig.paper())])
-def test_learn_by_the_error_of_single_steps(method, rate, run, folder, tmp_path):
+def test_learn_starts_from_masks_and_families(run, folder, mask_file, family_file, learn_called, tmp_path):
+    run("learn", folder, "-o", tmp_path / "mask.json", "--start", mask_file, "--start", family_file)
+    assert len(learn_called["start"]) == 1 + len(MaskFamily.load(family_file))
+
+
+def test_learn_by_the_error_of_single_steps(run, folder, tmp_path):
     file, state = tmp_path / "mask.json", tmp_path / "state.safetensors"
     few = ["--steps", 4, "--num-trajectories", 2, "--batch-size", 1]
-    text = run("learn", folder, "-o", file, "--method", method, *few, "--target-macs", 0.8, "--resume", state).stdout
+    text = run("learn", folder, "-o", file, "--method", "paper", *few, "--target-macs", 0.8, "--resume", state).stdout
     mask = StepMask.load(file)
     assert mask.scores is not None and state.exists() and mask.provenance["macs"] <= 0.8
-    assert mask.provenance["config"]["num_trajectories"] == 2
-    assert mask.provenance["config"]["learning_rate"] == rate.learning_rate, "not given: the default of the method"
     assert f"reached {mask.provenance['macs']:.1%} of the MACs, PSNR not measured" in text
 
 
-def test_learn_for_a_speed(run, folder, quick, tmp_path):
-    file = tmp_path / "mask.json"
-    text = run("learn", folder, "-o", file, *quick, "--target-speedup", 1.1).stdout
-    record = StepMask.load(file).provenance
-    assert record["asked"] == {"target_speedup": 1.1} and record["cost"] <= 1 / 1.1
-    assert "asked for 1.1 times the speed" in text and f"{1 / record['cost']:.2f} times the speed" in text
-
-
-def test_learn_for_a_psnr(run, folder, quick, tmp_path):
-    file = tmp_path / "mask.json"
-    text = run("learn", folder, "-o", file, *quick, "--min-psnr", 15).stdout
-    record = StepMask.load(file).provenance
-    assert record["asked"] == {"min_psnr": 15.0} and record["psnr"]["mean"] >= 15
-    assert "asked for a PSNR of 15 dB" in text
+@pytest.mark.parametrize(
+    ("record", "wanted", "got"),
+    [
+        (
+            {"asked": {"target_speedup": 1.1}, "macs": 0.8, "cost": 0.5},
+            "1.1 times the speed",
+            "80.0% of the MACs, 2.00 times the speed of the denoiser by the latencies of its sites, PSNR not measured",
+        ),
+        (
+            {"asked": {"min_psnr": 15.0}, "macs": 0.7, "psnr": {"mean": 20, "held_back_images": 3}},
+            "a PSNR of 15 dB",
+            "70.0% of the MACs, PSNR 20.0 dB on 3 held-back images",
+        ),
+        (
+            {"asked": {"targets": [0.9, 0.7], "max_cache_bytes": 2**20}, "macs": 0.7, "cache_bytes_per_image": 2048},
+            "90%, 70% of the MACs, at most 1 MiB of cache per image",
+            "70.0% of the MACs, PSNR not measured (stepmask evaluate does), 2 KiB of cache per image",
+        ),
+    ],
+)
+def test_what_was_asked_for_and_reached_in_words(record, wanted, got, mask_file):
+    mask = replace(StepMask.load(mask_file), provenance=record)
+    assert asked(mask) == wanted and reached(mask).startswith(got)
 
 
 def test_learn_a_family(run, folder, quick, tmp_path, monkeypatch):
@@ -152,20 +168,10 @@ def test_evaluate_prints_a_table_and_writes_json(run, folder, mask_file, tmp_pat
     assert content["speed"]["pairs"] == 1 and content["speed"]["batch_size"] == 2
 
 
-def test_evaluate_scores_the_images_too(run, folder, mask_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("stepmask_lab.benchmark.metrics_by_name.BOOTSTRAP", 3)
-    file = tmp_path / "result.json"
-    given = ("evaluate", folder, "--mask", mask_file, "--no-speed", "-n", 8)
-    text = run(*given, "--metrics", "cifar", "--json", file).stdout
-    scores = json.loads(file.read_text())["scores"]
-    assert list(scores) == ["fd_cifar", "sfd_cifar", "is_cifar", "recall_cifar", "kid_cifar"]
-    for name, score in scores.items():
-        assert f"{name} " in text and f"{score['value']:.4g}" in text and score["num_images"] == 8
-        assert score["low"] <= score["value"] <= score["high"] and score["change"]["low"] <= score["change"]["high"]
-    text = " ".join(run(*given, "--metrics", "cifar,lips", code=2).stderr.split())
-    assert "no metric 'lips'; there are lpips, clip, fid" in text
-    text = " ".join(run(*given, "--real", mask_file, code=2).stderr.split())
-    assert "ask for them with --metrics fid,kid" in text
+def test_evaluate_says_why_there_is_no_ssim(run, folder, mask_file):
+    text = run("evaluate", folder, "--mask", mask_file, "-n", 1, "--no-speed").stdout
+    assert "the images are smaller than" in next(line for line in text.splitlines() if "SSIM" in line)
+    assert "--metrics fid,kid" in words(run("evaluate", folder, "--mask", mask_file, "--real", mask_file, code=2))
 
 
 def test_show_draws_compute_and_hold_or_the_plan(run, folder, mask_file, tmp_path):
@@ -176,11 +182,8 @@ def test_show_draws_compute_and_hold_or_the_plan(run, folder, mask_file, tmp_pat
     assert names(tmp_path) == ["grid.png", "heatmap.png"]
 
 
-@pytest.mark.parametrize(
-    "scheduler", ["ddim", "ddpm", "dpm++", "heun", "euler", pytest.param("pndm", marks=pytest.mark.slow)]
-)
-def test_masks_of_every_scheduler_are_learned_and_run(scheduler, run, folder, quick, tmp_path):
-    file = tmp_path / "mask.json"
-    run("learn", folder, "-o", file, "--scheduler", scheduler, "--target-macs", 0.9, *quick)
-    run("sample", folder, "--mask", file, "-o", tmp_path / "images", "-n", 1)
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "heun", "euler", "pndm"])
+def test_a_mask_brings_its_scheduler(scheduler, run, folder, tmp_path):
+    schedules.fora(load(str(folder), scheduler=Scheduler(scheduler), device="cpu"), 4, 2).save(tmp_path / "mask.json")
+    run("sample", folder, "--mask", tmp_path / "mask.json", "-o", tmp_path / "images", "-n", 1)
     assert names(tmp_path / "images" / "masked") == ["010000.png"]

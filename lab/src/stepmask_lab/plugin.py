@@ -20,10 +20,17 @@ def _metrics(names: str, real: Path | None) -> Any:
     return metrics_by_name(names, real)
 
 
-plugins.register_models(plugins.ModelSource("reference", reference.names, reference.load))
+plugins.register_models(
+    plugins.ModelSource("reference", reference.names, reference.load, "small trained models of the laboratory")
+)
 for class_name, module in reference.OWN_PIPELINES.items():
     plugins.register_pipeline(class_name, module)
-plugins.register_metrics(_metrics)
+plugins.register_metrics(
+    _metrics,
+    "There are lpips, clip, fid, sfid, is, kid, precision and recall on their standard networks, for which "
+    "'stepmask-lab\\[metrics]' must be installed, and cifar, a small classifier that comes with the laboratory, for "
+    "images like CIFAR-10. Scores of sets need 512 images or more.",
+)
 
 LEARNERS = (
     Learner(

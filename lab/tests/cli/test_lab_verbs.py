@@ -23,18 +23,19 @@ def test_demo_does_it_all(run, folder, tmp_path):
     assert "speed-up, denoiser" in text and all(name in text for name in pictures)
     assert "compute, hold" in text and "forecast" in text
     record = StepMask.load(tmp_path / "mask.json").provenance
-    assert record["method"] == "global" and record["config"]["rounds"] == 1 and record["asked"] == {"target_macs": 0.9}
+    assert record["method"] == "end-to-end" and record["asked"] == {"target_macs": 0.9}
 
 
-def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
+def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("stepmask_lab.benchmark.methods.INTERVALS", (2, 3))
     output = tmp_path / "out"
     given = (folder, "-o", output, "--steps", 4, "-n", 2, "--batch-size", 2, "--methods", "fora,fora-forecast")
     text = run("benchmark", *given).output
-    assert "FORA + forecast" in text and "1:5" in text and "curve.png" in text
+    assert "FORA + forecast" in text and "1:3" in text and "curve.png" in text
     assert {"rows", "masks", "pictures", "images", "results.md"} < set(names(output))
     assert {"curve.png", "speed.png"} < set(names(output / "images"))
-    cells = names(output / "rows")
-    assert len(cells) == 9 and all(cell.startswith(f"{folder.name}-4-") for cell in cells)
+    rows = names(output / "rows")
+    assert len(rows) == 5 and all(row.startswith(f"{folder.name}-4-") for row in rows)
     table = (output / "results.md").read_text()
     assert "## At a glance\n" in table and "| 4 steps, " in table and "| of 1 / MACs |" in table
     before = {path: path.stat().st_mtime_ns for path in (output / "rows").iterdir()}
@@ -44,7 +45,7 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path):
     text = run("benchmark", "-o", output, "--page", tmp_path / "docs").output
     assert "results.md" in text and names(tmp_path / "docs") == ["images", "results", "results.md"]
     (raw,) = (tmp_path / "docs" / "results").iterdir()
-    assert len(json.loads(raw.read_text())["rows"]) == 9
+    assert len(json.loads(raw.read_text())["rows"]) == 5
     run("benchmark", "-o", tmp_path / "docs" / "results", "--page", tmp_path / "again")
     page, again = ((tmp_path / name / "results.md").read_text() for name in ("docs", "again"))
     assert again == page, "from the raw results alone"
@@ -73,6 +74,20 @@ def test_benchmark_names_its_methods(run, folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_evaluate_scores_the_images_too(run, folder, mask_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("stepmask_lab.benchmark.metrics.BOOTSTRAP", 3)
+    file = tmp_path / "result.json"
+    given = ("evaluate", folder, "--mask", mask_file, "--no-speed", "-n", 8)
+    text = run(*given, "--metrics", "cifar", "--json", file).stdout
+    scores = json.loads(file.read_text())["scores"]
+    assert list(scores) == ["fd_cifar", "sfd_cifar", "is_cifar", "recall_cifar", "kid_cifar"]
+    for name, score in scores.items():
+        assert f"{name} " in text and f"{score['value']:.4g}" in text and score["num_images"] == 8
+        assert score["low"] <= score["value"] <= score["high"] and score["change"]["low"] <= score["change"]["high"]
+    text = " ".join(run(*given, "--metrics", "cifar,lips", code=2).stderr.split())
+    assert "no metric 'lips'; there are lpips, clip, fid" in text
+
+
 @pytest.mark.parametrize("name", ["mask.json", "bad.npz"])
 def test_reference_statistics_of_another_kind(name, run, folder, mask_file, tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"x")
@@ -98,3 +113,18 @@ def test_a_benchmarks_folder_keeps_to_its_options(run, dit_folder, tmp_path):
     told = words(run(*options, "-n", 2, "--conditions", tmp_path / "classes.txt", code=2))
     assert "conditions was None, now" in told
     run(*options, "-n", 2)
+
+
+def test_a_benchmarks_folder_keeps_to_its_call(run, folder, tmp_path):
+    options = ["benchmark", folder, "--methods", "full-run", "--steps", 4, "--no-speed", "-n", 2, "-o", tmp_path / "b"]
+    run(*options, "--call", "eta=0.5")
+    assert "call was {'eta': 0.5}, now {'eta': 0.2}" in words(run(*options, "--call", "eta=0.2", code=2))
+
+
+def test_verbs_name_their_methods_models_and_presets(run, tmp_path):
+    text = run("--help").output
+    assert "Laboratory" in text and all(verb in text for verb in ("demo", "benchmark", "reproduce"))
+    text = words(run("demo", "--model", "preset:dit-xl-2-256", "-o", tmp_path / "x", code=2))
+    assert "preset:dit-xl-2-256 has no weights and makes no images" in text
+    text = words(run("benchmark", "reference:nope", "-o", tmp_path / "x", "--methods", "fora", code=2))
+    assert "no reference model 'nope'; there are ddpm-cifar10" in text

@@ -12,15 +12,15 @@ from stepmask import StepMask, describe, make_plan, measure_cost
 from stepmask_lab import reference
 from stepmask_lab.benchmark.methods import guided
 from stepmask_lab.cli._pages import write_pages
-from stepmask_lab.pages import page
 
 RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_the_page_of_results_is_up_to_date(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(page, "save_png", lambda picture, path: path)  # numbers are compared, not pixels
-    monkeypatch.setattr(page, "trade_offs", lambda rows: None)
-    monkeypatch.setattr("stepmask_lab.pages.page.save_png", lambda picture, path: path)
+    for module in ("stepmask.pictures", "stepmask_lab.pages.page"):  # numbers are compared, not pixels
+        monkeypatch.setattr(f"{module}.save_png", lambda picture, path: path)
+    for name in ("pages.page.trade_offs", "pages.curve", "pages.memory"):
+        monkeypatch.setattr(f"stepmask_lab.{name}", lambda *drawn, **options: None)
     (tmp_path / "images").mkdir()
     for grid in (RESULTS / "images").glob("seeds-*.png"):
         (tmp_path / "images" / grid.name).touch()

@@ -9,6 +9,7 @@ import typer
 from stepmask import presets
 from stepmask.cli._site_tables import FEW, amount, cost_table, mib, sites_table
 from stepmask.cli.common.app import app, stdout
+from stepmask.cli.common.arguments import WHAT_MODELS
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.models import load
 from stepmask.errors import StepMaskError
@@ -17,8 +18,8 @@ ModelOrPreset = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Id on the Hugging Face hub, folder of a diffusers pipeline, reference:NAME; or preset:NAME, a published "
-        f"configuration that needs no weights: {', '.join(presets.names())}.",
+        help=f"{WHAT_MODELS}; or preset:NAME, a published configuration that needs no weights. Presets are "
+        f"{', '.join(presets.names())}.",
     ),
 ]
 Sites = Annotated[
@@ -26,12 +27,16 @@ Sites = Annotated[
     typer.Option(
         "--sites",
         metavar="PATTERN",
-        help="Look at these submodules instead, '**.attn1' for example: * stands for one part of a dotted name, ** "
-        "for any number. May be given several times.",
+        help="Take the submodules with such names for sites, '**.attn1' for example. * stands for one part of a dotted "
+        "name, ** for any number of parts. May be given several times.",
     ),
 ]
 Every = Annotated[
-    bool, typer.Option("--all", help=f"A row for each site and who reads it, even if there are more than {FEW}.")
+    bool,
+    typer.Option(
+        "--all",
+        help=f"Show every site in a row of its own, with the sites that read it, even if there are more than {FEW}.",
+    ),
 ]
 
 
@@ -43,7 +48,7 @@ def describe(
     guidance_scale: Guidance = None,
     call: Call = None,
 ) -> None:
-    """List the blocks of MODEL that a mask decides on, and what each costs."""
+    """List the sites of MODEL, the blocks that a mask decides on, and what each costs."""
     import stepmask
     from stepmask.inspection.architecture import Given
     from stepmask.inspection.describe import description_of

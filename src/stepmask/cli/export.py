@@ -23,22 +23,27 @@ class Names(str, Enum):
 
 @app.command()
 def export(
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask file or hub:user/name, or a family's with --at.")],
+    mask: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MASK", help="File with a mask, or hub:USER/NAME. With --at it holds a family of masks."
+        ),
+    ],
     at: At = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Name of the file to write.")] = Path(
         "smoothcache.json"
     ),
     names: Annotated[
         Names,
         typer.Option(
-            help="How the file calls layers: as [b]diffusers[/b] does, attn1 and ff, or attn and mlp, as SmoothCache's "
-            "files for [b]dit[/b] do."
+            help="Names of layers in the file: attn1 and ff as in [b]diffusers[/b], or attn and mlp as in the files of "
+            "SmoothCache for [b]dit[/b]."
         ),
     ] = Names.diffusers,
 ) -> None:
-    """Write a mask as a schedule of SmoothCache: JSON with 1 and 0 for each layer and step.
+    """Write a mask as a schedule of SmoothCache, a JSON file with 1 or 0 for each layer and step.
 
-    Only masks of transformers that compute and hold can be said so.
+    The mask must be one of a transformer and may only compute and hold: the format has no forecasts.
     """
     from stepmask.schedules import export_smoothcache
 

@@ -28,24 +28,29 @@ class Format(str, Enum):
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Router (.pt) or schedule (.json).")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A router of Learning-to-Cache (.pt) or a schedule of SmoothCache (.json)."
+        ),
+    ],
     model: Annotated[
         str,
         typer.Option(
             metavar="MODEL",
-            help="What the schedule was made for: a model as for the other verbs, or preset:NAME, which needs no "
-            "weights; the mask then has timesteps of DDIM, or of --scheduler, and fits every scheduler.",
+            help="The model that the schedule was made for, as for the other verbs, or preset:NAME, which needs no "
+            "weights. With a preset the mask has the timesteps of DDIM or of --scheduler, and fits every scheduler.",
         ),
     ],
     format_: Annotated[
         Format | None,
         typer.Option(
             "--format",
-            help="[b]l2c[/b] is a router of Learning-to-Cache, [b]smoothcache[/b] a schedule of SmoothCache. By "
-            "default as the name ends: .pt or .json.",
+            help="[b]l2c[/b] is a router of Learning-to-Cache, [b]smoothcache[/b] a schedule of SmoothCache. The "
+            "default follows from the end of the name, .pt or .json.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Mask file to write.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Name of the mask file.")] = Path(
         "mask.json"
     ),
     theta: Annotated[
@@ -53,15 +58,15 @@ def import_(
         typer.Option(
             min=0.0,
             max=1.0,
-            help=f"For l2c: layers compute where the router's sigmoid is over it; {THETA} by default, the authors take "
-            "0.9 for 512 px.",
+            help="Threshold for l2c: a layer computes where the sigmoid of the router exceeds it. The default is "
+            f"{THETA}; the authors take 0.9 for 512 pixels.",
         ),
     ] = None,
     scheduler: SchedulerChoice = Scheduler.keep,
 ) -> None:
-    """Make a mask of FILE, a published router or schedule. Nothing in it is executed.
+    """Make a mask from FILE, a router or schedule that others have published.
 
-    The number of steps is that of the file.
+    Nothing in the file is executed. The mask has as many steps as the file.
     """
     format_ = format_ or _format_of(file)
     if theta is not None and format_ != Format.l2c:

@@ -36,14 +36,14 @@ def sample(
     num_images: NumImages = 16,
     first_seed: FirstSeed = 10_000,
     batch_size: BatchSize = 16,
-    compare: Annotated[bool, typer.Option(help="Also make the full run's images and show both side by side.")] = True,
+    compare: Annotated[bool, typer.Option(help="Sample without the mask too, and write both side by side.")] = True,
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
     call: Call = None,
     device: Device = None,
     dtype: Precision = None,
 ) -> None:
-    """Sample images from MODEL under a mask, with the mask's scheduler and steps."""
+    """Sample images from MODEL with a mask, by the scheduler and the steps that the mask was made for."""
     from stepmask.evaluation import sampler_for
     from stepmask.evaluation.sampled import sample_masked, sample_pairs
 

@@ -18,18 +18,31 @@ from stepmask.cli.common.provenance import reached
 
 @app.command()
 def show(
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask file or hub:user/name, or a family's with --at.")],
+    mask: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MASK", help="File with a mask, or hub:USER/NAME. With --at it holds a family of masks."
+        ),
+    ],
     at: At = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Draw the pictures into this folder.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Write pictures into this folder too: heatmap, full grid, and the scores of a mask that has any.",
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Its model, to show what elimination makes of the mask; else only what it asks for."),
+        typer.Option(
+            help="Show what runs on this model after elimination. Without it, what the mask asks for is shown."
+        ),
     ] = None,
     call: Call = None,
 ) -> None:
-    """Draw a mask: a map in the terminal, with -o also heatmap, full grid and learned scores."""
+    """Draw a mask as a map in the terminal, and with --output as pictures."""
     import stepmask
     from stepmask.inspection.costs import cost_of
     from stepmask.inspection.describe import description_for

@@ -73,14 +73,26 @@ def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
         reference: The same shape.
 
     Returns:
-        (N,) float32 in [-1, 1], or None where the images are smaller than the window or torchmetrics, which the extra
-        ``metrics`` brings, is not installed.
+        (N,) float32 in [-1, 1], or None where there is none; `why_no_ssim` says why.
     """
     images, reference = _checked(images, reference)
-    if min(images.shape[-2:]) < SSIM_WINDOW or importlib.util.find_spec("torchmetrics") is None:
+    if why_no_ssim(images) is not None:
         return None
     # one image, or a few frames, at a time: the measure takes dozens of times their memory
     return torch.stack([_ssim(*pair) for pair in zip(images, reference, strict=True)])
+
+
+def why_no_ssim(images: Tensor) -> str | None:
+    """Why images have no structural similarity, in words; None where they have.
+
+    Args:
+        images: (N, C, H, W), or videos (N, frames, C, H, W).
+    """
+    if min(images.shape[-2:]) < SSIM_WINDOW:
+        return f"the images are smaller than {SSIM_WINDOW} pixels"
+    if importlib.util.find_spec("torchmetrics") is None:
+        return "needs torchmetrics: pip install 'stepmask[metrics]'"
+    return None
 
 
 def _ssim(image: Tensor, reference: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import stepmask
-from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
+from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image, why_no_ssim
 from stepmask.evaluation.sampled import Pairs
 from stepmask.evaluation.speed import Ratio, Speed
 from stepmask.inspection.call import parameters_of
@@ -44,7 +44,7 @@ class Evaluation:
         cells: Number of cells by state.
         peak_cache_bytes: Most bytes held in caches at once, for one batch.
         psnr: dB against the full run, over images.
-        ssim: Against the full run, over images; None for images under 11 pixels.
+        ssim: Against the full run, over images; None for images under 11 pixels, and without torchmetrics.
         speed: Measured speed-up, or None.
         full: (N, C, H, W) float32, the images of the full run.
         masked: The images of the masked run.
@@ -143,14 +143,11 @@ class Evaluation:
                 f"standard error {self.psnr.standard_error:.2f}, worst {self.psnr.min:.2f}",
             ),
         ]
-        if self.ssim is not None:
-            rows.append(
-                (
-                    "SSIM",
-                    f"{self.ssim.mean:.4f}",
-                    f"standard error {self.ssim.standard_error:.4f}, worst {self.ssim.min:.4f}",
-                )
-            )
+        if self.ssim is None:
+            rows.append(("SSIM", "-", why_no_ssim(self.full) or ""))
+        else:
+            note = f"standard error {self.ssim.standard_error:.4f}, worst {self.ssim.min:.4f}"
+            rows.append(("SSIM", f"{self.ssim.mean:.4f}", note))
         rows.append(("1 / MACs", f"{1 / self.macs_fraction:.2f}x", "what the speed-up can be"))
         if self.speed is not None:
             note = f"{self.speed.pairs} pair{'' if self.speed.pairs == 1 else 's'} at batch {self.speed.batch_size}"

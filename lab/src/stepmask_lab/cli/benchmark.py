@@ -10,6 +10,7 @@ import typer
 from stepmask.cli._targets import shares
 from stepmask.cli.common.app import app, stderr, stdout
 from stepmask.cli.common.arguments import (
+    WHAT_MODELS,
     BatchSize,
     Conditions,
     Device,
@@ -33,49 +34,60 @@ if TYPE_CHECKING:
 DEFAULT_BATCH = 16
 
 
-@app.command()
+@app.command(rich_help_panel="Laboratory")
 def benchmark(
     model: Annotated[
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="Id on the Hugging Face hub, folder of a diffusers pipeline, or reference:NAME. Without it all "
-            "reference models are measured at 50 and 20 steps, as for the README, which takes hours.",
+            help=f"{WHAT_MODELS}. Without it all reference models are measured, at 50 and 20 steps unless --steps says "
+            "otherwise, which takes hours.",
         ),
     ] = None,
     output: Folder = Path("benchmark"),
-    steps: Annotated[list[int] | None, typer.Option(min=2, help="Sampling steps, may be repeated.")] = None,
+    steps: Annotated[
+        list[int] | None, typer.Option(min=2, help="Sampling steps, 20 by default. May be given several times.")
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Only these, as fora,learned; shipped for rivals as they ship, studies for variants of learned masks; "
-            "an unknown name lists all.",
+            help="Measure only these methods, such as fora,end-to-end. [b]shipped[/b] stands for all rivals as they "
+            "ship, [b]studies[/b] for all variants of our own masks. A name that is unknown lists all methods.",
         ),
     ] = None,
     targets: Annotated[
         str, typer.Option(metavar="SHARE,...", help="Budgets of the learned masks, as shares of the full run's MACs.")
     ] = "0.7,0.6,0.5,0.4,0.3",
-    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images per point.")] = 64,
+    num_images: Annotated[
+        int, typer.Option("--num-images", "-n", min=1, help="Number of images per row of the tables.")
+    ] = 64,
     batch_size: BatchSize = DEFAULT_BATCH,
     scheduler: SchedulerChoice = Scheduler.keep,
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
     call: Call = None,
     speed: Annotated[
-        bool, typer.Option(help="Measure speed-ups too, after all images; also of what was measured without.")
+        bool,
+        typer.Option(
+            help="Measure speed-ups after all images are made, also of rows that an earlier run measured without."
+        ),
     ] = True,
     metrics: MetricNames = None,
     real: RealImages = None,
-    memory: Annotated[bool, typer.Option(help="Without MODEL: measure the peak memory of learning too.")] = True,
+    memory: Annotated[bool, typer.Option(help="Without MODEL, measure the peak memory of learning too.")] = True,
     transfer: Annotated[
-        bool, typer.Option(help="Without MODEL: measure masks outside of what they were learned for too.")
+        bool,
+        typer.Option(
+            help="Without MODEL, measure masks also where they were not learned: at other steps, guidance, classes, ..."
+        ),
     ] = False,
     page: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Measure nothing: write the page of what --output holds here, with pictures and raw results.",
+            help="Measure nothing: write the page of what --output holds into this folder, with its pictures and raw "
+            "results.",
         ),
     ] = None,
     device: Device = None,
@@ -83,9 +95,9 @@ def benchmark(
 ) -> None:
     """Compare learned masks with every rival, on the same executor, seeds and clock.
 
-    What the folder holds already is not measured again, so a stopped benchmark goes on where it was, and speed-ups can
-    be left for a quiet machine: --no-speed first, the same command without it later. Start it with
-    `accelerate launch --no-python stepmask benchmark ...` for several processes: each measures a part.
+    What the folder holds already is not measured again, so a stopped benchmark continues where it was. Speed-ups want a
+    quiet machine: run with --no-speed first and without it later. For several processes, each of which measures a part,
+    start it with `accelerate launch --no-python stepmask benchmark ...`.
     """
     from stepmask_lab.benchmark import Comparison, Subject, methods_by_name
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from stepmask.cli.common.app import app, stdout
-from stepmask.cli.common.arguments import Folder
+from stepmask.cli.common.arguments import WHAT_MODELS, Folder
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_folder, write_json
 from stepmask.cli.common.progress import runs_bar
@@ -22,17 +22,19 @@ QUICKER = {"shrink": 0.3, "num_moves": 0, "num_held_back": 4, "graph_bytes": 2**
 more memory than by default."""
 
 
-@app.command()
+@app.command(rich_help_panel="Laboratory")
 def demo(
     output: Folder = Path("demo"),
-    model: Annotated[str, typer.Option(help="Any MODEL that samples without a prompt.")] = MODEL,
+    model: Annotated[str, typer.Option(help=f"{WHAT_MODELS}. It must sample without a prompt.")] = MODEL,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps.")] = 50,
-    target_macs: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the MACs to keep.")] = 0.5,
-    rounds: Annotated[int, typer.Option(min=0, help="Refining rounds, as for learn; more find more.")] = 0,
-    gains: Annotated[int, typer.Option(min=0, help="Iterations of learning how far to forecast, as for learn.")] = 18,
-    num_images: Annotated[int, typer.Option(min=1, help="Images to compare.")] = 16,
+    target_macs: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the full run's MACs to keep.")] = 0.5,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Refining rounds of learning. More of them find better masks.")
+    ] = 0,
+    gains: Annotated[int, typer.Option(min=0, help="Iterations that learn how far the mask forecasts.")] = 18,
+    num_images: Annotated[int, typer.Option(min=1, help="Number of images to compare.")] = 16,
 ) -> None:
-    """Learn a mask for a small trained model, sample with it, and compare; a few minutes on two cores."""
+    """Learn a mask for a small trained model, sample with it and compare. This takes a few minutes on two cores."""
     import stepmask
 
     began, out = time.monotonic(), stdout()

@@ -33,15 +33,16 @@ class What(str, Enum):
 COMPARISONS = (What.table1, What.table2, What.table3)
 
 
-@app.command()
+@app.command(rich_help_panel="Laboratory")
 def reproduce(
     what: Annotated[
         list[What],
         typer.Argument(
             metavar="WHAT...",
-            help="[b]table1[/b] DDPM, [b]table2[/b] LDM and DiT, [b]table3[/b] PixArt: methods side by side. "
-            "[b]table4[/b], [b]table5[/b]: parts of the paper's learner changed or left out; table5 also has Eq. 12 "
-            "against exact elimination. [b]figures[/b]: heatmap (Fig. 6), scores (Fig. 7), similarity of steps.",
+            help="[b]table1[/b] (DDPM), [b]table2[/b] (LDM and DiT) and [b]table3[/b] (PixArt) show methods side by "
+            "side. In [b]table4[/b] and [b]table5[/b] parts of the paper's learner are changed or left out; table5 "
+            "also compares Eq. 12 with exact elimination. [b]figures[/b] are the heatmap (Fig. 6), the scores (Fig. 7) "
+            "and the similarity of steps.",
         ),
     ],
     output: Folder = Path("reproduce"),
@@ -49,24 +50,30 @@ def reproduce(
         int, typer.Option(min=2, help="Sampling steps. The paper has 100 (DDPM, DiT 256), 250 (LDM), 50 (PixArt).")
     ] = 20,
     paper_steps: Annotated[
-        bool, typer.Option("--paper-steps", help="Sample with as many steps as the paper; takes 3 to 12 times as long.")
+        bool,
+        typer.Option(
+            "--paper-steps", help="Sample with as many steps as the paper, which takes 3 to 12 times as long."
+        ),
     ] = False,
     macs_only: Annotated[
         bool,
-        typer.Option("--macs-only", help="Only the paper's numbers and MACs at full size; needs no sampling, seconds."),
+        typer.Option(
+            "--macs-only",
+            help="Show only the paper's numbers and the MACs at full size. Nothing is sampled; it takes seconds.",
+        ),
     ] = False,
-    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images per line.")] = 64,
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Number of images per line.")] = 64,
     trajectories: Annotated[
-        int, typer.Option(min=1, help="Runs that the paper's learner learns from; learn itself takes 32.")
+        int, typer.Option(min=1, help="Runs that the paper's learner learns from. stepmask learn takes 32 by default.")
     ] = 8,
-    rounds: Annotated[int, typer.Option(min=0, help="Refining rounds of our learner.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of learning.")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="Refining rounds of our own learner.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of learning.")] = 0,
     model: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="A model of the paper at full size in place of the small reference models, by its id on the hub "
-            "(google/ddpm-cifar10-32, facebook/DiT-XL-2-256, ...) or a folder with it.",
+            help="Measure a model of the paper at full size in place of the small reference models: its id on the hub "
+            "(google/ddpm-cifar10-32, facebook/DiT-XL-2-256, ...), or a folder that save_pretrained wrote.",
         ),
     ] = None,
     router: Annotated[
@@ -75,24 +82,24 @@ def reproduce(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="For table2: a router of Learning-to-Cache for DiT-XL/2 at 256 pixels, whose MACs are counted.",
+            help="Router of Learning-to-Cache for DiT-XL/2 at 256 pixels, whose MACs are counted for table2.",
         ),
     ] = None,
-    speed: Annotated[bool, typer.Option(help="Measure speed-ups, full and masked runs in turns.")] = True,
-    scores: Annotated[bool, typer.Option(help="Score images as sets by a small CIFAR-10 classifier.")] = True,
+    speed: Annotated[bool, typer.Option(help="Measure speed-ups, by full and masked runs in turns.")] = True,
+    scores: Annotated[bool, typer.Option(help="Compute Fréchet distances on a small CIFAR-10 classifier.")] = True,
     batch_size: BatchSize = 16,
     guidance_scale: Guidance = None,
     device: Device = None,
     dtype: Precision = None,
 ) -> None:
-    """Measure the paper's tables again: what arXiv 2603.19939 prints beside what this code gives.
+    """Measure the tables of arXiv 2603.19939 again, and show its numbers beside ours.
 
-    The masks are made for the reference models that come with stepmask, at the share of the MACs that the paper keeps.
-    MACs are also counted on the published architectures at full size and the paper's number of steps, where they can be
-    compared; FIDs cannot, and the page says so.
+    Masks are made for the small reference models of the laboratory, at the share of the MACs that the paper keeps. MACs
+    are also counted on the published architectures at full size and at the paper's number of steps, where they can be
+    compared. FIDs cannot be compared, and the page says so.
 
     At 20 steps and 64 images a table takes 10 to 60 minutes on a laptop. Every line is a file in the folder and is not
-    measured again: a stopped run goes on where it was, and tables share masks. Begin with
+    measured again: a stopped run continues where it was, and tables share their masks. Begin with
 
         stepmask reproduce table1 table2 table3 --macs-only
 

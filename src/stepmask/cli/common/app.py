@@ -21,8 +21,8 @@ import stepmask
 from stepmask.cli.common.allocator import keep_freed_memory
 from stepmask.errors import StepMaskError
 
-ORDER = ("demo", "describe", "learn", "import", "sample", "evaluate", "show", "export", "benchmark", "reproduce")
-"""Verbs in the order in which one needs them."""
+ORDER = ("describe", "learn", "import", "sample", "evaluate", "show", "export")
+"""Verbs in the order in which one needs them; those that other packages add come after them."""
 
 PIPED_WIDTH = 160
 """Characters of a line where results go into a file or a pipe: tables are not cut there."""
@@ -66,8 +66,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pretrained diffusion models sample faster: a mask says which block computes at which step, "
     "and the weights stay untouched.",
-    epilog="MODEL is a model on the Hugging Face hub (google/ddpm-cifar10-32), a folder with a diffusers pipeline, "
-    "or reference:ddpm-cifar10, which comes with stepmask. Begin with: stepmask demo",
+    epilog="MODEL is a model on the Hugging Face hub by its id, such as google/ddpm-cifar10-32, or a folder that "
+    "save_pretrained wrote. Begin with: stepmask describe MODEL",
 )
 
 

@@ -8,19 +8,25 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="Id on the Hugging Face hub, folder of a diffusers pipeline, or reference:NAME."
-    ),
-]
+from stepmask import plugins
+
+WHAT_MODELS = ", ".join(
+    [
+        "A model on the Hugging Face hub by its id, a folder that save_pretrained wrote",
+        *(f"or {prefix}:NAME ({source.help})" for prefix, source in plugins.model_sources().items()),
+    ]
+)
+"""What MODEL may be."""
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"{WHAT_MODELS}.")]
 MaskFile = Annotated[
     Path,
     typer.Option(
         "--mask",
         "-m",
         metavar="FILE",
-        help="Mask file, as `learn` writes it, or hub:user/name; or a family's, with --at.",
+        help="File with a mask, or hub:USER/NAME for one on the Hugging Face hub. With --at the file holds a family of "
+        "masks.",
     ),
 ]
 At = Annotated[
@@ -30,12 +36,19 @@ At = Annotated[
         metavar="SHARE",
         min=0.0,
         max=1.0,
-        help="From a family's file, take its best mask that costs at most this share of the full run, 0.5 for 50%.",
+        help="Take from a family of masks the best one that costs at most this share of the full run's MACs; 0.5 is "
+        "50%.",
     ),
 ]
-Folder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write to; made if need be.")]
+Folder = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write to; it is made if it is not there.")
+]
 Device = Annotated[
-    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps, ... By default an accelerator if any.")
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where to run: cpu, cuda, cuda:1, mps, ... The default is an accelerator if there is one.",
+    ),
 ]
 Conditions = Annotated[
     Path | None,
@@ -43,21 +56,19 @@ Conditions = Annotated[
         metavar="FILE",
         exists=True,
         dir_okay=False,
-        help="Text file with one prompt, or one class number, per line. By default random classes, or varied prompts.",
+        help="Text file with one prompt or one class number per line. The default is random classes or varied prompts.",
     ),
 ]
 NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Number of images, each with its own seed.")]
 FirstSeed = Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first image; the others follow.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per call of the pipeline.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of images that are made at once.")]
 
 MetricNames = Annotated[
     str | None,
     typer.Option(
         "--metrics",
         metavar="NAME,...",
-        help="Score the images too: lpips, clip, fid, sfid, is, kid, precision, recall on their standard networks, "
-        "with 'stepmask\\[metrics]' installed; cifar by a small classifier that comes with stepmask, for images like "
-        "CIFAR-10. Scores of sets take 512 images and more.",
+        help=f"Metrics to compute of the images beside PSNR and SSIM. {plugins.metrics_help()}",
     ),
 ]
 RealImages = Annotated[
@@ -67,8 +78,8 @@ RealImages = Annotated[
         metavar="FILE",
         exists=True,
         dir_okay=False,
-        help="Statistics of real images under Inception (.npz with mu and sigma, as published, or what "
-        "FeatureStatistics.save wrote) for fid and its kin. By default the full run's images take their place.",
+        help="File with statistics of real images, which fid, sfid and kid compare with: a published .npz file, or one "
+        "that FeatureStatistics.save wrote. Without it they compare with the images of the full run.",
     ),
 ]
 
@@ -81,7 +92,7 @@ class DType(str, Enum):
     float16 = "float16"
 
 
-Precision = Annotated[DType | None, typer.Option("--dtype", help="Precision of the weights; float32 by default.")]
+Precision = Annotated[DType | None, typer.Option("--dtype", help="Precision of the weights. The default is float32.")]
 
 
 class Scheduler(str, Enum):
@@ -100,7 +111,7 @@ SchedulerChoice = Annotated[
     Scheduler,
     typer.Option(
         "--scheduler",
-        help="Sampler to use. [b]keep[/b] is the pipeline's own; DDPM pipelines of the hub sample ancestrally, "
-        "for few steps choose ddim or dpm++.",
+        help="Scheduler to sample with. [b]keep[/b] takes the pipeline's own. DDPM pipelines on the hub need hundreds "
+        "of steps with theirs: choose [b]ddim[/b] or [b]dpm++[/b] for few steps.",
     ),
 ]

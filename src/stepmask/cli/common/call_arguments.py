@@ -14,16 +14,18 @@ from stepmask.errors import StepMaskError
 
 Guidance = Annotated[
     float | None,
-    typer.Option(help="Strength of classifier-free guidance. By default what the mask was learned with, or the "
-                 "pipeline's own."),
-]  # fmt: skip
+    typer.Option(
+        help="Strength of classifier-free guidance. The default is what the mask was learned with, else the pipeline's "
+        "own."
+    ),
+]
 Call = Annotated[
     list[str] | None,
     typer.Option(
         "--call",
         metavar="NAME=VALUE",
-        help="Any other argument of the pipeline's call, height=512 or image=photo.png for example: a number, true, "
-        "false, null, a list in JSON, a text, or the file of an image. May be repeated.",
+        help="Another argument of the pipeline's call, such as height=512 or image=photo.png. VALUE is a number, true, "
+        "false, null, a list in JSON, a text, or the name of an image file. May be given several times.",
     ),
 ]
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

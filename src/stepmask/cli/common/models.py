@@ -78,9 +78,9 @@ def _load(model: str, dtype: DType | None) -> Any:
         instead = f"give {' or '.join(hub)}" if hub else "give a model with weights"
         raise StepMaskError(f"{model} has no weights and makes no images, only describe and import take it: {instead}")
     prefix, colon, name = model.partition(":")
-    source = plugins.model_source(prefix) if colon else None
-    if source is not None:
-        return source.load(name, precision)
+    sources = plugins.model_sources() if colon else {}
+    if prefix in sources:
+        return sources[prefix].load(name, precision)
     if prefix == "reference" and colon:
         raise StepMaskError(f"{model} comes with the laboratory, which is not installed: pip install stepmask-lab")
     if Path(model).is_dir() and not (Path(model) / "model_index.json").exists():
