@@ -26,6 +26,11 @@ def take_apart(value: Any) -> tuple[list[Tensor], Layout]:
     return [leaves[i] for i in tensors], Layout(spec, others, tensors)
 
 
+def num_bytes(value: Any) -> int:
+    """Bytes of all tensors in a value."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in take_apart(value)[0])
+
+
 def put_together(tensors: list[Tensor], layout: Layout) -> Any:
     """The value with these tensors."""
     leaves = list(layout.others)

@@ -9,8 +9,9 @@ from torch import nn
 
 from stepmask.errors import MaskMismatchError, UnsupportedModelError
 from stepmask.gate import Gate, Gates, gated
-from stepmask.runtime.cache import Cache, Meter, num_bytes, poison_like
+from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.channels import ChannelGains
+from stepmask.values import num_bytes
 
 
 def model() -> nn.Sequential:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stepmask.cli.common.arguments import shares
 from stepmask.errors import StepMaskError
 
 PANEL = "What to reach (one of the first four)"
@@ -83,18 +84,3 @@ def goals(
 
 def _options(names: Any) -> str:
     return " and ".join(f"--{name.replace('_', '-').replace('bytes', 'mib')}" for name in names)
-
-
-def shares(text: str) -> tuple[float, ...]:
-    """Budgets as ``--targets`` takes them.
-
-    Raises:
-        StepMaskError: They are none.
-    """
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or not all(0 < share <= 1 for share in found):
-        raise StepMaskError(f"--targets takes shares between 0 and 1, 0.7,0.6,0.5 for example, got {text!r}")
-    return found

@@ -24,7 +24,7 @@ from stepmask.inspection.inputs import repeated
 from stepmask.inspection.sites import Patterns
 from stepmask.inspection.skeleton import Twin, on_a_twin
 from stepmask.inspection.structure import remembered
-from stepmask.runtime.cache import num_bytes
+from stepmask.values import num_bytes
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
 """Operations that attention takes its products with."""

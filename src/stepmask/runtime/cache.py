@@ -8,18 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from stepmask.runtime.channels import ChannelGains
-from stepmask.values import put_together, take_apart
+from stepmask.values import num_bytes, put_together, take_apart
 
 Feature = Any
 """Value of a site: a tensor, or a tuple of tensors."""
-
-
-def num_bytes(feature: Feature) -> int:
-    """Bytes of all tensors in a feature."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(feature) if isinstance(leaf, Tensor))
 
 
 def poison_like(feature: Feature) -> Feature:

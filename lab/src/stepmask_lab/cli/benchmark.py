@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepmask.cli._targets import shares
 from stepmask.cli.common.app import app, stderr, stdout
 from stepmask.cli.common.arguments import (
     WHAT_MODELS,
@@ -20,6 +19,7 @@ from stepmask.cli.common.arguments import (
     RealImages,
     Scheduler,
     SchedulerChoice,
+    shares,
 )
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.metrics import metrics_for

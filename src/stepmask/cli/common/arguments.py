@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stepmask import plugins
+from stepmask.errors import StepMaskError
 
 WHAT_MODELS = ", ".join(
     [
@@ -115,3 +116,18 @@ SchedulerChoice = Annotated[
         "of steps with theirs: choose [b]ddim[/b] or [b]dpm++[/b] for few steps.",
     ),
 ]
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Budgets from the text of ``--targets``, which separates them by commas.
+
+    Raises:
+        StepMaskError: The text is no list of shares between 0 and 1.
+    """
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < share <= 1 for share in found):
+        raise StepMaskError(f"--targets takes shares between 0 and 1, 0.7,0.6,0.5 for example, got {text!r}")
+    return found

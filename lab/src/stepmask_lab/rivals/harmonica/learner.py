@@ -20,6 +20,7 @@ from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache, Feature
 from stepmask.runtime.position import Position
 from stepmask_lab.rivals.harmonica.config import HarmoniCa
+from stepmask_lab.rivals.losses import squared_loss
 
 NUM_PROBED_STEPS = 12
 """The weights of so many steps are measured; those between are interpolated."""
@@ -83,11 +84,6 @@ class HarmoniCaLearner(ScoreLearner):
         log_effect = np.interp(np.arange(rows), probed, np.log(effects))
         importance = torch.tensor(np.exp(log_effect), dtype=torch.float32)
         return importance / importance[1:].mean()
-
-
-def squared_loss(masked: Tensor, original: Tensor) -> Tensor:
-    """Mean square of the difference of two outputs (N, ...), as Learning-to-Cache and HarmoniCa take it."""
-    return (masked.float() - original.float()).square().mean()
 
 
 class _OneStepReused(OutputRecorder):

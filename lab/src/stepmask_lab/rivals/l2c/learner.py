@@ -12,8 +12,8 @@ from stepmask.learning.paper.config import Trajectory
 from stepmask.learning.paper.learner import ScoreLearner
 from stepmask.learning.paper.relaxations import Draw, interpolated
 from stepmask.mask import StepMask
-from stepmask_lab.rivals.harmonica.learner import squared_loss
 from stepmask_lab.rivals.l2c.config import L2C
+from stepmask_lab.rivals.losses import squared_loss
 
 
 def learn(job: Job) -> StepMask:
