@@ -35,12 +35,15 @@ def _section(name: str, learner: Any) -> str:
 
 
 def _table(kind: type[Configuration]) -> str:
-    rows = "".join(
-        f"| `{one.name}` | {_default(one)} | {_cell(one.range) or '–'} | {_cell(one.unit) or '–'} | "
-        f"{_cell(one.help)} |\n"
-        for one in kind.options()
-    )
-    return f"| option | default | range | unit | what it does |\n| --- | --- | --- | --- | --- |\n{rows}"
+    rows = "".join(f"| `{one.name}` | {_default(one)} | {_cell(one.help)}{_allowed(one)} |\n" for one in kind.options())
+    return f"| option | default | what it does |\n| --- | --- | --- |\n{rows}"
+
+
+def _allowed(one: Any) -> str:
+    """The range with its unit, as a sentence of its own; nothing where every value of the type will do."""
+    if not one.range or one.type is bool:
+        return ""
+    return _cell(f" Allowed: {one.range}{f' {one.unit}' if one.unit and not one.may_be_none else ''}.")
 
 
 def _default(one: Any) -> str:

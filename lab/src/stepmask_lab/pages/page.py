@@ -5,6 +5,7 @@ Everything on it is computed from the rows that it is given; nothing is sampled 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,7 +157,7 @@ def _caption(row: Row) -> tuple[str, str]:
 
 
 def _circumstances(parts: Sequence[tuple[Results, int, Sequence[Row]]]) -> str:
-    body = []
+    body, used = [], defaultdict(list)
     for one, steps, rows in parts:
         found = one.circumstances.get(str(steps), {})
         seeds = found.get("seeds") or []
@@ -172,10 +173,11 @@ def _circumstances(parts: Sequence[tuple[Results, int, Sequence[Row]]]) -> str:
             f"{seeds[0]} to {seeds[-1]}" if seeds else "–",
             "–" if draws is None else str(draws),
             f"{found.get('dtype', '–')}, {found.get('device', '–')}",
-            ", ".join(f"{name} {version}" for name, version in versions.items()) or "–",
         ])  # fmt: skip
-    titles = ["model", "steps", "pipeline", "guidance", "images", "seeds", "bootstrap draws", "ran on", "versions"]
-    return "## What was measured\n\n" + markdown(titles, body)
+        used[", ".join(f"{name} {version}" for name, version in versions.items())].append(f"{one.model}, {steps} steps")
+    titles = ["model", "steps", "pipeline", "guidance", "images", "seeds", "bootstrap draws", "ran on"]
+    said = [text if len(used) == 1 else f"{text} ({'; '.join(runs)})" for text, runs in used.items() if text]
+    return "## What was measured\n\n" + markdown(titles, body) + "".join(f"\nMeasured with {one}.\n" for one in said)
 
 
 def _shares(results: Iterable[Results]) -> str:
