@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask.runtime.channels import ChannelGains
 from stepmask.values import num_bytes, put_together, take_apart
