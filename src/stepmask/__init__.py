@@ -24,7 +24,7 @@ _WHERE = {
     "register_sites": "inspection.describe",
     "apply": "runtime.apply",
     "remove": "runtime.apply",
-    "measure_cost": "inspection.costs",
+    "measure_cost": "inspection.measure_cost",
     "learn": "learning",
     "learn_family": "learning",
     "fit_gains": "learning",
@@ -88,8 +88,8 @@ if TYPE_CHECKING:
     from stepmask.evaluation import evaluate
     from stepmask.family import MaskFamily
     from stepmask.graph import BlockGraph, Site
-    from stepmask.inspection.costs import measure_cost
     from stepmask.inspection.describe import describe, register_sites
+    from stepmask.inspection.measure_cost import measure_cost
     from stepmask.learning import fit_gains, learn, learn_family
     from stepmask.liveness import Plan, State, make_plan
     from stepmask.mask import Action, StepMask

@@ -1,6 +1,6 @@
 """CostTable: what each site costs, in multiply-accumulates and, where measured, in milliseconds.
 
-How the numbers are found is `stepmask.inspection.costs`.
+How the numbers are found is `stepmask.inspection.measure_cost`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""The tensors in a site's value, and what is around them: tuples, None where attention returns no weights."""
+"""Values of sites: their tensors, and the tuples, and None, that are around them."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+Value = Any
+"""What a site returns: a tensor, or a tuple of tensors, perhaps with None among them."""
 
 
 class Layout(NamedTuple):
@@ -18,7 +21,12 @@ class Layout(NamedTuple):
     """Positions of the tensors among the leaves."""
 
 
-def take_apart(value: Any) -> tuple[list[Tensor], Layout]:
+def num_bytes(value: Value) -> int:
+    """Bytes of all tensors in a value."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+
+
+def take_apart(value: Value) -> tuple[list[Tensor], Layout]:
     """The tensors in a value, in order, and what it takes to put others in their place."""
     leaves, spec = tree_flatten(value)
     tensors = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
@@ -26,12 +34,7 @@ def take_apart(value: Any) -> tuple[list[Tensor], Layout]:
     return [leaves[i] for i in tensors], Layout(spec, others, tensors)
 
 
-def num_bytes(value: Any) -> int:
-    """Bytes of all tensors in a value."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in take_apart(value)[0])
-
-
-def put_together(tensors: list[Tensor], layout: Layout) -> Any:
+def put_together(tensors: list[Tensor], layout: Layout) -> Value:
     """The value with these tensors."""
     leaves = list(layout.others)
     for position, tensor in zip(layout.tensors, tensors, strict=True):

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 import stepmask
 from stepmask import StepMask, UnsupportedModelError, describe, make_plan, measure_cost
 from stepmask.graph import OUT, Site
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import architecture_of, registered_architectures
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.liveness import State
 from stepmask.runtime.apply import is_applied
 from tiny import conditions, count_computes, generator, nan_like, random_mask, reference, tiny_model, with_channel_gains

@@ -16,7 +16,7 @@ import stepmask
 from stepmask import MaskMismatchError, StepMaskError, evaluate, schedules
 from stepmask.evaluation import evaluation_seeds
 from stepmask.evaluation._conditions import Conditions
-from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.sampler_loop import SamplerLoop
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model
 
 STEPS = 4

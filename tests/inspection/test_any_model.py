@@ -21,8 +21,8 @@ from stepmask import (
 )
 from stepmask.graph import OUT
 from stepmask.inspection.architecture import Architecture, Given
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import _architectures, architecture_of, register
+from stepmask.inspection.sampler_loop import SamplerLoop
 from tiny import count_computes, generator, random_mask, tiny_model
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from stepmask import measure_cost
 from stepmask.inspection import costs as profiling
-from stepmask.inspection import first_call as capture
+from stepmask.inspection import first_step as capture
 from stepmask.inspection import structure as _structure
 from stepmask.inspection.structure import remembered, structure_of
 from tiny import ddim_pipeline, dit_pipeline, tiny_model

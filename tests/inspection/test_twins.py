@@ -11,7 +11,7 @@ from torch import nn
 from stepmask import UnsupportedModelError, describe, measure_cost
 from stepmask.graph import OUT
 from stepmask.inspection.architecture import Architecture
-from stepmask.inspection.skeleton import Twin, on_a_twin
+from stepmask.inspection.twin import Twin, on_a_twin
 from tiny import tiny_model
 
 SITES = ("first", "second", "third")

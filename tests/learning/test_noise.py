@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler
 from fakes import TwoCalls
 from small import ldm_pipeline
 from stepmask import StepMaskError
-from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning.end_to_end.measurement.judge import HELD_BACK, PROBES, VALIDATION
 from stepmask.runtime.noise import NOISE_SEEDS, Noise
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model

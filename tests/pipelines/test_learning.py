@@ -15,9 +15,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import stepmask
 from stepmask import UnsupportedModelError, measure_cost, schedules
-from stepmask.inspection import first_call as capture
-from stepmask.inspection.call import forwards_per_image, parameters_of
+from stepmask.inspection import first_step as capture
 from stepmask.inspection.overrides import without_decoder
+from stepmask.inspection.pipeline_call import forwards_per_image, parameters_of
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import riding
 from stepmask.learning.end_to_end.gradients.chain import Chain

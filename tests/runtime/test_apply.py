@@ -358,7 +358,7 @@ def test_an_aborted_bare_loop(name):
 @pytest.mark.parametrize("family", MODELS)
 def test_sampler_loop(family, name):
     """The package's own loop over a bare denoiser is the plain loop."""
-    from stepmask.inspection.loop import SamplerLoop
+    from stepmask.inspection.sampler_loop import SamplerLoop
 
     model, twin, scheduler = tiny_model(family), tiny_model(family), SCHEDULERS[name]()
     mask = random_mask(model, scheduler, STEPS, share=0.4)

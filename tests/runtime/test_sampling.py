@@ -11,9 +11,9 @@ from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler
 
 import stepmask
 from stepmask import StepMaskError
-from stepmask.inspection.call import random_conditions
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import unchecked
+from stepmask.inspection.pipeline_call import random_conditions
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.runtime.noise import Noise
 from stepmask.runtime.sampling import sample
 from stepmask.schedules import fora

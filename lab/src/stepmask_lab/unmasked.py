@@ -17,7 +17,7 @@ from stepmask.evaluation import Evaluation, sampler_for
 from stepmask.evaluation.result import circumstances
 from stepmask.evaluation.sampled import Sampler, sample_pairs
 from stepmask.evaluation.speed import Times
-from stepmask.inspection.flops import counted
+from stepmask.inspection.mac_counter import counted
 from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime.task import Task
 from stepmask.schedules import fora

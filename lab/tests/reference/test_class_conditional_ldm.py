@@ -20,7 +20,7 @@ from PIL import Image
 
 from small import ldm_pipeline
 from stepmask import StepMaskError
-from stepmask.inspection.call import forwards_per_image, num_classes, random_conditions
+from stepmask.inspection.pipeline_call import forwards_per_image, num_classes, random_conditions
 from stepmask.runtime.sampling import seeded
 from stepmask_lab.reference.class_conditional_ldm import ClassConditionalLDMPipeline
 from tiny import generator, quiet

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from small import pixart_parts, pixart_pipeline
-from stepmask.inspection.call import forwards_per_image, random_conditions
+from stepmask.inspection.pipeline_call import forwards_per_image, random_conditions
 from stepmask.runtime.sampling import sample, seeded
 from tiny import generator, quiet
 

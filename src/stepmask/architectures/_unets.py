@@ -10,7 +10,7 @@ from torch import nn
 from stepmask.errors import UnsupportedModelError
 from stepmask.graph import BlockGraph, Site
 from stepmask.inspection.architecture import Architecture
-from stepmask.inspection.builder import FRESH, GraphBuilder, Value
+from stepmask.inspection.graph_builder import FRESH, GraphBuilder, Origins
 from stepmask.inspection.sites import kind_of
 
 
@@ -29,7 +29,7 @@ class UNet(Architecture):
         self._check(model)
         builder = GraphBuilder()
         deepest = len(model.down_blocks) - 1
-        hidden: Value = FRESH  # conv_in
+        hidden: Origins = FRESH  # conv_in
         skips = [hidden]
         for level, block in enumerate(model.down_blocks):
             name = f"down_blocks.{level}"
@@ -60,8 +60,8 @@ class UNet(Architecture):
 
 
 def _layers(
-    builder: GraphBuilder, name: str, block: nn.Module, hidden: Value, level: int, skips: list[Value] | None = None
-) -> list[Value]:
+    builder: GraphBuilder, name: str, block: nn.Module, hidden: Origins, level: int, skips: list[Origins] | None = None
+) -> list[Origins]:
     """The value after each layer of a block; a decoder's layers also take and read a skip each."""
     values = []
     for layer, attention in enumerate(_attentions(block)):
@@ -72,7 +72,7 @@ def _layers(
     return values
 
 
-def _middle(builder: GraphBuilder, block: nn.Module, hidden: Value, level: int) -> Value:
+def _middle(builder: GraphBuilder, block: nn.Module, hidden: Origins, level: int) -> Origins:
     hidden = builder.site("mid_block.resnets.0", "resnet", hidden | FRESH, level)
     for layer, attention in enumerate(block.attentions):
         hidden = _attention(builder, f"mid_block.attentions.{layer}", attention, hidden, level)
@@ -84,13 +84,13 @@ def _attentions(block: nn.Module) -> list[nn.Module | None]:
     return list(getattr(block, "attentions", None) or [None] * len(block.resnets))
 
 
-def _attention(builder: GraphBuilder, name: str, module: nn.Module | None, hidden: Value, level: int) -> Value:
+def _attention(builder: GraphBuilder, name: str, module: nn.Module | None, hidden: Origins, level: int) -> Origins:
     return hidden if module is None else builder.site(name, kind_of(name, module), hidden, level)
 
 
 def _samplers(
-    builder: GraphBuilder, name: str, samplers: Iterable[nn.Module] | None, hidden: Value, level: int
-) -> list[Value]:
+    builder: GraphBuilder, name: str, samplers: Iterable[nn.Module] | None, hidden: Origins, level: int
+) -> list[Origins]:
     """Convolutions, or resnets that change the resolution and read the timestep embedding."""
     values = []
     for i, sampler in enumerate(samplers or ()):

@@ -92,7 +92,7 @@ def _preset(name: str, guidance_scale: float | None, call: list[str] | None) -> 
 
 def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Preset | None) -> list[str]:
     """Structure, parameters, the size of the cache, and where a preset comes from."""
-    from stepmask.inspection.call import parameters_of
+    from stepmask.inspection.pipeline_call import parameters_of
 
     scheduler = "" if preset else f"; scheduler {type(pipe.scheduler).__name__}"
     parameters = list(denoiser.parameters())

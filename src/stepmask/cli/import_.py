@@ -96,7 +96,7 @@ def _preset(model: str, scheduler: Scheduler) -> Any:
     """A published denoiser without weights, with a scheduler that says the timesteps."""
     import diffusers
 
-    from stepmask.inspection.loop import SamplerLoop
+    from stepmask.inspection.sampler_loop import SamplerLoop
 
     denoiser = presets.load(model.removeprefix(presets.PREFIX))
     return SamplerLoop(denoiser, getattr(diffusers, CLASSES.get(scheduler, "DDIMScheduler"))())

@@ -44,9 +44,9 @@ def show(
 ) -> None:
     """Draw a mask as a map in the terminal, and with --output as pictures."""
     import stepmask
-    from stepmask.inspection.costs import cost_of
     from stepmask.inspection.describe import description_for
-    from stepmask.inspection.first_call import first_step
+    from stepmask.inspection.first_step import first_step
+    from stepmask.inspection.measure_cost import cost_of
     from stepmask.pictures import terminal_map
 
     decision, fraction = load_mask(mask, at), None

@@ -14,10 +14,10 @@ from stepmask.evaluation._conditions import Conditions
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
 from stepmask.evaluation.result import Evaluation, circumstances
 from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
-from stepmask.inspection.call import listed_conditions, parameters_of
-from stepmask.inspection.loop import as_pipeline
 from stepmask.inspection.overrides import unchecked
+from stepmask.inspection.pipeline_call import listed_conditions, parameters_of
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.apply import has_cache_of_diffusers, is_applied

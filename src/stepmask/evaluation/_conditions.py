@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.call import check_call_kwargs, parameters_of, random_conditions
+from stepmask.inspection.pipeline_call import check_call_kwargs, parameters_of, random_conditions
 from stepmask.inspection.prompts import is_per_image, without_clashes
 
 CONDITION_SEED = 20_260_101

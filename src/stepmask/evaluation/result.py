@@ -15,9 +15,9 @@ import stepmask
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image, why_no_ssim
 from stepmask.evaluation.sampled import Pairs
 from stepmask.evaluation.speed import Ratio, Speed
-from stepmask.inspection.call import parameters_of
-from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.pipeline_call import parameters_of
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 
 if TYPE_CHECKING:
     from rich.table import Table

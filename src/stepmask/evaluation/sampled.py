@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from stepmask.errors import StepMaskError
 from stepmask.evaluation._conditions import Conditions
 from stepmask.evaluation.speed import Times, timed
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import denoisers_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.liveness import Plan
 from stepmask.runtime.sampling import sample
 from stepmask.runtime.task import Task

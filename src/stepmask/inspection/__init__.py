@@ -1,12 +1,13 @@
-"""What a pipeline and its denoiser are, found out without running them.
+"""What a pipeline and its denoiser are, found out without computing anything.
 
-Three questions are answered here, each in a file of its own: which blocks there are and who reads whom (`describe`),
-what each of them costs (`costs`), and what a pipeline asks of its denoiser (`first_call`). All else serves these.
+Three questions are answered here, each in a file of its own: which sites there are and which of them read which
+(`describe`), what each of them costs (`measure_cost`), and what a pipeline asks of its denoiser (`first_step`).
 
-- Which submodules are sites: `architecture` (the base of a model family), `registry` (families by class name), `sites`
-  (patterns of names), `guess` (models that no family knows).
-- Who reads whom: `trace` runs a copy without values (`skeleton`), writing down the flow (`builder`); `structure` keeps
-  answers for models of the same structure.
-- What a pipeline's call takes: `call`, `prompts`, `inputs`; `loop` samples where there is no pipeline; `overrides`
-  switches parts of a pipeline off for a while.
+- `architecture` is the base of a model family, `registry` finds families by class name, `sites` matches patterns of
+  names, and `guess` proposes sites of models that no family knows.
+- `trace` runs a `twin`, a copy of the model without values, and writes down the flow with a `graph_builder`;
+  `structure` keeps what was found for models of the same structure.
+- `pipeline_call` says what the call of a pipeline takes, with `prompts` and `inputs`; `sampler_loop` samples where
+  there is no pipeline; `overrides` switches parts of a pipeline off for a while; `saved_pipeline` reads a folder.
+- `mac_counter` counts what really runs, where there is no plan that says it.
 """

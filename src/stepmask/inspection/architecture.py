@@ -17,9 +17,9 @@ from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph, Site
 from stepmask.inspection.inputs import as_batch, num_samples, repeated
 from stepmask.inspection.sites import Patterns, find_sites
-from stepmask.inspection.skeleton import Twin, on_a_twin
 from stepmask.inspection.structure import Incomparable, remembered, sizes_of
 from stepmask.inspection.trace import trace
+from stepmask.inspection.twin import Twin, on_a_twin
 
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
 """What denoisers call the timestep."""

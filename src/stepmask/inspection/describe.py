@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from stepmask.errors import StepMaskError, UnknownArchitectureError
 from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Architecture, Given
-from stepmask.inspection.first_call import first_inputs
+from stepmask.inspection.first_step import first_inputs
 from stepmask.inspection.guess import guessed_sites
 from stepmask.inspection.inputs import as_batch
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import (
     architecture_of,
     class_architecture_of,
@@ -29,6 +28,7 @@ from stepmask.inspection.registry import (
     denoisers_of,
     register_instance,
 )
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.inspection.sites import Patterns
 from stepmask.inspection.trace import SitesError
 

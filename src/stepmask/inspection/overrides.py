@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stepmask.gate import gated
-from stepmask.inspection.call import is_modular
+from stepmask.inspection.pipeline_call import is_modular
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What shapes and MACs of a call depend on, as something to compare: a model's structure, and the sizes of arguments.
 
-So that what was found on a copy of a model (`skeleton`) is found once for models of the same structure, and not for
+So that what was found on a copy of a model (`twin`) is found once for models of the same structure, and not for
 every mask that is made or measured.
 """
 

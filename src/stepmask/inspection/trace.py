@@ -1,4 +1,4 @@
-"""Finds a block graph by tracing one forward pass of a copy without values (`skeleton`).
+"""Finds a block graph by tracing one forward pass of a copy without values (`twin`).
 
 Every tensor carries a set of sources, one for each site and one for inputs that change with the step; every operation
 passes on the union. When a site returns, what its value was made of are its writers, and the value becomes a source of
@@ -20,9 +20,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import BlockGraph, Site
-from stepmask.inspection.builder import FRESH, STEP, GraphBuilder, Value
+from stepmask.inspection.graph_builder import FRESH, STEP, GraphBuilder, Origins
 
-NOTHING: Value = frozenset()
+NOTHING: Origins = frozenset()
 
 
 class SitesError(UnsupportedModelError):
@@ -106,23 +106,23 @@ def trace(
 
 
 class _Sources(TorchDispatchMode):
-    """Carries a `Value` with every tensor."""
+    """Carries `Origins` with every tensor."""
 
     def __init__(self) -> None:
         super().__init__()
         self.of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.rewritten: set[int] = set()
         """Sites whose value is written into after they returned it."""
-        self._written: dict[int, Value] = {}
+        self._written: dict[int, Origins] = {}
         self._values: dict[int, int] = {}
         self._alive: list[Tensor] = []  # memory that is known by its address must not be freed
 
-    def union(self, tree: Any) -> Value:
+    def union(self, tree: Any) -> Origins:
         """What the tensors in a tree were made of."""
         tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
         return NOTHING.union(*(self.of.get(t, NOTHING) | self._written.get(_memory(t), NOTHING) for t in tensors))
 
-    def mark(self, tree: Any, value: Value) -> None:
+    def mark(self, tree: Any, value: Origins) -> None:
         """Say what the tensors in a tree were made of."""
         for leaf in tree_leaves(tree):
             if isinstance(leaf, Tensor):
@@ -156,7 +156,7 @@ class _Sources(TorchDispatchMode):
             self._write(func._schema.arguments, args, kwargs, value)
         return result
 
-    def _write(self, arguments: Any, args: Sequence[Any], kwargs: Mapping[str, Any], value: Value) -> None:
+    def _write(self, arguments: Any, args: Sequence[Any], kwargs: Mapping[str, Any], value: Origins) -> None:
         for position, argument in enumerate(arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue

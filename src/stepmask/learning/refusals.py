@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from stepmask.errors import StepMaskError, UnsupportedModelError
-from stepmask.inspection.call import is_modular
+from stepmask.inspection.pipeline_call import is_modular
 from stepmask.inspection.registry import denoiser_of, denoisers_of
 from stepmask.runtime.apply import diffusers_hooks, has_cache_of_diffusers, is_applied
 

@@ -17,11 +17,11 @@ from torch import nn
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.inspection.architecture import Given
-from stepmask.inspection.costs import cost_of
 from stepmask.inspection.describe import Description, description_for
-from stepmask.inspection.first_call import FirstStep, first_step, one_sample
-from stepmask.inspection.loop import as_pipeline
+from stepmask.inspection.first_step import FirstStep, first_step, one_sample
+from stepmask.inspection.measure_cost import cost_of
 from stepmask.inspection.registry import denoisers_of
+from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.executor import Executor

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask.runtime.channels import ChannelGains
-from stepmask.values import num_bytes, put_together, take_apart
-
-Feature = Any
-"""Value of a site: a tensor, or a tuple of tensors."""
+from stepmask.values import Value, num_bytes, put_together, take_apart
 
 
-def poison_like(feature: Feature) -> Feature:
+def poison_like(value: Value) -> Value:
     """NaN of the same shape that takes no memory: stands in for dead values, and shows if anything reads them."""
 
     def poison(tensor: Tensor) -> Tensor:
         return torch.full((), torch.nan, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
-    return tree_map_only(Tensor, poison, feature)
+    return tree_map_only(Tensor, poison, value)
 
 
 def extrapolate(
@@ -41,9 +37,9 @@ def extrapolate(
     return [torch.lerp(old, new, weight) for new, old, weight in zip(newest, second, weights, strict=True)]
 
 
-def versions(feature: Feature) -> list[int]:
+def versions(value: Value) -> list[int]:
     """How often each tensor was written into; tensors made under inference mode do not count."""
-    return [0 if leaf.is_inference() else leaf._version for leaf in tree_leaves(feature) if isinstance(leaf, Tensor)]
+    return [0 if leaf.is_inference() else leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 @dataclass
@@ -63,8 +59,8 @@ class Cache:
     """Cached values of one stream: by site, the newest first, each with the step at which it was computed."""
 
     def __init__(self, meter: Meter) -> None:
-        self._values: dict[int, list[tuple[int, Feature]]] = {}
-        self._poison: dict[int, Feature] = {}
+        self._values: dict[int, list[tuple[int, Value]]] = {}
+        self._poison: dict[int, Value] = {}
         self._versions: dict[int, list[int]] = {}
         self._steps: dict[int, int] = {}
         self._meter = meter
@@ -74,14 +70,14 @@ class Cache:
         before, self._steps[site] = self._steps.get(site), step
         return before == step
 
-    def put(self, site: int, feature: Feature, step: int = 0, keep: int = 1) -> None:
+    def put(self, site: int, value: Value, step: int = 0, keep: int = 1) -> None:
         """Add the newest value of a site, and keep so many, at least this one."""
         self.trim(site, keep - 1)
-        self._values.setdefault(site, []).insert(0, (step, feature))
-        self._versions[site] = versions(feature)
-        self._meter.add(num_bytes(feature))
+        self._values.setdefault(site, []).insert(0, (step, value))
+        self._versions[site] = versions(value)
+        self._meter.add(num_bytes(value))
 
-    def get(self, site: int) -> Feature:
+    def get(self, site: int) -> Value:
         """The newest value of a site; KeyError where there is none."""
         return self._values[site][0][1]
 
@@ -94,7 +90,7 @@ class Cache:
         """Whether something has written into the newest value of a site since it was put here."""
         return versions(self.get(site)) != self._versions[site]
 
-    def forecast(self, site: int, step: int, gain: float = 1.0, by_channel: ChannelGains | None = None) -> Feature:
+    def forecast(self, site: int, step: int, gain: float = 1.0, by_channel: ChannelGains | None = None) -> Value:
         """The line through the two newest values, its slope times gains, at `step`; where there is one value, that."""
         values = self._values[site]
         if len(values) < 2:
@@ -118,10 +114,10 @@ class Cache:
         for site in list(self._values):
             self.trim(site, 0)
 
-    def learn_shape(self, site: int, feature: Feature) -> None:
+    def learn_shape(self, site: int, value: Value) -> None:
         """Remember what a dead value of this site has to look like."""
-        self._poison[site] = poison_like(feature)
+        self._poison[site] = poison_like(value)
 
-    def dead(self, site: int) -> Feature:
+    def dead(self, site: int) -> Value:
         """A stand-in that nothing may read."""
         return self._poison[site]

@@ -20,10 +20,11 @@ from torch.utils._pytree import tree_leaves
 from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
 from stepmask.gate import Gates, copying
 from stepmask.graph import BlockGraph
-from stepmask.inspection.first_call import without_fractions
-from stepmask.runtime.cache import Cache, Feature, Meter, poison_like
+from stepmask.inspection.first_step import without_fractions
+from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
+from stepmask.values import Value
 
 
 @dataclass
@@ -134,8 +135,8 @@ class Executor:
         self._on_run = lambda scheduler: None  # it holds who applied the mask, and that the model
         self._gates.remove()
 
-    def _controller(self, site: int, rewritten: bool) -> Callable[[Callable[[], Feature], tuple, dict], Feature]:
-        def control(compute: Callable[[], Feature], args: tuple, kwargs: dict) -> Feature:
+    def _controller(self, site: int, rewritten: bool) -> Callable[[Callable[[], Value], tuple, dict], Value]:
+        def control(compute: Callable[[], Value], args: tuple, kwargs: dict) -> Value:
             stream = self._current
             if stream is None:  # a submodule called on its own, outside of the denoiser
                 return compute()

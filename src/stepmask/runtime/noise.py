@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.call import check_call_kwargs, listed_conditions, random_conditions
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import unchecked, without_decoder
+from stepmask.inspection.pipeline_call import check_call_kwargs, listed_conditions, random_conditions
 from stepmask.inspection.prompts import is_per_image, without_clashes
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.runtime.sampling import sample, timesteps_of_run
 
 NOISE_SEEDS = 2**31

@@ -9,14 +9,15 @@ import numpy as np
 
 from stepmask.errors import UnsupportedModelError
 from stepmask.liveness import Plan, State
-from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.cache import Cache
 from stepmask.runtime.channels import ChannelGains
+from stepmask.values import Value
 
 
 class Policy(Protocol):
     """Decides at every site of every step, and may keep values in the cache."""
 
-    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+    def __call__(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """The value that the rest of the model gets to see."""
         ...
 
@@ -37,7 +38,7 @@ class RunPlan:
         """Whether a site computes: at its first step also where it is dead, to learn the shape of its value."""
         return step == 0 or self._states[step][site] == State.compute
 
-    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+    def __call__(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """Compute, reuse, extrapolate, or stand in for a dead value."""
         if cache.reach(site, step):
             raise UnsupportedModelError(
@@ -47,22 +48,22 @@ class RunPlan:
             )
         state, keep = self._states[step][site], self._keep[step][site]
         if state == State.compute:
-            feature = compute()
+            value = compute()
             if keep:
-                cache.put(site, feature, step, keep)
+                cache.put(site, value, step, keep)
             if step == 0:
-                cache.learn_shape(site, feature)
-            return feature
+                cache.learn_shape(site, value)
+            return value
         if state == State.dead:
             if step == 0:  # only where a site's value is never read at all: its shape is not known yet
-                feature = compute()
-                cache.learn_shape(site, feature)
-                return feature
+                value = compute()
+                cache.learn_shape(site, value)
+                return value
             return cache.dead(site)
         self._check_cached(step, site, cache)
-        feature = cache.get(site) if state == State.reuse else self.forecast(step, site, cache)
+        value = cache.get(site) if state == State.reuse else self.forecast(step, site, cache)
         cache.trim(site, keep)
-        return feature
+        return value
 
     def _check_cached(self, step: int, site: int, cache: Cache) -> None:
         """See that the newest value is the one that the plan means, as it was computed."""
@@ -78,7 +79,7 @@ class RunPlan:
                 "again: if something like FreeU was switched on after the mask was applied, apply the mask again"
             )
 
-    def forecast(self, step: int, site: int, cache: Cache) -> Feature:
+    def forecast(self, step: int, site: int, cache: Cache) -> Value:
         """What a site that does not compute extrapolates to."""
         gain = 1.0 if self._gains is None else self._gains[step][site]
         return cache.forecast(site, step, gain, self._by_channel)

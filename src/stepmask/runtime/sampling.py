@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.call import parameters_of
 from stepmask.inspection.overrides import quiet, same_processors
+from stepmask.inspection.pipeline_call import parameters_of
 from stepmask.inspection.prompts import one_for_each
 from stepmask.inspection.registry import denoiser_of
 from stepmask.timesteps import says_timesteps, start_run

@@ -12,12 +12,12 @@ from torch import nn
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
-from stepmask.inspection.call import check_call_kwargs
-from stepmask.inspection.costs import cost_of
 from stepmask.inspection.describe import Description, description_for, description_of
-from stepmask.inspection.first_call import first_step
-from stepmask.inspection.loop import as_pipeline
+from stepmask.inspection.first_step import first_step
+from stepmask.inspection.measure_cost import cost_of
+from stepmask.inspection.pipeline_call import check_call_kwargs
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.apply import Handle, apply_plan

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import stepmask
 from fakes import GrowingBatch, OneByOne, TwoCalls, assert_unchanged, snapshot
 from stepmask import State, StepMask, UnsupportedModelError, describe, make_plan, measure_cost, register_sites
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.gradients.adjoints import inner
 from stepmask.learning.end_to_end.gradients.chain import Chain

@@ -196,7 +196,7 @@ def test_a_speed_up(monkeypatch):
     def fixed(denoiser, graph, *_):  # measured ones depend on what else the machine does
         return np.linspace(1.0, 2.0, len(graph)), 1.0
 
-    monkeypatch.setattr("stepmask.inspection.costs._time_sites", fixed)
+    monkeypatch.setattr("stepmask.inspection.measure_cost._time_sites", fixed)
     mask = learn(ddim_pipeline(), STEPS, target_speedup=1.3, **QUICK)
     assert mask.provenance["asked"] == {"target_speedup": 1.3}
     assert mask.provenance["cost"] <= 1 / 1.3 and mask.provenance["cost"] != mask.provenance["macs"]

@@ -9,9 +9,9 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask.inspection.describe import describe
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning.interception import riding
 from stepmask.learning.paper.losses import relative_norm
 from stepmask.learning.paper.output_change import _Prober, calibrate

@@ -16,10 +16,10 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 import stepmask
 from fakes import GrowingBatch, Mixture, TwoCalls, frozen
 from stepmask import describe
-from stepmask.inspection.call import random_conditions
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import without_decoder
+from stepmask.inspection.pipeline_call import random_conditions
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning import LearnConfig
 from stepmask.learning.interception import first_tensor, riding
 from stepmask.learning.paper.learner import _Learner, _loss_scale, _Student

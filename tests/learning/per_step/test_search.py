@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stepmask import describe, learn
-from stepmask.inspection.costs import measure_cost
+from stepmask.inspection.measure_cost import measure_cost
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
 from stepmask.learning.paper.config import LearnConfig

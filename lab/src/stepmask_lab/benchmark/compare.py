@@ -21,7 +21,7 @@ from stepmask.evaluation import Evaluation, evaluate
 from stepmask.evaluation.fidelity import psnr_per_image
 from stepmask.evaluation.result import circumstances
 from stepmask.family import MaskFamily
-from stepmask.inspection.call import listed_conditions
+from stepmask.inspection.pipeline_call import listed_conditions
 from stepmask.mask import StepMask
 from stepmask.runtime.identity import comparable
 from stepmask_lab.benchmark.image_strips import SHOWN, save_strip

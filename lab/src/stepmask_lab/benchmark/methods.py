@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 from stepmask.family import MaskFamily
-from stepmask.inspection.call import parameters_of
-from stepmask.inspection.costs import measure_cost
 from stepmask.inspection.describe import describe
-from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.measure_cost import measure_cost
+from stepmask.inspection.pipeline_call import parameters_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning import learn, learn_family
 from stepmask.learning.budget import Budget
 from stepmask.liveness import Plan

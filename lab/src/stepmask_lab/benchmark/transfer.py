@@ -18,9 +18,9 @@ from rich.console import Console
 
 from stepmask.evaluation import evaluate
 from stepmask.files import write_atomically
-from stepmask.inspection.call import num_classes, parameters_of
-from stepmask.inspection.costs import measure_cost
 from stepmask.inspection.describe import describe
+from stepmask.inspection.measure_cost import measure_cost
+from stepmask.inspection.pipeline_call import num_classes, parameters_of
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import learn
 from stepmask.liveness import make_plan

@@ -136,7 +136,7 @@ def benchmark(
             **{name: value for name, value in given.items() if value is not None},
         )
     else:
-        from stepmask.inspection.call import check_call_kwargs
+        from stepmask.inspection.pipeline_call import check_call_kwargs
 
         pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
         check_call_kwargs(pipe, given_call)

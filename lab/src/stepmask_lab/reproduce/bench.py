@@ -16,8 +16,8 @@ from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.files import write_atomically
 from stepmask.graph import BlockGraph
-from stepmask.inspection.costs import measure_cost
 from stepmask.inspection.describe import describe
+from stepmask.inspection.measure_cost import measure_cost
 from stepmask.inspection.registry import denoiser_of
 from stepmask.liveness import make_plan
 from stepmask.mask import SECONDS, StepMask

@@ -15,9 +15,9 @@ from diffusers import DDIMScheduler
 from stepmask import presets
 from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
-from stepmask.inspection.costs import measure_cost
 from stepmask.inspection.describe import describe
-from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.measure_cost import measure_cost
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 from stepmask.schedules import deepcache, fora, import_l2c

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from stepmask.inspection.costs import measure_cost
 from stepmask.inspection.describe import describe
+from stepmask.inspection.measure_cost import measure_cost
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 from stepmask.schedules import deepcache, fora

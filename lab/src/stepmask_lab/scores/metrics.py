@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.call import parameters_of
+from stepmask.inspection.pipeline_call import parameters_of
 from stepmask_lab.scores.distribution import DistributionScores, Score, score_images
 from stepmask_lab.scores.features import Extractor, FeatureStatistics
 from stepmask_lab.scores.perceptual import (

@@ -33,7 +33,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from stepmask.evaluation import sampler_for
-from stepmask.inspection.call import forwards_per_image
+from stepmask.inspection.pipeline_call import forwards_per_image
 from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime.apply import diffusers_hooks
 from stepmask.runtime.position import timestep_of

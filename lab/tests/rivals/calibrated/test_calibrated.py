@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from fakes import TwoCalls
 from stepmask import StepMaskError, TargetError, apply, describe, make_plan, measure_cost
-from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.runtime.sampling import seeded
 from stepmask_lab.rivals import Recording, block_caching, ditfastattn, record, smoothcache
 from stepmask_lab.rivals.calibrated.block_caching import held

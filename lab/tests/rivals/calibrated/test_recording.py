@@ -11,8 +11,8 @@ from stepmask.learning.noise import Noise
 
 from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask import StepMaskError, UnsupportedModelError, apply, describe, schedules
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask_lab.rivals import record, smoothcache
 from stepmask_lab.rivals.calibrated.recording import LOOKBACK
 from tiny import ddim_pipeline, dit_pipeline, tiny_model

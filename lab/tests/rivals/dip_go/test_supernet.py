@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler
 
 from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask import apply, describe
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning.interception import frozen
 from stepmask.runtime.noise import Noise
 from stepmask_lab.rivals.dip_go.losses import consistency_loss, ssim

@@ -64,7 +64,7 @@ def _load(model: str, dtype: DType | None) -> Any:
     from diffusers.utils import logging
 
     from stepmask import plugins, presets
-    from stepmask.inspection.saved import saved_pipeline_class
+    from stepmask.inspection.saved_pipeline import saved_pipeline_class
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -122,7 +122,7 @@ def with_scheduler(pipe: Any, scheduler: Any) -> Any:
     """
     from diffusers import DDPMPipeline
 
-    from stepmask.inspection.loop import SamplerLoop
+    from stepmask.inspection.sampler_loop import SamplerLoop
 
     pipeline, name = type(pipe).__name__, type(scheduler).__name__
     if pipeline in ("DDIMPipeline", "DDPMPipeline") and name not in DDPM_PIPELINE_RUNS:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.call import random_conditions
 from stepmask.inspection.overrides import unchecked
+from stepmask.inspection.pipeline_call import random_conditions
 from stepmask.inspection.prompts import without_clashes
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint

@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_map_only
 from stepmask.inspection.describe import Description
 from stepmask.learning.interception import intercepted
 from stepmask.learning.paper.losses import relative_norm
-from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.cache import Cache
 from stepmask.runtime.position import Position
 from stepmask.runtime.task import Task
+from stepmask.values import Value
 
 
 class OutputRecorder:
@@ -29,7 +30,7 @@ class OutputRecorder:
         self.outputs: dict[tuple[int, int], Any] = {}
         """By row and stream, on the host."""
 
-    def policy(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+    def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """Compute, as the full run does."""
         return compute()
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from stepmask.learning.paper.relaxations import Draw, mix, per_image
-from stepmask.runtime.cache import Cache, Feature
-from stepmask.values import put_together, take_apart
+from stepmask.runtime.cache import Cache
+from stepmask.values import Value, put_together, take_apart
 
 
 class RelaxedPolicy:
@@ -43,7 +43,7 @@ class RelaxedPolicy:
         """Forget the gradients."""
         self.gradient.zero_()
 
-    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+    def __call__(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """The value of one cell; its cache is refreshed while the masked model runs."""
         if self.teacher:
             return compute()
@@ -90,6 +90,6 @@ def _inner(a: Tensor, b: Tensor, copies: int, num_images: int) -> Tensor:
     return products.view(copies, num_images, -1).sum((0, 2)).cpu()
 
 
-def _map(function: Callable[[Tensor], Tensor], feature: Feature) -> Feature:
-    parts, layout = take_apart(feature)
+def _map(function: Callable[[Tensor], Tensor], value: Value) -> Value:
+    parts, layout = take_apart(value)
     return put_together([function(part) for part in parts], layout)

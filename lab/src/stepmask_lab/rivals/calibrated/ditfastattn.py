@@ -13,9 +13,10 @@ from stepmask.errors import StepMaskError
 from stepmask.inspection.describe import Description
 from stepmask.liveness import rows_of
 from stepmask.mask import StepMask
-from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.cache import Cache
 from stepmask.runtime.position import Position
 from stepmask.runtime.task import Task
+from stepmask.values import Value
 from stepmask_lab.rivals.calibrated._threshold import check_asked
 from stepmask_lab.rivals.calibrated.recording import WatchedRun
 
@@ -92,7 +93,7 @@ class _Choice:
         self.chosen: dict[int, frozenset[int]] = {}
         """By row, the sites that hold."""
 
-    def policy(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+    def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """Hold what is held now; a stream that begins has nothing to hold."""
         self._begins = step == 0
         if site in self._held and not self._begins:

@@ -22,11 +22,11 @@ from stepmask.learning.configuration import check_count
 from stepmask.learning.effort import Effort
 from stepmask.learning.interception import OnCall, intercepted
 from stepmask.mask import StepMask
-from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.cache import Cache
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
 from stepmask.runtime.task import Task
-from stepmask.values import take_apart
+from stepmask.values import Value, take_apart
 
 LOOKBACK = 3
 """Steps over which changes are recorded: SmoothCache skips so many at most."""
@@ -140,7 +140,7 @@ class _Recorder:
         self._position = position
         return forward()
 
-    def policy(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+    def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """Compute, as the full run does, and look."""
         value = compute()
         if site in self._blocks:

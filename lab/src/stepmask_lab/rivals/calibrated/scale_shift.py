@@ -12,12 +12,12 @@ from torch import Tensor
 
 from stepmask.liveness import Plan, State, full_actions, make_plan
 from stepmask.mask import Action, StepMask
-from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.cache import Cache
 from stepmask.runtime.channels import channel_dim
 from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.position import Position
 from stepmask.runtime.task import Task
-from stepmask.values import take_apart
+from stepmask.values import Value, take_apart
 from stepmask_lab.rivals.calibrated.recording import WatchedRun
 from stepmask_lab.rivals.calibrated.scaled_plan import Affine, ScaledPlan, corrected
 
@@ -78,7 +78,7 @@ class _Fit:
         self._row = position.row
         return forward()
 
-    def policy(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+    def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """What the executor will hand out; dead cells follow the mask, so that all values are numbers."""
         reused = self._states[self._row, site] in (State.reuse, State.forecast)
         if step == 0 or (self._compute[self._row, site] and not reused):

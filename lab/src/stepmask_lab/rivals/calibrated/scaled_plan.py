@@ -14,10 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from stepmask.liveness import Plan, State
-from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.cache import Cache
 from stepmask.runtime.channels import along_channels
 from stepmask.runtime.policies import RunPlan
-from stepmask.values import put_together, take_apart
+from stepmask.values import Value, put_together, take_apart
 
 
 class Affine(NamedTuple):
@@ -31,7 +31,7 @@ class Affine(NamedTuple):
         return along_channels(self.scale, value) * value + along_channels(self.shift, value)
 
 
-def corrected(value: Feature, by: list[Affine]) -> Feature:
+def corrected(value: Value, by: list[Affine]) -> Value:
     """A value with each of its tensors scaled and shifted."""
     parts, layout = take_apart(value)
     return put_together([affine(part) for affine, part in zip(by, parts, strict=True)], layout)
@@ -44,7 +44,7 @@ class RunScaledPlan(RunPlan):
         super().__init__(plan)
         self._corrections = plan.corrections
 
-    def __call__(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+    def __call__(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """Run the plan, with held values scaled and shifted."""
         feature = super().__call__(step, site, compute, cache)
         by = self._corrections.get((step, site))

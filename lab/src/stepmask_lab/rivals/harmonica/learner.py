@@ -17,8 +17,9 @@ from stepmask.learning.paper.losses import relative_norm
 from stepmask.learning.paper.output_change import OutputRecorder
 from stepmask.learning.paper.relaxations import Draw
 from stepmask.mask import StepMask
-from stepmask.runtime.cache import Cache, Feature
+from stepmask.runtime.cache import Cache
 from stepmask.runtime.position import Position
+from stepmask.values import Value
 from stepmask_lab.rivals.harmonica.config import HarmoniCa
 from stepmask_lab.rivals.losses import squared_loss
 
@@ -92,7 +93,7 @@ class _OneStepReused(OutputRecorder):
     row: int | None = None
     """Where every site holds; None while the run is recorded."""
 
-    def policy(self, step: int, site: int, compute: Callable[[], Feature], cache: Cache) -> Feature:
+    def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """Keep values one row before the held one, and hand them out there."""
         if step == self.row:
             return cache.get(site)

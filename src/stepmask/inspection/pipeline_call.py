@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.prompts import condition_arguments, default_prompts
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 
 
 def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:

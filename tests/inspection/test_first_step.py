@@ -8,9 +8,9 @@ import torch
 
 import stepmask
 from stepmask import measure_cost
-from stepmask.inspection.first_call import first_step, one_sample
+from stepmask.inspection.first_step import first_step, one_sample
 from stepmask.inspection.inputs import chosen_samples
-from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning.end_to_end.gradients.chain import Chain
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 

@@ -1,6 +1,6 @@
 """Counts the MACs that a denoiser really runs, whatever has been done to it; knows no masks and no plans.
 
-Where a mask runs, `stepmask.inspection.costs` says the same beforehand. This is for what has no plan.
+Where a mask runs, `stepmask.inspection.measure_cost` says the same beforehand. This is for what has no plan.
 """
 
 from __future__ import annotations

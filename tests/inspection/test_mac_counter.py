@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stepmask import apply, describe, make_plan, measure_cost
-from stepmask.inspection.flops import counted
+from stepmask.inspection.mac_counter import counted
 from stepmask.inspection.registry import denoiser_of
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 

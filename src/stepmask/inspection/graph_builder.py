@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from stepmask.graph import OUT, BlockGraph, Kind, Site
 
 STEP = -2
-"""In a `Value`: something that changes with every step, the noisy sample or the timestep embedding."""
+"""In `Origins`: something that changes with every step, the noisy sample or the timestep embedding."""
 
-Value = frozenset[int]
+Origins = frozenset[int]
 """Where a tensor comes from: indices of the sites whose values flow into it directly, perhaps `STEP`."""
 
-FRESH: Value = frozenset({STEP})
+FRESH: Origins = frozenset({STEP})
 
 
 class GraphBuilder:
@@ -23,7 +23,7 @@ class GraphBuilder:
         self._readers: list[set[int]] = []
         self._reads_step: list[bool] = []
 
-    def site(self, name: str, kind: Kind, reads: Iterable[int], depth: int | None = None) -> Value:
+    def site(self, name: str, kind: Kind, reads: Iterable[int], depth: int | None = None) -> Origins:
         """Append a site that reads the value `reads`; returns the site's own value."""
         index = len(self._sites)
         reads = set(reads)
@@ -34,7 +34,7 @@ class GraphBuilder:
         self._reads_step.append(STEP in reads)
         return frozenset({index})
 
-    def finish(self, output: Value, rewritten: Iterable[int] = ()) -> BlockGraph:
+    def finish(self, output: Origins, rewritten: Iterable[int] = ()) -> BlockGraph:
         """The graph of a model whose output comes from `output`, and that writes into the values of `rewritten`."""
         for writer in output - {STEP}:
             self._readers[writer].add(OUT)

@@ -18,14 +18,14 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask.errors import StepMaskError
 from stepmask.gate import answered
-from stepmask.inspection.call import forwards_per_image, parameters_of, random_conditions
 from stepmask.inspection.inputs import chosen_samples, num_samples
-from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import quiet, same_processors
+from stepmask.inspection.pipeline_call import forwards_per_image, parameters_of, random_conditions
 from stepmask.inspection.prompts import is_per_image, without_clashes
 from stepmask.inspection.registry import denoiser_of
-from stepmask.inspection.skeleton import Twin, on_a_twin
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.inspection.structure import remembered
+from stepmask.inspection.twin import Twin, on_a_twin
 
 T = TypeVar("T")
 

@@ -90,7 +90,7 @@ def _without_log() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def meta_skeleton(model: nn.Module) -> nn.Module:
+def meta_twin(model: nn.Module) -> nn.Module:
     """Copy `model` in eval mode with meta tensors; costs no memory, leaves the model alone.
 
     Gates, offload wrappers and hooks are left behind, so that what is traced is the plain model.
@@ -99,7 +99,7 @@ def meta_skeleton(model: nn.Module) -> nn.Module:
 
 
 def _copy_on_meta(model: nn.Module) -> Twin:
-    return Twin(meta_skeleton(model))
+    return Twin(meta_twin(model))
 
 
 def _copy_that_claims_to_be_real(model: nn.Module) -> Twin:

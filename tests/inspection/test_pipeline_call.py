@@ -6,8 +6,8 @@ import pytest
 from diffusers import HeunDiscreteScheduler
 
 from stepmask import StepMaskError, evaluate, learn, measure_cost, schedules
-from stepmask.inspection.call import check_call_kwargs
-from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.pipeline_call import check_call_kwargs
+from stepmask.inspection.sampler_loop import SamplerLoop
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from stepmask.errors import StepMaskError
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.registry import architecture_of, denoiser_of
-from stepmask.inspection.skeleton import meta_skeleton
+from stepmask.inspection.twin import meta_twin
 from stepmask.timesteps import start_run
 
 
@@ -72,7 +72,7 @@ class SamplerLoop:
     def _inputs_of(self, family: Architecture) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape of one noisy sample and type of the timestep, as the family's example inputs have them."""
         if self._like is None:
-            inputs = family.example_inputs(meta_skeleton(self.denoiser))  # random numbers are left as they are
+            inputs = family.example_inputs(meta_twin(self.denoiser))  # random numbers are left as they are
             self._like = tuple(inputs[family.step_inputs[0]].shape[1:]), inputs[family.timestep_name].dtype
         return self._like
 

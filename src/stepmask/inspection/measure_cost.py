@@ -16,14 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from stepmask.cost import CostTable
 from stepmask.gate import gated
 from stepmask.inspection.architecture import Architecture
-from stepmask.inspection.call import check_call_kwargs
 from stepmask.inspection.describe import Description, description_of
-from stepmask.inspection.first_call import FirstStep, first_step
-from stepmask.inspection.flops import FUSED_ATTENTION
+from stepmask.inspection.first_step import FirstStep, first_step
 from stepmask.inspection.inputs import repeated
+from stepmask.inspection.mac_counter import FUSED_ATTENTION
+from stepmask.inspection.pipeline_call import check_call_kwargs
 from stepmask.inspection.sites import Patterns
-from stepmask.inspection.skeleton import Twin, on_a_twin
 from stepmask.inspection.structure import remembered
+from stepmask.inspection.twin import Twin, on_a_twin
 from stepmask.values import num_bytes
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
