@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import BY_NAME, WAN_2_2
 from diffusers import DDIMScheduler, FirstBlockCacheConfig, HeunDiscreteScheduler
-from stepmask.learning.noise import Noise
+from stepmask.runtime.noise import Noise
 
 from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask import StepMaskError, UnsupportedModelError, apply, describe, schedules
