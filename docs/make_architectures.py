@@ -36,8 +36,8 @@ OTHERS = """
 A pipeline whose denoiser is of none of these classes mostly needs nothing more. What its denoiser is called with is
 seen by starting a run. Sites are told by the parts of its blocks. Who reads whom is traced. What a trace refuses, or
 does not see run, is left out. Where the call needs more than a prompt, say so once, as
-`stepmask.describe(pipe, call_kwargs={...})`. `stepmask describe MODEL` shows what was found, and which share of the
-MACs it covers. A bare denoiser, from diffusers or not, needs sites and example inputs:
+`stepmask.register_sites(pipe, call_kwargs={...})`. `stepmask describe MODEL` shows what was found, and which share of
+the MACs it covers. A bare denoiser, from diffusers or not, needs sites and example inputs:
 [your own model](../guides/your-own-model.md).
 
 The table has what is found in models of diffusers DIFFUSERS as they are configured by default, and which share of their

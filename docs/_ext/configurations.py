@@ -35,7 +35,9 @@ def _section(name: str, learner: Any) -> str:
 
 
 def _table(kind: type[Configuration]) -> str:
-    rows = "".join(f"| `{one.name}` | {_default(one)} | {_cell(one.help)}{_allowed(one)} |\n" for one in kind.options())
+    rows = "".join(
+        f"| `{one.name}` | {_default(one)} | {_cell(one.help + _allowed(one))} |\n" for one in kind.options()
+    )
     return f"| option | default | what it does |\n| --- | --- | --- |\n{rows}"
 
 
@@ -43,7 +45,7 @@ def _allowed(one: Any) -> str:
     """The range with its unit, as a sentence of its own; nothing where every value of the type will do."""
     if not one.range or one.type is bool:
         return ""
-    return _cell(f" Allowed: {one.range}{f' {one.unit}' if one.unit and not one.may_be_none else ''}.")
+    return f" Allowed: {one.range}{f' {one.unit}' if one.unit and not one.may_be_none else ''}."
 
 
 def _default(one: Any) -> str:
