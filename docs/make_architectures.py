@@ -156,8 +156,8 @@ def _sites(family) -> str:
     model = family.tiny()
     modules = dict(model.named_modules())
     if family.patterns:
-        return _by_list(family.describe(model).names)
-    classes = dict.fromkeys(type(modules[name]).__name__ for name in family.describe(model).names)
+        return _by_list(family.graph(model).names)
+    classes = dict.fromkeys(type(modules[name]).__name__ for name in family.graph(model).names)
     return ", ".join(f"`{name}`" for name in classes)
 
 

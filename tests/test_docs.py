@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 
 import stepmask
 from stepmask import BlockGraph, Site
+from stepmask.cli import app
 from stepmask.learning import registry
 from tiny import ddim_pipeline
 
@@ -82,6 +85,39 @@ def test_the_refusals_that_are_explained_are_in_the_code(monkeypatch):
     ]
     assert len(explained) > 20
     assert [quoted for quoted in explained if not any(quoted in sentence for sentence in sentences)] == []
+
+
+def commands(program: str) -> list[list[str]]:
+    """What pages tell to type in blocks of code: the words after the name of a program."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(
+            r"^```(?:text)?\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith(f"{program} "):
+                    found.append(shlex.split(line, comments=True)[1:])
+    return found
+
+
+def test_the_commands_that_pages_tell_to_type_exist():
+    group = typer.main.get_command(app)
+    typed = commands("stepmask")
+    assert len(typed) > 15
+    for verb, *words in typed:
+        if verb == "VERB":
+            continue
+        known = {name for one in group.commands[verb].params for name in (*one.opts, *one.secondary_opts)}
+        options = [word.partition("=")[0] for word in words if re.fullmatch(r"-{1,2}[a-z].*", word)]
+        assert set(options) <= known | {"--help"}, f"stepmask {verb} {' '.join(words)}"
+
+
+def test_the_targets_of_make_that_pages_name_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE))
+    assert {"demo", "test", "docs"} <= named <= targets
 
 
 def recipe(beginning: str) -> str:
