@@ -6,23 +6,25 @@ import pytest
 from diffusers import HeunDiscreteScheduler
 
 from stepmask import StepMaskError, evaluate, learn, measure_cost, schedules
-from stepmask.inspection.pipeline_call import check_call_kwargs
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.sampler_loop import SamplerLoop
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 
 def test_what_is_taken_passes():
-    check_call_kwargs(dit_pipeline(), {"guidance_scale": 2.0, "class_labels": [1]})
-    check_call_kwargs(SamplerLoop(tiny_model("UNet2DModel"), HeunDiscreteScheduler()), {"class_labels": [1]})
-    check_call_kwargs(ddim_pipeline(), None)
+    PipelineCall.of(dit_pipeline()).check({"guidance_scale": 2.0, "class_labels": [1]})
+    PipelineCall.of(SamplerLoop(tiny_model("UNet2DModel"), HeunDiscreteScheduler())).check({"class_labels": [1]})
+    PipelineCall.of(ddim_pipeline()).check(None)
 
 
 def test_calls_that_take_anything():
     class Open:
+        unet = tiny_model("UNet2DModel")
+
         def __call__(self, num_inference_steps=50, **more):
             """Passes everything on."""
 
-    check_call_kwargs(Open(), {"guidance_scale": 2.0})
+    PipelineCall.of(Open()).check({"guidance_scale": 2.0})
 
 
 @pytest.mark.parametrize(

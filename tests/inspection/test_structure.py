@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from stepmask import measure_cost
-from stepmask.inspection import costs as profiling
 from stepmask.inspection import first_step as capture
+from stepmask.inspection import measure_cost as measuring
 from stepmask.inspection import structure as _structure
 from stepmask.inspection.structure import remembered, structure_of
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
@@ -23,7 +23,7 @@ def nothing_remembered(monkeypatch):
 def copies(monkeypatch):
     """Classes of the models that copies were made of."""
     seen = []
-    for module in (capture, profiling):
+    for module in (capture, measuring):
         original = module.on_a_twin
         monkeypatch.setattr(
             module, "on_a_twin", lambda model, run, original=original: seen.append(type(model)) or original(model, run)

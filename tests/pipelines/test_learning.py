@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ import stepmask
 from stepmask import UnsupportedModelError, measure_cost, schedules
 from stepmask.inspection import first_step as capture
 from stepmask.inspection.overrides import without_decoder
-from stepmask.inspection.pipeline_call import forwards_per_image, parameters_of
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import riding
 from stepmask.learning.end_to_end.gradients.chain import Chain
@@ -197,7 +198,8 @@ def test_schedules_for_timesteps_that_shift_with_the_resolution():
 )
 def test_forwards_per_image(name, given, forwards):
     pipe = BY_NAME[name].build()
-    assert forwards_per_image(pipe, given) == measure_cost(pipe, call_kwargs=given).forwards_per_image == forwards
+    assert PipelineCall.of(pipe).forwards_per_image(given) == forwards
+    assert measure_cost(pipe, call_kwargs=given).forwards_per_image == forwards
 
 
 @pytest.mark.parametrize("name", ["Stable Diffusion", "Flux", "Wan", pytest.param("Mochi", marks=pytest.mark.slow)])
@@ -221,8 +223,8 @@ def test_forwards_are_counted_where_a_run_can_be_started(name, monkeypatch):
     """Whatever the arguments seem to say; however many images are asked for."""
     case = BY_NAME[name]
     pipe, inputs = case.build(), case.arguments(2)
-    monkeypatch.setattr(capture, "forwards_per_image", lambda pipe, call_kwargs: 99)
-    several = next(name for name in parameters_of(pipe) if name.startswith("num_") and name.endswith("_per_prompt"))
+    monkeypatch.setattr(PipelineCall, "forwards_per_image", lambda call, call_kwargs: 99)
+    several = next(name for name in PipelineCall.of(pipe).parameters if re.fullmatch(r"num_\w+_per_prompt", name))
     found = capture.first_step(pipe, inputs | {several: 3, "num_inference_steps": 7})
     assert found.forwards == FORWARDS[case.guidance] and len(next(iter(found.inputs.values()))) == 1
 

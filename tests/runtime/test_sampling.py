@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler
 import stepmask
 from stepmask import StepMaskError
 from stepmask.inspection.overrides import unchecked
-from stepmask.inspection.pipeline_call import random_conditions
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.runtime.noise import Noise
 from stepmask.runtime.sampling import sample
@@ -146,5 +146,5 @@ def test_required_arguments_that_the_user_gives_are_not_asked_for():
     pipe = FromImage()
     pipe.unet = tiny_model("UNet2DConditionModel")
     with pytest.raises(StepMaskError, match=r"needs conditions that stepmask cannot invent \(image\)"):
-        random_conditions(pipe, 2, generator())
-    assert random_conditions(pipe, 2, generator(), {"image"}) == {"prompt": ["a cat"] * 2}
+        PipelineCall.of(pipe).drawn(2, generator())
+    assert PipelineCall.of(pipe).drawn(2, generator(), {"image"}) == {"prompt": ["a cat"] * 2}

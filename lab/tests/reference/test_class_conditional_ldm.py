@@ -20,7 +20,7 @@ from PIL import Image
 
 from small import ldm_pipeline
 from stepmask import StepMaskError
-from stepmask.inspection.pipeline_call import forwards_per_image, num_classes, random_conditions
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.runtime.sampling import seeded
 from stepmask_lab.reference.class_conditional_ldm import ClassConditionalLDMPipeline
 from tiny import generator, quiet
@@ -88,7 +88,8 @@ def test_guidance_doubles_the_batch_null_class_first(pipe):
             assert all(torch.equal(given, tokens) for _, given in calls)
     finally:
         hook.remove()
-    assert forwards_per_image(pipe) == 2 and forwards_per_image(pipe, {"guidance_scale": 1.0}) == 1
+    call = PipelineCall.of(pipe)
+    assert call.forwards_per_image() == 2 and call.forwards_per_image({"guidance_scale": 1.0}) == 1
 
 
 @pytest.mark.parametrize("labels", [[3, 7], (3, 7), torch.tensor([3, 7]), np.array([3, 7])], ids=type)
@@ -140,7 +141,7 @@ def test_saved_and_loaded(tmp_path, names):
     pipe = ldm_pipeline(names=names)
     pipe.save_pretrained(tmp_path)
     loaded = quiet(ClassConditionalLDMPipeline.from_pretrained(tmp_path))
-    assert loaded.labels == pipe.labels and num_classes(loaded) == 10
+    assert loaded.labels == pipe.labels and PipelineCall.of(loaded).num_classes == 10
     arguments = {"num_inference_steps": 2, "output_type": "pt"}
     images = [each([1, 2], generator=generator(), **arguments).images for each in (pipe, loaded)]
     assert torch.equal(*images)
@@ -155,9 +156,9 @@ def test_names_of_classes(pipe):
 
 
 def test_stepmask_finds_its_conditions(pipe):
-    conditions = random_conditions(pipe, 3, generator())
+    conditions = PipelineCall.of(pipe).drawn(3, generator())
     assert len(conditions["class_labels"]) == 3 and set(conditions) == {"class_labels"}
-    assert num_classes(ldm_pipeline(names=False, classes=6)) == 6
+    assert PipelineCall.of(ldm_pipeline(names=False, classes=6)).num_classes == 6
 
 
 @pytest.mark.parametrize("labels", [[11], [-1], [], [0.5]])

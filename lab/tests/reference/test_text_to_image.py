@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from small import pixart_parts, pixart_pipeline
-from stepmask.inspection.pipeline_call import forwards_per_image, random_conditions
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.runtime.sampling import sample, seeded
 from tiny import generator, quiet
 
@@ -58,7 +58,8 @@ def test_guidance_leads_away_from_the_negative_prompt(pipe):
     same = pipe("a car", negative_prompt="a car", generator=generator(), **SHORT).images
     free = pipe("a car", guidance_scale=1.0, generator=generator(), **SHORT).images
     torch.testing.assert_close(same, free, rtol=1e-4, atol=1e-4)
-    assert forwards_per_image(pipe) == 2 and forwards_per_image(pipe, {"guidance_scale": 1.0}) == 1
+    call = PipelineCall.of(pipe)
+    assert call.forwards_per_image() == 2 and call.forwards_per_image({"guidance_scale": 1.0}) == 1
 
 
 def test_stepmask_samples_it(pipe):
@@ -69,7 +70,7 @@ def test_stepmask_samples_it(pipe):
 
 
 def test_stepmask_finds_its_prompts(pipe):
-    prompts = random_conditions(pipe, 4, generator())["prompt"]
+    prompts = PipelineCall.of(pipe).drawn(4, generator())["prompt"]
     assert len(prompts) == 4 and set(prompts) <= set(pipe.example_prompts)
     assert {"a photo of a car", "this is a frog"} <= set(pipe.example_prompts)
 

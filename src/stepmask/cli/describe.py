@@ -92,14 +92,14 @@ def _preset(name: str, guidance_scale: float | None, call: list[str] | None) -> 
 
 def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Preset | None) -> list[str]:
     """Structure, parameters, the size of the cache, and where a preset comes from."""
-    from stepmask.inspection.pipeline_call import parameters_of
+    from stepmask.inspection.pipeline_call import PipelineCall
 
     scheduler = "" if preset else f"; scheduler {type(pipe.scheduler).__name__}"
     parameters = list(denoiser.parameters())
     halves = cost.value_bytes * 2 / parameters[0].dtype.itemsize / cost.forwards_per_image
     kept = halves[list(graph.blocks)].sum()
     cache = f"{mib(kept)} per image"
-    if preset.guided if preset else "guidance_scale" in parameters_of(pipe):
+    if preset.guided if preset else PipelineCall.of(pipe).takes("guidance_scale"):
         cache += f", {mib(max(2, cost.forwards_per_image) * kept)} with guidance"
     if len(graph.blocks) < len(graph):
         cache += f"; samplers would add {mib(halves.sum() - kept)}"

@@ -15,7 +15,7 @@ from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
 from stepmask.evaluation.result import Evaluation, circumstances
 from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
 from stepmask.inspection.overrides import unchecked
-from stepmask.inspection.pipeline_call import listed_conditions, parameters_of
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
@@ -128,11 +128,11 @@ def sampler_for(
         raise StepMaskError(f"expected a StepMask or a Plan, got {type(mask_or_plan).__name__}")
     mask = mask_or_plan.mask if isinstance(mask_or_plan, Plan) else mask_or_plan
     seeds, record = evaluation_seeds(seeds, mask), mask.provenance
-    arguments = dict(call_kwargs or {})
-    if record.get("guidance_scale") is not None and "guidance_scale" in parameters_of(pipe):
+    call, arguments = PipelineCall.of(pipe), dict(call_kwargs or {})
+    if record.get("guidance_scale") is not None and call.takes("guidance_scale"):
         arguments.setdefault("guidance_scale", record["guidance_scale"])
     steps = num_inference_steps or record.get("num_inference_steps") or mask.num_rows
-    listed = listed_conditions(pipe, conditions)
+    listed = call.listed(conditions)
     arguments = {
         name: [values[i % len(values)] for i in range(len(seeds))] for name, values in listed.items()
     } | arguments

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.pipeline_call import check_call_kwargs, parameters_of, random_conditions
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.prompts import is_per_image, without_clashes
 
 CONDITION_SEED = 20_260_101
@@ -35,15 +35,16 @@ class Conditions:
         for name in ("generator", "num_inference_steps", "output_type", "return_dict"):
             if name in given:
                 raise StepMaskError(f"call_kwargs must not contain {name}: evaluation sets it itself")
-        check_call_kwargs(pipe, given)
+        call = PipelineCall.of(pipe)
+        call.check(given)
         try:
-            drawn = random_conditions(pipe, num_images, torch.Generator().manual_seed(CONDITION_SEED), given)
+            drawn = call.drawn(num_images, torch.Generator().manual_seed(CONDITION_SEED), given)
         except StepMaskError:
             if not given:
                 raise
             drawn = {}
         self._arguments = {**without_clashes(drawn, given), **given}
-        self._takes_batch_size = "batch_size" in parameters_of(pipe)
+        self._takes_batch_size = call.takes("batch_size")
         self._num_images = num_images
 
     def slice(self, start: int, stop: int) -> dict[str, Any]:

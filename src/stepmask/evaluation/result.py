@@ -15,9 +15,8 @@ import stepmask
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image, why_no_ssim
 from stepmask.evaluation.sampled import Pairs
 from stepmask.evaluation.speed import Ratio, Speed
-from stepmask.inspection.pipeline_call import parameters_of
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of
-from stepmask.inspection.sampler_loop import SamplerLoop
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -163,12 +162,13 @@ def circumstances(pipe: Any, call_kwargs: Mapping[str, Any] | None) -> dict[str,
     import diffusers
 
     parameter = next(denoiser_of(pipe).parameters())
-    guidance = None if isinstance(pipe, SamplerLoop) else parameters_of(pipe).get("guidance_scale")
+    call = PipelineCall.of(pipe)
+    guidance = (call_kwargs or {}).get("guidance_scale", call.default("guidance_scale"))
     return {
         "pipeline": type(pipe).__name__,
         "denoiser": type(denoiser_of(pipe)).__name__,
         "scheduler": type(pipe.scheduler).__name__,
-        "guidance_scale": None if guidance is None else (call_kwargs or {}).get("guidance_scale", guidance.default),
+        "guidance_scale": guidance if call.takes("guidance_scale") else None,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": device_name(parameter.device),
         "versions": {

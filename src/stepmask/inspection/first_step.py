@@ -20,7 +20,7 @@ from stepmask.errors import StepMaskError
 from stepmask.gate import answered
 from stepmask.inspection.inputs import chosen_samples, num_samples
 from stepmask.inspection.overrides import quiet, same_processors
-from stepmask.inspection.pipeline_call import forwards_per_image, parameters_of, random_conditions
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.prompts import is_per_image, without_clashes
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import SamplerLoop
@@ -49,7 +49,7 @@ def first_step(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> First
         pipe: A pipeline.
         call_kwargs: What it will be called with.
     """
-    by_arguments = forwards_per_image(pipe, call_kwargs)
+    by_arguments = PipelineCall.of(pipe).forwards_per_image(call_kwargs)
     if isinstance(pipe, nn.Module | SamplerLoop) or not callable(pipe):
         return FirstStep(None, by_arguments)
     calls, error = _calls(pipe, call_kwargs or {})
@@ -151,14 +151,15 @@ def _called(twin: Twin, args: tuple, kwargs: dict) -> Any:
 
 
 def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """For one image of few steps."""
+    """Arguments of a run of a few steps for one image."""
+    call = PipelineCall.of(pipe)
     one = {name: value[:1] if is_per_image(name, value) else value for name, value in given.items()}
     one |= {name: 1 for name in one if name == "batch_size" or re.fullmatch(r"num_\w+_per_prompt", name)}
     try:
-        drawn = random_conditions(pipe, 1, torch.Generator().manual_seed(0), given)
+        drawn = call.drawn(1, torch.Generator().manual_seed(0), given)
     except StepMaskError:
         drawn = {}
     arguments = {**without_clashes(drawn, one), **one, "num_inference_steps": 10}
-    if "generator" in parameters_of(pipe):
+    if call.takes("generator"):
         arguments["generator"] = torch.Generator().manual_seed(0)
     return arguments

@@ -20,7 +20,7 @@ from stepmask.inspection.describe import Description, description_of
 from stepmask.inspection.first_step import FirstStep, first_step
 from stepmask.inspection.inputs import repeated
 from stepmask.inspection.mac_counter import FUSED_ATTENTION
-from stepmask.inspection.pipeline_call import check_call_kwargs
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.sites import Patterns
 from stepmask.inspection.structure import remembered
 from stepmask.inspection.twin import Twin, on_a_twin
@@ -61,7 +61,7 @@ def measure_cost(
         StepMaskError: The pipeline's call does not take one of `call_kwargs`, or `describe` raises it.
     """
     if not isinstance(model, nn.Module):
-        check_call_kwargs(model, call_kwargs)
+        PipelineCall.of(model).check(call_kwargs)
     description = description_of(model, sites, example_inputs, call_kwargs)
     return cost_of(description, first_step(model, call_kwargs), latency=latency, batch_size=batch_size)
 

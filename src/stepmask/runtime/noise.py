@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stepmask.errors import StepMaskError
 from stepmask.inspection.overrides import unchecked, without_decoder
-from stepmask.inspection.pipeline_call import check_call_kwargs, listed_conditions, random_conditions
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.prompts import is_per_image, without_clashes
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.runtime.sampling import sample, timesteps_of_run
@@ -37,8 +37,7 @@ def with_conditions(
     """
     if call_kwargs is not None and not isinstance(call_kwargs, Mapping):
         raise StepMaskError(f"call_kwargs is a dictionary of arguments for the pipeline's call, got {call_kwargs!r}")
-    listed = listed_conditions(pipe, conditions)
-    return {**listed, **(call_kwargs or {})}
+    return {**PipelineCall.of(pipe).listed(conditions), **(call_kwargs or {})}
 
 
 CONDITIONS_APART = 16
@@ -66,7 +65,8 @@ class Noise:
         self.pipe, self.num_inference_steps = pipe, num_inference_steps
         self._first = NOISE_SEEDS + (seed * IMAGES_PER_SEED) % (NOISE_SEEDS - IMAGES_PER_SEED)
         self._given = dict(call_kwargs or {})
-        check_call_kwargs(pipe, self._given)
+        self._call = PipelineCall.of(pipe)
+        self._call.check(self._given)
         if "batch_size" in self._given:
             raise StepMaskError(
                 "call_kwargs must not hold batch_size: how many images learning makes at once is its own"
@@ -120,7 +120,7 @@ class Noise:
         places = [number + number // 10_000 * CONDITIONS_APART for number in numbers]
         given = {name: pick(name, value, places) for name, value in self._given.items()}
         try:
-            drawn = [random_conditions(self.pipe, 1, torch.Generator().manual_seed(seed), given) for seed in seeds]
+            drawn = [self._call.drawn(1, torch.Generator().manual_seed(seed), given) for seed in seeds]
         except StepMaskError:
             if not given:
                 raise

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stepmask.errors import StepMaskError
 from stepmask.inspection.overrides import quiet, same_processors
-from stepmask.inspection.pipeline_call import parameters_of
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.prompts import one_for_each
 from stepmask.inspection.registry import denoiser_of
 from stepmask.timesteps import says_timesteps, start_run
@@ -62,9 +62,9 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
         Images (N, C, H, W), or videos (N, frames, C, H, W), float32 on the CPU, in [0, 1] for pipelines; latents as
         they are where `call_kwargs` has ``output_type="latent"``.
     """
-    parameters = parameters_of(pipe)
-    arguments = one_for_each(call_kwargs, len(seeds), makes_videos="num_frames" in parameters)
-    if "output_type" in parameters and arguments.get("output_type") != "latent":
+    call = PipelineCall.of(pipe)
+    arguments = one_for_each(call_kwargs, len(seeds), makes_videos=call.takes("num_frames"))
+    if call.takes("output_type") and arguments.get("output_type") != "latent":
         arguments["output_type"] = "pt"
     generators = seeded(seeds)
     generator = generators if len(generators) > 1 else generators[0]  # not every pipeline takes a list

@@ -15,7 +15,7 @@ from stepmask.graph import BlockGraph
 from stepmask.inspection.describe import Description, description_for, description_of
 from stepmask.inspection.first_step import first_step
 from stepmask.inspection.measure_cost import cost_of
-from stepmask.inspection.pipeline_call import check_call_kwargs
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
@@ -88,7 +88,7 @@ class Task:
 
     def timed_costs(self, batch_size: int | None) -> CostTable:
         """The same, and where a batch size is given the milliseconds of each site for one batch."""
-        check_call_kwargs(self.pipe, self.call_kwargs)
+        PipelineCall.of(self.pipe).check(self.call_kwargs)
         step, timed = first_step(self.pipe, self.call_kwargs), batch_size is not None
         return cost_of(self.description, step, latency=timed, batch_size=batch_size or 1)
 

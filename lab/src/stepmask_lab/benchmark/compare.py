@@ -21,7 +21,7 @@ from stepmask.evaluation import Evaluation, evaluate
 from stepmask.evaluation.fidelity import psnr_per_image
 from stepmask.evaluation.result import circumstances
 from stepmask.family import MaskFamily
-from stepmask.inspection.pipeline_call import listed_conditions
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.mask import StepMask
 from stepmask.runtime.identity import comparable
 from stepmask_lab.benchmark.image_strips import SHOWN, save_strip
@@ -127,7 +127,7 @@ class Comparison:
 
     def _conditions(self) -> str | None:
         """What tells the conditions that were given from others; None for those that are drawn."""
-        listed = listed_conditions(self.subject.pipe, self.subject.conditions)
+        listed = PipelineCall.of(self.subject.pipe).listed(self.subject.conditions)
         return hashlib.sha256(str(sorted(listed.items())).encode()).hexdigest()[:16] if listed else None
 
     def _call(self) -> dict[str, Any]:

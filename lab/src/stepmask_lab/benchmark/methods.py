@@ -12,7 +12,7 @@ from typing import Any
 from stepmask.family import MaskFamily
 from stepmask.inspection.describe import describe
 from stepmask.inspection.measure_cost import measure_cost
-from stepmask.inspection.pipeline_call import parameters_of
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning import learn, learn_family
 from stepmask.learning.budget import Budget
@@ -222,7 +222,7 @@ def learned(subject: Subject, setting: str, seed: int, label: str, **options: An
 
 def guided(pipe: Any, scale: float = GUIDANCE_SCALE) -> dict[str, float]:
     """The guidance of a reference model, as an argument of its call; empty where it has none."""
-    return {"guidance_scale": scale} if "guidance_scale" in parameters_of(pipe) else {}
+    return {"guidance_scale": scale} if PipelineCall.of(pipe).takes("guidance_scale") else {}
 
 
 def _always(subject: Subject) -> str | None:

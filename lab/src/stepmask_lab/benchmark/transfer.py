@@ -20,7 +20,7 @@ from stepmask.evaluation import evaluate
 from stepmask.files import write_atomically
 from stepmask.inspection.describe import describe
 from stepmask.inspection.measure_cost import measure_cost
-from stepmask.inspection.pipeline_call import num_classes, parameters_of
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import learn
 from stepmask.liveness import make_plan
@@ -62,11 +62,12 @@ def variations(pipe: Any) -> Iterator[Variation]:
     yield Variation("10 steps", steps=10)
     yield Variation("DPM-Solver++", change=with_dpm)
     yield Variation("bfloat16", change=lambda pipe: pipe.to(torch.bfloat16))
-    if "guidance_scale" in parameters_of(pipe):
+    call = PipelineCall.of(pipe)
+    if call.takes("guidance_scale"):
         yield Variation("guidance 1.5", guidance_scale=1.5)
         yield Variation("guidance 5", guidance_scale=5.0)
-    classes = num_classes(pipe)
-    if classes and "class_labels" in parameters_of(pipe):
+    classes = call.num_classes
+    if classes and call.takes("class_labels"):
         half = tuple(range(classes // 2))
         yield Variation("other classes", conditions=tuple(range(classes // 2, classes)), learned_on=half)
     if type(denoiser_of(pipe)).__name__ == "UNet2DModel":

@@ -136,10 +136,10 @@ def benchmark(
             **{name: value for name, value in given.items() if value is not None},
         )
     else:
-        from stepmask.inspection.pipeline_call import check_call_kwargs
+        from stepmask.inspection.pipeline_call import PipelineCall
 
         pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
-        check_call_kwargs(pipe, given_call)
+        PipelineCall.of(pipe).check(given_call)
         if measure is not None:
             measure.check(pipe)
         options = {

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.pipeline_call import parameters_of
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask_lab.scores.distribution import DistributionScores, Score, score_images
 from stepmask_lab.scores.features import Extractor, FeatureStatistics
 from stepmask_lab.scores.perceptual import (
@@ -93,7 +93,7 @@ class Metrics:
         Raises:
             StepMaskError: The pipeline takes no prompts, which the CLIP score compares images with.
         """
-        if self.clip is not None and "prompt" not in parameters_of(pipe):
+        if self.clip is not None and not PipelineCall.of(pipe).takes("prompt"):
             raise StepMaskError(
                 f"the CLIP score compares images with prompts, and {type(pipe).__name__} takes none: leave clip out"
             )

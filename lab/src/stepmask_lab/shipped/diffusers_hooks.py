@@ -33,7 +33,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from stepmask.evaluation import sampler_for
-from stepmask.inspection.pipeline_call import forwards_per_image
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime.apply import diffusers_hooks
 from stepmask.runtime.position import timestep_of
@@ -127,7 +127,7 @@ def _timed(subject: Subject, options: dict[str, Any], now: Callable[[], float]) 
 
 
 def _guided(subject: Subject, options: dict[str, Any], now: Callable[[], float]) -> dict[str, Any]:
-    if forwards_per_image(subject.pipe, subject.call_kwargs) < 2:
+    if PipelineCall.of(subject.pipe).forwards_per_image(subject.call_kwargs) < 2:
         raise NotSupported("skips the unconditional half of a guided batch, and here is no guidance")
     if type(subject.pipe).__name__ in CONDITIONAL_FIRST:
         raise NotSupported(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stepmask.errors import StepMaskError
 from stepmask.inspection.overrides import unchecked
-from stepmask.inspection.pipeline_call import random_conditions
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.prompts import without_clashes
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
@@ -233,7 +233,7 @@ class ScoreLearner(ABC):
         first = NOISE_SEEDS + self._first_seed(number)
         generator = torch.Generator().manual_seed(first)
         try:
-            drawn = random_conditions(pipe, size, generator, given or ())
+            drawn = PipelineCall.of(pipe).drawn(size, generator, given or ())
         except StepMaskError:
             if not given:
                 raise
