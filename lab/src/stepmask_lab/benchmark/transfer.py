@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from stepmask.errors import StepMaskError
 from stepmask.evaluation import evaluate
 from stepmask.files import write_atomically
 from stepmask.inspection.describe import describe
@@ -189,7 +190,10 @@ def _larger(pipe: Any) -> Any:
 
 def _with_lora(pipe: Any) -> Any:
     """Random low-rank changes of all attention projections: a stand-in for a trained LoRA."""
-    from peft import LoraConfig, inject_adapter_in_model
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError as error:
+        raise StepMaskError("the variation with a LoRA needs peft: pip install 'stepmask-lab[transfer]'") from error
 
     torch.manual_seed(0)
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
