@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 import shlex
@@ -91,9 +92,9 @@ def commands(program: str) -> list[list[str]]:
     """What pages tell to type in blocks of code: the words after the name of a program."""
     found = []
     for page in PAGES:
-        for block in re.findall(
-            r"^```(?:text)?\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-        ):
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```([^\n]*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+        for block in (code for language, code in blocks if language in ("", "text")):
             for line in block.replace("\\\n", " ").splitlines():
                 if line.startswith(f"{program} "):
                     found.append(shlex.split(line, comments=True)[1:])
@@ -110,6 +111,31 @@ def test_the_commands_that_pages_tell_to_type_exist():
         known = {name for one in group.commands[verb].params for name in (*one.opts, *one.secondary_opts)}
         options = [word.partition("=")[0] for word in words if re.fullmatch(r"-{1,2}[a-z].*", word)]
         assert set(options) <= known | {"--help"}, f"stepmask {verb} {' '.join(words)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_of_the_package_exist(page):
+    text = page.read_text(encoding="utf-8")
+    code = [
+        *re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE),
+        *re.findall(r"`([^`\n]+)`", text),
+    ]
+    named = {name for part in code for name in re.findall(r"(?<![\w./-])stepmask((?:\.\w+)+)", part)}
+    named -= {".commands"}  # a group of entry points
+    assert [name for name in sorted(named) if not is_there(name)] == []
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name below the package is a module, or something in one."""
+    found = stepmask
+    for part in name.removeprefix(".").split("."):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(f"{found.__name__}.{part}")
+            except (ImportError, AttributeError):
+                return False
+        found = getattr(found, part)
+    return True
 
 
 def test_the_targets_of_make_that_pages_name_exist():
