@@ -81,8 +81,8 @@ class OneByOne(TwoCalls):
 class Mixture:
     """Hooks on a model whose sites hand out ``w * fresh + (1 - w) * held``, differentiable by every row's weights.
 
-    Held values keep their dependence on the weights of earlier rows, ``held' = w * fresh + (1 - w) * held``, but fresh
-    values of earlier rows are constants: what `RelaxedPolicy` promises to compute without keeping any graph.
+    Held values, ``held' = w * fresh + (1 - w) * held``, are constants for the rows after: what `RelaxedPolicy` promises
+    to compute without keeping any graph.
     """
 
     def __init__(self, model: nn.Module, weights: Tensor) -> None:
@@ -100,7 +100,7 @@ class Mixture:
             weight = self._weights[self.row, :, site]
             weight = weight.repeat(len(fresh) // len(weight)).view(-1, *[1] * (fresh.dim() - 1))
             held = self._held[site]
-            self._held[site] = weight * fresh.detach() + (1 - weight) * held
+            self._held[site] = (weight * fresh + (1 - weight) * held).detach()
             return weight * fresh + (1 - weight) * held
 
         return swap

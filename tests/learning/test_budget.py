@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from stepmask import BlockGraph, CostTable, Site, StepMask, TargetError, describe, make_plan, measure_cost
 from stepmask.graph import OUT
 from stepmask.learning.budget import TOLERANCE, Budget
-from stepmask.learning.live_plan import LivePlan
-from stepmask.liveness import Elimination, rows_of, table_of
+from stepmask.liveness import rows_of, table_of
 from tiny import tiny_model
 
 FAMILIES = ("UNet2DModel", "DiTTransformer2DModel")
@@ -58,20 +57,6 @@ def test_cost_in_milliseconds():
     assert Budget(graph, cost, "latency").cost(rows_of(compute)) == pytest.approx(expected)
 
 
-def test_marginal_is_the_difference_of_plans(model):
-    graph, cost = model
-    compute = random_table(graph, 4, 3, 0.5)
-    marginal = Budget(graph, cost).marginal(compute)
-    for step in range(1, 4):
-        for site in graph.blocks:
-            with_, without = compute.copy(), compute.copy()
-            with_[step, site], without[step, site] = True, False
-            expected = cost.fraction(plan_of(with_, graph)) - cost.fraction(plan_of(without, graph))
-            assert marginal[step, site] == pytest.approx(expected, abs=1e-12)
-    samplers = [site for site in range(len(graph)) if site not in graph.blocks]
-    assert not marginal[0].any() and not marginal[:, samplers].any()
-
-
 @st.composite
 def random_plans(draw):
     """A random graph, rows of a mask, and the cost of its sites."""
@@ -83,27 +68,6 @@ def random_plans(draw):
     mask = [2**count - 1, *draw(st.lists(row, min_size=rows - 1, max_size=rows - 1))]
     macs = np.array(draw(st.lists(st.integers(1, 20), min_size=count, max_size=count)), dtype=float)
     return graph, mask, CostTable(graph.names, macs, 1.0)
-
-
-def live_cost(graph, mask, share) -> float:
-    runs = Elimination(graph).apply(mask, skip_unchanged=False).runs
-    return float(table_of(runs, len(graph)).mean(axis=0) @ share)
-
-
-@given(case=random_plans(), data=st.data())
-def test_live_plan_follows_every_flip(case, data):
-    graph, mask, cost = case
-    share = Budget(graph, cost).site_share
-    live = LivePlan(Elimination(graph), mask, None, share)
-    for _ in range(4):
-        step = data.draw(st.integers(0, len(mask) - 1))
-        site = data.draw(st.integers(0, len(graph) - 1))
-        flipped = list(live.rows)
-        flipped[step] ^= 1 << site
-        expected = live_cost(graph, flipped, share) - live_cost(graph, live.rows, share)
-        assert live.change(step, site) == pytest.approx(expected, abs=1e-12)
-        live.flip(step, site)
-        assert live.rows == flipped
 
 
 # --- targets
@@ -139,19 +103,6 @@ def test_a_target_is_met_from_any_mask(model, data):
     assert met[:, [i for i in range(len(graph)) if i not in graph.blocks]].all(), "samplers are left alone"
 
 
-@settings(max_examples=10)
-@given(data=st.data())
-def test_an_exchange_stays_on_the_budget(model, data):
-    graph, cost = model
-    budget = Budget(graph, cost)
-    seed, target = data.draw(st.integers(0, 10**6)), data.draw(st.floats(0.4, 0.95))
-    benefit = np.random.default_rng(seed).random((8, len(graph)))
-    compute = random_table(graph, 8, seed, data.draw(st.floats(0.3, 1)))
-    for _ in range(2):
-        compute = budget.exchange(compute, benefit, target)
-        assert_met(budget, compute, target)
-
-
 @settings(max_examples=40)
 @given(case=random_plans(), target=st.floats(0.05, 1.0), seed=st.integers(0, 10**6))
 def test_any_graph_meets_its_target(case, target, seed):
@@ -172,14 +123,6 @@ def test_meeting_a_target_keeps_what_is_worth_most():
     met = budget.meet(np.ones((5, 4), dtype=bool), benefit, (4 + 8) / 20)
     best = np.sort(benefit[1:].flatten())[-8:]
     assert met[0].all() and np.array_equal(np.sort(benefit[1:][met[1:]]), best)
-
-
-def test_an_exchange_takes_the_better_cell():
-    graph = BlockGraph.branches([Site("a", "mlp"), Site("b", "mlp")])
-    budget = Budget(graph, CostTable(graph.names, np.ones(2), 0.0))
-    compute = np.array([[1, 1], [1, 0], [1, 0]], dtype=bool)
-    benefit = np.array([[0, 0], [1, 5], [1, 6.0]])
-    assert budget.exchange(compute, benefit, 4 / 6, slack=0.4).tolist() == [[True] * 2, [False, True], [False, True]]
 
 
 def test_a_full_target_computes_everything(model):

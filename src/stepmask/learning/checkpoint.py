@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from stepmask.errors import StepMaskError
 from stepmask.files import write_atomically
 from stepmask.learning.effort import Effort
+from stepmask.mask import EFFORT
 
 SHOWN = 4
 """At most so many differences within a dictionary are named."""
@@ -72,10 +73,11 @@ class Checkpoint:
                 before = json.loads(metadata["stepmask_checkpoint"])
                 values, effort = json.loads(metadata["values"]), json.loads(metadata["effort"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
-            _check_identity(self._path, before, self._identity)
-            self._effort.go_on_from(effort)
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            before, values, took = dict(before), dict(values), {name: effort[name] + 0 for name in EFFORT}
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise StepMaskError(f"{self._path} is no state of an interrupted run ({error}): {ADVICE}") from error
+        _check_identity(self._path, before, self._identity)
+        self._effort.go_on_from(took)
         self.arrays, self.values = arrays, values
 
 

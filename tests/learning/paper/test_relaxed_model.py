@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import gc
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,14 +14,15 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 import stepmask
 from fakes import GrowingBatch, Mixture, TwoCalls, frozen
+from jobs import job_for
 from stepmask import describe
+from stepmask.inspection.call import random_conditions
+from stepmask.inspection.loop import SamplerLoop
 from stepmask.inspection.overrides import without_decoder
-from stepmask.inspection.pipeline_call import random_conditions
 from stepmask.inspection.registry import denoiser_of
-from stepmask.inspection.sampler_loop import SamplerLoop
-from stepmask.learning import LearnConfig
-from stepmask.learning.interception import first_tensor, riding
-from stepmask.learning.paper.learner import _Learner, _loss_scale, _Student
+from stepmask.learning import Paper
+from stepmask.learning.interception import first_tensor, intercepted
+from stepmask.learning.paper.learner import PaperLearner, _loss_scale, _Student
 from stepmask.learning.paper.losses import feature_loss
 from stepmask.learning.paper.relaxations import Draw, draw
 from stepmask.learning.paper.relaxed_model import RelaxedPolicy
@@ -47,38 +47,42 @@ PIPELINES = {
 # --- scores of 0 and 1
 
 
-@pytest.mark.parametrize("sampling", ["random", "interpolation"])
 @pytest.mark.parametrize("name", PIPELINES)
-def test_scores_of_0_and_1_run_the_hard_mask(name, sampling):
+def test_scores_of_0_and_1_run_the_hard_mask(name):
     pipe = PIPELINES[name]()
-    learner = learner_for(pipe, steps=5, sampling=sampling)
-    mask = random_mask(denoiser_of(pipe), pipe.scheduler, 5)
-    student = _Student(learner, torch.tensor(mask.compute).float(), torch.ones(mask.num_rows), 0)
-    with torch.inference_mode(False), riding(pipe, learner.policy, student):
-        relaxed = learner._call(1)
+    learner = learner_for(pipe, steps=4)
+    mask = random_mask(denoiser_of(pipe), pipe.scheduler, 4)
     with stepmask.apply(pipe, mask, eliminate_dead=False), without_decoder(pipe):
-        hard = learner._call(1)
+        hard = learner.sample_trajectory(1)
     with without_decoder(pipe):
-        plain = learner._call(1)
-    assert torch.equal(relaxed, hard) and not torch.equal(hard, plain)
-    assert student.mean_loss > 0
+        assert not torch.equal(hard, learner.sample_trajectory(1))
+    for sampling in ("random", "interpolation"):
+        learner = learner_for(pipe, steps=4, sampling=sampling)
+        student = student_of(learner, torch.tensor(mask.compute).float())
+        with torch.inference_mode(False), intercepted(pipe, learner.task.graph, learner.policy, student):
+            assert torch.equal(learner.sample_trajectory(1), hard)
+        assert student.mean_loss > 0
 
 
-def learner_for(pipe, steps: int, **options) -> _Learner:
+def learner_for(pipe, steps: int, **options) -> PaperLearner:
     conditional = {"class_labels": [3, 7]} if isinstance(pipe, TwoCalls) else {}
-    config = LearnConfig(batch_size=IMAGES, **options)
-    return _Learner(pipe, steps, None, 0, conditional, config)
+    return PaperLearner(job_for(pipe, steps, Paper(batch_size=IMAGES, **options), call_kwargs=conditional))
+
+
+def student_of(learner: PaperLearner, scores: torch.Tensor) -> _Student:
+    learner.tensors = {"scores": scores, "importance": torch.ones(len(scores))}
+    return _Student(learner, 0)
 
 
 # --- gradients
 
 
-def ride(model, weights: list[Draw | None], credit_steps: int):
+def run_relaxed(model, weights: list[Draw | None]):
     """Run the relaxed model with given draws; returns the gradient, and each row's input, timestep and original."""
     calls = []
-    policy = RelaxedPolicy(len(weights), len(describe(model)), credit_steps)
+    policy = RelaxedPolicy(len(weights), len(describe(model)))
 
-    def rider(position, forward):
+    def on_call(position, forward):
         policy.row, policy.stream, policy.draw = position.row, position.stream, weights[position.row]
         policy.teacher = True
         original = forward()
@@ -96,7 +100,7 @@ def ride(model, weights: list[Draw | None], credit_steps: int):
         lambda module, args, kwargs: inputs.append((sample_of(args, kwargs).clone(), kwargs["timestep"])),
         with_kwargs=True,
     )
-    with riding(loop, policy, rider):
+    with intercepted(loop, describe(model), policy, on_call):
         loop(IMAGES, len(weights), generator(5), **conditions(model, IMAGES))
     hook.remove()
     return policy, inputs, calls
@@ -114,40 +118,21 @@ def losses_of(model, weights: torch.Tensor, inputs, originals, loss=feature_loss
     return losses
 
 
-def expected_gradient(losses, scores: torch.Tensor, credit_steps: int) -> torch.Tensor:
-    """Sum over losses of their derivative by the scores, but for rows further back than `credit_steps`."""
-    total = torch.zeros_like(scores)
-    for row, loss in enumerate(losses, 1):
-        (gradient,) = torch.autograd.grad(loss, scores, retain_graph=True)
-        gradient[: max(row - credit_steps, 0)] = 0
-        total += gradient
-    return total
-
-
-@pytest.mark.parametrize("credit_steps", [0, 1, 3])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradient_and_credit_of_hard_draws_equal_autograd(name, credit_steps):
+def test_gradient_of_hard_draws_equals_autograd(name):
     """Four rows; images draw for themselves, with the straight-through gradient."""
     model = frozen(tiny_model(name))
     count = len(describe(model))
     scores = 0.2 + 0.6 * torch.rand(4, count, generator=generator(1))
     draws = [draw(row, IMAGES, "random", 0.5, generator(10 + i)) for i, row in enumerate(scores)]
-    policy, inputs, originals = ride(model, draws, credit_steps)
+    policy, inputs, originals = run_relaxed(model, draws)
 
     leaf = scores.clone().requires_grad_()
     hard = torch.stack([one.weight for one in draws])
     weights = hard + (leaf - leaf.detach())[:, None]
-    losses = losses_of(copy.deepcopy(model), weights, inputs, originals)
-    expected = expected_gradient(losses, leaf, credit_steps)
+    (expected,) = torch.autograd.grad(sum(losses_of(copy.deepcopy(model), weights, inputs, originals)), leaf)
     assert (expected[1:] != 0).any(1).all()
     assert torch.allclose(policy.gradient, expected, rtol=2e-3, atol=1e-6 * expected.abs().max().item() + 1e-7)
-
-
-def test_credit_changes_the_gradient_of_earlier_rows_only():
-    model = frozen(tiny_model("DiTTransformer2DModel"))
-    draws = [draw(torch.full((6,), 0.5), IMAGES, "random", 0.5, generator(10 + i)) for i in range(3)]
-    plain, credited = (ride(model, draws, credit)[0].gradient for credit in (0, 2))
-    assert torch.equal(plain[2], credited[2]) and not torch.equal(plain[1], credited[1])
 
 
 @pytest.mark.parametrize("sampling", ["interpolation", "gumbel"])
@@ -156,7 +141,7 @@ def test_gradient_of_soft_draws_equals_autograd(name, sampling):
     model = frozen(tiny_model(name))
     scores = 0.2 + 0.6 * torch.rand(2, len(describe(model)), generator=generator(1))
     drawn = draw(scores[1], IMAGES, sampling, 0.5, generator(3))
-    policy, inputs, originals = ride(model, [None, drawn], credit_steps=0)
+    policy, inputs, originals = run_relaxed(model, [None, drawn])
 
     leaf = scores.clone().requires_grad_()
     if sampling == "interpolation":
@@ -164,7 +149,7 @@ def test_gradient_of_soft_draws_equals_autograd(name, sampling):
     else:
         uniform = torch.rand(IMAGES, scores.shape[1], generator=generator(3))
         weights = torch.sigmoid((torch.logit(leaf)[:, None] + torch.logit(uniform)) / 0.5)
-    expected = expected_gradient(losses_of(copy.deepcopy(model), weights, inputs, originals), leaf, 0)
+    (expected,) = torch.autograd.grad(sum(losses_of(copy.deepcopy(model), weights, inputs, originals)), leaf)
     scale = expected.abs().max().item()
     assert torch.allclose(policy.gradient, expected, rtol=2e-3, atol=1e-5 * scale)
     assert (policy.gradient[1] != 0).all() and (policy.gradient[0] == 0).all()
@@ -174,7 +159,7 @@ def test_gradient_of_interpolation_equals_finite_differences():
     """No autograd in the check: the loss is evaluated at shifted scores, in double precision."""
     model = frozen(tiny_model("DiTTransformer2DModel").double())
     scores, eps = torch.full((6,), 0.4), 1e-5
-    policy, inputs, originals = ride(model, [None, draw(scores, IMAGES, "interpolation", 0.5, generator())], 0)
+    policy, inputs, originals = run_relaxed(model, [None, draw(scores, IMAGES, "interpolation", 0.5, generator())])
     twin = copy.deepcopy(model)
 
     def loss(masked, original):  # Eq. 5, without the detour over float32
@@ -213,7 +198,7 @@ def hard(*weights: float) -> Draw:
 
 def four_rows(**settings):
     """A site whose first of two images computes, in a batch of four."""
-    policy = RelaxedPolicy(2, 1, 0)
+    policy = RelaxedPolicy(2, 1)
     for name, setting in settings.items():
         setattr(policy, name, setting)
     site = Site(policy)
@@ -252,25 +237,25 @@ def test_gradients_of_a_float16_output_do_not_vanish(size):
     assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[1].norm()
 
 
-def test_two_streams_have_caches_and_credit_of_their_own():
-    policy = RelaxedPolicy(3, 1, 2)
+def test_two_streams_have_caches_of_their_own():
+    policy = RelaxedPolicy(3, 1)
     site = Site(policy)
     for stream in (0, 1):
         site(0, torch.full((1, 1), 100.0 * stream), stream)
     policy.draw = hard(1)
     for stream in (0, 1):
-        site(1, torch.full((1, 1), 100.0 * stream + 1 + stream), stream)  # changes by 1 and by 2
+        site(1, torch.full((1, 1), 100.0 * stream + 1 + stream), stream)
     policy.draw = hard(0)
     values = [site(2, torch.full((1, 1), 100.0 * stream + 7), stream) for stream in (0, 1)]
     assert [value.item() for value in values] == [1, 102]
     values[0].backward(torch.tensor([[10.0]]))
-    assert policy.gradient[:, 0].tolist() == [0, 10 * 1, 10 * (7 - 1)]
+    assert policy.gradient[:, 0].tolist() == [0, 0, 10 * (7 - 1)]
     values[1].backward(torch.tensor([[10.0]]))
-    assert policy.gradient[:, 0].tolist() == [0, 10 * 1 + 10 * 2, 60 + 10 * (107 - 102)]
+    assert policy.gradient[:, 0].tolist() == [0, 0, 60 + 10 * (107 - 102)]
 
 
 def test_tuples_of_tensors_are_mixed_part_by_part():
-    policy = RelaxedPolicy(2, 1, 0)
+    policy = RelaxedPolicy(2, 1)
     site = Site(policy)
     site(0, (torch.zeros(2, 1), torch.zeros(2, 1, 1)))
     policy.draw = hard(0, 1)
@@ -282,14 +267,14 @@ def test_tuples_of_tensors_are_mixed_part_by_part():
 
 def test_gradients_of_a_stream_that_begins_late_land_in_their_rows():
     pipe = PIPELINES["two calls, the second late"]()
-    learner = learner_for(pipe, steps=4, trajectory="teacher", credit_steps=0)
+    learner = learner_for(pipe, steps=4, trajectory="teacher")
     gradients = {}
     for begin in (9, 2):
         pipe.begin = begin
         learner.policy.reset()
-        student = _Student(learner, torch.full((4, 6), 0.5), torch.ones(4), 0)
-        with riding(pipe, learner.policy, student):
-            learner._call(1)
+        student = student_of(learner, torch.full((4, 6), 0.5))
+        with intercepted(pipe, learner.task.graph, learner.policy, student):
+            learner.sample_trajectory(1)
         gradients[begin] = learner.policy.gradient.clone()
         assert len(student._losses) == (3 if begin == 9 else 4), "no loss where a stream begins"
     assert torch.equal(gradients[9][:3], gradients[2][:3]), "the second stream begins at row 2 and mixes from row 3"
@@ -299,6 +284,15 @@ def test_gradients_of_a_stream_that_begins_late_land_in_their_rows():
 # --- memory
 
 
+@pytest.fixture
+def others_frozen():
+    """What was there before is not looked through: that takes long."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def live_tensors() -> int:
     gc.collect()
     return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
@@ -306,15 +300,15 @@ def live_tensors() -> int:
 
 def run_and_watch(steps: int, watch) -> None:
     pipe = dit_pipeline()
-    learner = learner_for(pipe, steps, credit_steps=3, importance="uniform")
-    student = _Student(learner, torch.full((steps, 6), 0.7), torch.ones(steps), 0)
+    learner = learner_for(pipe, steps)
+    student = student_of(learner, torch.full((steps, 6), 0.7))
 
-    def rider(position, forward):
+    def on_call(position, forward):
         output = student(position, forward)
         watch(position.row, learner.policy, output)
         return output
 
-    with riding(pipe, learner.policy, rider):
+    with intercepted(pipe, learner.task.graph, learner.policy, on_call):
         sample(pipe, random_conditions(pipe, IMAGES, generator()), range(IMAGES), steps)
 
 
@@ -342,11 +336,9 @@ def test_nothing_keeps_the_graph_of_a_step():
             caches[id(self)] = self
 
     def watch(row, policy, output):
-        kept = SimpleNamespace(features=[cache._values for cache in caches.values()], traces=policy._traces)
-        found = [*tensors_in(kept.features), *tensors_in(kept.traces), policy.gradient, *tensors_in(output)]
-        assert len(list(tensors_in(kept.features))) == 6
-        assert len(list(tensors_in(kept.traces))) >= 6 * min(row, 3)
-        assert not any(tensor.requires_grad for tensor in found)
+        kept = list(tensors_in([cache._values for cache in caches.values()]))
+        assert len(kept) == 6
+        assert not any(tensor.requires_grad for tensor in [*kept, policy.gradient, *tensors_in(output)])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stepmask.runtime.executor.Cache", Spy)
@@ -354,8 +346,8 @@ def test_nothing_keeps_the_graph_of_a_step():
     assert len(caches) == 1
 
 
-def test_what_is_kept_does_not_grow_with_the_number_of_steps():
-    counts: dict[int, dict[int, int]] = {6: {}, 24: {}}
+def test_what_is_kept_does_not_grow_with_the_number_of_steps(others_frozen):
+    counts: dict[int, dict[int, int]] = {6: {}, 12: {}}
     for steps, seen in counts.items():
 
         def watch(row, policy, output, seen=seen, last=steps - 1):
@@ -363,5 +355,5 @@ def test_what_is_kept_does_not_grow_with_the_number_of_steps():
                 seen[row] = live_tensors()
 
         run_and_watch(steps, watch)
-    assert counts[24][5] == counts[24][23], "from row 3 on everything is there that ever will be"
-    assert counts[24][23] - counts[24][0] == counts[6][5] - counts[6][0] > 0
+    assert counts[12][5] == counts[12][11], "from row 3 on everything is there that ever will be"
+    assert counts[12][11] - counts[12][0] == counts[6][5] - counts[6][0] > 0

@@ -9,7 +9,6 @@ import torch
 from diffusers import DDIMScheduler
 
 from fakes import TwoCalls
-from small import ldm_pipeline
 from stepmask import StepMaskError
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning.end_to_end.measurement.judge import HELD_BACK, PROBES, VALIDATION
@@ -132,7 +131,7 @@ def test_psnr_in_the_units_of_the_pipeline():
 
 def test_latents_are_what_the_network_of_the_decoder_reads():
     """So an objective may decode them."""
-    pipe = ldm_pipeline()
+    pipe = dit_pipeline()
     noise = Noise(pipe, 3, seed=0)
     with torch.no_grad():
         decoded = pipe.vae.decoder(noise.latents(0, 2)) / 2 + 0.5

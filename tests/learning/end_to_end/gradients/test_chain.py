@@ -26,9 +26,9 @@ from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.gradients.adjoints import inner
 from stepmask.learning.end_to_end.gradients.chain import Chain
-from stepmask.learning.end_to_end.gradients.effects import Account
+from stepmask.learning.end_to_end.gradients.effects import Effects
 from stepmask.learning.end_to_end.gradients.probe import probe
-from stepmask.learning.end_to_end.search.selection import settle
+from stepmask.learning.end_to_end.tables import settle
 from stepmask.learning.interception import frozen
 from stepmask.mask import Action
 from stepmask.runtime.sampling import seeded
@@ -125,13 +125,13 @@ def cotangents(pipe, call: dict, copies: int = COPIES) -> Tensor:
     return torch.randn(copies, *shape, generator=generator(7), dtype=torch.float64)
 
 
-def ride(pipe, call, plan, along: Tensor, fresh: bool = True, **options) -> tuple[Account, Tensor]:
-    """The account of a chain along (copies, IMAGES, ...) cotangents, and the images that it made."""
+def run_chain(pipe, call, plan, along: Tensor, fresh: bool = True, **options) -> tuple[Effects, Tensor]:
+    """The effects that a chain finds along (copies, IMAGES, ...) cotangents, and the images that it made."""
     chain = Chain(pipe, plan, IMAGES, len(along), fresh, **options)
-    with frozen(denoiser_of(pipe)), chain.riding():
+    with frozen(denoiser_of(pipe)), chain.intercepting():
         images = final(pipe, call, len(along))
         images.backward(along.flatten(0, 1).to(images))
-    return chain.account, images.detach()
+    return chain.effects, images.detach()
 
 
 class Blend:
@@ -217,7 +217,7 @@ def blended(pipe, call, mask: StepMask, amounts, gradient: bool = False) -> Tens
 
 
 def derivatives(pipe, call, mask: StepMask, along: Tensor) -> np.ndarray:
-    """(T, B, actions, copies, IMAGES): what `Account.effects` promises, by one graph of the whole run."""
+    """(T, B, actions, copies, IMAGES): what `Effects.by_action` promises, by one graph of the whole run."""
     amounts = torch.zeros(*mask.actions.shape, len(Action), IMAGES, dtype=torch.float64, requires_grad=True)
     images = blended(pipe, call, mask, amounts, gradient=True)
     found = [torch.autograd.grad(images, amounts, one.to(images), retain_graph=True)[0] for one in along]
@@ -254,13 +254,13 @@ def test_effects_are_derivatives_of_the_final_images(name):
         plan = make_plan(mask, describe(pipe))
         assert {State.compute, State.reuse, State.forecast} <= set(plan.states.flatten().tolist())
         along = cotangents(pipe, call)
-        found, _ = ride(pipe, call, plan, along)
+        found, _ = run_chain(pipe, call, plan, along)
         expected = derivatives(pipe, call, mask, along)
         possible = open_switches(plan)
         for before, after in PAIRS:
             assert (possible[..., after] & (mask.actions == before)).any()
-        assert not found.effects[~possible].any()
-        assert_close(found.effects[possible], expected[possible])
+        assert not found.by_action[~possible].any()
+        assert_close(found.by_action[possible], expected[possible])
 
 
 @pytest.mark.parametrize("name", ["DDIM", "guidance"])
@@ -269,7 +269,7 @@ def test_the_derivatives_are_those_of_finite_differences(name):
     pipe, call = make(name)
     mask = settled(pipe, call)
     plan, along = make_plan(mask, describe(pipe)), cotangents(pipe, call)
-    found, _ = ride(pipe, call, plan, along)
+    found, _ = run_chain(pipe, call, plan, along)
     possible = open_switches(plan)
     for before, after in PAIRS:
         cells = np.argwhere(possible[..., after] & (mask.actions == before))
@@ -277,7 +277,7 @@ def test_the_derivatives_are_those_of_finite_differences(name):
         images = [blended(pipe, call, mask, {(row, site, after): step}) for step in (1e-4, -1e-4)]
         slope = (images[0] - images[1]).double() / 2e-4
         expected = (along * slope).flatten(2).sum(2).numpy()
-        assert_close(found.effects[row, site, after], expected)
+        assert_close(found.by_action[row, site, after], expected)
 
 
 @pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
@@ -285,10 +285,10 @@ def test_slopes_are_derivatives_by_the_gains(name):
     pipe, call = make(name)
     mask = settled(pipe, call)
     plan, along = make_plan(mask, describe(pipe)), cotangents(pipe, call)
-    found, _ = ride(pipe, call, plan, along, fresh=False)
+    found, _ = run_chain(pipe, call, plan, along, fresh=False)
     earlier = np.cumsum(mask.compute, axis=0) - mask.compute
     read = (plan.states == State.forecast) | (plan.states == State.reuse)
-    assert not found.slopes[~(read & (earlier >= 2))].any()
+    assert not found.by_gain[~(read & (earlier >= 2))].any()
     cells = np.argwhere((plan.states == State.forecast) & (earlier >= 2))
     for row, site in cells[np.random.default_rng(0).permutation(len(cells))[:3]]:
         images = []
@@ -298,7 +298,7 @@ def test_slopes_are_derivatives_by_the_gains(name):
             moved = mask.with_actions(mask.actions, gains=gains)
             images.append(blended(pipe, call, moved, {}))
         expected = (along * (images[0] - images[1]).double() / 2e-2).flatten(2).sum(2).numpy()
-        np.testing.assert_allclose(found.slopes[row, site], expected, rtol=2e-2, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(found.by_gain[row, site], expected, rtol=2e-2, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
@@ -307,9 +307,9 @@ def test_slopes_of_channels_are_derivatives_by_their_gains(name):
     pipe, call = make(name)
     mask = settled(pipe, call, channels=True)
     plan, along = make_plan(mask, describe(pipe)), cotangents(pipe, call)
-    assert not ride(pipe, call, plan, along, fresh=False)[0].channel_slopes, "only where they are asked for"
-    chain, _ = ride(pipe, call, plan, along, fresh=False, by_channel=True)
-    found = {plan.sites[site]: slopes for site, slopes in chain.channel_slopes.items()}
+    assert not run_chain(pipe, call, plan, along, fresh=False)[0].by_channel_gain, "only where they are asked for"
+    chain, _ = run_chain(pipe, call, plan, along, fresh=False, by_channel=True)
+    found = {plan.sites[site]: slopes for site, slopes in chain.by_channel_gain.items()}
     assert found.keys() <= mask.channel_gains.keys() and len(found) > 2
     for site in np.random.default_rng(0).permutation(sorted(found))[:3]:
         channel = int(np.abs(found[site]).sum((0, 1)).argmax())
@@ -328,7 +328,7 @@ def test_slopes_of_channels_are_derivatives_by_their_gains(name):
 def test_without_fresh_values_only_computing_is_left_out():
     pipe, call = make("DDIM")
     plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call)
-    fresh, lean = (ride(pipe, call, plan, along, fresh)[0].effects for fresh in (True, False))
+    fresh, lean = (run_chain(pipe, call, plan, along, fresh)[0].by_action for fresh in (True, False))
     assert fresh[:, :, Action.compute].any() and not lean[:, :, Action.compute].any()
     others = [Action.hold, Action.linear]
     assert np.array_equal(fresh[:, :, others], lean[:, :, others])
@@ -337,7 +337,7 @@ def test_without_fresh_values_only_computing_is_left_out():
 def test_waiting_values_may_be_kept_elsewhere():
     pipe, call = make("guidance")
     plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call)
-    here, there = (ride(pipe, call, plan, along, device=device)[0].effects for device in (None, "cpu"))
+    here, there = (run_chain(pipe, call, plan, along, device=device)[0].by_action for device in (None, "cpu"))
     assert np.array_equal(here, there) and here.any()
 
 
@@ -350,27 +350,27 @@ def test_steps_whose_graph_is_kept_are_not_run_again(name, fresh):
     first = next(module for module in denoiser_of(pipe).modules() if isinstance(module, torch.nn.Conv2d))
     first.register_forward_pre_hook(lambda module, args: calls.append(module))
 
-    def ridden(graph_bytes):
+    def with_graphs(graph_bytes):
         calls.clear()
-        account, images = ride(pipe, call, plan, along, fresh, graph_bytes=graph_bytes)
-        return account, images, len(calls)
+        effects, images = run_chain(pipe, call, plan, along, fresh, graph_bytes=graph_bytes)
+        return effects, images, len(calls)
 
-    (none, images, twice), (some, same, between), (all_of_them, also, once) = map(ridden, (0, 400_000, 2**30))
+    (none, images, twice), (some, same, between), (all_of_them, also, once) = map(with_graphs, (0, 400_000, 2**30))
     assert once < between < twice and twice - once == once - once // plan.num_rows  # the first step has no way back
     assert torch.equal(images, same) and torch.equal(images, also)
-    for account in (some, all_of_them):
-        assert np.array_equal(account.effects, none.effects) and np.array_equal(account.slopes, none.slopes)
+    for found in (some, all_of_them):
+        assert np.array_equal(found.by_action, none.by_action) and np.array_equal(found.by_gain, none.by_gain)
 
 
 @pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
 def test_several_cotangents_are_as_many_runs(name):
     pipe, call = make(name)
     plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call, 3)
-    together, _ = ride(pipe, call, plan, along)
+    together, _ = run_chain(pipe, call, plan, along)
     for copy, one in enumerate(along):
-        alone, _ = ride(pipe, call, plan, one[None])
-        assert_close(together.effects[:, :, :, copy], alone.effects[:, :, :, 0])
-    assert not np.allclose(together.effects[:, :, :, 0], together.effects[:, :, :, 1])
+        alone, _ = run_chain(pipe, call, plan, one[None])
+        assert_close(together.by_action[:, :, :, copy], alone.by_action[:, :, :, 0])
+    assert not np.allclose(together.by_action[:, :, :, 0], together.by_action[:, :, :, 1])
 
 
 # --- the run itself
@@ -384,7 +384,7 @@ def test_the_images_are_those_of_the_plan_bitwise_in_every_copy(name, fresh):
     with stepmask.apply(pipe, plan):
         expected = final(pipe, call)
     chain = Chain(pipe, plan, IMAGES, 3, fresh)
-    with frozen(denoiser_of(pipe)), chain.riding():
+    with frozen(denoiser_of(pipe)), chain.intercepting():
         images = final(pipe, call, 3)
     assert images.requires_grad and not torch.equal(expected, final(pipe, call))
     for copy in images.detach().unflatten(0, (3, IMAGES)):
@@ -406,17 +406,17 @@ def test_everything_is_restored(name, how):
 
     hook = next(model.children()).register_forward_pre_hook(fail)
     if how == "finished":
-        ride(pipe, call, plan, along)
+        run_chain(pipe, call, plan, along)
     else:
         with pytest.raises(KeyboardInterrupt):
-            ride(pipe, call, plan, along)
+            run_chain(pipe, call, plan, along)
         assert len(calls) == {"forwards": 4, "backwards": STEPS + 3}[how]
     hook.remove()
     assert_unchanged(model, before)
     assert torch.is_grad_enabled()
 
 
-# --- what cannot be ridden
+# --- what cannot be differentiated
 
 
 class Detached(TwoCalls):
@@ -439,7 +439,7 @@ def test_a_loop_that_breaks_the_graph(where):
     pipe.where, call = where, {"class_labels": LABELS, "num_inference_steps": STEPS}
     plan, target = make_plan(settled(pipe, call), describe(pipe)), final(pipe, call)
     before = snapshot(pipe.transformer)
-    with pytest.raises(UnsupportedModelError, match=r"no gradient reaches .*DDIMScheduler.*method=\"paper\""):
+    with pytest.raises(UnsupportedModelError, match=r"no gradient reaches .*DDIMScheduler.*schedules\.key_steps"):
         probe(pipe, plan, partial(final, pipe, call), target, 1, seed=0)
     assert_unchanged(pipe.transformer, before)
 
@@ -449,7 +449,7 @@ def test_guidance_that_begins_late(kind):
     pipe = kind(tiny_model(DIT), DDIMScheduler(clip_sample=False), begin=2)
     call = {"class_labels": LABELS, "num_inference_steps": STEPS}
     plan, target = make_plan(settled(pipe, call), describe(pipe)), final(pipe, call)
-    with pytest.raises(UnsupportedModelError, match=r"method=\"paper\""):
+    with pytest.raises(UnsupportedModelError, match=r"the same calls at every step.*schedules\.key_steps"):
         probe(pipe, plan, partial(final, pipe, call), target, 1, seed=0)
 
 
@@ -462,7 +462,7 @@ def test_images_one_by_one():
     pipe = OneByOne(tiny_model(DIT), DDIMScheduler(clip_sample=False))
     call = {"class_labels": LABELS, "num_inference_steps": STEPS}
     plan, target = make_plan(settled(pipe, call), describe(pipe)), final(pipe, call)
-    with pytest.raises(UnsupportedModelError, match=r"runs all images together: use method=\"paper\""):
+    with pytest.raises(UnsupportedModelError, match=r"runs all images together; stepmask\.schedules\.key_steps"):
         probe(pipe, plan, partial(final, pipe, call), target, 1, seed=0)
 
 

@@ -12,7 +12,8 @@ from stepmask import BlockGraph, CostTable, Site, State, StepMask, describe, mak
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.gradients.probe import Probe
-from stepmask.learning.end_to_end.search.selection import Selection, settle
+from stepmask.learning.end_to_end.search.selection import Selection
+from stepmask.learning.end_to_end.tables import settle
 from stepmask.mask import Action
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask, tiny_model
 

@@ -10,7 +10,8 @@ import stepmask
 from stepmask import StepMask, StepMaskError, describe, learn, learn_family, make_plan, measure_cost
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.measurement.judge import Judge
-from stepmask.learning.end_to_end.search.selection import settle
+from stepmask.learning.end_to_end.search.search import Search
+from stepmask.learning.end_to_end.tables import settle
 from stepmask.runtime.noise import Noise
 from stepmask.schedules import fora, key_steps
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
@@ -72,7 +73,7 @@ def test_a_start_that_is_behind_on_the_first_images_is_measured_on_all(monkeypat
     """So the result is not worse than it, also where a schedule is far ahead there."""
     pipe, measured = dit_pipeline(), []
     start = key_steps(pipe, STEPS, [0, 1])
-    monkeypatch.setattr("stepmask.learning.end_to_end.search.search.HOPELESS_DB", -1e3)
+    monkeypatch.setattr(Search, "_try", lambda *_: None)  # hopeless, all of them
     psnrs = Judge.psnrs
     monkeypatch.setattr(Judge, "psnrs", lambda self, table: measured.append(table.actions) or psnrs(self, table))
     learn(pipe, STEPS, 0.6, start=start, **{**QUICK, "rounds": 0})
@@ -105,7 +106,7 @@ def test_the_start_is_part_of_what_a_search_is(tmp_path):
     pipe, path = dit_pipeline(), tmp_path / "state"
     mask = learn(pipe, STEPS, 0.6, start=fora(pipe, STEPS, 2), resume=path, **QUICK)
     assert learn(pipe, STEPS, 0.6, start=fora(pipe, STEPS, 2), resume=path, **QUICK) == mask
-    with pytest.raises(StepMaskError, match=r"belongs to another search \(start was"):
+    with pytest.raises(StepMaskError, match=r"belongs to another run \(start was"):
         learn(pipe, STEPS, 0.6, start=fora(pipe, STEPS, 3), resume=path, **QUICK)
 
 
@@ -116,15 +117,10 @@ def test_the_start_is_part_of_what_a_search_is(tmp_path):
         (3, {}, "got int"),
         (lambda: fora(ddim_pipeline(), STEPS, 2), {}, "it belongs to another model"),
         (lambda: fora(dit_pipeline(), STEPS, 2, forecast="linear"), {"forecast": False}, "forecast=False allows none"),
-        (lambda: fora(dit_pipeline(), STEPS, 2), {"method": "paper"}, 'start needs method="global"'),
+        (lambda: fora(dit_pipeline(), STEPS, 2), {"method": "paper"}, "method 'paper' does not know start; "),
     ],
 )
 def test_starts_that_make_no_sense(start, options, message):
     start = start() if callable(start) else start
     with pytest.raises(StepMaskError, match=message):
         learn(dit_pipeline(), STEPS, 0.6, start=start, progress=False, **options)
-
-
-def test_families_by_ecad_start_from_nothing():
-    with pytest.raises(StepMaskError, match='start needs method="global"'):
-        learn_family(dit_pipeline(), STEPS, (0.6,), method="ecad", start=fora(dit_pipeline(), STEPS, 2))
