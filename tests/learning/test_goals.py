@@ -1,63 +1,105 @@
-"""Arguments that make no sense are refused in words, before anything runs."""
+"""What a user asks of a mask is checked in words, before anything is loaded or run."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from stepmask import StepMaskError, TargetError, fit_gains, learn, learn_family
+from stepmask import MaskFamily, StepMaskError, TargetError, fit_gains, learn, learn_family
+from stepmask.family import Member
+from stepmask.learning import Goals
+from stepmask.learning.goals import masks_of, shares_of
 from stepmask.schedules import fora
-from tiny import FEW, dit_pipeline
+from tiny import dit_pipeline
 
 
-@pytest.mark.parametrize("seed", [None, 1.5, "x", -1, True])
-def test_seeds(seed):
-    pipe = dit_pipeline()
-    words = "seed must be a whole number, 0 or more, got"
-    with pytest.raises(StepMaskError, match=words):
-        learn(pipe, 4, 0.6, seed=seed)
-    with pytest.raises(StepMaskError, match=words):
-        learn_family(pipe, 4, (0.6,), seed=seed)
-    with pytest.raises(StepMaskError, match=words):
-        fit_gains(pipe, fora(pipe, 4, 2, forecast="linear"), seed=seed)
+@pytest.mark.parametrize(
+    ("goals", "says"),
+    [
+        ({"target_macs": 0.6, "target_speedup": 2.0}, "one of target_macs, target_speedup, .*got target_macs, target_"),
+        ({"target_speedup": 2.0, "min_psnr": 40}, "got target_speedup, min_psnr"),
+        ({}, "got none"),
+        ({"max_cache_bytes": 100}, "got none"),
+        ({"targets": ()}, "targets must name at least one share"),
+        ({"target_speedup": 0.5}, "target_speedup is a factor of at least 1"),
+        ({"target_speedup": float("nan")}, "target_speedup is a factor"),
+        ({"target_speedup": "fast"}, "target_speedup is a factor"),
+        ({"target_speedup": True}, "target_speedup is a factor"),
+        ({"min_psnr": -3}, "min_psnr is in dB, between 0 and 80, got -3"),
+        ({"min_psnr": "good"}, "min_psnr is in dB"),
+        ({"target_macs": 0.5, "max_cache_bytes": 0}, "max_cache_bytes must be a positive number"),
+        ({"target_macs": 0.5, "max_cache_bytes": "1 GB"}, "max_cache_bytes must be a positive number"),
+    ],
+)
+def test_goals_that_make_no_sense(goals, says):
+    with pytest.raises(TargetError, match=says):
+        Goals(**goals)
 
 
-def test_arguments_of_the_call():
-    with pytest.raises(
-        StepMaskError, match="call_kwargs is a dictionary of arguments for the pipeline's call, got 'abc'"
-    ):
-        learn(dit_pipeline(), 4, 0.6, call_kwargs="abc")
+def test_what_is_given():
+    goals = Goals(target_macs=0.5, max_cache_bytes=10**6, start=("a mask",))
+    assert goals.given == {"target_macs": 0.5, "max_cache_bytes": 10**6, "start": ("a mask",)}
+    assert goals.to_dict() == {"target_macs": 0.5, "max_cache_bytes": 10**6}
+    family = Goals(targets=(0.5, 0.4))
+    assert json.loads(json.dumps(family.to_dict())) == family.to_dict() == {"targets": [0.5, 0.4]}
+    assert Goals(needs_target=False).given == {}
+
+
+def test_masks_to_start_from():
+    mask = fora(dit_pipeline(), 4)
+    assert masks_of(None) == () and masks_of(mask) == (mask,) and masks_of([mask, mask]) == (mask, mask)
+    assert masks_of(MaskFamily((Member(0.5, 30.0, mask),))) == (mask,)
+    for start, kind in (("mask.json", "str"), (3, "int"), ([mask, None], "NoneType")):
+        with pytest.raises(StepMaskError, match=f"start takes a StepMask, a MaskFamily or several masks, got {kind}"):
+            masks_of(start)
 
 
 @pytest.mark.parametrize("targets", [0.5, "0.5", None])
 def test_targets_of_a_family(targets):
+    assert shares_of(share for share in (0.5, 0.4)) == (0.5, 0.4)
     with pytest.raises(TargetError, match=r"targets are several shares of the full run, such as \(0.6, 0.4\), got"):
         learn_family(dit_pipeline(), 4, targets)
 
 
-QUICK = {"rounds": 0, "progress": False, **FEW}
+# --- at the door
 
 
+@pytest.mark.parametrize("seed", [None, 1.5, "x", -1, True])
+def test_seeds(seed):
+    pipe, says = dit_pipeline(), "seed must be a whole number of at least 0, got"
+    for call in (
+        lambda: learn(pipe, 4, 0.6, seed=seed),
+        lambda: learn_family(pipe, 4, (0.6,), seed=seed),
+        lambda: fit_gains(pipe, fora(pipe, 4, 2, forecast="linear"), seed=seed),
+    ):
+        with pytest.raises(StepMaskError, match=says):
+            call()
+
+
+@pytest.mark.parametrize("method", ["end-to-end", "paper"])
 @pytest.mark.parametrize(
-    ("objective", "words"),
+    ("arguments", "says"),
     [
-        (lambda z: None, "a row for each of the 2 images, got None"),
-        (lambda z: z.sum(), r"got one of shape \(\)"),
-        (lambda z: z.mean(0), r"a row for each of the 2 images, got one of shape \(4, 8, 8\)"),
-        (lambda z: z * float("nan"), "makes NaN or infinite values"),
-        (lambda z: z * 0, "makes 0 of everything"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number of at least 1, got 0"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number"),
+        ({"num_inference_steps": True}, "num_inference_steps must be a whole number"),
+        ({"target_macs": 0}, r"in \(0, 1\]"),
+        ({"target_macs": 1.2}, r"in \(0, 1\]"),
+        ({"target_macs": "half"}, r"in \(0, 1\].*'half'"),
+        ({"target_macs": 0.05}, "target_macs=0.05 cannot be reached"),
+        ({"call_kwargs": "abc"}, "call_kwargs is a dictionary of arguments for the pipeline's call, got 'abc'"),
+        ({"pipe": "model"}, "expected a diffusers pipeline"),
     ],
 )
-def test_objectives_that_say_nothing(objective, words):
-    with pytest.raises(StepMaskError, match=words):
-        learn(dit_pipeline(), 4, 0.6, objective=objective, **QUICK)
+def test_arguments_that_make_no_sense(arguments, says, method):
+    arguments = {"pipe": dit_pipeline(), "num_inference_steps": 4, "progress": False, **arguments}
+    with pytest.raises(StepMaskError, match=says):
+        learn(method=method, **arguments)
 
 
-def test_a_search_does_not_go_on_with_another_objective_of_the_same_name(tmp_path):
-    def crop(size):
-        return lambda z: z[..., :size, :size]
-
-    options = {"resume": tmp_path / "state", **QUICK}
-    mask = learn(dit_pipeline(), 4, 0.6, objective=crop(8), **options)
-    assert learn(dit_pipeline(), 4, 0.6, objective=crop(8), **options) == mask
-    with pytest.raises(StepMaskError, match="the search that is resumed had another objective"):
-        learn(dit_pipeline(), 4, 0.6, objective=crop(3), **options)
+def test_a_bare_denoiser_needs_its_scheduler():
+    with pytest.raises(StepMaskError, match="bare denoiser needs its scheduler"):
+        learn(dit_pipeline().transformer, 4)
+    with pytest.raises(TargetError, match="got none"):
+        learn(dit_pipeline(), 4, None)

@@ -1,28 +1,56 @@
-"""Quantised denoisers: masks run on them, and what needs gradients through them says so."""
+"""What learning refuses, in words that name what works there: where gradients cannot pass that is `key_steps`."""
 
 from __future__ import annotations
 
+import re
 import warnings
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from diffusers.hooks import apply_group_offloading
 
 import stepmask
-from stepmask import UnsupportedModelError, describe, learn, learning, schedules
-from tiny import dit_pipeline, generator
+from fakes import GrowingBatch, TwoCalls, assert_unchanged, snapshot
+from stepmask import StepMaskError, UnsupportedModelError, describe, learn, make_plan, schedules
+from stepmask.inspection.registry import denoiser_of
+from stepmask.learning.refusals import INSTEAD
+from tiny import FEW, ddim_pipeline, dit_pipeline, generator, tiny_model
 
 STEPS = 5
+QUICK = {"rounds": 0, "progress": False, **FEW}
+PAPER = {"num_trajectories": 1, "batch_size": 1, "progress": False}
+LABELS = {"class_labels": [3, 7]}
 
 
-def images(pipe, mask=None):
-    call = {"class_labels": [1, 2], "num_inference_steps": STEPS, "output_type": "pt", "generator": generator()}
-    if mask is None:
-        return torch.as_tensor(pipe(**call).images)
-    with stepmask.apply(pipe, mask):
-        return torch.as_tensor(pipe(**call).images)
+class Detached(TwoCalls):
+    """A loop that lets no gradient through, between the steps or at its end."""
+
+    where = "end"
+
+    @torch.no_grad()
+    def __call__(self, *args, **kwargs):
+        images = super().__call__(*args, **kwargs).images
+        return SimpleNamespace(images=images.detach() if self.where == "end" else images)
+
+    def _step_output(self, row, sample, t, labels, scale):
+        return super()._step_output(row, sample.detach() if self.where == "step" else sample, t, labels, scale)
 
 
-@pytest.fixture
+class DetachedSteps(Detached):
+    where = "step"
+
+
+class Alone(TwoCalls):
+    """Runs each image alone."""
+
+    def _predict(self, sample, t, labels):
+        one = super()._predict
+        return torch.cat([one(x[None], t, y[None]) for x, y in zip(sample, labels, strict=True)])
+
+
 def quantised():
     pipe = dit_pipeline()
     with warnings.catch_warnings():
@@ -31,29 +59,126 @@ def quantised():
     return pipe
 
 
-def test_masks_run_on_them(quantised):
-    assert torch.equal(images(quantised, schedules.fora(quantised, STEPS, 1)), images(quantised))
-    mask = schedules.fora(dit_pipeline(), STEPS, 2, forecast="linear")
-    assert mask.graph == describe(quantised).fingerprint, "what was learned on the plain model fits"
-    assert not torch.equal(images(quantised, mask), images(quantised))
-
-
-@pytest.mark.parametrize("method", ["global", "per-step", "paper", "dip-go"])
-def test_what_needs_gradients_refuses_them(method, quantised):
-    with pytest.raises(UnsupportedModelError, match=r"linear_1 is a quantised Linear, .*learn on the plain model"):
-        learn(quantised, STEPS, 0.6, method=method, progress=False)
-
-
-def test_what_needs_none_learns_on_them(quantised):
-    assert learning.smoothcache(quantised, STEPS, target_macs=0.7).num_rows == STEPS
-    options = {"population": 4, "generations": 1, "progress": False}
-    assert learn(quantised, STEPS, 0.7, method="ecad", **options).num_rows == STEPS
-
-
-def test_a_site_that_lets_no_gradient_through_is_named():
-    """One branch among others: the gradient that comes back around it would be wrong."""
+def with_hook(name: str):
+    """As an integer kernel would be: what a module makes does not depend on its input, as autograd sees it."""
     pipe = dit_pipeline()
-    site = pipe.transformer.transformer_blocks[1].ff
-    site.net[2].register_forward_hook(lambda module, args, output: output.detach())
-    with pytest.raises(UnsupportedModelError, match=r"no gradient passes through transformer_blocks\.1\.ff"):
-        learn(pipe, STEPS, 0.6, progress=False)
+    pipe.transformer.get_submodule(name).register_forward_hook(lambda module, args, output: output.detach())
+    return pipe
+
+
+def loop(kind, **options):
+    return kind(tiny_model("DiTTransformer2DModel"), DDIMScheduler(clip_sample=False), **options)
+
+
+WITHOUT_GRADIENT = {  # pipeline, what is said
+    "quantised": (quantised, r"linear_1 is a quantised Linear, .*learn on the plain model"),
+    "output": (lambda: with_hook("proj_out_2"), "no gradient reaches the output of DiTTransformer2D.*plain model"),
+    "site": (
+        lambda: with_hook("transformer_blocks.1.ff.net.2"),
+        r"no gradient passes through transformer_blocks\.1\.ff: .*learn on the plain model",
+    ),
+    "loop": (lambda: loop(Detached), "no gradient reaches the images through DDIMScheduler .*another scheduler"),
+    "steps": (lambda: loop(DetachedSteps), "no gradient reaches row 1 through DDIMScheduler"),
+    "late": (lambda: loop(TwoCalls, begin=2), "at row 2 as it did not before, .*the same calls at every step"),
+    "grows": (lambda: loop(GrowingBatch, begin=2), "at row 2 as it did not before, .*the same calls at every step"),
+    "alone": (lambda: loop(Alone), "a batch of 1 for 2 images, .*runs all images together"),
+}  # fmt: skip
+TAKEN_BY_PAPER = {"site", "loop", "steps", "late", "grows", "alone"}
+"""The paper's learner needs no gradient between steps, and does not see that one of several branches has none."""
+
+
+def images(pipe, mask=None):
+    call = {**LABELS, "num_inference_steps": STEPS, "generator": generator()}
+    if not isinstance(pipe, TwoCalls):
+        call["output_type"] = "pt"
+    if mask is None:
+        return torch.as_tensor(pipe(**call).images)
+    with stepmask.apply(pipe, mask):
+        return torch.as_tensor(pipe(**call).images)
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENT)
+def test_where_gradients_cannot_pass_key_steps_is_named_and_works(name, tmp_path):
+    make, says = WITHOUT_GRADIENT[name]
+    pipe = make()
+    full, before = images(pipe), snapshot(denoiser_of(pipe)) if name != "quantised" else None
+    call_kwargs = LABELS if isinstance(pipe, TwoCalls) else None
+    with pytest.raises(UnsupportedModelError, match=f"{says}.*{re.escape(INSTEAD)}"):
+        learn(pipe, STEPS, 0.6, call_kwargs=call_kwargs, **QUICK)
+    if before is not None:
+        assert_unchanged(denoiser_of(pipe), before)
+    assert "schedules.key_steps(pipe, steps)" in INSTEAD
+    mask = schedules.key_steps(pipe, STEPS)
+    made = images(pipe, mask)
+    assert made.isfinite().all() and not torch.equal(made, full)
+    assert (made - full).norm() < full.norm() and make_plan(mask, describe(pipe)).compute.mean() < 0.7
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENT)
+def test_the_papers_learner_takes_what_it_can(name):
+    pipe = WITHOUT_GRADIENT[name][0]()
+    options = {"method": "paper", "call_kwargs": LABELS if isinstance(pipe, TwoCalls) else None, **PAPER}
+    if name in TAKEN_BY_PAPER:
+        assert learn(pipe, 3, 0.8, **options).num_rows == 3
+    else:
+        with pytest.raises(UnsupportedModelError, match=f"{WITHOUT_GRADIENT[name][1]}.*{re.escape(INSTEAD)}"):
+            learn(pipe, 3, 0.8, **options)
+
+
+def test_masks_of_the_plain_model_run_on_the_quantised_one():
+    pipe = quantised()
+    assert torch.equal(images(pipe, schedules.fora(pipe, STEPS, 1)), images(pipe))
+    mask = schedules.fora(dit_pipeline(), STEPS, 2, forecast="linear")
+    assert mask.graph == describe(pipe).fingerprint
+    assert not torch.equal(images(pipe, mask), images(pipe))
+
+
+# --- states of a model that have to go first
+
+
+def offloaded():
+    pipe = ddim_pipeline()
+    pipe.enable_model_cpu_offload(device="cpu")
+    return pipe
+
+
+def offloaded_in_groups():
+    pipe, cpu = dit_pipeline(), torch.device("cpu")
+    apply_group_offloading(pipe.transformer, onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+    return pipe
+
+
+def compiled():
+    pipe = dit_pipeline()
+    pipe.transformer.compile()
+    return pipe
+
+
+@pytest.mark.parametrize("options", [QUICK, {"method": "paper", **PAPER}], ids=["end-to-end", "paper"])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [(offloaded, "offloaded: learn before"), (offloaded_in_groups, "offloaded: learn before"), (compiled, "compiled")],
+)
+def test_what_has_to_be_undone_first(make, says, options):
+    with pytest.raises(UnsupportedModelError, match=says):
+        learn(make(), 3, 0.8, **options)
+
+
+@pytest.mark.parametrize("options", [QUICK, {"method": "paper", **PAPER}], ids=["end-to-end", "paper"])
+def test_a_mask_that_is_applied_has_to_go_first(options):
+    pipe = dit_pipeline()
+    with stepmask.apply(pipe, schedules.fora(pipe, 3, 2)), pytest.raises(StepMaskError, match="remove it before"):
+        learn(pipe, 3, 0.8, **options)
+    assert learn(pipe, 3, 0.8, **options) == learn(dit_pipeline(), 3, 0.8, **options), "nothing of it is left"
+
+
+def test_a_compiled_bare_denoiser():
+    model = torch.compile(tiny_model("DiTTransformer2DModel"))
+    with pytest.raises(UnsupportedModelError, match="compiled"):
+        learn(model, 3, 0.6, scheduler=DDIMScheduler(), **QUICK)
+
+
+def test_what_was_offloaded_is_learned_on_afterwards():
+    pipe = offloaded()
+    pipe.remove_all_hooks()
+    assert np.isfinite(learn(pipe, 2, 0.8, method="paper", **PAPER).scores).all()

@@ -95,6 +95,8 @@ class Option:
             self._check_number(value)
         if self.type is bool and not isinstance(value, bool):
             raise StepMaskError(f"{self.name} must be True or False, got {value!r}")
+        if self.type is str and not isinstance(value, str):
+            raise StepMaskError(f"{self.name} must be a word, got {value!r}")
         if self.type is Callable and not callable(value):
             raise StepMaskError(f"{self.name} must be a function, got {type(value).__name__}")
         if isinstance(self.type, type) and issubclass(self.type, Configuration) and not isinstance(value, self.type):

@@ -147,15 +147,15 @@ def test_a_configuration_is_single_options():
 
 
 def test_a_speed_up(monkeypatch, tmp_path):
-    def fixed(denoiser, graph, *_):  # measured ones depend on what else the machine does
-        return np.linspace(1.0, 2.0, len(graph)), 1.0
+    def fixed(description, *_):  # measured ones depend on what else the machine does
+        return np.linspace(1.0, 2.0, len(description.graph)), 1.0
 
-    monkeypatch.setattr("stepmask.inspection.costs._time_sites", fixed)
+    monkeypatch.setattr("stepmask.inspection.measure_cost._time_sites", fixed)
     options = {"target_speedup": 1.3, "resume": tmp_path / "state", **QUICK}
     mask = learn(dit_pipeline(), STEPS, **options)
     assert mask.provenance["asked"] == {"target_speedup": 1.3}
     assert mask.provenance["cost"] <= 1 / 1.3 and mask.provenance["cost"] != mask.provenance["macs"]
-    monkeypatch.setattr("stepmask.inspection.costs._time_sites", None)
+    monkeypatch.setattr("stepmask.inspection.measure_cost._time_sites", None)
     assert learn(dit_pipeline(), STEPS, **options) == mask, "measured again, latencies would differ: they are kept"
 
 

@@ -16,12 +16,13 @@ import stepmask
 from fakes import GrowingBatch, Mixture, TwoCalls, frozen
 from jobs import job_for
 from stepmask import describe
-from stepmask.inspection.call import random_conditions
-from stepmask.inspection.loop import SamplerLoop
+from stepmask.inspection.describe import description_of
 from stepmask.inspection.overrides import without_decoder
+from stepmask.inspection.pipeline_call import random_conditions
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning import Paper
-from stepmask.learning.interception import first_tensor, intercepted
+from stepmask.learning.interception import intercepted
 from stepmask.learning.paper.learner import PaperLearner, _loss_scale, _Student
 from stepmask.learning.paper.losses import feature_loss
 from stepmask.learning.paper.relaxations import Draw, draw
@@ -77,6 +78,11 @@ def student_of(learner: PaperLearner, scores: torch.Tensor) -> _Student:
 # --- gradients
 
 
+def used_output(model, output) -> torch.Tensor:
+    """The part of a denoiser's output that the sampler uses."""
+    return description_of(model).used_output(output)
+
+
 def run_relaxed(model, weights: list[Draw | None]):
     """Run the relaxed model with given draws; returns the gradient, and each row's input, timestep and original."""
     calls = []
@@ -90,8 +96,8 @@ def run_relaxed(model, weights: list[Draw | None]):
         with torch.enable_grad():
             masked = forward()
             if position.row > 0:
-                feature_loss(first_tensor(model, masked), first_tensor(model, original)).backward()
-        calls.append(first_tensor(model, original))
+                feature_loss(used_output(model, masked), used_output(model, original)).backward()
+        calls.append(used_output(model, original))
         return (masked[0].detach(),)
 
     loop = SamplerLoop(model, DDIMScheduler())
@@ -113,7 +119,7 @@ def losses_of(model, weights: torch.Tensor, inputs, originals, loss=feature_loss
     for mixture.row, ((x, t), original) in enumerate(zip(inputs, originals, strict=True)):
         output = model(x, timestep=t, return_dict=False, **conditions(model, IMAGES))
         if mixture.row > 0:
-            losses.append(loss(first_tensor(model, output), original))
+            losses.append(loss(used_output(model, output), original))
     mixture.remove()
     return losses
 

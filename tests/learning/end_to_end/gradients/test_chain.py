@@ -8,8 +8,6 @@ hand out.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +16,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteSc
 from torch import Tensor, nn
 
 import stepmask
-from fakes import GrowingBatch, OneByOne, TwoCalls, assert_unchanged, snapshot
-from stepmask import State, StepMask, UnsupportedModelError, describe, make_plan, measure_cost, register_sites
+from fakes import OneByOne, TwoCalls, assert_unchanged, snapshot
+from stepmask import State, StepMask, describe, make_plan, measure_cost, register_sites
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import SamplerLoop
@@ -27,7 +25,6 @@ from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.gradients.adjoints import inner
 from stepmask.learning.end_to_end.gradients.chain import Chain
 from stepmask.learning.end_to_end.gradients.effects import Effects
-from stepmask.learning.end_to_end.gradients.probe import probe
 from stepmask.learning.end_to_end.tables import settle
 from stepmask.learning.interception import frozen
 from stepmask.mask import Action
@@ -414,56 +411,6 @@ def test_everything_is_restored(name, how):
     hook.remove()
     assert_unchanged(model, before)
     assert torch.is_grad_enabled()
-
-
-# --- what cannot be differentiated
-
-
-class Detached(TwoCalls):
-    """A loop that lets no gradient through, between the steps or at its end."""
-
-    where = "end"
-
-    @torch.no_grad()
-    def __call__(self, *args, **kwargs):
-        images = super().__call__(*args, **kwargs).images
-        return SimpleNamespace(images=images.detach() if self.where == "end" else images)
-
-    def _step_output(self, row, sample, t, labels, scale):
-        return super()._step_output(row, sample.detach() if self.where == "step" else sample, t, labels, scale)
-
-
-@pytest.mark.parametrize("where", ["end", "step"])
-def test_a_loop_that_breaks_the_graph(where):
-    pipe = Detached(tiny_model(DIT), DDIMScheduler(clip_sample=False))
-    pipe.where, call = where, {"class_labels": LABELS, "num_inference_steps": STEPS}
-    plan, target = make_plan(settled(pipe, call), describe(pipe)), final(pipe, call)
-    before = snapshot(pipe.transformer)
-    with pytest.raises(UnsupportedModelError, match=r"no gradient reaches .*DDIMScheduler.*schedules\.key_steps"):
-        probe(pipe, plan, partial(final, pipe, call), target, 1, seed=0)
-    assert_unchanged(pipe.transformer, before)
-
-
-@pytest.mark.parametrize("kind", [TwoCalls, GrowingBatch])
-def test_guidance_that_begins_late(kind):
-    pipe = kind(tiny_model(DIT), DDIMScheduler(clip_sample=False), begin=2)
-    call = {"class_labels": LABELS, "num_inference_steps": STEPS}
-    plan, target = make_plan(settled(pipe, call), describe(pipe)), final(pipe, call)
-    with pytest.raises(UnsupportedModelError, match=r"the same calls at every step.*schedules\.key_steps"):
-        probe(pipe, plan, partial(final, pipe, call), target, 1, seed=0)
-
-
-def test_images_one_by_one():
-    class OneByOne(TwoCalls):
-        def _predict(self, sample, t, labels):
-            one = super()._predict
-            return torch.cat([one(x[None], t, y[None]) for x, y in zip(sample, labels, strict=True)])
-
-    pipe = OneByOne(tiny_model(DIT), DDIMScheduler(clip_sample=False))
-    call = {"class_labels": LABELS, "num_inference_steps": STEPS}
-    plan, target = make_plan(settled(pipe, call), describe(pipe)), final(pipe, call)
-    with pytest.raises(UnsupportedModelError, match=r"runs all images together; stepmask\.schedules\.key_steps"):
-        probe(pipe, plan, partial(final, pipe, call), target, 1, seed=0)
 
 
 # --- inner products
