@@ -1,28 +1,52 @@
-"""Rule-based schedules: pure functions from a graph and timesteps to a `StepMask`, one per file.
+"""Schedules: masks by rule, without learning. Pure functions from a graph and timesteps, one per file.
 
-Each takes a graph and its timesteps, or a pipeline and a number of steps; `_inputs.Inputs` turns the latter into the
-former. Schedules that others have published as files are read by `importers`. Those that have to run the model first
-are in `stepmask_lab.rivals.calibrated`.
+Each takes a graph and its timesteps, or a pipeline and a number of steps; `ScheduleInputs` turns the latter into the
+former. A package outside of stepmask adds one with `register`, from a module that its entry point names
+(`stepmask.plugins`). Schedules that others have published as files are read by `importers`.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+from stepmask.errors import StepMaskError
+from stepmask.schedules import registry
 from stepmask.schedules.deepcache import deepcache
 from stepmask.schedules.faster_diffusion import faster_diffusion
 from stepmask.schedules.fora import fora
 from stepmask.schedules.importers import export_smoothcache, import_l2c, import_smoothcache
+from stepmask.schedules.inputs import ScheduleInputs, check_interval, check_steps
 from stepmask.schedules.key_steps import key_steps
 from stepmask.schedules.postdiff import postdiff
 from stepmask.schedules.random import random_schedule
+from stepmask.schedules.registry import get, names, register
 from stepmask.schedules.step_skipping import step_skipping
 
 __all__ = [
+    "ScheduleInputs",
+    "check_interval",
+    "check_steps",
     "deepcache",
     "export_smoothcache",
     "faster_diffusion",
     "fora",
+    "get",
     "import_l2c",
     "import_smoothcache",
     "key_steps",
+    "names",
     "postdiff",
     "random_schedule",
+    "register",
     "step_skipping",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Schedules of plugins, which are loaded when a name is asked for that is not known here."""
+    if not name.startswith("_"):
+        try:
+            return registry.get(name)
+        except StepMaskError as error:
+            raise AttributeError(str(error)) from None
+    raise AttributeError(f"module 'stepmask.schedules' has no attribute {name!r}")

@@ -10,13 +10,15 @@ import numpy as np
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask
-from stepmask.schedules._inputs import Forecast, Inputs, check_interval
-from stepmask.schedules._unets import distances, parts_of
+from stepmask.schedules.inputs import Forecast, ScheduleInputs, check_interval
+from stepmask.schedules.registry import register
+from stepmask.schedules.unet_layers import distances, parts_of
 
 Spacing = Literal["uniform", "quad"]
 INSTEAD = "for transformers use schedules.fora"
 
 
+@register
 def deepcache(
     graph_or_pipe: Any,
     timesteps: int | Iterable[float],
@@ -52,7 +54,7 @@ def deepcache(
         StepMaskError: The model is no U-Net, or has no level below `depth` or `branch`.
     """
     check_interval(interval)
-    inputs = Inputs(graph_or_pipe, timesteps)
+    inputs = ScheduleInputs(graph_or_pipe, timesteps)
     held = deep_sites(inputs.graph, depth, branch)
     # samplers are left to elimination where blocks hold; a forecast of theirs is that of what they read (they are
     # affine), and spares running them on it

@@ -9,13 +9,15 @@ import numpy as np
 
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
-from stepmask.schedules._inputs import Forecast, Inputs, check_steps
-from stepmask.schedules._unets import parts_of
+from stepmask.schedules.inputs import Forecast, ScheduleInputs, check_steps
+from stepmask.schedules.registry import register
+from stepmask.schedules.unet_layers import parts_of
 
 KEY_STEPS = (0, 1, 2, 3, 5, 10, 15, 25, 35)
 OF_STEPS = 50
 
 
+@register
 def faster_diffusion(
     graph_or_pipe: Any,
     timesteps: int | Iterable[float],
@@ -40,7 +42,7 @@ def faster_diffusion(
     Raises:
         StepMaskError: The model is no U-Net, or the key steps are none of the run.
     """
-    inputs = Inputs(graph_or_pipe, timesteps)
+    inputs = ScheduleInputs(graph_or_pipe, timesteps)
     parts = parts_of(inputs.graph, "Faster Diffusion", "for transformers use schedules.fora")
     num_rows = len(inputs.timesteps)
     key_steps = scaled_key_steps(num_rows) if key_steps is None else key_steps

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from stepmask.mask import StepMask
-from stepmask.schedules._inputs import Forecast, Inputs, check_interval
+from stepmask.schedules.inputs import Forecast, ScheduleInputs, check_interval
+from stepmask.schedules.registry import register
 
 
+@register
 def fora(
     graph_or_pipe: Any, timesteps: int | Iterable[float], interval: int = 2, forecast: Forecast | None = None
 ) -> StepMask:
@@ -24,7 +26,7 @@ def fora(
             published.
     """
     check_interval(interval)
-    inputs = Inputs(graph_or_pipe, timesteps)
+    inputs = ScheduleInputs(graph_or_pipe, timesteps)
     compute = np.ones((len(inputs.timesteps), len(inputs.graph)), dtype=bool)
     between = np.arange(len(compute)) % interval != 0
     compute[np.ix_(between, inputs.graph.blocks)] = False

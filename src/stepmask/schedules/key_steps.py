@@ -9,13 +9,15 @@ import numpy as np
 
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
-from stepmask.schedules._inputs import Forecast, Inputs, check_steps
+from stepmask.schedules.inputs import Forecast, ScheduleInputs, check_steps
+from stepmask.schedules.registry import register
 
 POWER = 1.2
 """Best of 1, 1.1, 1.2 and 1.35 at most budgets of 20 steps on two of our reference models, over 8 images. Of 50
 steps, half of them, even spacing was better (50.8 against 46.9 dB on the DiT). `stepmask.learn` tries all of them."""
 
 
+@register
 def key_steps(
     graph_or_pipe: Any,
     timesteps: int | Iterable[float],
@@ -39,7 +41,7 @@ def key_steps(
     Raises:
         StepMaskError: `steps` are not steps of the run, or `power` is below 1.
     """
-    inputs = Inputs(graph_or_pipe, timesteps)
+    inputs = ScheduleInputs(graph_or_pipe, timesteps)
     num_rows = len(inputs.timesteps)
     if steps is None:
         steps = (num_rows + 1) // 2

@@ -9,10 +9,12 @@ import numpy as np
 
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
-from stepmask.schedules._inputs import Forecast, Inputs, check_interval
 from stepmask.schedules.deepcache import deep_sites
+from stepmask.schedules.inputs import Forecast, ScheduleInputs, check_interval
+from stepmask.schedules.registry import register
 
 
+@register
 def postdiff(
     graph_or_pipe: Any,
     timesteps: int | Iterable[float],
@@ -44,7 +46,7 @@ def postdiff(
     """
     check_interval(interval)
     check_interval(cross_interval, "cross_interval")
-    inputs = Inputs(graph_or_pipe, timesteps)
+    inputs = ScheduleInputs(graph_or_pipe, timesteps)
     graph = inputs.graph
     cross = {i for i, site in enumerate(graph.sites) if site.kind == "cross_attention"}
     if not cross:

@@ -9,9 +9,11 @@ import numpy as np
 
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
-from stepmask.schedules._inputs import Forecast, Inputs
+from stepmask.schedules.inputs import Forecast, ScheduleInputs
+from stepmask.schedules.registry import register
 
 
+@register
 def random_schedule(
     graph_or_pipe: Any,
     timesteps: int | Iterable[float],
@@ -33,7 +35,7 @@ def random_schedule(
         raise StepMaskError(f"density must be a share between 0 and 1, got {density!r}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise StepMaskError(f"seed must be a whole number of at least 0, got {seed!r}")
-    inputs = Inputs(graph_or_pipe, timesteps)
+    inputs = ScheduleInputs(graph_or_pipe, timesteps)
     blocks = list(inputs.graph.blocks)
     cells = np.zeros((len(inputs.timesteps) - 1) * len(blocks), dtype=bool)
     cells[: round(density * len(cells))] = True

@@ -9,9 +9,11 @@ import numpy as np
 
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
-from stepmask.schedules._inputs import Forecast, Inputs, check_interval, check_steps
+from stepmask.schedules.inputs import Forecast, ScheduleInputs, check_interval, check_steps
+from stepmask.schedules.registry import register
 
 
+@register
 def step_skipping(
     graph_or_pipe: Any,
     timesteps: int | Iterable[float],
@@ -34,7 +36,7 @@ def step_skipping(
     """
     if every is not None and steps is not None:
         raise StepMaskError("every and steps exclude each other: give one of them")
-    inputs = Inputs(graph_or_pipe, timesteps)
+    inputs = ScheduleInputs(graph_or_pipe, timesteps)
     num_rows = len(inputs.timesteps)
     if steps is None:
         every = 3 if every is None else every

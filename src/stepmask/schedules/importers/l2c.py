@@ -16,7 +16,7 @@ from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask
 from stepmask.mask_file import MAX_CELLS
-from stepmask.schedules.importers._target import MAX_BYTES, MAX_STEPS, inputs_for
+from stepmask.schedules.importers.target import MAX_BYTES, MAX_STEPS, inputs_for
 
 ROUTER = re.compile(r"(0|[1-9]\d{0,5})\.prob")
 

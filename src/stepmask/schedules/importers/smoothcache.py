@@ -17,7 +17,7 @@ from stepmask.errors import StepMaskError
 from stepmask.files import write_atomically
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask
-from stepmask.schedules.importers._target import MAX_BYTES, MAX_STEPS, inputs_for
+from stepmask.schedules.importers.target import MAX_BYTES, MAX_STEPS, inputs_for
 
 KINDS = {"attn": "attention", "attn1": "attention", "attn2": "cross_attention", "mlp": "mlp", "ff": "mlp"}
 """Names of layers in files, where a model has no layers of that very name."""

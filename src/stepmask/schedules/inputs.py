@@ -17,7 +17,7 @@ Forecast = Literal["linear"]
 """What a cell between two computations may do instead of holding."""
 
 
-class Inputs:
+class ScheduleInputs:
     """Graph, timesteps and identity that a schedule's mask is for.
 
     Args:
