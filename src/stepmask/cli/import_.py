@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stepmask import presets
-from stepmask.cli.common.app import app, stdout
+from stepmask.cli.common.app import app
 from stepmask.cli.common.arguments import Scheduler, SchedulerChoice
-from stepmask.cli.common.models import CLASSES, load
 from stepmask.cli.common.output import ready_file
+from stepmask.cli.common.schedule_files import load_or_preset, write_schedule
 from stepmask.errors import StepMaskError
 
 THETA = 0.1
@@ -72,34 +70,14 @@ def import_(
     if theta is not None and format_ != Format.l2c:
         raise StepMaskError(f"--theta belongs to --format l2c, not to {format_.value}: leave it out")
     ready_file(output)
-    import stepmask
     from stepmask.schedules import import_l2c, import_smoothcache
 
-    preset = model.startswith(presets.PREFIX)
-    pipe = _preset(model, scheduler) if preset else load(model, scheduler=scheduler, device="cpu")
+    pipe = load_or_preset(model, scheduler)
     if format_ == Format.l2c:
         mask = import_l2c(file, pipe, theta=THETA if theta is None else theta)
     else:
         mask = import_smoothcache(file, pipe)
-    if preset:
-        mask = replace(mask, scheduler=None)
-    mask.save(output)
-    out = stdout()
-    rest = (~mask.compute).sum()
-    size = f"{mask.num_rows} steps x {len(mask.sites)} sites"
-    out.print(f"{output}: {size}, {rest} of {mask.compute.size} cells hold", soft_wrap=True)
-    fraction = stepmask.measure_cost(pipe).fraction(stepmask.make_plan(mask, stepmask.describe(pipe)))
-    out.print(f"{fraction:.1%} of the full run's MACs after elimination")
-
-
-def _preset(model: str, scheduler: Scheduler) -> Any:
-    """A published denoiser without weights, with a scheduler that says the timesteps."""
-    import diffusers
-
-    from stepmask.inspection.sampler_loop import SamplerLoop
-
-    denoiser = presets.load(model.removeprefix(presets.PREFIX))
-    return SamplerLoop(denoiser, getattr(diffusers, CLASSES.get(scheduler, "DDIMScheduler"))())
+    write_schedule(mask, model, pipe, output)
 
 
 def _format_of(file: Path) -> Format:

@@ -21,7 +21,7 @@ import stepmask
 from stepmask.cli.common.allocator import keep_freed_memory
 from stepmask.errors import StepMaskError
 
-ORDER = ("describe", "learn", "import", "sample", "evaluate", "show", "export")
+ORDER = ("describe", "learn", "schedule", "import", "sample", "evaluate", "show", "export")
 """Verbs in the order in which one needs them; those that other packages add come after them."""
 
 PIPED_WIDTH = 160

@@ -44,11 +44,26 @@ def call_kwargs(guidance_scale: float | None, call: Iterable[str] | None = None)
     if guidance_scale is not None and not math.isfinite(guidance_scale):
         raise StepMaskError(f"guidance must be a finite number, such as 4.5, got {guidance_scale}")
     found: dict[str, Any] = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    for text in call or ():
+    return assignments(call, "--call takes NAME=VALUE, height=512 for example", found)
+
+
+def assignments(texts: Iterable[str] | None, takes: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Values by name from texts ``NAME=VALUE``.
+
+    Args:
+        texts: What the user wrote.
+        takes: What the option takes, for errors.
+        before: Values that were given otherwise.
+
+    Raises:
+        StepMaskError: A text is no assignment, or gives a name twice.
+    """
+    found = dict(before or {})
+    for text in texts or ():
         name, separator, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not separator or not name.isidentifier():
-            raise StepMaskError(f"--call takes NAME=VALUE, height=512 for example, got {text!r}")
+            raise StepMaskError(f"{takes}, got {text!r}")
         if name in found:
             raise StepMaskError(f"{name} is given twice: give it once")
         found[name] = _value(value.strip())

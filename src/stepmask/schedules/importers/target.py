@@ -14,7 +14,9 @@ MAX_BYTES = 64 * 2**20
 MAX_STEPS = 10_000
 
 
-def inputs_for(graph_or_pipe: Any, timesteps: int | Iterable[float] | None, num_rows: int, source: str) -> ScheduleInputs:
+def inputs_for(
+    graph_or_pipe: Any, timesteps: int | Iterable[float] | None, num_rows: int, source: str
+) -> ScheduleInputs:
     """Graph, timesteps and identity for a schedule of `num_rows` steps.
 
     Raises:
