@@ -153,7 +153,11 @@ def presets() -> str:
 
 
 def _sites(family) -> str:
-    model = family.tiny()
+    import diffusers
+
+    from tiny_configs import TINY
+
+    model = getattr(diffusers, family.class_name)(**TINY[family.class_name])
     modules = dict(model.named_modules())
     if family.patterns:
         return _by_list(family.graph(model).names)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from stepmask import StepMask, describe
 from stepmask.inspection.registry import registered_architectures
 from stepmask.mask import Action, scheduler_identity
+from tiny_configs import TINY
 
 OUTSIDE = ("sample", "hidden_states", "timestep")
 """What a sampling loop passes by itself."""
@@ -26,7 +28,7 @@ FEW = {"gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "nu
 def tiny_model(class_name: str, seed: int = 0) -> nn.Module:
     """A fresh instance of a registered family, in eval mode."""
     torch.manual_seed(seed)
-    return registered_architectures()[class_name].tiny().eval()
+    return getattr(diffusers, class_name)(**TINY[class_name]).eval()
 
 
 def conditions(model: nn.Module, batch_size: int) -> dict:

@@ -10,13 +10,14 @@ from torch import nn
 from stepmask import UnknownArchitectureError
 from stepmask.inspection.guess import guessed_sites
 from stepmask.inspection.registry import registered_architectures
+from tiny import tiny_model
 
 FAMILIES = registered_architectures()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_of_known_models_they_are_the_declared_ones(name):
-    model = FAMILIES[name].tiny()
+    model = tiny_model(name)
     assert set(guessed_sites(model)) == {site.name for site in FAMILIES[name].sites(model)}
 
 

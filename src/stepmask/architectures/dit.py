@@ -20,17 +20,6 @@ class DiT(Architecture):
     patterns = {"transformer_blocks.*.attn1": "attention", "transformer_blocks.*.ff": "mlp"}
     # what modulates the norms also makes the gates, which are needed at every step
     feeding = {"attn1": ("norm1.norm",), "ff": ("norm3",)}
-    tiny_config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "num_layers": 3,
-        "in_channels": 4,
-        "out_channels": 8,
-        "sample_size": 8,
-        "patch_size": 2,
-        "num_embeds_ada_norm": 1000,
-        "activation_fn": "gelu-approximate",
-    }
 
     def graph(self, model: nn.Module) -> BlockGraph:
         """attn1, ff, attn1, ff, ..."""

@@ -29,23 +29,6 @@ class Flux(Architecture):
         "single_transformer_blocks.*.proj_out": "transformer",
     }
 
-    @property
-    def tiny_config(self) -> dict[str, Any]:
-        """Two double blocks and two single ones."""
-        config = {
-            "in_channels": 4,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "attention_head_dim": 8,
-            "num_attention_heads": 2,
-            "joint_attention_dim": 12,
-            "axes_dims_rope": (2, 2, 4),
-        }
-        if self.class_name == "FluxTransformer2DModel":
-            return config | {"pooled_projection_dim": 8, "guidance_embeds": True}
-        small = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
-        return config | small
-
     def example_inputs(self, model: nn.Module, batch_size: int = 1, side: int = 4, tokens: int = 5) -> dict[str, Any]:
         """Packed latents, `side` x `side`, and text tokens."""
         config = model.config

@@ -1,6 +1,6 @@
 """Families that one line of patterns each declares; who reads whom is traced.
 
-A table to extend: patterns, a tiny configuration for the contract tests, and the shapes of example inputs.
+A table to extend: patterns, and the shapes of example inputs.
 """
 
 from __future__ import annotations
@@ -48,18 +48,6 @@ class Sana(Simple):
     """Linear attention, cross-attention, convolutional feed-forward."""
 
     patterns = SELF_CROSS_FF
-    tiny_config = {
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "num_layers": 2,
-        "num_cross_attention_heads": 2,
-        "cross_attention_head_dim": 8,
-        "cross_attention_dim": 16,
-        "caption_channels": 12,
-        "sample_size": 8,
-    }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
         """Latents and text."""
@@ -80,20 +68,6 @@ class HunyuanDiT(Simple):
     """Long skips from the first half of the blocks to the second."""
 
     patterns = {"blocks.*.attn1": "attention", "blocks.*.attn2": "cross_attention", "blocks.*.ff": "mlp"}
-    tiny_config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "in_channels": 4,
-        "patch_size": 2,
-        "sample_size": 8,
-        "hidden_size": 16,
-        "num_layers": 4,
-        "cross_attention_dim": 8,
-        "cross_attention_dim_t5": 16,
-        "pooled_projection_dim": 8,
-        "text_len": 4,
-        "text_len_t5": 6,
-    }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
         """Latents and two texts."""
@@ -134,18 +108,6 @@ class AuraFlow(Simple):
         "single_transformer_blocks.*.attn": "attention",
         "single_transformer_blocks.*.ff": "mlp",
     }
-    tiny_config = {
-        "sample_size": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_mmdit_layers": 2,
-        "num_single_dit_layers": 2,
-        "attention_head_dim": 8,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 12,
-        "caption_projection_dim": 16,
-        "pos_embed_max_size": 64,
-    }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
         """Latents and text."""
@@ -164,15 +126,6 @@ class QwenImage(Simple):
         "transformer_blocks.*.attn": "attention",
         "transformer_blocks.*.img_mlp": "mlp",
         "transformer_blocks.*.txt_mlp": "mlp",
-    }
-    tiny_config = {
-        "in_channels": 16,
-        "out_channels": 4,
-        "num_layers": 2,
-        "attention_head_dim": 16,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 12,
-        "axes_dims_rope": (4, 6, 6),
     }
     side = 8
 
@@ -193,20 +146,6 @@ class CogVideoX(Simple):
     """Text and video in one sequence."""
 
     patterns = {"transformer_blocks.*.attn1": "attention", "transformer_blocks.*.ff": "mlp"}
-    tiny_config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "time_embed_dim": 4,
-        "text_embed_dim": 12,
-        "num_layers": 2,
-        "sample_width": 8,
-        "sample_height": 8,
-        "sample_frames": 9,
-        "patch_size": 2,
-        "max_text_seq_length": 8,
-    }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
         """Frames first, channels second."""
@@ -229,15 +168,6 @@ class LTXVideo(Simple):
     """Packed latents of a video."""
 
     patterns = SELF_CROSS_FF
-    tiny_config = {
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "cross_attention_dim": 16,
-        "num_layers": 2,
-        "caption_channels": 12,
-    }
     video = (2, 4, 4)
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
@@ -259,19 +189,6 @@ class StableAudio(Simple):
     """A transformer over the latents of a sound."""
 
     patterns = SELF_CROSS_FF
-    tiny_config = {
-        "sample_size": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 2,
-        "attention_head_dim": 8,
-        "num_attention_heads": 2,
-        "num_key_value_attention_heads": 2,
-        "cross_attention_dim": 8,
-        "time_proj_dim": 8,
-        "global_states_input_dim": 8,
-        "cross_attention_input_dim": 8,
-    }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
         """Latents, text, and the global conditions."""
@@ -295,16 +212,6 @@ class Mochi(Simple):
         "transformer_blocks.*.attn1": "attention",
         "transformer_blocks.*.ff": "mlp",
         "transformer_blocks.*.ff_context": "mlp",
-    }
-    tiny_config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "num_layers": 3,
-        "pooled_projection_dim": 16,
-        "in_channels": 4,
-        "text_embed_dim": 16,
-        "time_embed_dim": 4,
-        "max_sequence_length": TOKENS,
     }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
@@ -330,19 +237,6 @@ class Lumina2(Simple):
         "noise_refiner.*.feed_forward": "mlp",
         "layers.*.attn": "attention",
         "layers.*.feed_forward": "mlp",
-    }
-    tiny_config = {
-        "sample_size": 8,
-        "in_channels": 4,
-        "hidden_size": 24,
-        "num_layers": 2,
-        "num_refiner_layers": 1,
-        "num_attention_heads": 3,
-        "num_kv_heads": 1,
-        "multiple_of": 2,
-        "axes_dim_rope": (4, 2, 2),
-        "axes_lens": (32, 32, 32),
-        "cap_feat_dim": 12,
     }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
@@ -372,19 +266,6 @@ class Latte(Simple):
         "transformer_blocks.*.ff": "mlp",
         "temporal_transformer_blocks.*.attn1": "attention",
         "temporal_transformer_blocks.*.ff": "mlp",
-    }
-    tiny_config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 2,
-        "cross_attention_dim": 16,
-        "caption_channels": 12,
-        "sample_size": 8,
-        "patch_size": 2,
-        "video_length": 2,
-        "norm_type": "ada_norm_single",
     }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:

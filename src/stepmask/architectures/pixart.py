@@ -24,18 +24,6 @@ class PixArt(Architecture):
         "transformer_blocks.*.ff": "mlp",
     }
     feeding = {"attn1": ("norm1",), "ff": ("norm2",)}
-    tiny_config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "num_layers": 2,
-        "in_channels": 4,
-        "out_channels": 8,
-        "cross_attention_dim": 16,
-        "caption_channels": 12,
-        "sample_size": 8,
-        "norm_type": "ada_norm_single",
-        "use_additional_conditions": False,
-    }
 
     def graph(self, model: nn.Module) -> BlockGraph:
         """attn1, attn2, ff, attn1, attn2, ff, ..."""

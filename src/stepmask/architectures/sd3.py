@@ -24,19 +24,6 @@ class SD3(Architecture):
     """Blocks with a second attention for the image alone (3.5 medium) have attn2 too."""
 
     patterns = {"transformer_blocks.*.attn": "attention", "transformer_blocks.*.ff": "mlp"}
-    tiny_config = {
-        "sample_size": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 3,
-        "attention_head_dim": 8,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 12,
-        "caption_projection_dim": 16,
-        "pooled_projection_dim": 16,
-        "pos_embed_max_size": 8,
-        "dual_attention_layers": (0,),
-    }
 
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
         """With attn2 and ff_context in the blocks that have them."""

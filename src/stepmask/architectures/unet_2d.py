@@ -17,15 +17,6 @@ class UNet2D(UNet):
     """Class labels, where it has them, go the way of the timestep."""
 
     declared_blocks = frozenset({"DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D", "UNetMidBlock2D"})
-    tiny_config = {
-        "sample_size": 16,
-        "block_out_channels": (8, 16, 16),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        "attention_head_dim": 8,
-        "norm_num_groups": 4,
-    }
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
         """A sample of the configured size, and labels where the model wants them."""

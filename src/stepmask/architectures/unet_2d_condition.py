@@ -26,18 +26,6 @@ class UNet2DCondition(UNet):
         {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
         | {"UNetMidBlock2DCrossAttn", "UNetMidBlock2D"}
     )
-    tiny_config = {
-        "sample_size": 16,
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": (8, 16, 16),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "cross_attention_dim": 12,
-        "attention_head_dim": 2,
-        "norm_num_groups": 4,
-    }
 
     def graph(self, model: nn.Module) -> BlockGraph:
         """As declared. A T2I-Adapter adds to the values of encoder blocks and the middle in place.

@@ -21,17 +21,6 @@ class Wan(Architecture):
         "blocks.*.attn2": "cross_attention",
         "blocks.*.ffn": "mlp",
     }
-    tiny_config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 12,
-        "in_channels": 4,
-        "out_channels": 4,
-        "text_dim": 12,
-        "freq_dim": 16,
-        "ffn_dim": 32,
-        "num_layers": 2,
-        "rope_max_seq_len": 32,
-    }
 
     def graph(self, model: nn.Module) -> BlockGraph:
         """attn1, attn2, ffn, attn1, attn2, ffn, ..."""

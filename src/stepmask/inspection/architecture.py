@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph, Site
 from stepmask.inspection.inputs import as_batch, num_samples, repeated
 from stepmask.inspection.sites import Patterns, find_sites
@@ -40,8 +40,6 @@ class Architecture(ABC):
     """The forward argument that says where the run stands."""
     feeding: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """By the last part of a site's name, siblings that feed it alone; see `feeders`."""
-    tiny_config: ClassVar[Mapping[str, Any]] = {}
-    """Configuration of a small model, for the contract tests."""
 
     def __init__(self, class_name: str = "") -> None:
         self.class_name = class_name
@@ -74,12 +72,6 @@ class Architecture(ABC):
         Where a configuration does not say how large they are, they are small; how large they are in published use is
         said by `stepmask.presets`, for which a family may take sizes as further arguments.
         """
-
-    def tiny(self) -> nn.Module:
-        """A small instance with random weights, for the contract tests."""
-        import diffusers
-
-        return getattr(diffusers, self.class_name)(**self.tiny_config)
 
     def feeders(self, model: nn.Module) -> dict[str, tuple[str, ...]]:
         """Per site the submodules that feed it alone, so that they need not run where the site does not.
@@ -180,10 +172,6 @@ class Given(Architecture):
     def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
         """As the base family says."""
         return output if self._base is None else self._base.used_output(model, output)
-
-    def tiny(self) -> nn.Module:
-        """There is one instance alone."""
-        raise UnsupportedModelError(f"{self.class_name} was described by patterns: there is no small model of it")
 
 
 def _key_of(base: Architecture | None, inputs: Mapping[str, Any] | None) -> Hashable | None:

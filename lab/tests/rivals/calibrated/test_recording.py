@@ -7,12 +7,12 @@ import pytest
 import torch
 from cases import BY_NAME, WAN_2_2
 from diffusers import DDIMScheduler, FirstBlockCacheConfig, HeunDiscreteScheduler
-from stepmask.runtime.noise import Noise
 
 from fakes import TwoCalls, assert_unchanged, snapshot
 from stepmask import StepMaskError, UnsupportedModelError, apply, describe, schedules
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import SamplerLoop
+from stepmask.runtime.noise import Noise
 from stepmask_lab.rivals import record, smoothcache
 from stepmask_lab.rivals.calibrated.recording import LOOKBACK
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
