@@ -17,6 +17,7 @@ import stepmask
 from stepmask import BlockGraph, Site
 from stepmask.cli import app
 from stepmask.learning import registry
+from stepmask.schedules import registry as schedule_registry
 from tiny import ddim_pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +122,7 @@ def test_names_of_the_package_exist(page):
         *re.findall(r"`([^`\n]+)`", text),
     ]
     named = {name for part in code for name in re.findall(r"(?<![\w./-])stepmask((?:\.\w+)+)", part)}
-    named -= {".commands"}  # a group of entry points
+    named -= {".commands", ".schedules.warmup"}  # a group of entry points, and what a recipe adds
     assert [name for name in sorted(named) if not is_there(name)] == []
 
 
@@ -158,12 +159,14 @@ def test_the_recipe_of_an_architecture_is_in_the_code():
     assert families.endswith(recipe("@register"))
 
 
-def test_the_recipe_of_a_schedule():
-    module: dict = {}
+def test_the_recipe_of_a_schedule(monkeypatch):
+    monkeypatch.setattr(schedule_registry, "_schedules", dict(schedule_registry._schedules))
+    module: dict = {"__name__": "warmup"}
     exec(recipe('"""Warm-up'), module)
     graph = BlockGraph.branches([Site("0.attn1", "attention"), Site("0.ff", "mlp")])
     mask = module["warmup"](graph, range(7), first=2, interval=3)
     assert mask.compute.all(axis=1).tolist() == [True, True, True, False, False, True, False]
+    assert stepmask.schedules.get("warmup") is module["warmup"]
 
 
 def test_the_recipe_of_a_way_to_learn(monkeypatch):

@@ -62,6 +62,9 @@ def _page(name: str, verb: Any) -> str:
     for title, some in panels.items():
         rows = "".join(_row(one, context) for one in some)
         parts.append(f"## {title}\n\n| option | default | meaning |\n| --- | --- | --- |\n{rows}")
+    if verb.epilog:
+        parts.append("## More\n")
+        parts += [f"{_plain(text)}\n" for text in verb.epilog.strip().split("\n\n")]
     return "\n".join(parts)
 
 
@@ -97,6 +100,7 @@ def _default(one: Any) -> str:
 
 def _plain(text: str) -> str:
     """Help without the markup of terminals, safe in a table of Markdown."""
-    text = re.sub(r"\[/?(?:b|bold)\]", "**", text.replace("\\[", "\0"))
+    text = re.sub(r"\[/?(?:b|bold)\]", "\1", text.replace("\\[", "\0"))
+    text = text.replace("**", r"\*\*").replace("\1", "**")
     text = re.sub(r"([|<>_$])", r"\\\1", " ".join(text.replace("\0", "[").split()))
     return re.sub(r"(?<![\w`-])(--[a-z][\w-]*)", lambda found: f"`{found[1]}`", text)
