@@ -38,7 +38,7 @@ FLOORS = {
         ("__main__",),
     ),
     "stepmask_lab": (
-        ("scores", "reference"),
+        ("scores", "reference", "mac_counter"),
         ("rivals", "method", "unmasked"),
         ("shipped",),
         ("benchmark",),

@@ -12,6 +12,7 @@ from stepmask_lab.rivals.dip_go.config import DipGo
 from stepmask_lab.rivals.ecad.config import Ecad
 from stepmask_lab.rivals.harmonica.config import HarmoniCa
 from stepmask_lab.rivals.l2c.config import L2C
+from stepmask_lab.rivals.schedules import faster_diffusion, postdiff, random_schedule, step_skipping
 
 
 def _metrics(names: str, real: Path | None) -> Any:
@@ -63,3 +64,6 @@ LEARNERS = (
 )
 for learner in LEARNERS:
     register(learner)
+
+RULES = faster_diffusion, postdiff, random_schedule, step_skipping
+"""Schedules of the laboratory, which register themselves where they are defined."""

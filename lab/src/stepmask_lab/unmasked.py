@@ -17,10 +17,10 @@ from stepmask.evaluation import Evaluation, sampler_for
 from stepmask.evaluation.result import circumstances
 from stepmask.evaluation.sampled import Sampler, sample_pairs
 from stepmask.evaluation.speed import Times
-from stepmask.inspection.mac_counter import counted
 from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime.task import Task
 from stepmask.schedules import fora
+from stepmask_lab.mac_counter import counted
 
 Running = Callable[[], AbstractContextManager[tuple[Any, int]]]
 """What gives the pipeline to call and its number of steps, for one call."""

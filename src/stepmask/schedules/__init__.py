@@ -12,15 +12,11 @@ from typing import Any
 from stepmask.errors import StepMaskError
 from stepmask.schedules import registry
 from stepmask.schedules.deepcache import deepcache
-from stepmask.schedules.faster_diffusion import faster_diffusion
 from stepmask.schedules.fora import fora
 from stepmask.schedules.importers import export_smoothcache, import_l2c, import_smoothcache
 from stepmask.schedules.inputs import ScheduleInputs, check_interval, check_steps
 from stepmask.schedules.key_steps import key_steps
-from stepmask.schedules.postdiff import postdiff
-from stepmask.schedules.random import random_schedule
 from stepmask.schedules.registry import get, names, register
-from stepmask.schedules.step_skipping import step_skipping
 
 __all__ = [
     "ScheduleInputs",
@@ -28,17 +24,13 @@ __all__ = [
     "check_steps",
     "deepcache",
     "export_smoothcache",
-    "faster_diffusion",
     "fora",
     "get",
     "import_l2c",
     "import_smoothcache",
     "key_steps",
     "names",
-    "postdiff",
-    "random_schedule",
     "register",
-    "step_skipping",
 ]
 
 

@@ -18,12 +18,13 @@ from stepmask.learning import learn, learn_family
 from stepmask.learning.budget import Budget
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
-from stepmask.schedules import deepcache, faster_diffusion, fora, key_steps, random_schedule, step_skipping
+from stepmask.schedules import deepcache, fora, key_steps
 from stepmask_lab.method import Method, Subject, Unmasked, budgets, is_unet
 from stepmask_lab.rivals.calibrated.block_caching import block_caching
 from stepmask_lab.rivals.calibrated.ditfastattn import ditfastattn
 from stepmask_lab.rivals.calibrated.scale_shift import fit_scale_shift
 from stepmask_lab.rivals.calibrated.smoothcache import smoothcache
+from stepmask_lab.rivals.schedules import faster_diffusion, random_schedule, step_skipping
 
 INTERVALS = (2, 3, 4, 5)
 SEEDS = (0, 1)

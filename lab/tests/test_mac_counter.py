@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stepmask import apply, describe, make_plan, measure_cost
-from stepmask.inspection.mac_counter import counted
 from stepmask.inspection.registry import denoiser_of
+from stepmask_lab.mac_counter import counted
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 
 STEPS = 4

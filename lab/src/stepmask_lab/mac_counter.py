@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 
 from stepmask.gate import gated
+from stepmask.inspection.measure_cost import FUSED_ATTENTION
 
 
 class Counter(TorchDispatchMode):
@@ -58,11 +58,4 @@ def counted(denoiser: nn.Module) -> Iterator[Counter]:
         yield counter
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-_attention_flops._get_raw = True  # torch gives such a formula tensors, not shapes
-FUSED_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-"""The fused attention of the CPU, which torch takes for free."""
 _FORMULAS = {**flop_registry, **FUSED_ATTENTION}
