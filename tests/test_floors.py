@@ -38,7 +38,7 @@ FLOORS = {
         ("__main__",),
     ),
     "stepmask_lab": (
-        ("scores", "reference", "mac_counter"),
+        ("scores", "reference", "mac_counter", "schedules"),
         ("rivals", "method", "unmasked"),
         ("shipped",),
         ("benchmark",),

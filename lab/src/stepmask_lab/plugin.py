@@ -12,7 +12,7 @@ from stepmask_lab.rivals.dip_go.config import DipGo
 from stepmask_lab.rivals.ecad.config import Ecad
 from stepmask_lab.rivals.harmonica.config import HarmoniCa
 from stepmask_lab.rivals.l2c.config import L2C
-from stepmask_lab.rivals.schedules import faster_diffusion, postdiff, random_schedule, step_skipping
+from stepmask_lab.schedules import faster_diffusion, postdiff, random_schedule, step_skipping
 
 
 def _metrics(names: str, real: Path | None) -> Any:

@@ -24,7 +24,7 @@ from stepmask_lab.rivals.calibrated.block_caching import block_caching
 from stepmask_lab.rivals.calibrated.ditfastattn import ditfastattn
 from stepmask_lab.rivals.calibrated.scale_shift import fit_scale_shift
 from stepmask_lab.rivals.calibrated.smoothcache import smoothcache
-from stepmask_lab.rivals.schedules import faster_diffusion, random_schedule, step_skipping
+from stepmask_lab.schedules import faster_diffusion, random_schedule, step_skipping
 
 INTERVALS = (2, 3, 4, 5)
 SEEDS = (0, 1)

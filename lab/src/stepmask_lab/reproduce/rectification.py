@@ -15,7 +15,7 @@ from stepmask.mask import StepMask
 from stepmask_lab.benchmark.result_files import Key
 from stepmask_lab.reproduce.bench import Run
 from stepmask_lab.reproduce.table_lines import masking
-from stepmask_lab.rivals.schedules import random_schedule
+from stepmask_lab.schedules import random_schedule
 
 NOTHING, EQ_12, EXACT = "as decided", "Eq. 12", "exact"
 NUM_IMAGES = 16

@@ -24,7 +24,7 @@ from stepmask.liveness import make_plan, rows_of
 from stepmask.mask import StepMask
 from stepmask.schedules import fora
 from stepmask_lab.rivals.ecad.nsga2 import children, survivors
-from stepmask_lab.rivals.schedules import random_schedule
+from stepmask_lab.schedules import random_schedule
 
 MAX_INTERVAL = 7
 """Of the regular schedules in the first generation."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stepmask import BlockGraph, Site, StepMaskError, describe, make_plan, measure_cost, presets, schedules
 from stepmask.graph import OUT
 from stepmask.schedules.deepcache import quad_steps
-from stepmask_lab.rivals.schedules.faster_diffusion import scaled_key_steps
+from stepmask_lab.schedules.faster_diffusion import scaled_key_steps
 from tiny import ddim_pipeline, tiny_model
 
 TRANSFORMER = BlockGraph.branches([Site("0.attn1", "attention"), Site("0.ff", "mlp")])
