@@ -4,92 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stepmask.learning.configuration import Configuration, option
 from stepmask.mask import Action
 
+_decibels = partial(option, low=0.0, high=1e3, unit="dB")
+_factor = partial(option, low=0.0, high=100.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(Configuration):
-    """Numbers of the search that were tuned once on the reference models; docs/learning.md says what they do."""
+    """Numbers of the search that were tuned once, on the reference models."""
 
-    slope_down: float = option(
-        20.0,
-        "What a table is expected to lose on the way down to a target, per factor e in cost.",
-        low=0.0,
-        high=1e3,
-        unit="dB",
-    )
-    slope_up: float = option(
-        10.0,
-        "What a table is expected to win on the way up to a target, per factor e in cost.",
-        low=0.0,
-        high=1e3,
-        unit="dB",
-    )
-    patience: float = option(
-        2.0, "How much less a table counts each time that it has been started from.", low=0.0, high=1e3, unit="dB"
-    )
-    shortfall: float = option(
-        3.0,
-        "How much worse than predicted a round on the way down may come out before it is made again.",
-        low=0.0,
-        high=1e3,
-        unit="dB",
-    )
-    near_below: float = option(
-        0.75, "Tables of at least so many times the target's cost are started from in refining.", low=0.0, high=1.0
-    )
-    near_above: float = option(
-        1.15, "Tables of at most so many times the target's cost are started from in refining.", low=1.0, high=10.0
-    )
-    hopeless: float = option(
-        2.5,
-        "A table that is so far behind on the first images is not measured on the others.",
-        low=0.0,
-        high=1e3,
-        unit="dB",
-    )
-    reach: float = option(
-        1.03, "Key steps that cost at most so many times the target are moved and learn gains too.", low=1.0, high=2.0
-    )
-    climb_behind: float = option(
-        4.0, "Key steps that are further behind the best table are not moved.", low=0.0, high=1e3, unit="dB"
-    )
-    fit_behind: float = option(
-        8.0, "Key steps that are further behind the best table learn no gains.", low=0.0, high=1e3, unit="dB"
-    )
-    mended: float = option(
-        0.35,
-        "How many cells may change between hold and forecast in a round, as a share of all cells, times the slack.",
-        low=0.0,
-        high=1.0,
-    )
-    finalists: int = option(
-        3, "So many proposals of a round, the best on the first images, are measured on all.", low=1, high=100
-    )
-    patient_cells: int = option(
-        24,
-        "So many of the cells that look best by what they cost alone have their cost in the plan measured.",
-        low=1,
-        high=10**4,
-    )
-    damping: float = option(
-        1.5,
-        "The weight of the quadratic part of the error, since changes are larger than the linear model says.",
-        low=0.0,
-        high=100.0,
-    )
-    gain_rate: float = option(
-        0.1,
-        "How far a gain moves in one iteration at most, at the beginning; it falls to 0 as a cosine.",
-        low=0.0,
-        high=10.0,
-    )
-    learned_gain_rate: float = option(0.03, "The same for gains that were learned before.", low=0.0, high=10.0)
-    channel_share: float = option(1 / 3, "How far the gain of a channel moves, as a share of that.", low=0.0, high=10.0)
-    negligible_gain: float = option(0.02, "A forecast of a smaller gain holds.", low=0.0, high=1.0)
+    slope_down: float = _decibels(20.0, "Expected loss of a table on the way down to a target, per factor e in cost.")
+    slope_up: float = _decibels(10.0, "Expected gain of a table on the way up to a target, per factor e in cost.")
+    patience: float = _decibels(2.0, "How much less a table counts each time that it has been started from.")
+    shortfall: float = _decibels(3.0, "A round on the way down that misses its prediction by more is made again.")
+    near_below: float = _factor(0.75, "Refining starts from tables of at least so many times the target's cost.")
+    near_above: float = _factor(1.15, "Refining starts from tables of at most so many times the target's cost.")
+    hopeless: float = _decibels(2.5, "A table further behind on the first images is not measured on the others.")
+    reach: float = _factor(1.03, "Key steps that cost at most so many times the target are moved and learn gains.")
+    climb_behind: float = _decibels(4.0, "Key steps further behind the best table are not moved.")
+    fit_behind: float = _decibels(8.0, "Key steps further behind the best table learn no gains.")
+    mended: float = _factor(0.35, "Share of all cells, times the slack, that may change between hold and forecast.")
+    finalists: int = option(3, "Proposals of a round that are measured on all images.", low=1, high=100)
+    patient_cells: int = option(24, "Cells whose cost in the plan is measured before one is chosen.", low=1, high=10**4)
+    damping: float = _factor(1.5, "Weight of the quadratic part of the error: changes are larger than a line says.")
+    gain_rate: float = _factor(0.1, "How far a gain moves in one iteration at first; it falls to 0 as a cosine.")
+    learned_gain_rate: float = _factor(0.03, "The same for gains that were learned before.")
+    channel_share: float = _factor(1 / 3, "How far the gain of a channel moves, as a share of that.")
+    negligible_gain: float = _factor(0.02, "A forecast of a smaller gain holds.")
 
 
 @dataclass(frozen=True, kw_only=True)
