@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from stepmask import describe
+from tiny import dit_pipeline
 
 
 class TwoCalls:
@@ -108,6 +110,15 @@ class Mixture:
     def remove(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+
+def quantised_pipeline():
+    """A DiT whose linear layers are of 8 bits, which let no gradient through."""
+    pipe = dit_pipeline()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # announced to move to torchao
+        pipe.transformer = torch.ao.quantization.quantize_dynamic(pipe.transformer, {torch.nn.Linear}, torch.qint8)
+    return pipe
 
 
 def frozen(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What masks say they took: as many denoiser calls as were made, for every method, over all sessions."""
+"""What masks say they took: as many denoiser calls as were made, over all sessions, and the seconds."""
 
 from __future__ import annotations
 
@@ -8,94 +8,74 @@ from dataclasses import replace
 import pytest
 
 from fakes import assert_unchanged, snapshot
-from stepmask import learn, learn_family
+from jobs import Stop, stop_after
+from stepmask import fit_gains, learn, learn_family
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.effort import Effort
 from stepmask.schedules import fora
-from stepmask_lab.rivals import block_caching, ditfastattn, fit_scale_shift, smoothcache
-from tiny import dit_pipeline
+from tiny import FEW, dit_pipeline
 
 STEPS = 4
 QUIET = {"num_inference_steps": STEPS, "progress": False}
 LEARNED = {
-    "global": {"rounds": 0, "gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2},
-    "per-step": {"num_trajectories": 2, "batch_size": 1},
+    "end-to-end": {"rounds": 0, **FEW},
     "paper": {"num_trajectories": 2, "batch_size": 1},
-    "harmonica": {"num_trajectories": 2, "batch_size": 1},
-    "l2c": {"num_trajectories": 2, "batch_size": 1},
-    "ecad": {"population": 6, "generations": 1, "num_calibration": 1, "num_checked": 1},
-    "dip-go": {"iterations": 2, "chain_images": 1},
-}
-CALIBRATED = {
-    "smoothcache": lambda pipe: smoothcache(pipe, STEPS, threshold=0.1, num_images=1),
-    "block_caching": lambda pipe: block_caching(pipe, STEPS, threshold=0.1, num_images=1),
-    "ditfastattn": lambda pipe: ditfastattn(pipe, STEPS, num_images=1),
-    "scale_shift": lambda pipe: fit_scale_shift(pipe, fora(pipe, STEPS, 2), num_images=1).mask,
 }
 
 
-def counted(pipe, monkeypatch) -> list[int]:
-    """Gets an entry for every forward pass of the denoiser, by its class, where nothing of stepmask is."""
-    calls, kind = [], type(denoiser_of(pipe))
-    plain = kind.forward
+@pytest.fixture
+def calls(monkeypatch):
+    """A pipeline, and a list that gets an entry for every forward pass of its denoiser, where no gate is."""
+    pipe, made = dit_pipeline(), []
+    kind, plain = type(denoiser_of(pipe)), type(denoiser_of(pipe)).forward
 
     def forward(self, *args, **kwargs):
         if self is denoiser_of(pipe):  # not its twin on the meta device
-            calls.append(1)
+            made.append(1)
         return plain(self, *args, **kwargs)
 
     monkeypatch.setattr(kind, "forward", forward)
-    return calls
+    return pipe, made
 
 
-@pytest.mark.parametrize("method", [*LEARNED, *CALIBRATED])
-def test_a_mask_says_how_many_calls_it_took(method, monkeypatch):
-    pipe = dit_pipeline()
-    calls, before = counted(pipe, monkeypatch), snapshot(denoiser_of(pipe))
-    if method in LEARNED:
-        record = learn(pipe, target_macs=0.8, method=method, **QUIET, **LEARNED[method]).provenance
-    else:
-        record = CALIBRATED[method](pipe).provenance
-    assert record["denoiser_calls"] == len(calls) > STEPS - 1 and record["seconds"] > 0
+@pytest.mark.parametrize("method", LEARNED)
+def test_a_mask_says_how_many_calls_it_took_over_all_sessions(method, calls, tmp_path):
+    pipe, made = calls
+    before, options = snapshot(denoiser_of(pipe)), {"target_macs": 0.8, "method": method, **QUIET, **LEARNED[method]}
+    whole = learn(pipe, **options).provenance
+    assert whole["denoiser_calls"] == len(made) > STEPS - 1 and whole["seconds"] > 0
     assert_unchanged(denoiser_of(pipe), before)
-    assert json.loads(json.dumps(record)) == record
-
-
-def test_every_member_of_a_family_says_what_the_whole_pass_took(monkeypatch):
-    pipe = dit_pipeline()
-    calls = counted(pipe, monkeypatch)
-    family = learn_family(pipe, targets=(0.8, 0.6), **QUIET, **LEARNED["global"])
-    assert {member.mask.provenance["denoiser_calls"] for member in family} == {len(calls)}
-
-
-@pytest.mark.parametrize("method", ["global", "paper", "ecad", "dip-go"])
-def test_sessions_add_up(method, tmp_path, monkeypatch):
-    class Stop(Exception):
-        pass
-
-    def stop(report):
-        raise Stop
-
-    pipe, state = dit_pipeline(), tmp_path / "state"
-    options = {"target_macs": 0.8, "method": method, "resume": state, **QUIET, **LEARNED[method]}
-    calls = counted(pipe, monkeypatch)
+    assert json.loads(json.dumps(whole)) == whole
+    made.clear()
     with pytest.raises(Stop):
-        learn(pipe, callback=stop, **options)
-    first = len(calls)
-    assert learn(pipe, **options).provenance["denoiser_calls"] == len(calls) > first
+        learn(pipe, callback=stop_after(1), resume=tmp_path / "state", **options)
+    first = len(made)
+    record = learn(pipe, resume=tmp_path / "state", **options).provenance
+    assert record["denoiser_calls"] == len(made) > first and record["denoiser_calls"] >= whole["denoiser_calls"]
+    again = learn(pipe, resume=tmp_path / "state", **options).provenance
+    assert again["denoiser_calls"] == len(made) < 2 * record["denoiser_calls"], "what goes through the state again too"
+    assert again["seconds"] > record["seconds"] > 0
 
 
-def test_a_search_that_goes_through_its_state_again_adds_what_it_takes(tmp_path):
-    options = {"target_macs": 0.8, "resume": tmp_path / "state", **QUIET, **LEARNED["global"]}
-    first, again = (learn(dit_pipeline(), **options).provenance for _ in range(2))
-    assert first["denoiser_calls"] <= again["denoiser_calls"] < 2 * first["denoiser_calls"]
-    assert again["seconds"] > first["seconds"] > 0
+def test_every_member_of_a_family_says_what_the_whole_pass_took(calls):
+    pipe, made = calls
+    family = learn_family(pipe, targets=(0.8, 0.6), **QUIET, **LEARNED["end-to-end"])
+    assert {member.mask.provenance["denoiser_calls"] for member in family} == {len(made)}
+    assert all(member.mask.provenance["config"]["rounds"] == 0 for member in family)
+
+
+def test_gains_add_to_what_the_mask_took(calls):
+    pipe, made = calls
+    schedule = fora(pipe, STEPS, 2, forecast="linear")
+    found = fit_gains(pipe, replace(schedule, provenance={**schedule.provenance, "denoiser_calls": 7}), iterations=1)
+    assert found.provenance["denoiser_calls"] == 7 + len(made)
 
 
 def test_what_a_mask_took_does_not_make_it_another_mask():
-    mask = block_caching(dit_pipeline(), STEPS, threshold=0.1, num_images=1)
-    longer = replace(mask, provenance={**mask.provenance, "seconds": 99.0, "denoiser_calls": 1000})
-    assert longer.provenance != mask.provenance and longer == mask
+    mask = fora(dit_pipeline(), STEPS)
+    took = {"seconds": 3.0, "denoiser_calls": 9}
+    one, longer = (replace(mask, provenance={**mask.provenance, **facts}) for facts in (took, {**took, "seconds": 9.0}))
+    assert longer.provenance != one.provenance and longer == one == mask
     assert replace(mask, provenance={**mask.provenance, "seed": 1}) != mask
 
 

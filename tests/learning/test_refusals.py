@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +12,7 @@ from diffusers import DDIMScheduler
 from diffusers.hooks import apply_group_offloading
 
 import stepmask
-from fakes import GrowingBatch, TwoCalls, assert_unchanged, snapshot
+from fakes import GrowingBatch, TwoCalls, assert_unchanged, quantised_pipeline, snapshot
 from stepmask import StepMaskError, UnsupportedModelError, describe, learn, make_plan, schedules
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.refusals import INSTEAD
@@ -51,14 +50,6 @@ class Alone(TwoCalls):
         return torch.cat([one(x[None], t, y[None]) for x, y in zip(sample, labels, strict=True)])
 
 
-def quantised():
-    pipe = dit_pipeline()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # announced to move to torchao
-        pipe.transformer = torch.ao.quantization.quantize_dynamic(pipe.transformer, {torch.nn.Linear}, torch.qint8)
-    return pipe
-
-
 def with_hook(name: str):
     """As an integer kernel would be: what a module makes does not depend on its input, as autograd sees it."""
     pipe = dit_pipeline()
@@ -71,7 +62,7 @@ def loop(kind, **options):
 
 
 WITHOUT_GRADIENT = {  # pipeline, what is said
-    "quantised": (quantised, r"linear_1 is a quantised Linear, .*learn on the plain model"),
+    "quantised": (quantised_pipeline, r"linear_1 is a quantised Linear, .*learn on the plain model"),
     "output": (lambda: with_hook("proj_out_2"), "no gradient reaches the output of DiTTransformer2D.*plain model"),
     "site": (
         lambda: with_hook("transformer_blocks.1.ff.net.2"),
@@ -126,7 +117,7 @@ def test_the_papers_learner_takes_what_it_can(name):
 
 
 def test_masks_of_the_plain_model_run_on_the_quantised_one():
-    pipe = quantised()
+    pipe = quantised_pipeline()
     assert torch.equal(images(pipe, schedules.fora(pipe, STEPS, 1)), images(pipe))
     mask = schedules.fora(dit_pipeline(), STEPS, 2, forecast="linear")
     assert mask.graph == describe(pipe).fingerprint

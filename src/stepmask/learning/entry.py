@@ -14,6 +14,7 @@ from stepmask.learning.configuration import Configuration
 from stepmask.learning.goals import DEFAULT_TARGET_MACS, Goals, Start, masks_of, shares_of
 from stepmask.learning.job import Job
 from stepmask.learning.registry import DEFAULT, Learner, configured
+from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.task import Task
 
@@ -185,6 +186,13 @@ def _run(
 
 
 def _noted(mask: StepMask, job: Job) -> StepMask:
-    """The mask with the way it was learned, and what that took."""
-    known = {"method": job.method, **mask.provenance, "config": job.config.to_dict(), **job.effort.facts()}
+    """The mask with the way it was learned, what was asked, what its plan costs, and what learning took."""
+    plan = make_plan(mask, job.task.graph)
+    facts = {
+        "method": job.method,
+        "asked": job.goals.to_dict(),
+        "macs": round(job.task.costs.fraction(plan), 6),
+        "cache_bytes_per_image": job.task.costs.peak_cache_bytes(plan),
+    }
+    known = {**facts, **mask.provenance, "config": job.config.to_dict(), **job.effort.facts()}
     return replace(mask, provenance=known)

@@ -18,7 +18,7 @@ from jobs import job_for
 from stepmask import describe
 from stepmask.inspection.describe import description_of
 from stepmask.inspection.overrides import without_decoder
-from stepmask.inspection.pipeline_call import random_conditions
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning import Paper
@@ -315,7 +315,7 @@ def run_and_watch(steps: int, watch) -> None:
         return output
 
     with intercepted(pipe, learner.task.graph, learner.policy, on_call):
-        sample(pipe, random_conditions(pipe, IMAGES, generator()), range(IMAGES), steps)
+        sample(pipe, PipelineCall.of(pipe).drawn(IMAGES, generator()), range(IMAGES), steps)
 
 
 def tensors_in(thing, seen=None):

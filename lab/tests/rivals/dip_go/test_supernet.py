@@ -35,7 +35,7 @@ PIPELINES = {
 def run(pipe, kwargs, gates, checkpointing=True, backward=None):
     noise = Noise(pipe, STEPS, 0, kwargs)
     net = SuperNet(pipe, describe(pipe), gates, checkpointing)
-    with frozen(denoiser_of(pipe)), net.riding():
+    with frozen(denoiser_of(pipe)), net.intercepting():
         images = noise.latents(0, IMAGES)
         if backward is not None:
             (images * backward).sum().backward()

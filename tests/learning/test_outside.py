@@ -1,0 +1,149 @@
+"""A way to learn that another package brings, in under 40 lines: by name, by configuration, in the help, resumed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny import dit_pipeline
+
+PLUGIN = '''
+"""Every so many steps compute; the best number of so many is found by trying."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stepmask.learning import Configuration, Learner, option, register
+from stepmask.learning.budget import Budget
+from stepmask.liveness import rows_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Every(Configuration):
+    """Every so many steps compute."""
+
+    most: int = option(4, "The longest interval that is tried.", low=2, high=100, unit="steps")
+
+
+def learn(job):
+    """The shortest interval within the target that was tried."""
+    task = job.task
+    budget = Budget(task.graph, task.costs)
+    budget.check_target(job.goals.target_macs, task.shape[0])
+    state = job.checkpoint()
+    with job.reporting(job.config.most, "trying") as tell:
+        for interval in range(1 + state.values.get("tried", 0), job.config.most + 1):
+            table = np.ones(task.shape, dtype=bool)
+            table[np.arange(len(table)) % interval != 0] = False
+            cost = budget.cost(rows_of(table))
+            state.values["tried"] = interval
+            if cost <= job.goals.target_macs and "table" not in state.arrays:
+                state.arrays["table"] = table.astype(np.uint8)
+            state.save()
+            tell(f"every {interval}: {cost:.0%}")
+    return task.mask(state.arrays["table"].astype(bool), tried=state.values["tried"], **task.facts([0, 0]))
+
+
+register(Learner(name="every", configuration=Every, learn=learn, summary="computes every so many steps."))
+'''
+
+SCRIPT = """
+from pathlib import Path
+
+import stepmask
+from stepmask.learning import learners
+from tiny import dit_pipeline
+from stranger import Every  # imported by its user as any module is
+
+pipe = dit_pipeline()
+mask = stepmask.learn(pipe, 4, 0.6, method="every", most=3, progress=False)
+assert mask == stepmask.learn(pipe, 4, 0.6, method=Every(most=3), progress=False)
+assert mask.compute.any(1).tolist() == [True, False, True, False], mask.compute
+record = mask.provenance
+assert record["method"] == "every" and record["config"] == {"most": 3} and record["tried"] == 3
+assert record["asked"] == {"target_macs": 0.6} and 0.5 < record["macs"] < 0.6 and record["cache_bytes_per_image"] > 0
+assert record["num_inference_steps"] == 4 and record["denoiser_calls"] == 0 and record["seconds"] >= 0
+assert "most: The longest interval that is tried. Default: 4." in Every.__doc__
+
+seen = []
+def stop(report):
+    seen.append(report)
+    if len(seen) == 2:
+        raise InterruptedError
+try:
+    stepmask.learn(pipe, 4, 0.6, method="every", most=3, resume="state", callback=stop, progress=False)
+except InterruptedError:
+    assert stepmask.learn(pipe, 4, 0.6, method="every", most=3, resume="state", callback=seen.append) == mask
+assert len(seen) == 3 and seen[0] == "every 1: 100%", seen
+
+def refused(says, **options):
+    try:
+        stepmask.learn(pipe, 4, **{"method": "every", **options})
+    except stepmask.StepMaskError as error:
+        assert says in str(error), error
+    else:
+        raise AssertionError(f"not refused: {options}")
+
+refused("state belongs to another run (config.most was 3, now 4)", target_macs=0.6, resume="state")
+refused("most must be a number between 2 and 100, got 1", most=1)
+refused("method='every' has no option 'rounds'; there are most", rounds=1)
+refused("method 'every' does not know min_psnr; end-to-end does", min_psnr=30)
+refused("cannot be reached", target_macs=0.01, resume="other")
+refused("method must be one of end-to-end, paper, ", method="each")
+assert not Path("other").exists()
+assert list(learners())[:2] == ["end-to-end", "paper"] and "every" in learners()
+print("all of it")
+"""
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """The package of a stranger, as pip would install it; runs Python where it is found."""
+    (tmp_path / "site" / "stranger-1.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "stranger.py").write_text(PLUGIN)
+    (tmp_path / "site" / "stranger-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: stranger\nVersion: 1\n"
+    )
+    entry = "[stepmask.plugins]\nstranger = stranger\n"
+    (tmp_path / "site" / "stranger-1.dist-info" / "entry_points.txt").write_text(entry)
+    path = [
+        tmp_path / "site",
+        Path(__file__).parents[1],
+        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+    ]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "COLUMNS": "120", "TERM": "dumb"}
+
+    def run(*arguments, code=0) -> str:
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout + done.stderr
+        return " ".join((done.stdout + done.stderr).replace("│", " ").split())
+
+    return run
+
+
+def test_it_takes_under_40_lines():
+    assert len(PLUGIN.strip().splitlines()) < 40
+
+
+def test_it_is_a_way_to_learn_like_ours(installed):
+    assert installed("-c", SCRIPT).startswith("all of it")
+
+
+def test_it_is_on_the_command_line(installed, tmp_path):
+    shown = installed("-m", "stepmask", "learn", "--help")
+    assert "every computes every so many steps." in shown
+    assert "Options of --method every" in shown and "--most" in shown
+    assert "The longest interval that is tried. Default: 4 steps." in shown
+    dit_pipeline().save_pretrained(tmp_path / "dit")
+    options = ["--method", "every", "--steps", 4, "-o", tmp_path / "mask.json"]
+    learn = ("-m", "stepmask", "learn", tmp_path / "dit", *options)
+    said = installed(*learn, "--target-macs", 0.6, "--most", 2)
+    assert "mask.json: 4 steps x 6 sites asked for 60.0% of the MACs reached 58" in said
+    assert "most must be a number between 2 and 100, got 1" in installed(*learn, "--most", 1, code=2)
+    assert "'every' has no option 'rounds'" in installed(*learn, "--rounds", 1, code=2)
