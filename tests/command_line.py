@@ -62,8 +62,8 @@ def family_file(mask_file):
 @pytest.fixture
 def quick():
     """Options of a search that is over in a second."""
-    few = {"rounds": 1, "gains": 1, "num-probes": 1, "num-validation": 3, "num-held-back": 2, "num-moves": 2}
-    return ["--steps", 4, "--shrink", 0.4, *(word for name, number in few.items() for word in (f"--{name}", number))]
+    few = {"rounds": 1, "gains": 1, "num-probes": 1, "num-validation": 3, "num-held-back": 2, "num-moves": 1}
+    return ["--steps", 4, "--shrink", 0.7, *(word for name, number in few.items() for word in (f"--{name}", number))]
 
 
 @pytest.fixture

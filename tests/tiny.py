@@ -24,6 +24,9 @@ OUTSIDE = ("sample", "hidden_states", "timestep")
 FEW = {"gains": 1, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.4}
 """Options of a search on tiny models: few images, large steps, no moves of key steps."""
 
+FEWEST = {**FEW, "gains": 0, "shrink": 0.7}
+"""Where only that something is learned matters."""
+
 
 def tiny_model(class_name: str, seed: int = 0) -> nn.Module:
     """A fresh instance of a registered family, in eval mode."""

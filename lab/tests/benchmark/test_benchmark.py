@@ -17,7 +17,7 @@ from stepmask_lab.benchmark import Comparison, Subject, compare, memory, methods
 from stepmask_lab.method import Method
 from stepmask_lab.pages import curve
 from stepmask_lab.scores import Metrics
-from tiny import FEW, ddim_pipeline, dit_pipeline
+from tiny import FEWEST, ddim_pipeline, dit_pipeline
 
 STEPS = 4
 MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
@@ -43,7 +43,7 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(methods, "LEARNED_RIVALS", RIVALS)
     monkeypatch.setattr(methods, "INTERVALS", (2, 3))
     monkeypatch.setattr(method_module, "TARGETS", (0.7, 0.5))
-    monkeypatch.setattr(methods, "LEARNING", {"rounds": 0, **FEW})
+    monkeypatch.setattr(methods, "LEARNING", {"rounds": 0, **FEWEST})
     monkeypatch.setattr(methods, "SEEDS", (0, 1))
 
 
@@ -54,7 +54,15 @@ def forbid(monkeypatch, *names):
 
 def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     output = tmp_path / "new" / "bench"
-    rows = run_benchmark(output, **QUICK)
+    unet_methods = methods_by_name(
+        "deepcache,deepcache-forecast,deepcache-quad,faster-diffusion,ditfastattn,end-to-end"
+    )
+    parts = {"a-dit": None, "a-unet": unet_methods}
+
+    def benchmark():
+        return [run_benchmark(output, models=[name], chosen=chosen, **QUICK) for name, chosen in parts.items()][-1]
+
+    rows = benchmark()
     capsys.readouterr()
     assert all(set(row) == FIELDS and row["steps"] == STEPS for row in rows)
     settings = {name: [(r["method"], r["setting"]) for r in rows if r["model"] == name] for name in MODELS}
@@ -62,24 +70,23 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
         [(method, f"1:{k}") for k in methods.INTERVALS]
         for method in ("FORA", "FORA + forecast", "DeepCache", "DeepCache + forecast")
     )
-    each = [("0.7"), ("0.5")]
-    learned = [("end-to-end", t) for t in each * 2] + [("end-to-end, hold only", t) for t in each]
+    each = ["0.7", "0.5"]
+    selected = [("end-to-end", t) for t in each * 2]
+    learned = [("end-to-end, hold only", t) for t in each]
     learned += [("paper's learner", "0.5"), *((name, f"{target:g}") for name, (_, target, _) in RIVALS.items())]
     others = [("step skipping", f"every {nth}") for nth in ("2nd", "3rd", "4th")]
     others += [("key steps + forecast", steps) for steps in ("3", "2")]
     others += [("random", target) for target in each]
     others += [(f"fewer steps{how}", steps) for how in ("", ", DPM-Solver++") for steps in ("3", "2")]
-    others += [
-        ("SmoothCache", "0.7"),
-        *((name, target) for name in CACHINGS for target in each),
-    ]  # 0.5 cannot be: first and last
-    wanted = [("full run", "all"), *fora, *forecast_fora, *learned, *others]
+    others += [("SmoothCache", "0.7"), *((name, target) for name in CACHINGS for target in each)]  # 0.5 cannot be
     thresholds = [("DiTFastAttn", "0.05"), ("DiTFastAttn", "0.15")]
-    assert sorted(settings["a-dit"]) == sorted(wanted + thresholds), "DeepCache needs levels"
+    wanted = [("full run", "all"), *fora, *forecast_fora, *selected, *learned, *others, *thresholds]
+    assert sorted(settings["a-dit"]) == sorted(wanted), "DeepCache needs levels"
     of_unets = [("DeepCache, quad", f"1:{k}") for k in methods.INTERVALS] + [("Faster Diffusion", "as published")]
-    assert sorted(settings["a-unet"]) == sorted(wanted + cache + forecast_cache + of_unets)
-    names = [method.name for method in methods.methods() if method.name != "DiTFastAttn"]
-    assert list(dict(settings["a-unet"])) == names, "in the order of methods"
+    assert sorted(settings["a-unet"]) == sorted([("full run", "all"), *cache, *forecast_cache, *of_unets, *selected])
+    order = [method.name for method in methods.methods()]
+    for found in settings.values():
+        assert list(dict(found)) == [name for name in order if name in dict(found)], "in the order of methods"
 
     for row in rows:
         assert 0 < row["macs"] <= 1 and row["psnr_min"] <= row["psnr_mean"] <= 100
@@ -100,7 +107,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     without = [row for row in rows if row["method"].startswith("fewer steps")]
     assert all(row["macs"] == int(row["setting"]) / STEPS for row in without)
     saved = len(list((output / "masks").iterdir()))
-    assert saved == len(rows) - len(without) + 2 * len(MODELS), "three families a model, none of the full run"
+    assert saved == len(rows) - len(without) + 3, "five families, none of the two full runs"
     assert len(list((output / "rows").iterdir())) == len(rows)
     save_png(curve(rows), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
@@ -108,7 +115,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "evaluate", lambda *args, **kwargs: pytest.fail("evaluated again"))
     for name in ("learn", "learn_family"):
         monkeypatch.setattr(methods, name, lambda *args, **kwargs: pytest.fail("learned again"))
-    assert run_benchmark(output, **QUICK) == rows
+    assert benchmark() == rows
 
 
 def test_an_interrupted_benchmark_keeps_what_it_has(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from stepmask_lab.benchmark import transfer
 from stepmask_lab.benchmark.methods import with_dpm
 from stepmask_lab.benchmark.transfer import Variation, run_transfer, variations
 from stepmask_lab.pages import transfer_table
-from tiny import FEW, ddim_pipeline, dit_pipeline
+from tiny import FEWEST, ddim_pipeline, dit_pipeline
 
 MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
 
@@ -20,8 +20,8 @@ MODELS = {"a-dit": dit_pipeline, "a-unet": ddim_pipeline}
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
     monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
-    monkeypatch.setattr(transfer, "QUICK", {"rounds": 0, **FEW})
-    monkeypatch.setattr(transfer, "REFINING", {"rounds": 1, **FEW})
+    monkeypatch.setattr(transfer, "QUICK", {"rounds": 0, **FEWEST})
+    monkeypatch.setattr(transfer, "REFINING", {"rounds": 1, **FEWEST})
 
 
 def test_settings_suit_the_model():

@@ -25,7 +25,7 @@ from stepmask_lab.reproduce import (
 from stepmask_lab.reproduce.full_size import full_size
 from stepmask_lab.reproduce.paper import DEEPCACHE, DITFASTATTN, FEWER, FORA, L2C, MASKING, ORIGINAL, TABLES
 from stepmask_lab.reproduce.table_lines import CHANGES, OURS, comparison_lines
-from tiny import FEW, ddim_pipeline, dit_pipeline
+from tiny import FEWEST, ddim_pipeline, dit_pipeline
 
 STAND_INS = {
     "ddpm-cifar10": ddim_pipeline, "ldm-cifar10": ldm_pipeline, "dit-cifar10": dit_pipeline,
@@ -41,7 +41,7 @@ def quickly(learned):
     """Our learner with few images and large steps; the others as they are."""
 
     def call(*arguments, **options):
-        return learned(*arguments, **({} if "method" in options else FEW), **options)
+        return learned(*arguments, **({} if "method" in options else FEWEST), **options)
 
     return call
 
