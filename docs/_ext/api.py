@@ -16,6 +16,7 @@ PACKAGES = {
     "stepmask.evaluation": "Fidelity and speed of a mask against the full run.",
     "stepmask.pictures": "Pictures of masks and images; they need matplotlib (`stepmask[pictures]`).",
     "stepmask.presets": "Published models without weights.",
+    "stepmask.plugins": "What other packages add: models, pipelines, metrics; architectures, ways to learn, schedules.",
 }
 ALSO = {
     "stepmask": ("stepmask.runtime.apply.Handle", "stepmask.runtime.apply.Summary", "stepmask.family.Member"),
@@ -63,7 +64,8 @@ def pages() -> dict[str, str]:
 
 
 def _members(module: ModuleType) -> dict[str, Any]:
-    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    names = getattr(module, "__all__", None) or [name for name in own if not name.startswith("_")]
     found = {name: getattr(module, name) for name in names}
     return {name: value for name, value in found.items() if not isinstance(value, ModuleType)}
 

@@ -23,7 +23,7 @@ def _section(name: str, learner: Any) -> str:
     goals = ", ".join(f"`{goal}`" for goal in sorted(learner.goals))
     parts = [
         f"## {name}\n",
-        f"This way to learn {_cell(learner.summary)} Its configuration is `{kind.__name__}`.{where}\n",
+        f"`{name}` {_cell(learner.summary)} Its configuration is `{kind.__name__}`.{where}\n",
         f"It can be asked for {goals}.\n",
         _table(kind),
     ]
