@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def inputs_of(model):
     return architecture_of(model).example_inputs(model, 2)
 
 
-def probe(model, sites):
+def trace(model, sites):
     return architecture_of(model).trace(model, sites)
 
 
@@ -57,6 +57,10 @@ class Case:
 
     def sample(self) -> torch.Tensor:
         return self.loop(2, STEPS, generator(), **self.conditions).images
+
+    @cached_property
+    def plain(self) -> torch.Tensor:
+        return self.sample()
 
     def masked(self, mask, **options) -> torch.Tensor:
         with stepmask.apply(self.model, mask, scheduler=self.scheduler, **options):
@@ -120,23 +124,21 @@ def test_sites_are_modules_in_the_order_in_which_they_run(case):
     assert ran == list(case.graph.names)
 
 
-def test_declared_graph_is_the_probed_graph(case):
-    probed = probe(case.model, case.graph.sites)
-    assert probed.sites == case.graph.sites
-    assert probed.all_readers == case.graph.all_readers
-    assert probed.reads_step == case.graph.reads_step
-    assert probed.fingerprint == case.graph.fingerprint
+def test_declared_graph_is_the_traced_graph(case):
+    traced = trace(case.model, case.graph.sites)
+    assert traced.sites == case.graph.sites and traced.all_readers == case.graph.all_readers
+    assert traced.reads_step == case.graph.reads_step
 
 
 def test_feeders_feed_their_site_alone(case):
     feeders = architecture_of(case.model).feeders(case.model)
     names = [feeder for site in feeders.values() for feeder in site]
     assert set(feeders) <= set(case.graph.names) and len(set(names)) == len(names)
-    probed = probe(case.model, [*case.graph.sites, *(Site(name, "mlp") for name in names)])
-    index = {name: i for i, name in enumerate(probed.names)}
+    traced = trace(case.model, [*case.graph.sites, *(Site(name, "mlp") for name in names)])
+    index = {name: i for i, name in enumerate(traced.names)}
     for site, feeding in feeders.items():
         for feeder in feeding:
-            assert probed.readers(index[feeder]) == (index[site],)
+            assert traced.readers(index[feeder]) == (index[site],)
 
 
 def test_feeders_rest_where_their_site_does(own):
@@ -159,9 +161,9 @@ def test_feeders_rest_where_their_site_does(own):
     assert count == {site: runs[site] for site in feeders}
 
 
-def test_probing_leaves_the_model_alone(own):
+def test_tracing_leaves_the_model_alone(own):
     before = {name: (p.device, p.requires_grad) for name, p in own.model.named_parameters()}
-    probe(own.model.train(), own.graph.sites)
+    trace(own.model.train(), own.graph.sites)
     measure_cost(own.model)
     assert own.model.training and not changed_modules(own.model)
     assert before == {name: (p.device, p.requires_grad) for name, p in own.model.named_parameters()}
@@ -194,7 +196,7 @@ def nan_readers(case: Case, poisoned: int | None, inputs: dict, clean: dict[int,
 
 
 def test_nan_finds_the_same_readers(case):
-    """Cross-check of declaration and probe with real numbers."""
+    """Cross-check of declaration and trace with real numbers."""
     family = architecture_of(case.model)
     inputs = family.example_inputs(case.model, 2)
     clean: dict[int, torch.Tensor] = {}
@@ -231,27 +233,24 @@ def test_costs_add_up(case):
 
 
 def test_all_ones_is_the_plain_model(case):
-    plain = case.sample()
-    assert torch.equal(case.masked(case.all_ones()), plain)
-    assert torch.equal(case.masked(case.all_ones(), eliminate_dead=False), plain)
+    assert torch.equal(case.masked(case.all_ones()), case.plain)
+    assert torch.equal(case.masked(case.all_ones(), eliminate_dead=False), case.plain)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(1, 4))  # each share once, once with samplers that always compute
 def test_masked_runs_are_the_reference_with_and_without_elimination(case, seed):
     mask = case.mask(seed, share=(0.5, 0.2, 0.8)[seed % 3], only_blocks=seed % 4 == 3)
     wanted = case.by_reference(mask)
-    assert not torch.equal(wanted, case.sample()), "the mask must matter"
+    assert not torch.equal(wanted, case.plain), "the mask must matter"
     assert torch.equal(case.masked(mask), wanted)
     assert torch.equal(case.masked(mask, eliminate_dead=False), wanted)
     assert torch.equal(case.masked(make_plan(mask, case.graph, skip_unchanged=False)), wanted)
 
 
-@pytest.mark.parametrize(
-    ("seed", "dtype"), [(0, torch.float32), (1, torch.float32), (2, torch.float32), (1, torch.bfloat16)], ids=str
-)
+@pytest.mark.parametrize(("seed", "dtype"), [(0, torch.float32), (1, torch.bfloat16)], ids=str)
 def test_forecasts_are_the_reference_with_and_without_elimination(family, seed, dtype):
     case = shared(family, dtype)
-    options = {"share": (0.5, 0.3, 0.7)[seed], "forecasts": (0.5, 1.0, 0.8)[seed], "only_blocks": seed == 2}
+    options = {"share": (0.5, 0.3)[seed], "forecasts": (0.5, 1.0)[seed]}
     masks = (case.mask(number, **options) for number in itertools.count(seed, 3))
     mask, wanted = next(
         (mask, image)
@@ -296,7 +295,7 @@ def test_dead_values_never_reach_the_output(case):
 def test_every_surviving_compute_matters(case):
     plan = make_plan(case.mask(1, share=0.4, forecasts=0.4), case.graph)
     cells = np.argwhere(plan.compute)
-    chosen = np.random.default_rng(0).permutation(cells)[:40]
+    chosen = np.random.default_rng(0).permutation(cells)[:16]
     for row, site in chosen.tolist():
         with count_computes(case.model, case.graph.names, poison=(row, case.graph.names[site])):
             assert case.masked(plan).isnan().any(), f"row {row}, {case.graph.names[site]}"
@@ -315,19 +314,17 @@ def test_sites_may_be_named_in_part(case):
 
 
 def test_leaving_restores_every_module(case):
-    plain = case.sample()
     feeders = architecture_of(case.model).feeders(case.model).values()
     gated = {"", *case.graph.names, *(name for names in feeders for name in names)}
     with stepmask.apply(case.model, case.mask(0), scheduler=case.scheduler):
         assert set(changed_modules(case.model)) == gated
         case.sample()
     assert not changed_modules(case.model)
-    assert torch.equal(case.sample(), plain)
+    assert torch.equal(case.sample(), case.plain)
 
 
-@pytest.mark.parametrize("row", [0, 2])
-def test_leaving_by_an_exception_restores_every_module(case, row):
-    plain = case.sample()
+def test_leaving_by_an_exception_restores_every_module(case):
+    row = 2
     last = dict(case.model.named_modules())[case.graph.names[-1]]
     rows = iter(range(STEPS))
 
@@ -343,7 +340,7 @@ def test_leaving_by_an_exception_restores_every_module(case, row):
         case.sample()
     hook.remove()
     assert not changed_modules(case.model)
-    assert torch.equal(case.sample(), plain)
+    assert torch.equal(case.sample(), case.plain)
 
 
 def test_a_run_after_an_exception_is_right(case):

@@ -15,29 +15,21 @@ from runs import random_actions
 from torch.autograd.graph import saved_tensors_hooks
 
 import stepmask
+import tiny
 from stepmask import UnsupportedModelError, measure_cost, schedules
 from stepmask.inspection import first_step as capture
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of
-from stepmask.learning import riding
+from stepmask.learning import interception
 from stepmask.learning.end_to_end.gradients.chain import Chain
 from stepmask.learning.end_to_end.gradients.probe import forth_and_back
 from stepmask.runtime.sampling import sample, timesteps_of_run
 
-FEW = {
-    "rounds": 1,
-    "gains": 1,
-    "num_probes": 2,
-    "num_projections": 1,
-    "num_validation": 3,
-    "num_held_back": 3,
-    "progress": False,
-}
+FEW = {**tiny.FEW, "rounds": 1, "num_projections": 1, "progress": False}
 WAN = BY_NAME["Wan"]
 LEARNED = [
     "Stable Diffusion",
-    "PixArt-Sigma",
     "Stable Diffusion 3",
     "Flux, true guidance",
     "Wan",
@@ -101,11 +93,11 @@ def test_the_paper_s_learner(name):
 def test_what_learning_end_to_end_refuses():
     """A run that starts late, and one with a third call at some steps."""
     late = BY_NAME["Stable Diffusion, image to image"]
-    with pytest.raises(UnsupportedModelError, match=r'needs the same calls at every step.*method="paper"'):
+    with pytest.raises(UnsupportedModelError, match=r"needs the same calls at every step.*schedules\.key_steps"):
         stepmask.learn(late.build(), late.steps, 0.6, call_kwargs=late.arguments(2), **FEW)
     case = BY_NAME["Stable Diffusion 3"]
     third = {"skip_guidance_layers": [1, 1], "skip_layer_guidance_stop": 0.6}
-    with pytest.raises(UnsupportedModelError, match=r'method="paper"'):
+    with pytest.raises(UnsupportedModelError, match=r"schedules\.key_steps"):
         stepmask.learn(case.build(), 6, 0.6, call_kwargs=case.arguments(2) | third, **FEW)
 
 
@@ -279,7 +271,7 @@ def test_learning_where_the_model_writes_into_values(name, eliminate_dead):
 
     forth_and_back(chain, kept, torch.zeros_like(wanted), lambda error: error, lambda images: images)
     assert torch.equal(found[0], wanted)
-    assert np.abs(chain.account.slopes).sum() > 0 and np.isfinite(chain.account.slopes).all()
+    assert np.abs(chain.effects.slopes).sum() > 0 and np.isfinite(chain.effects.slopes).all()
 
 
 def test_learning_with_a_cache_of_diffusers_is_refused():
@@ -323,7 +315,7 @@ def test_what_runs_beside_the_denoiser_keeps_no_graph(name):
             return latents[0]
 
         forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
-        kept[steps], slopes[steps] = sum(numbers), np.abs(chain.account.slopes).sum()
+        kept[steps], slopes[steps] = sum(numbers), np.abs(chain.effects.slopes).sum()
     assert slopes[8] > 0 and np.isfinite(slopes[8])
     latents = 2 * 4 * 16 * 16
     assert kept[8] - kept[4] < 40 * 4 * latents
@@ -332,8 +324,8 @@ def test_what_runs_beside_the_denoiser_keeps_no_graph(name):
 def test_gradients_come_back_through_a_controlnet(monkeypatch):
     """As they did while its graph was kept."""
     found = []
-    for way in (riding._again, lambda compute, args, kwargs: compute()):
-        monkeypatch.setattr(riding, "_again", way)
+    for way in (interception._again, lambda compute, args, kwargs: compute()):
+        monkeypatch.setattr(interception, "_again", way)
         case = replace(BY_NAME["Stable Diffusion, ControlNet"], steps=4)
         pipe = case.build()
         plan = stepmask.make_plan(schedules.fora(pipe, 4, 2, forecast="linear"), stepmask.describe(pipe))
@@ -345,7 +337,7 @@ def test_gradients_come_back_through_a_controlnet(monkeypatch):
             return latents[0]
 
         forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
-        found.append(chain.account.slopes)
+        found.append(chain.effects.slopes)
     assert np.abs(found[0]).sum() > 0
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
@@ -357,7 +349,7 @@ def test_modular_pipelines():
     with pytest.raises(UnsupportedModelError, match=r"FluxModularPipeline switch gradients off.*standard pipeline"):
         stepmask.learn(pipe, 4, call_kwargs=modular.arguments(2))
     mask = stepmask.learn(
-        pipe, 4, 0.7, method="per-step", num_trajectories=1, call_kwargs=modular.arguments(2), progress=False
+        pipe, 4, 0.7, method="paper", num_trajectories=1, call_kwargs=modular.arguments(2), progress=False
     )
     kwargs = {"seeds": 2, "speed": False}
     here, there = (

@@ -45,13 +45,13 @@ def test_a_mask_is_what_hooks_would_do_at_any_batch_and_size(case, pipe, plain, 
     mask = random_actions(pipe, seed=3, forecasts=forecasts)
     if forecasts and len(denoisers_of(pipe)) == 1:
         mask = with_channel_gains(mask, denoisers_of(pipe)[0], lambda: case.run(pipe))
-    calls = [{}, {"batch": 1, "size": 1, "seed": 5}, {"seed": 1}]
+    calls = [{}, {"batch": 1, "size": 1, "seed": 5}, {"seed": 1}][: 3 if forecasts else 1]
     references = [wanted(case, pipe, mask, **call) for call in calls]
     assert not torch.equal(references[0], plain), "the mask must matter"
     with stepmask.apply(pipe, mask):
         for call, reference in zip(calls, references, strict=True):
             assert torch.equal(case.run(pipe, **call), reference)
-    with stepmask.apply(pipe, mask, eliminate_dead=False):
+    with stepmask.apply(pipe, mask, eliminate_dead=not forecasts):
         assert torch.equal(case.run(pipe), references[0])
 
 
