@@ -114,3 +114,12 @@ def test_few_answers_are_kept(monkeypatch):
     for model in (*models, models[2], models[0]):
         ask(model, 0)
     assert [model for model, _ in asked[4:]] == [models[1], models[2], models[0]]
+
+
+def test_hooks_are_no_part_of_a_structure():
+    """With any options: torch keeps these beside the hooks."""
+    model = tiny_model("DiTTransformer2DModel")
+    before = structure_of(model)
+    model.register_forward_pre_hook(lambda *_: None, with_kwargs=True)
+    model.register_forward_hook(lambda *_: None, with_kwargs=True, always_call=True)
+    assert structure_of(model) == before

@@ -271,7 +271,7 @@ def test_learning_where_the_model_writes_into_values(name, eliminate_dead):
 
     forth_and_back(chain, kept, torch.zeros_like(wanted), lambda error: error, lambda images: images)
     assert torch.equal(found[0], wanted)
-    assert np.abs(chain.effects.slopes).sum() > 0 and np.isfinite(chain.effects.slopes).all()
+    assert np.abs(chain.effects.by_gain).sum() > 0 and np.isfinite(chain.effects.by_gain).all()
 
 
 def test_learning_with_a_cache_of_diffusers_is_refused():
@@ -315,7 +315,7 @@ def test_what_runs_beside_the_denoiser_keeps_no_graph(name):
             return latents[0]
 
         forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
-        kept[steps], slopes[steps] = sum(numbers), np.abs(chain.effects.slopes).sum()
+        kept[steps], slopes[steps] = sum(numbers), np.abs(chain.effects.by_gain).sum()
     assert slopes[8] > 0 and np.isfinite(slopes[8])
     latents = 2 * 4 * 16 * 16
     assert kept[8] - kept[4] < 40 * 4 * latents
@@ -337,7 +337,7 @@ def test_gradients_come_back_through_a_controlnet(monkeypatch):
             return latents[0]
 
         forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
-        found.append(chain.effects.slopes)
+        found.append(chain.effects.by_gain)
     assert np.abs(found[0]).sum() > 0
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 

@@ -68,7 +68,7 @@ def structure_of(model: nn.Module) -> Hashable:
 
 def _attributes(module: nn.Module) -> Iterator[Hashable]:
     for name, value in vars(module).items():
-        if name.endswith("_hooks") or name in (*LEFT_BEHIND, "_modules", "training"):
+        if "_hooks" in name or name in (*LEFT_BEHIND, "_modules", "training"):
             continue
         yield name, _plain(value, DEPTH)
 

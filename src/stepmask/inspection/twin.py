@@ -121,7 +121,7 @@ def _copy(module: nn.Module, without_values: Callable[[Tensor], Tensor], done: d
     done[id(module)] = twin
     twin.__dict__ = {key: value for key, value in module.__dict__.items() if key not in LEFT_BEHIND}
     for name, value in vars(module).items():
-        if name.endswith("_hooks") and isinstance(value, dict):
+        if "_hooks" in name and isinstance(value, dict):
             twin.__dict__[name] = OrderedDict()
         elif name not in (*LEFT_BEHIND, "_parameters", "_buffers", "_modules"):
             twin.__dict__[name] = _apart(value, without_values)
