@@ -10,17 +10,18 @@ import pytest
 import stepmask
 from small import ldm_pipeline
 from stepmask_lab import reference
-from tiny import ddim_pipeline
+from tiny import FEWEST, ddim_pipeline
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+QUICK = {"steps": 4, "rounds": 0, **FEWEST}
 FEW = {
-    "learn_and_sample": {"steps": 4, "rounds": 1, "gains": 1},
-    "family": {"steps": 4, "rounds": 1, "gains": 1},
+    "learn_and_sample": QUICK,
+    "family": QUICK,
     "compare_schedules": {"steps": 4, "num_images": 2},
     "gains": {"steps": 6, "key_steps": 4, "iterations": 2, "seeds": 2},
     "bare_denoiser": {"steps": 3},
-    "any_model": {"steps": 4, "rounds": 0, "gains": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3},
-    "objective": {"steps": 4, "rounds": 1, "gains": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3},
+    "any_model": QUICK,
+    "objective": QUICK,
 }
 SAYS = {
     "learn_and_sample": "of the MACs",
