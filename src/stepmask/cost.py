@@ -29,7 +29,7 @@ class CostTable:
         latency_ms: (B,) measured milliseconds of each site for one batch, or None.
         always_latency_ms: Measured milliseconds outside of all sites, or None.
         product_macs: (B,) of `macs`, the products of attention: queries with keys, weights with values; or None.
-        always_product_macs: Those outside of all sites.
+        always_product_macs: The products of attention outside of all sites.
     """
 
     sites: tuple[str, ...]

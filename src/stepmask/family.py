@@ -62,7 +62,7 @@ class MaskFamily(Shared):
         return len(self.members)
 
     def __iter__(self) -> Iterator[Member]:
-        """From expensive to cheap."""
+        """Go through the members from expensive to cheap."""
         return iter(self.members)
 
     def at(self, target_macs: float | None = None, *, min_psnr: float | None = None) -> StepMask:

@@ -49,7 +49,7 @@ class Plan:
         graph: The graph that the plan was made with.
         eliminate_dead: Whether dead computations were removed.
         gains: (T, B) factors of the slopes of forecasts; None where all are 1.
-        channel_gains: More of them by site, (C,) for the channels of its value; of other sites all are 1.
+        channel_gains: Further factors (C,) by site, one for each channel of its value; other sites have 1.
     """
 
     states: np.ndarray
@@ -261,7 +261,7 @@ def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *,
         mask: The decision.
         graph: The model's block graph; sites that the mask does not name compute at every step.
         eliminate_dead: Remove computations that cannot reach the output. The output stays bitwise the same.
-        skip_unchanged: Also reuse where a site would compute the same value again.
+        skip_unchanged: Whether a site also reuses where it would compute the same value again.
 
     Raises:
         MaskMismatchError: The mask belongs to another model.

@@ -23,12 +23,13 @@ class Preset:
     """One published model.
 
     Attributes:
-        hub: Where weights with this configuration are on the Hugging Face hub, in diffusers' format; perhaps nowhere.
+        hub: Repositories of the Hugging Face hub that have weights with this configuration in diffusers' format;
+            perhaps none.
         class_name: diffusers' class of the denoiser.
         config: Its configuration, where it differs from the defaults of the class.
         published: Steps and guidance that it was published with, and what there is to know.
         guided: Whether classifier-free guidance then runs it on two inputs per image.
-        sizes: Of its inputs in published use, where the configuration does not say them: arguments of the
+        sizes: Sizes of the inputs in published use, where the configuration does not say them: arguments of the
             architecture's `example_inputs`.
     """
 

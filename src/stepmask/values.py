@@ -12,7 +12,7 @@ Value = Any
 
 
 class Layout(NamedTuple):
-    """What a value is without its tensors."""
+    """Says what a value is without its tensors."""
 
     spec: TreeSpec
     others: tuple[Any, ...]

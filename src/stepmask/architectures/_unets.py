@@ -46,7 +46,7 @@ class UNet(Architecture):
         return builder.finish(hidden)
 
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
-        """The declared ones."""
+        """The declared sites, in execution order."""
         return self.graph(model).sites
 
     def _check(self, model: nn.Module) -> None:

@@ -15,18 +15,18 @@ from stepmask.inspection.registry import register
 
 @register("DiTTransformer2DModel")
 class DiT(Architecture):
-    """The value cached is the branch before its gate, so that the gate stays that of the current step."""
+    """The cached value is the branch before its gate, so that the gate stays that of the current step."""
 
     patterns = {"transformer_blocks.*.attn1": "attention", "transformer_blocks.*.ff": "mlp"}
     # what modulates the norms also makes the gates, which are needed at every step
     feeding = {"attn1": ("norm1.norm",), "ff": ("norm3",)}
 
     def graph(self, model: nn.Module) -> BlockGraph:
-        """attn1, ff, attn1, ff, ..."""
+        """Every value is a branch: attn1, ff, attn1, ff, ... in the order of the blocks."""
         return BlockGraph.branches(self.sites(model))
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
-        """Latents of the configured size, timesteps and labels."""
+        """The inputs are latents (N, C, H, W) of the configured size, timesteps (N,) and labels (N,)."""
         config = model.config
         inputs = noise(model, batch_size, hidden_states=(config.in_channels, config.sample_size, config.sample_size))
         labels = torch.zeros(batch_size, dtype=torch.long, device=inputs["timestep"].device)

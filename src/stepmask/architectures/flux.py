@@ -30,7 +30,7 @@ class Flux(Architecture):
     }
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1, side: int = 4, tokens: int = 5) -> dict[str, Any]:
-        """Packed latents, `side` x `side`, and text tokens."""
+        """The inputs are packed latents (N, side * side, C) and text (N, tokens, D)."""
         config = model.config
         inputs = noise(
             model,

@@ -31,14 +31,14 @@ class Simple(Architecture):
 
     @abstractmethod
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Shapes without the batch, by the name of the argument."""
+        """Return the shapes of the arguments without the batch, by name."""
 
     def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
-        """Further arguments; `like` is the sample."""
+        """Return further arguments; `like` is the sample."""
         return {}
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
-        """Small ones, where the configuration does not say how large."""
+        """The inputs are small where the configuration does not say how large they are."""
         inputs = noise(model, batch_size, **self.shapes(model.config))
         return inputs | self.others(model.config, inputs[self.step_inputs[0]])
 
@@ -50,7 +50,7 @@ class Sana(Simple):
     patterns = SELF_CROSS_FF
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Latents and text."""
+        """The call takes latents (C, H, W) and text (L, D)."""
         size = config.sample_size
         return {
             "hidden_states": (config.in_channels, size, size),
@@ -58,7 +58,7 @@ class Sana(Simple):
         }
 
     def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
-        """Guidance, where it is an input (SANA-Sprint)."""
+        """SANA-Sprint also takes the guidance scale."""
         batch = len(like)
         return {"guidance": like.new_full((batch,), 0.45)} if getattr(config, "guidance_embeds", False) else {}
 
@@ -70,7 +70,7 @@ class HunyuanDiT(Simple):
     patterns = {"blocks.*.attn1": "attention", "blocks.*.attn2": "cross_attention", "blocks.*.ff": "mlp"}
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Latents and two texts."""
+        """The call takes latents (C, H, W) and two texts (L, D)."""
         return {
             "hidden_states": (config.in_channels, config.sample_size, config.sample_size),
             "encoder_hidden_states": (config.text_len, config.cross_attention_dim),
@@ -78,7 +78,7 @@ class HunyuanDiT(Simple):
         }
 
     def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
-        """Masks, sizes, style, rotary positions."""
+        """The call also takes masks, sizes, a style and rotary positions."""
         batch, tokens = len(like), (config.sample_size // config.patch_size) ** 2
         rotary = tuple(like.new_ones(tokens, config.attention_head_dim) for _ in range(2))
         others = {
@@ -110,7 +110,7 @@ class AuraFlow(Simple):
     }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Latents and text."""
+        """The call takes latents (C, H, W) and text (L, D)."""
         size = config.sample_size
         return {
             "hidden_states": (config.in_channels, size, size),
@@ -130,14 +130,14 @@ class QwenImage(Simple):
     side = 8
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Packed latents and text."""
+        """The call takes packed latents (N, C) and text (L, D)."""
         return {
             "hidden_states": (self.side**2, config.in_channels),
             "encoder_hidden_states": (TOKENS, config.joint_attention_dim),
         }
 
     def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
-        """Size of the packed image."""
+        """The call also takes the size of the packed image."""
         return {"img_shapes": [[(1, self.side, self.side)]] * len(like)}
 
 
@@ -148,7 +148,7 @@ class CogVideoX(Simple):
     patterns = {"transformer_blocks.*.attn1": "attention", "transformer_blocks.*.ff": "mlp"}
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Frames first, channels second."""
+        """The call takes latents (F, C, H, W), frames first, and text (L, D)."""
         frames = (config.sample_frames - 1) // config.temporal_compression_ratio + 1
         return {
             "hidden_states": (frames, config.in_channels, config.sample_height, config.sample_width),
@@ -156,7 +156,7 @@ class CogVideoX(Simple):
         }
 
     def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
-        """Rotary positions, in the larger models."""
+        """The larger models also take rotary positions."""
         if not config.use_rotary_positional_embeddings:
             return {}
         tokens = like.shape[1] * like.shape[3] * like.shape[4] // config.patch_size**2
@@ -165,13 +165,13 @@ class CogVideoX(Simple):
 
 @register("LTXVideoTransformer3DModel")
 class LTXVideo(Simple):
-    """Packed latents of a video."""
+    """A video transformer over packed latents."""
 
     patterns = SELF_CROSS_FF
     video = (2, 4, 4)
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Packed latents and text."""
+        """The call takes packed latents (N, C) and text (L, D)."""
         frames, height, width = self.video
         return {
             "hidden_states": (frames * height * width, config.in_channels),
@@ -179,7 +179,7 @@ class LTXVideo(Simple):
         }
 
     def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
-        """Size of the packed video, mask of the text."""
+        """The call also takes the size of the packed video and a mask of the text."""
         size = dict(zip(("num_frames", "height", "width"), self.video, strict=True))
         return size | {"encoder_attention_mask": like.new_ones(len(like), TOKENS)}
 
@@ -191,7 +191,7 @@ class StableAudio(Simple):
     patterns = SELF_CROSS_FF
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Latents, text, and the global conditions."""
+        """The call takes latents (C, L), text (L, D) and global conditions (1, D)."""
         return {
             "hidden_states": (config.in_channels, config.sample_size),
             "encoder_hidden_states": (TOKENS, config.cross_attention_input_dim),
@@ -199,7 +199,7 @@ class StableAudio(Simple):
         }
 
     def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
-        """Rotary positions."""
+        """The call also takes rotary positions."""
         size = (config.sample_size + 1, config.attention_head_dim // 2)
         return {"rotary_embedding": tuple(like.new_ones(size) for _ in range(2))}
 
@@ -215,14 +215,14 @@ class Mochi(Simple):
     }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Latents of a few frames and text."""
+        """The call takes latents (C, F, H, W) of a few frames and text (L, D)."""
         return {
             "hidden_states": (config.in_channels, 2, 8, 8),
             "encoder_hidden_states": (config.max_sequence_length, config.text_embed_dim),
         }
 
     def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
-        """Mask of the text, whose length the model reads."""
+        """The call also takes a mask of the text, whose length the model reads."""
         return {"encoder_attention_mask": _text_mask(like, config.max_sequence_length)}
 
 
@@ -240,19 +240,19 @@ class Lumina2(Simple):
     }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Latents and text."""
+        """The call takes latents (C, H, W) and text (L, D)."""
         return {
             "hidden_states": (config.in_channels, config.sample_size, config.sample_size),
             "encoder_hidden_states": (TOKENS, config.cap_feat_dim),
         }
 
     def others(self, config: Any, like: torch.Tensor) -> dict[str, Any]:
-        """Time from 0 to 1, mask of the text, whose length the model reads."""
+        """The time goes from 0 to 1; the model reads the length of the text from its mask."""
         return {"timestep": like.new_full((len(like),), 0.5), "encoder_attention_mask": _text_mask(like, TOKENS)}
 
 
 def _text_mask(like: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Of a text whose second half is padding."""
+    """Return the mask of a text whose second half is padding."""
     return (torch.arange(tokens, device=like.device) < tokens // 2).expand(len(like), tokens)
 
 
@@ -269,6 +269,6 @@ class Latte(Simple):
     }
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Latents of a few frames and text."""
+        """The call takes latents (C, F, H, W) of a few frames and text (L, D)."""
         video = (config.in_channels, config.video_length, config.sample_size, config.sample_size)
         return {"hidden_states": video, "encoder_hidden_states": (TOKENS, config.caption_channels)}

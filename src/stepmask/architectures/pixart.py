@@ -30,7 +30,7 @@ class PixArt(Architecture):
         return BlockGraph.branches(self.sites(model))
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
-        """Latents of the configured size and a text of 300 tokens."""
+        """The inputs are latents (N, C, H, W) of the configured size and a text (N, 300, D)."""
         config = model.config
         inputs = noise(
             model,

@@ -37,7 +37,7 @@ class SD3(Architecture):
         return find_sites(model, patterns)
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
-        """Latents of the configured size and the tokens of CLIP and T5."""
+        """The inputs are latents (N, C, H, W) of the configured size and the tokens (N, L, D) of CLIP and T5."""
         config = model.config
         return noise(
             model,

@@ -28,9 +28,10 @@ class UNet2DCondition(UNet):
     )
 
     def graph(self, model: nn.Module) -> BlockGraph:
-        """As declared. A T2I-Adapter adds to the values of encoder blocks and the middle in place.
+        """The declared graph, with the values that are written into in place.
 
-        FreeU, where it is on, scales in place what a decoder's layer reads.
+        A T2I-Adapter adds to the values of encoder blocks and of the middle. FreeU, where it is on, scales what a
+        decoder's layer reads.
         """
         graph = super().graph(model)
         blocks = [

@@ -14,7 +14,7 @@ from stepmask.inspection.registry import register
 
 @register("WanTransformer3DModel")
 class Wan(Architecture):
-    """Of a pipeline with two transformers (Wan 2.2) a row of the mask belongs to the one that runs at that step."""
+    """In a pipeline with two transformers (Wan 2.2) a row of the mask belongs to the one that runs at that step."""
 
     patterns = {
         "blocks.*.attn1": "attention",
@@ -29,7 +29,7 @@ class Wan(Architecture):
     def example_inputs(
         self, model: nn.Module, batch_size: int = 1, video: tuple[int, int, int] = (2, 8, 8), tokens: int = 6
     ) -> dict[str, Any]:
-        """Latents of `video`, frames x height x width, and text tokens."""
+        """The inputs are latents (N, C, frames, height, width) of size `video` and text (N, tokens, D)."""
         config = model.config
         inputs = noise(
             model,

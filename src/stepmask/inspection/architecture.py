@@ -33,13 +33,13 @@ class Architecture(ABC):
     """
 
     patterns: ClassVar[Patterns] = ()
-    """The sites, with their kinds."""
+    """Patterns of the sites' names, with their kinds."""
     step_inputs: ClassVar[tuple[str, ...]] = ("hidden_states", "timestep")
     """Names of the forward arguments that change from step to step, the noisy sample first."""
     timestep_name: str = "timestep"
     """The forward argument that says where the run stands."""
     feeding: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """By the last part of a site's name, siblings that feed it alone; see `feeders`."""
+    """Siblings that feed a site alone, by the last part of the site's name; `feeders` reads it."""
 
     def __init__(self, class_name: str = "") -> None:
         self.class_name = class_name
@@ -62,7 +62,7 @@ class Architecture(ABC):
         return remembered(model, ("graph", self.key, sites), None, lambda: self.trace(model, sites))
 
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
-        """What a mask decides on, in any order."""
+        """The places that a mask decides on, in any order."""
         return find_sites(model, self.patterns)
 
     @abstractmethod
@@ -89,11 +89,11 @@ class Architecture(ABC):
         }
 
     def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """One forward pass; what a sampler uses of its output."""
+        """Run one forward pass and return what a sampler uses of the output."""
         return self.used_output(model, as_batch(model(**inputs, return_dict=False)[0]))
 
     def run_for_all(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """One forward pass; all that a sampler may use of its output, which is what sites are computed for."""
+        """Run one forward pass and return all that a sampler may use, which is what sites are computed for."""
         return self.run(model, inputs)
 
     def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
@@ -154,23 +154,23 @@ class Given(Architecture):
         return self._key
 
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
-        """What was given, on the model's device, for `batch_size` samples."""
+        """The given inputs on the model's device, repeated or cut to `batch_size` samples."""
         if self._inputs is None:
             return self._base.example_inputs(model, batch_size)
         return repeated(self._inputs, batch_size, next(model.parameters()))
 
     def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """One forward pass, as the base family does it; else the first tensor of what the model returns."""
+        """Run one forward pass as the base family does; without one, return the first tensor of the output."""
         if self._base is not None:
             return self._base.run(model, inputs)
         return next(leaf for leaf in tree_leaves(model(**inputs)) if isinstance(leaf, Tensor))
 
     def run_for_all(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """Without a base family, all that the model returns: a sound beside a video, for example."""
+        """Run one forward pass; all that the model returns is used, a sound beside a video for example."""
         return model(**inputs) if self._base is None else self._base.run_for_all(model, inputs)
 
     def used_output(self, model: nn.Module, output: Tensor) -> Tensor:
-        """As the base family says."""
+        """The channels that the base family names; without one all of them."""
         return output if self._base is None else self._base.used_output(model, output)
 
 

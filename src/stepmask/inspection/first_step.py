@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class FirstStep(NamedTuple):
-    """What is asked of the denoiser for one image."""
+    """Says what the denoiser is asked for one image."""
 
     inputs: dict[str, Any] | None
     """Keyword arguments of the first call, for one sample; None where they are not known."""
@@ -61,7 +61,7 @@ def first_step(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> First
 
 
 def first_inputs(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Keyword arguments of the first call, for one sample, of fractions the shapes alone.
+    """Keyword arguments of the first call for one sample; tensors of fractions keep only their shapes.
 
     Raises:
         StepMaskError: The pipeline cannot be started, or calls its denoiser in no known way.
@@ -96,7 +96,7 @@ def one_sample(denoiser: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]
 
 
 def without_fractions(arguments: T) -> T:
-    """Arguments of a call to keep: of fractions the shapes alone, on the meta device."""
+    """Keep the arguments of a call; of tensors of fractions only the shapes, on the meta device."""
 
     def keep(tensor: Tensor) -> Tensor:
         return tensor.detach().to("meta") if tensor.is_floating_point() else tensor.detach()

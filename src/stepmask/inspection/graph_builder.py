@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from stepmask.graph import OUT, BlockGraph, Kind, Site
 
 STEP = -2
-"""In `Origins`: something that changes with every step, the noisy sample or the timestep embedding."""
+"""Stands in `Origins` for what changes with every step: the noisy sample or the timestep embedding."""
 
 Origins = frozenset[int]
-"""Where a tensor comes from: indices of the sites whose values flow into it directly, perhaps `STEP`."""
+"""Says where a tensor comes from: indices of the sites whose values flow into it directly, perhaps `STEP`."""
 
 FRESH: Origins = frozenset({STEP})
 

@@ -19,11 +19,11 @@ def noise(model: nn.Module, batch_size: int, **shapes: tuple[int, ...]) -> dict[
 
 
 def repeated(inputs: Mapping[str, Any], batch_size: int, like: Tensor) -> dict[str, Any]:
-    """Inputs for another batch size and device: what has the batch size of the sample in front is repeated or cut.
+    """Fit inputs to another batch size and device: what has the batch size of the sample is repeated or cut.
 
     Args:
         inputs: Keyword arguments of a call.
-        batch_size: Of the result.
+        batch_size: The number of samples of the result.
         like: A parameter of the model that gets them.
     """
     given = num_samples(inputs.values())
@@ -37,7 +37,7 @@ def repeated(inputs: Mapping[str, Any], batch_size: int, like: Tensor) -> dict[s
 
 
 def num_samples(values: Iterable[Any]) -> int | None:
-    """Samples in a call: batch size of the first tensor that has one, or length of the first list of tensors."""
+    """Count the samples in a call: the batch size of the first tensor that has one, or the length of a list."""
     sample = first_sample(values)
     return None if sample is None else len(sample)
 
@@ -48,7 +48,7 @@ def first_sample(values: Iterable[Any]) -> Tensor | list[Tensor] | None:
 
 
 def chosen_samples(inputs: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
-    """Arguments of a call for some of its samples, or for some of them several times.
+    """Pick samples out of the arguments of a call; a sample may be picked several times.
 
     What has the batch size of the sample in front has the samples; where they come as a list, other lists too.
     """
@@ -68,7 +68,7 @@ def chosen_samples(inputs: Mapping[str, Any], numbers: Sequence[int]) -> dict[st
 
 
 def rows_per_sample(value: Tensor, sample: Tensor | list[Tensor]) -> int:
-    """Rows of a tensor that belong to one sample of a call; 0 where it is of the call as a whole.
+    """Count the rows of a tensor that belong to one sample of a call; 0 where it belongs to the call as a whole.
 
     Beside a video (samples, channels, frames, height, width), some have a row for each frame (texts of AnimateDiff).
     """
@@ -80,7 +80,7 @@ def rows_per_sample(value: Tensor, sample: Tensor | list[Tensor]) -> int:
 
 
 def as_batch(output: Any) -> Any:
-    """What a model returns, its samples put together where they come as a list."""
+    """Return what a model made as one tensor, where the samples come as a list."""
     return torch.stack(output) if is_list_of_samples(output) else output
 
 

@@ -24,7 +24,7 @@ _OF_THE_RUN = (
 
 @cache
 def default_prompts() -> tuple[str, ...]:
-    """Two hundred varied prompts that come with the package."""
+    """Return the two hundred varied prompts that come with the package."""
     text = resources.files("stepmask.inspection").joinpath("prompts.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
@@ -83,7 +83,7 @@ def condition_arguments(
     Args:
         parameters: What the call takes.
         conditions: A list, or a file that holds one.
-        name: Of the pipeline, for errors.
+        name: The pipeline's name, for errors.
 
     Raises:
         StepMaskError: They are neither, or not what this pipeline takes.

@@ -41,7 +41,7 @@ class SamplerLoop:
 
         Args:
             batch_size: Number of images.
-            num_inference_steps: For ``scheduler.set_timesteps``.
+            num_inference_steps: The number of steps that ``scheduler.set_timesteps`` gets.
             generator: Source of the noise, one for all or one per image.
             condition: Passed on to the denoiser (``class_labels=...``).
         """

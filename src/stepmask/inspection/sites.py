@@ -23,11 +23,11 @@ _BY_CLASS = (
 
 
 def find_sites(model: nn.Module, patterns: Patterns) -> tuple[Site, ...]:
-    """Sites whose names match, in the order of ``model.named_modules()``.
+    """Find the sites whose names match, in the order of ``model.named_modules()``.
 
     Args:
         model: The denoiser.
-        patterns: Where no kind is given, it is told from the module's class and name.
+        patterns: Patterns of names. Where no kind is given, it is told from the module's class and name.
 
     Raises:
         StepMaskError: A pattern matches nothing, or there is no such kind.

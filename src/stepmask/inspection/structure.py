@@ -19,10 +19,10 @@ LEFT_BEHIND = ("forward", "_hf_hook", "_compiled_call_impl")
 """Attributes in which whoever wraps a module keeps what runs it: a copy would run the original by them."""
 
 MOST_STRUCTURES, MOST_ANSWERS = 32, 16
-"""So many structures are remembered, and so many answers for each."""
+"""How many structures are remembered, and how many answers for each."""
 
 MOST_VALUES = 4096
-"""Whole numbers in one argument, beyond which nothing is remembered."""
+"""How many whole numbers an argument may hold for its answer to be remembered."""
 
 DEPTH = 4
 """How deep helper objects are looked into."""
@@ -40,10 +40,11 @@ def remembered(model: nn.Module, question: Hashable, arguments: Any, find: Calla
     """What `find` returns, or has returned for a model of the same structure and arguments of the same sizes.
 
     Args:
-        model: What is asked about.
-        question: What is asked.
-        arguments: Of a call, in any nesting; of fractions the shapes count alone, of whole numbers the values too.
-        find: Depends on nothing else. What it returns is not changed by anyone.
+        model: The model that is asked about.
+        question: Names the question.
+        arguments: The arguments of a call, in any nesting. Tensors of fractions are compared by shape, those of whole
+            numbers by value too.
+        find: Finds the answer. It depends on nothing else, and nobody changes what it returns.
     """
     try:
         structure, asked = structure_of(model), (question, sizes_of(arguments))
@@ -60,7 +61,7 @@ def remembered(model: nn.Module, question: Hashable, arguments: Any, find: Calla
 
 
 def structure_of(model: nn.Module) -> Hashable:
-    """Classes, sizes, dtypes and plain attributes of all modules; of weights no values."""
+    """Return classes, sizes, dtypes and plain attributes of all modules; the values of weights are left out."""
     return tuple(
         (name, type(module), *_attributes(module)) for name, module in model.named_modules(remove_duplicate=False)
     )

@@ -47,15 +47,15 @@ class Twin:
     on_meta: bool = True
 
     def running(self) -> AbstractContextManager[Any]:
-        """Within this, example inputs are made and the model runs."""
+        """Return the context in which example inputs are made and the model runs."""
         return nullcontext() if self.on_meta else _Fake(type(self.model).__name__)
 
     def inputs(self, arguments: Mapping[str, Any], hidden: Sequence[str] = ()) -> dict[str, Any]:
         """Arguments for a call of the copy; whole numbers keep their values where it can use them.
 
         Args:
-            arguments: Of a call, by name.
-            hidden: Names of those that never have values.
+            arguments: The arguments of a call, by name.
+            hidden: Names of arguments whose values are never kept.
         """
         if self.on_meta:
             return tree_map_only(Tensor, _meta, dict(arguments))

@@ -33,7 +33,7 @@ _applied: WeakKeyDictionary[nn.Module, ref[Handle]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did, or would do where none has been made yet."""
+    """Says what a run did, or would do where none has been made yet."""
 
     rows: int
     """Steps of the run, from the row at which it began."""
@@ -166,7 +166,7 @@ class Handle:
         )
 
     def _cost_of_run(self) -> CostTable:
-        """At the sizes of the latest run; before the first, at those of a call without arguments."""
+        """Costs at the sizes of the latest run; before the first run, at those of a call without arguments."""
         denoiser = self._description.denoiser
         if self._step is None:
             self._step = first_step(self.pipe)
@@ -208,7 +208,7 @@ def apply(
     Args:
         pipe: A diffusers pipeline; or a denoiser, with its `scheduler`.
         mask: What to run: a mask, or a plan made from one.
-        scheduler: For a bare denoiser, the scheduler that drives it.
+        scheduler: The scheduler that drives a bare denoiser.
         eliminate_dead: Leave out computations that cannot reach the output; the output is bitwise the same.
         call_kwargs: What the pipeline will be called with, as `describe` takes it; needed only where the denoiser is of
             no supported class and its call needs more than a prompt.
@@ -238,8 +238,8 @@ def apply_plan(pipe: Any, plan: Plan, description: Description) -> Handle:
     Args:
         pipe: A pipeline, or a `SamplerLoop`.
         plan: What to run.
-        description: Of the pipeline's denoiser; what it says of values that are written into in place is taken from it
-            rather than from the plan's graph, since that may have changed after the plan was made.
+        description: What is known of the pipeline's denoiser. Which values the model writes into is taken from here,
+            not from the plan's graph, since that may have changed after the plan was made.
 
     Raises:
         UnsupportedModelError: The pipeline has two denoisers that differ in their blocks, or something has wrapped a
@@ -299,7 +299,7 @@ def has_cache_of_diffusers(denoiser: nn.Module) -> bool:
 
 
 def diffusers_hooks(module: nn.Module) -> dict[str, Any]:
-    """Those of diffusers, by name."""
+    """The hooks of diffusers on a module, by name."""
     return getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
 
 

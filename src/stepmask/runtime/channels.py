@@ -26,8 +26,9 @@ class ChannelGains:
     """Factors of slopes by channel, as tensors beside the values that they are for.
 
     Args:
-        names: Of the B sites.
-        by_site: (C,) for some of the sites; of a value with several tensors those of one after the other.
+        names: The names of the B sites.
+        by_site: Factors (C,) of some of the sites. Where a value has several tensors, the factors of one follow those
+            of the other.
     """
 
     def __init__(self, names: Sequence[str], by_site: Mapping[int, np.ndarray]) -> None:

@@ -50,8 +50,8 @@ class Noise:
 
     Args:
         pipe: What samples.
-        num_inference_steps: Of each run.
-        seed: Of learning.
+        num_inference_steps: The number of steps of each run.
+        seed: The seed of learning.
         call_kwargs: The user's arguments for the call, which win over drawn ones. Lists, tuples and tensors hold one
             value per image and are gone through again and again.
 

@@ -152,7 +152,7 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
     """The row at which a timestep stands: where it lies in ``scheduler.timesteps``, else the only equal value.
 
     Args:
-        scheduler: In a run.
+        scheduler: A scheduler in the middle of a run.
         timestep: The denoiser's argument, in any dtype: bfloat16 does not tell all timesteps apart. Of one per token,
             where those of a given image are clean, the largest counts.
         near: The row of the call before, in the same run: of several rows it is that one or the next.

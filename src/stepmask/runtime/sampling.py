@@ -52,7 +52,7 @@ def _said_how_many(count: int) -> Iterator[None]:
 
 
 RESULTS = ("images", "image", "frames", "videos", "audios")
-"""Where pipelines put what they make."""
+"""The attributes in which pipelines return what they make."""
 
 
 def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_inference_steps: int) -> Tensor:

@@ -33,13 +33,13 @@ def deepcache(
 ) -> StepMask:
     """The shallow blocks of a U-Net always compute, all others at key steps (Ma et al., CVPR 2024).
 
-    The value held is the feature that enters the shallow part from below; elimination finds that the rest of the
+    The value held is the one that enters the shallow part from below; elimination finds that the rest of the
     deeper part, and the upsampler on the way, need not run between.
 
     Args:
         graph_or_pipe: A `BlockGraph` or a pipeline.
         timesteps: The timesteps of the run; with a pipeline the number of inference steps.
-        interval: k, in steps: key steps are every k-th, or as many as that.
+        interval: The number k of steps: every k-th step is a key step, or as many as that.
         depth: Number of levels that always run, counted from full resolution.
         forecast: ``"linear"`` extrapolates the two values computed last instead of holding the last; None holds, as
             published.
@@ -47,8 +47,8 @@ def deepcache(
             with: branch b always runs the last b + 1 layers of the decoder and the first b of the encoder. 0 is the
             cheapest; its results for Stable Diffusion are published with 0, those for DDPM with 2.
         spacing: ``"uniform"`` spaces key steps evenly; ``"quad"`` more densely around `center`, as published.
-        center: For ``"quad"``, the step around which they are dense; 0.3 of the run by default, 15 of 50.
-        power: For ``"quad"``, more than 1: how uneven they are; 1.4 is published for Stable Diffusion.
+        center: The step around which ``"quad"`` puts most key steps; 0.3 of the run by default, 15 of 50.
+        power: How uneven ``"quad"`` is, more than 1; 1.4 is published for Stable Diffusion.
 
     Raises:
         StepMaskError: The model is no U-Net, or has no level below `depth` or `branch`.

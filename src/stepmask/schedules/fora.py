@@ -21,7 +21,7 @@ def fora(
     Args:
         graph_or_pipe: A `BlockGraph` or a pipeline.
         timesteps: The timesteps of the run; with a pipeline the number of inference steps.
-        interval: k, in steps.
+        interval: The number k of steps from one computation to the next.
         forecast: ``"linear"`` extrapolates the two values computed last instead of holding the last; None holds, as
             published.
     """

@@ -34,9 +34,9 @@ def key_steps(
         graph_or_pipe: A `BlockGraph` or a pipeline.
         timesteps: The timesteps of the run; with a pipeline the number of inference steps.
         steps: How many compute, step 0 included, or which; by default half of them.
-        power: With a number of steps, step i of n is ``T (i / n) ** power``: 1 spaces them evenly, more puts more of
-            them at the beginning.
-        forecast: None holds between.
+        power: Where `steps` is a number, step i of n is ``T (i / n) ** power``: 1 spaces them evenly, more puts more
+            of them at the beginning.
+        forecast: ``"linear"`` extrapolates the two values computed last between key steps; None holds the last.
 
     Raises:
         StepMaskError: `steps` are not steps of the run, or `power` is below 1.
