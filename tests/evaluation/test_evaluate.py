@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler, HeunDiscreteScheduler
 import stepmask
 from stepmask import MaskMismatchError, StepMaskError, evaluate, schedules
 from stepmask.evaluation import evaluation_seeds
-from stepmask.evaluation._conditions import Conditions
+from stepmask.evaluation.conditions import Conditions
 from stepmask.inspection.sampler_loop import SamplerLoop
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model
 

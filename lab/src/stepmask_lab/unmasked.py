@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stepmask.evaluation import Evaluation, sampler_for
 from stepmask.evaluation.result import circumstances
-from stepmask.evaluation.sampled import Sampler, sample_pairs
+from stepmask.evaluation.sampler import Sampler, sample_pairs
 from stepmask.evaluation.speed import Times
 from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime.task import Task

@@ -13,7 +13,7 @@ import torch
 from small import ldm_pipeline, pixart_pipeline
 from stepmask import StepMaskError, apply, make_plan, measure_cost, schedules
 from stepmask.evaluation import sampler_for
-from stepmask.evaluation.sampled import Sampler
+from stepmask.evaluation.sampler import Sampler
 from stepmask.inspection.describe import describe
 from stepmask.inspection.registry import denoiser_of
 from stepmask_lab.benchmark.methods import guided

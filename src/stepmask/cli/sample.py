@@ -45,7 +45,7 @@ def sample(
 ) -> None:
     """Sample images from MODEL with a mask, by the scheduler and the steps that the mask was made for."""
     from stepmask.evaluation import sampler_for
-    from stepmask.evaluation.sampled import sample_masked, sample_pairs
+    from stepmask.evaluation.sampler import sample_masked, sample_pairs
 
     decision, given = load_mask(mask, at), call_kwargs(guidance_scale, call)
     ready_folder(output)

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
-from stepmask.evaluation._conditions import Conditions
+from stepmask.evaluation.conditions import Conditions
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
 from stepmask.evaluation.result import Evaluation, circumstances
-from stepmask.evaluation.sampled import Progress, Sampler, sample_pairs
+from stepmask.evaluation.sampler import Progress, Sampler, sample_pairs
 from stepmask.inspection.overrides import unchecked
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import stepmask
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image, why_no_ssim
-from stepmask.evaluation.sampled import Pairs
+from stepmask.evaluation.sampler import Pairs
 from stepmask.evaluation.speed import Ratio, Speed
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of

@@ -130,12 +130,12 @@ def reproduce(
 def _bench(
     output: Path, wanted: list[What], options: dict[str, Any], model: str | None, device: str | None, dtype: Any
 ) -> Bench:
-    from stepmask_lab.reproduce import Bench, Options, Own
+    from stepmask_lab.reproduce import Bench, Options, OwnModel
 
     own = None
     if model is not None:
         sampler = Scheduler.dpm if wanted == [What.table3] else Scheduler.ddim
-        own = Own(model, load(model, scheduler=sampler, device=device, dtype=dtype))
+        own = OwnModel(model, load(model, scheduler=sampler, device=device, dtype=dtype))
     bench = Bench(output, Options(**options), own, stderr().print)
     bench.check_own([one.value for one in wanted if one in COMPARISONS])
     return bench

@@ -4,7 +4,7 @@
 `bench` keeps what was measured. `pages` writes; figures are drawn by `stepmask.pictures`.
 """
 
-from stepmask_lab.reproduce.bench import Bench, Options, Own, options_of
+from stepmask_lab.reproduce.bench import Bench, Options, OwnModel, options_of
 from stepmask_lab.reproduce.figures import FigureData, figure_data
 from stepmask_lab.reproduce.report_page import page
 from stepmask_lab.reproduce.tables import ablated, ablation_table, comparison_table
@@ -13,7 +13,7 @@ __all__ = [
     "Bench",
     "FigureData",
     "Options",
-    "Own",
+    "OwnModel",
     "ablated",
     "ablation_table",
     "comparison_table",

@@ -64,7 +64,7 @@ KEPT = ("num_images", "trajectories", "rounds", "guidance_scale")
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnModel:
     """A model that the user names in place of the reference models."""
 
     name: str
@@ -85,7 +85,11 @@ class Bench:
     """
 
     def __init__(
-        self, folder: Path, options: Options, own: Own | None = None, tell: Callable[[str], None] = lambda line: None
+        self,
+        folder: Path,
+        options: Options,
+        own: OwnModel | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.folder, self.options, self.own, self.tell = folder, options, own, tell
         self._runs: dict[str, Run] = {}
@@ -204,7 +208,7 @@ def options_of(bench: Bench) -> dict[str, Any]:
     return {field.name: asdict(bench.options)[field.name] for field in fields(Options)}
 
 
-def _stands_for(own: Own, model: PaperModel) -> bool:
+def _stands_for(own: OwnModel, model: PaperModel) -> bool:
     """By its id on the hub, else by the class of its denoiser."""
     known = {hub for models in TABLES.values() for one in models for hub in presets.get(one.preset).hub}
     if own.name in known:

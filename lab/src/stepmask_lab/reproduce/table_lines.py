@@ -34,7 +34,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "without bi-modal loss": {"lambda_bimodal": 0.0},
     },
 }
-"""What each ablation changes about ``LearnConfig.paper()``; the first of both is the paper's learner itself."""
+"""What each ablation changes about `stepmask.learning.Paper`; the first of both is the paper's learner itself."""
 
 
 def comparison_lines(run: Run) -> list[AnyMethod]:

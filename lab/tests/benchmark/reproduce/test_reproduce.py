@@ -15,7 +15,7 @@ from stepmask_lab.benchmark import compare
 from stepmask_lab.reproduce import (
     Bench,
     Options,
-    Own,
+    OwnModel,
     ablation_table,
     comparison_table,
     rectification,
@@ -177,7 +177,7 @@ def test_a_folder_keeps_to_its_options(folder):
 
 def test_a_model_of_the_users_stands_for_what_it_is(tmp_path):
     pipe = dit_pipeline()
-    bench = Bench(tmp_path, Options(**QUICK), Own("facebook/DiT-XL-2-512", pipe))
+    bench = Bench(tmp_path, Options(**QUICK), OwnModel("facebook/DiT-XL-2-512", pipe))
     measured = [bench.run_of(model) for model in TABLES["table2"]]
     assert [run and run.model.name for run in measured] == [None, None, "DiT-XL/2, ImageNet 512"]
     assert measured[2].subject.pipe is pipe and measured[2].subject.targets == (0.681,)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stepmask.errors import StepMaskError
-from stepmask.evaluation._conditions import Conditions
+from stepmask.evaluation.conditions import Conditions
 from stepmask.evaluation.speed import Times, timed
 from stepmask.inspection.registry import denoisers_of
 from stepmask.inspection.sampler_loop import SamplerLoop
