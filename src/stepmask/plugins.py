@@ -53,7 +53,7 @@ def load_plugins(group: str = PLUGINS) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Models that go by a prefix on the command line, ``reference:ddpm-cifar10`` for example.
+    """Says how models are loaded that go by a prefix on the command line, such as ``reference:ddpm-cifar10``.
 
     Attributes:
         prefix: What stands before the colon.
@@ -69,14 +69,14 @@ class ModelSource:
 
 
 class Metrics(Protocol):
-    """What is computed of the images of a masked run."""
+    """Computes scores of the images of a masked run."""
 
     def check(self, pipe: Any) -> None:
-        """Raise what would be raised after sampling otherwise."""
+        """Raise now what would otherwise be raised after sampling."""
         ...
 
     def __call__(self, images: Any, full: Any, prompts: Sequence[str] | None = None) -> dict[str, Any]:
-        """Scores by name, of images (N, 3, H, W) in [0, 1] and of those of the full run from the same noise."""
+        """Return scores by name, of images (N, 3, H, W) in [0, 1] and of those of the full run from the same noise."""
         ...
 
 
@@ -113,13 +113,13 @@ def register_metrics(load: Callable[[str, Path | None], Metrics], help: str) -> 
 
 
 def model_sources() -> dict[str, ModelSource]:
-    """All sources of models that installed packages bring, by their prefix."""
+    """Return all sources of models that installed packages bring, by their prefix."""
     load_plugins()
     return dict(_model_sources)
 
 
 def pipeline_class(class_name: str) -> Any | None:
-    """The class of a saved pipeline that a plugin brings; None where it is for diffusers to find."""
+    """Return the class of a saved pipeline that a plugin brings, or None where diffusers has to find it."""
     load_plugins()
     if class_name not in _pipelines:
         return None
@@ -127,11 +127,11 @@ def pipeline_class(class_name: str) -> Any | None:
 
 
 def load_metrics(names: str, real: Path | None = None) -> Metrics:
-    """Metrics by the names that the command line takes.
+    """Return metrics by the names that the command line takes.
 
     Args:
-        names: Separated by commas.
-        real: File with statistics of real images.
+        names: The names, separated by commas.
+        real: The file with statistics of real images.
 
     Raises:
         StepMaskError: No installed package has metrics, or none of these names.
@@ -143,6 +143,6 @@ def load_metrics(names: str, real: Path | None = None) -> Metrics:
 
 
 def metrics_help() -> str:
-    """Which metrics installed packages bring, for ``--help``."""
+    """Say which metrics installed packages bring, for ``--help``."""
     load_plugins()
     return _metrics[0][1] if _metrics else f"No installed package has any: {NO_METRICS}."

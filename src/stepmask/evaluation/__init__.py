@@ -1,4 +1,4 @@
-"""evaluate: what a mask costs in fidelity and what it saves, measured against the full run from the same noise."""
+"""Measures what a mask costs in fidelity and what it saves, against the full run from the same noise."""
 
 from __future__ import annotations
 
@@ -58,17 +58,18 @@ def evaluate(
 
     Args:
         pipe: A diffusers pipeline; or a denoiser, with its `scheduler`.
-        mask_or_plan: What to run.
-        seeds: One per image, which learning must not have seen; or how many, counted from 10000.
-        num_inference_steps: By default what the mask was made for.
+        mask_or_plan: The mask, or a plan that was made of it.
+        seeds: One seed per image, or the number of images, whose seeds then begin at 10000. Learning must not have
+            seen any of them.
+        num_inference_steps: The number of steps. The default is what the mask was made for.
         call_kwargs: Whatever else the pipeline's call needs; lists as long as the seeds hold one value per image.
-            Guidance is what the mask was learned with, unless it is given here.
-        conditions: Prompts or class numbers, or a text file with one per line, gone through again and again; by
-            default random classes, or 200 varied prompts.
-        batch_size: Images per call, also when measuring speed.
-        scheduler: For a bare denoiser, the scheduler that drives it.
+            Guidance has the strength that the mask was learned with unless it is given here.
+        conditions: Prompts or class numbers, or a text file with one per line. They are repeated as often as needed.
+            The default is random classes, or 200 varied prompts.
+        batch_size: The number of images per call, also when speed is measured.
+        scheduler: The scheduler that drives a bare denoiser.
         speed: Whether to measure the speed-up. Full and masked runs are made in turns, after a warm-up.
-        speed_pairs: Smallest number of such pairs.
+        speed_pairs: The smallest number of pairs of runs that speed is measured on.
         reference: (N, C, H, W) images of the full run from an earlier evaluation with the same seeds
             (``evaluation.full``), so that several masks share one full run.
         progress: Called after every run with the number of runs done and to do.
@@ -121,7 +122,7 @@ def sampler_for(
     call_kwargs: Mapping[str, Any] | None = None,
     conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
 ) -> tuple[Sampler, list[int]]:
-    """What samples with and without a mask, and the seeds to give it; see `evaluate` for the arguments."""
+    """Return what samples with and without a mask, and the seeds to give it. The arguments are those of `evaluate`."""
     if is_applied(denoiser_of(pipe)):
         raise StepMaskError("a mask is applied to this model, so there is no full run to compare with: remove it first")
     if not isinstance(mask_or_plan, StepMask | Plan):
@@ -143,7 +144,7 @@ def sampler_for(
 
 
 def evaluation_seeds(seeds: int | Iterable[int], mask: StepMask) -> list[int]:
-    """The seeds as a list.
+    """Return the seeds as a list, after checking that learning has not seen them.
 
     Args:
         seeds: The seeds, or how many, counted from 10000.

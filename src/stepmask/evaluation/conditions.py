@@ -17,7 +17,7 @@ CONDITION_SEED = 20_260_101
 
 
 class Conditions:
-    """Call arguments for any slice of N images.
+    """Gives the call arguments for any slice of N images.
 
     Args:
         pipe: The pipeline; class-conditional ones get random labels, the same in every evaluation.
@@ -48,7 +48,7 @@ class Conditions:
         self._num_images = num_images
 
     def slice(self, start: int, stop: int) -> dict[str, Any]:
-        """Arguments for the images from `start` to before `stop`; indices wrap around after N."""
+        """Return the arguments for the images from `start` to before `stop`; indices wrap around after N."""
         order = [index % self._num_images for index in range(start, stop)]
         arguments = {name: self._pick(name, value, order) for name, value in self._arguments.items()}
         if self._takes_batch_size:
@@ -56,7 +56,7 @@ class Conditions:
         return arguments
 
     def prompts(self) -> tuple[str, ...] | None:
-        """One per image; None where the pipeline takes none."""
+        """Return one prompt per image, or None where the pipeline takes none."""
         given = self._arguments.get("prompt")
         if isinstance(given, str):
             return (given,) * self._num_images

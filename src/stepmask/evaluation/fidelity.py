@@ -28,7 +28,7 @@ SSIM_CHANNELS = 12
 
 @dataclass(frozen=True)
 class Spread:
-    """A value per image, in brief."""
+    """Summarises one value per image."""
 
     mean: float
     min: float
@@ -43,12 +43,12 @@ class Spread:
         return cls(values.mean().item(), values.min().item(), error)
 
     def to_dict(self) -> dict[str, float]:
-        """The fields as a dictionary."""
+        """Return the fields as a dictionary."""
         return asdict(self)
 
 
 def psnr_per_image(images: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, at most `PSNR_CAP`.
+    """Return the peak signal-to-noise ratio of each image in dB, at most `PSNR_CAP`.
 
     Args:
         images: (N, C, H, W) in [0, 1], or videos (N, frames, C, H, W).
@@ -63,7 +63,7 @@ def psnr_per_image(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
-    """Structural similarity of each image (Wang et al. 2004, Gaussian window of 11 pixels, sigma 1.5).
+    """Return the structural similarity of each image (Wang et al. 2004, Gaussian window of 11 pixels, sigma 1.5).
 
     The mean over all pixels, as torchmetrics has it: beyond the border the image is reflected. Others leave its 5
     pixels out, which on small images gives other values.
@@ -83,7 +83,7 @@ def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
 
 
 def why_no_ssim(images: Tensor) -> str | None:
-    """Why images have no structural similarity, in words; None where they have.
+    """Say why images have no structural similarity; return None where they have one.
 
     Args:
         images: (N, C, H, W), or videos (N, frames, C, H, W).

@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """A masked run against the full run from the same noise.
+    """Holds what a masked run is worth, compared with the full run from the same noise.
 
     Attributes:
-        pipeline: Class of the pipeline.
-        denoiser: Class of its denoiser.
-        scheduler: Class of its scheduler.
-        num_inference_steps: As the pipeline was called.
-        rows: T, the steps of the scheduler's run.
-        seeds: One per image.
-        guidance_scale: None where the pipeline has none.
-        dtype: Of the weights.
-        device: Name of the accelerator, or of the processor with the number of threads.
-        versions: Of Python, torch, diffusers and stepmask.
-        macs_fraction: Share of the full run's MACs that the plan keeps.
-        macs_per_image: Multiply-accumulates per image under the plan, attention products and guidance included.
-        full_macs_per_image: The same of the full run.
-        cells: Number of cells by state.
-        peak_cache_bytes: Most bytes held in caches at once, for one batch.
-        psnr: dB against the full run, over images.
-        ssim: Against the full run, over images; None for images under 11 pixels, and without torchmetrics.
-        speed: Measured speed-up, or None.
+        pipeline: The class of the pipeline.
+        denoiser: The class of its denoiser.
+        scheduler: The class of its scheduler.
+        num_inference_steps: The number of steps that the pipeline was called with.
+        rows: T, the number of steps in the scheduler's run.
+        seeds: One seed per image.
+        guidance_scale: The strength of guidance, or None where the pipeline has none.
+        dtype: The precision of the weights.
+        device: The name of the accelerator, or of the processor with the number of threads.
+        versions: The versions of Python, torch, diffusers and stepmask.
+        macs_fraction: The share of the full run's MACs that the plan keeps.
+        macs_per_image: Multiply-accumulates per image under the plan, with attention products and guidance.
+        full_macs_per_image: Multiply-accumulates per image of the full run.
+        cells: The number of cells by state.
+        peak_cache_bytes: The most bytes that caches held at once, for one batch.
+        psnr: PSNR against the full run in dB, over images.
+        ssim: SSIM against the full run, over images; None for images under 11 pixels, and without torchmetrics.
+        speed: The measured speed-up, or None where it was not measured.
         full: (N, C, H, W) float32, the images of the full run.
-        masked: The images of the masked run.
-        prompts: One per image, where the pipeline takes any.
+        masked: (N, C, H, W) float32, the images of the masked run.
+        prompts: One prompt per image, or None where the pipeline takes none.
     """
 
     pipeline: str
@@ -92,7 +92,7 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but images and prompts, as JSON values."""
+        """Return everything but images and prompts as JSON values."""
         left_out = ("full", "masked", "prompts")
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out}
         brief = {name: values[name] and values[name].to_dict() for name in ("psnr", "ssim", "speed")}
@@ -107,7 +107,7 @@ class Evaluation:
         }
 
     def __rich__(self) -> Table:
-        """The table that the command line prints."""
+        """Return the table that the command line prints."""
         from rich.table import Table
 
         table = Table(title=f"{self.denoiser}, {self.scheduler}, {self.rows} steps", title_justify="left")
@@ -121,7 +121,7 @@ class Evaluation:
         return table
 
     def __str__(self) -> str:
-        """The table as plain text."""
+        """Return the table as plain text."""
         from rich.console import Console
 
         console = Console(width=100, color_system=None)
@@ -158,7 +158,7 @@ class Evaluation:
 
 
 def circumstances(pipe: Any, call_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The fields of an `Evaluation` that say under what conditions it was made."""
+    """Return the fields of an `Evaluation` that say under what conditions it was made."""
     import diffusers
 
     parameter = next(denoiser_of(pipe).parameters())
@@ -181,7 +181,7 @@ def circumstances(pipe: Any, call_kwargs: Mapping[str, Any] | None) -> dict[str,
 
 
 def device_name(device: torch.device) -> str:
-    """Name of an accelerator, or of the processor with its number of threads."""
+    """Return the name of an accelerator, or of the processor with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

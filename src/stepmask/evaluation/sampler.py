@@ -42,7 +42,7 @@ class Sampler:
     peak_cache_bytes: int = 0
 
     def full(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
-        """Images (N, C, H, W) in [0, 1] of the plain pipeline, and the times of the run.
+        """Return images (N, C, H, W) in [0, 1] of the plain pipeline, and the times of the run.
 
         Args:
             start: Index of the first image, which picks the conditions.
@@ -56,21 +56,21 @@ class Sampler:
         return _in_unit_range(self.task.pipe, images), times
 
     def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
-        """The same under the plan."""
+        """Return images (N, C, H, W) in [0, 1] under the plan, and the times of the run; see `full`."""
         with self.task.apply(self.plan) as handle:
             result = self.full(start, seeds)
             self.ran, self.peak_cache_bytes = handle.ran, max(self.peak_cache_bytes, handle.peak_cache_bytes)
         return result
 
     def warm_up(self, seeds: Sequence[int]) -> None:
-        """A few steps of the plain pipeline at this batch size, thrown away (PNDM runs no fewer than four)."""
+        """Run a few steps of the plain pipeline at this batch size, for nothing. PNDM runs no fewer than four."""
         with _evaluation_mode(self.task.pipe):
             sample(self.task.pipe, self.conditions.slice(0, len(seeds)), seeds, min(5, self.task.num_inference_steps))
 
 
 @dataclass
 class Pairs:
-    """Images of both runs, and the times of the batches in which both were made.
+    """Holds the images of both runs, and the times of the batches in which both were made.
 
     Attributes:
         full: (N, C, H, W) float32 in [0, 1].
@@ -139,7 +139,7 @@ def sample_pairs(
 
 
 def sample_masked(sampler: Sampler, seeds: Sequence[int], batch_size: int, progress: Progress | None = None) -> Tensor:
-    """Make every image under the plan alone; (N, C, H, W) float32 in [0, 1]."""
+    """Make every image under the plan alone. Returns (N, C, H, W) float32 in [0, 1]."""
     starts = range(0, len(seeds), batch_size)
     images = []
     for done, start in enumerate(starts, start=1):

@@ -20,17 +20,17 @@ from stepmask.inspection.registry import denoisers_of
 
 
 class Times(NamedTuple):
-    """Seconds of one run."""
+    """The seconds that one run took."""
 
     denoiser: float
-    """Sum over all calls of the denoiser."""
+    """The sum over all calls of the denoiser."""
     call: float
     """The whole pipeline call."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Full time over masked time, from runs made in turns."""
+    """Summarises full time over masked time, from runs made in turns."""
 
     median: float
     min: float
@@ -45,12 +45,12 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Speed:
-    """Speed-up of a masked run over the full run."""
+    """Holds the measured speed-up of a masked run over the full run."""
 
     denoiser: Ratio
-    """Of the time inside the denoiser's calls."""
+    """The ratio of the times inside the denoiser's calls."""
     call: Ratio
-    """Of the whole pipeline call."""
+    """The ratio of the times of the whole pipeline call."""
     full_s: Times
     """Median seconds of the full run for one batch."""
     masked_s: Times
@@ -73,7 +73,7 @@ class Speed:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """Return the fields as JSON values."""
         return {**asdict(self), "full_s": self.full_s._asdict(), "masked_s": self.masked_s._asdict()}
 
 
@@ -121,7 +121,7 @@ def timed_denoiser(*denoisers: nn.Module, device: torch.device | None = None) ->
 
 
 def timed(pipe: Any, run: Callable[[], Any]) -> tuple[Any, Times]:
-    """Result and times of `run`, which calls the pipeline once."""
+    """Return the result and the times of `run`, which calls the pipeline once."""
     with timed_denoiser(*denoisers_of(pipe), device=getattr(pipe, "_execution_device", None)) as watch:
         began = watch.now()
         result = run()

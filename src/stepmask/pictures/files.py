@@ -17,7 +17,7 @@ FRAME_MS = 62
 
 
 def png(picture: Any) -> bytes:
-    """A matplotlib figure or a PIL image as PNG."""
+    """Return a matplotlib figure or a PIL image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     if hasattr(picture, "savefig"):
         drawn = io.BytesIO()
@@ -40,7 +40,7 @@ def save_png(picture: Any, path: str | Path) -> Path:
 
 
 def save_animation(frames: Sequence[Image.Image], path: str | Path) -> Path:
-    """Write PIL images one after the other as an animated WebP that loops, every pixel as it was made.
+    """Write PIL images as the frames of an animated WebP that loops, with every pixel as it was made.
 
     Raises:
         StepMaskError: The file cannot be written.

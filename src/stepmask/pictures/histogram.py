@@ -13,7 +13,7 @@ from stepmask.pictures.labels import short_name
 
 
 def score_histogram(mask: StepMask, bins: int = 40) -> Figure:
-    """Histogram of the scores that are learned: of all steps but the first, of all sites but samplers.
+    """Draw a histogram of the learned scores, which all steps but the first and all sites but samplers have.
 
     Args:
         mask: A learned mask.

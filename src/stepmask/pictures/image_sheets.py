@@ -18,7 +18,7 @@ GAP, MARGIN = 3, 24
 
 
 def to_pixels(images: Any) -> np.ndarray:
-    """Pictures as bytes.
+    """Return pictures as bytes.
 
     Args:
         images: (N, C, H, W) tensor or array in [0, 1]; C is 1 or 3, of more channels (latents) three are shown.
@@ -34,7 +34,7 @@ def to_pixels(images: Any) -> np.ndarray:
 
 
 def tiles(images: Any, columns: int | None = None) -> Image.Image:
-    """All images in one grid, enlarged by nearest neighbour.
+    """Lay all images out in one grid, enlarged by nearest neighbour.
 
     Args:
         images: As `to_pixels` takes them.
@@ -59,7 +59,7 @@ def side_by_side(
     notes: Sequence[str] = ("", ""),
     limit: int = 16,
 ) -> Image.Image:
-    """The full run's images left, the masked run's right, in the same order.
+    """Lay out the full run's images at the left and the masked run's at the right, in the same order.
 
     Args:
         full: As `to_pixels` takes them.
@@ -88,7 +88,7 @@ def side_by_side(
 
 
 def same_seeds(strips: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
-    """One row per method, the same seeds in every column, every pixel as it was made.
+    """Lay out one row per method, with the same seed in each column and every pixel as it was made.
 
     Args:
         strips: Name, a note below it, and the images side by side, each as high as it is wide; all of one size.

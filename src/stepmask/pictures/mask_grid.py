@@ -16,11 +16,11 @@ _COLOURS = {State.dead: PALE, State.reuse: LIGHT, State.compute: BLUE, State.for
 
 
 def grid(mask_or_plan: StepMask | Plan, macs_fraction: float | None = None) -> Figure:
-    """Sites from input (top) to output, steps from noise (left) to image.
+    """Draw every cell: sites from input (top) to output, steps from noise (left) to image.
 
     Args:
-        mask_or_plan: A plan; or a mask, of which no dead cells can be drawn.
-        macs_fraction: Share of the full run's MACs, for the title.
+        mask_or_plan: A plan, or a mask, which has no dead cells.
+        macs_fraction: The share of the full run's MACs, which the title names.
     """
     states = states_of(mask_or_plan)
     rows, sites = len(states), mask_or_plan.sites

@@ -14,7 +14,7 @@ from stepmask.pictures.states import states_of
 
 
 def count_computes(compute: np.ndarray, window: int = 5) -> np.ndarray:
-    """Computes per site in each run of `window` steps; the last run may be shorter.
+    """Count the computes per site in each run of `window` steps; the last run may be shorter.
 
     Args:
         compute: (T, B) bool.
@@ -27,7 +27,7 @@ def count_computes(compute: np.ndarray, window: int = 5) -> np.ndarray:
 
 
 def heatmap(mask_or_plan: StepMask | Plan, window: int = 5) -> Figure:
-    """Sites from input (top) to output, steps from noise (left) to image, one cell per `window` steps.
+    """Draw how often sites compute: sites from input (top) to output, steps from noise (left), `window` per cell.
 
     Args:
         mask_or_plan: A mask, of which the cells that say compute are counted; or a plan, of which those that run.

@@ -17,7 +17,7 @@ SHADES = " ░▒▓█"
 
 
 def terminal_map(mask_or_plan: StepMask | Plan, width: int = 100) -> Group:
-    """Something for ``rich.print``, at most `width` characters wide, readable without colours too.
+    """Return what ``rich.print`` shows: at most `width` characters wide, and readable without colours.
 
     Args:
         mask_or_plan: A plan shows compute, forecast, reuse and dead; a mask compute, forecast and hold.
