@@ -109,8 +109,8 @@ def test_it_is_small_and_holds_the_product_alone(wheel):
         content = message_from_bytes(file.read(metadata))
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"stepmask"}
     own = Path(stepmask.__file__).parent
-    files = {f"stepmask/{path.relative_to(own).as_posix()}" for path in own.rglob("*.py")}
-    assert {name for name in names if ".dist-info" not in name} == files | {"stepmask/inspection/prompts.txt"}
+    files = {f"stepmask/{path.relative_to(own).as_posix()}" for path in own.rglob("*.*") if path.suffix != ".pyc"}
+    assert {name for name in names if ".dist-info" not in name} == files
     asked = [text for text in content.get_all("Requires-Dist") if "extra ==" not in text]
     assert {str(Requirement(text)) for text in asked} == {str(Requirement(text)) for text in PROJECT["dependencies"]}
     assert set(content.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
