@@ -44,7 +44,7 @@ class TwoBranches(nn.Module):
 class Family(Architecture):
     step_inputs = ("sample", "timestep")
 
-    def describe(self, model):
+    def graph(self, model):
         return BlockGraph.branches([Site("still", "mlp"), Site("moving", "mlp")])
 
     def example_inputs(self, model, batch_size=1):

@@ -16,7 +16,7 @@ from stepmask.runtime.noise import Noise
 from stepmask.schedules import fora, key_steps
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
 
-STEPS = 6
+STEPS = 5
 QUICK = {
     "rounds": 1,
     "gains": 0,
@@ -24,7 +24,7 @@ QUICK = {
     "num_validation": 3,
     "num_held_back": 2,
     "num_moves": 0,
-    "shrink": 0.3,
+    "shrink": 0.4,
     "progress": False,
 }
 
@@ -43,7 +43,7 @@ def cost_of(pipe, mask: StepMask) -> float:
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
 def test_the_result_is_not_worse_than_the_start_and_nothing_is_walked_down(make):
     pipe, rounds = make(), []
-    before = learn(pipe, STEPS, 0.6, **{**QUICK, "rounds": 2})
+    before = learn(pipe, STEPS, 0.6, **QUICK)
     mask = learn(pipe, STEPS, 0.6, start=before, callback=rounds.append, **QUICK)
     assert [report.level for report in rounds] == [rounds[0].level] and rounds[0].level >= 0.6
     assert cost_of(pipe, mask) <= 0.6
@@ -62,8 +62,8 @@ def test_without_rounds_the_best_of_several_is_taken(monkeypatch):
     monkeypatch.setattr("stepmask.learning.end_to_end.search.search.portfolio", lambda *inputs: [])
     monkeypatch.setattr("stepmask.learning.end_to_end.search.search.spaced_steps", lambda *inputs: [])
     pipe = dit_pipeline()
-    starts = [fora(pipe, STEPS, 2), fora(pipe, STEPS, 2, forecast="linear")]
-    mask = learn(pipe, STEPS, 0.6, start=starts, **{**QUICK, "rounds": 0})
+    starts = [fora(pipe, 6, 2), fora(pipe, 6, 2, forecast="linear")]
+    mask = learn(pipe, 6, 0.6, start=starts, **{**QUICK, "rounds": 0})
     best = max(starts, key=lambda start: validation_psnr(pipe, start))
     assert make_plan(mask, describe(pipe)).states.tolist() == make_plan(best, describe(pipe)).states.tolist()
     assert mask.provenance["made_by"] == "start" and mask.provenance["started_from_masks"] == 2
@@ -83,7 +83,7 @@ def test_a_start_that_is_behind_on_the_first_images_is_measured_on_all(monkeypat
 
 def test_a_mask_of_another_sampler_and_number_of_steps_is_resampled():
     pipe = ddpm_pipeline()
-    before = learn(pipe, 8, 0.6, **QUICK)
+    before = key_steps(pipe, 8, 4)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.scheduler.set_timesteps(STEPS)
     taken = before.resample(pipe.scheduler)
@@ -103,11 +103,11 @@ def test_a_family_starts_from_a_family():
 
 
 def test_the_start_is_part_of_what_a_search_is(tmp_path):
-    pipe, path = dit_pipeline(), tmp_path / "state"
-    mask = learn(pipe, STEPS, 0.6, start=fora(pipe, STEPS, 2), resume=path, **QUICK)
-    assert learn(pipe, STEPS, 0.6, start=fora(pipe, STEPS, 2), resume=path, **QUICK) == mask
+    pipe, path, options = dit_pipeline(), tmp_path / "state", {**QUICK, "rounds": 0}
+    mask = learn(pipe, STEPS, 0.5, start=fora(pipe, STEPS, 4), resume=path, **options)
+    assert learn(pipe, STEPS, 0.5, start=fora(pipe, STEPS, 4), resume=path, **options) == mask
     with pytest.raises(StepMaskError, match=r"belongs to another run \(start was"):
-        learn(pipe, STEPS, 0.6, start=fora(pipe, STEPS, 3), resume=path, **QUICK)
+        learn(pipe, STEPS, 0.5, start=fora(pipe, STEPS, 3), resume=path, **options)
 
 
 @pytest.mark.parametrize(
