@@ -146,4 +146,3 @@ def test_it_is_on_the_command_line(installed, tmp_path):
     said = installed(*learn, "--target-macs", 0.6, "--most", 2)
     assert "mask.json: 4 steps x 6 sites asked for 60.0% of the MACs reached 58" in said
     assert "most must be a number between 2 and 100, got 1" in installed(*learn, "--most", 1, code=2)
-    assert "'every' has no option 'rounds'" in installed(*learn, "--rounds", 1, code=2)
