@@ -11,6 +11,7 @@ import gc
 import pytest
 import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler
+from torch.utils._pytree import tree_leaves
 
 import stepmask
 from fakes import GrowingBatch, Mixture, TwoCalls, frozen
@@ -318,21 +319,6 @@ def run_and_watch(steps: int, watch) -> None:
         sample(pipe, PipelineCall.of(pipe).drawn(IMAGES, generator()), range(IMAGES), steps)
 
 
-def tensors_in(thing, seen=None):
-    seen = set() if seen is None else seen
-    if id(thing) in seen:
-        return
-    seen.add(id(thing))
-    if isinstance(thing, torch.Tensor):
-        yield thing
-    elif isinstance(thing, dict):
-        for value in thing.values():
-            yield from tensors_in(value, seen)
-    elif hasattr(thing, "__iter__") and not isinstance(thing, str):
-        for value in thing:
-            yield from tensors_in(value, seen)
-
-
 def test_nothing_keeps_the_graph_of_a_step():
     caches = {}
 
@@ -342,9 +328,10 @@ def test_nothing_keeps_the_graph_of_a_step():
             caches[id(self)] = self
 
     def watch(row, policy, output):
-        kept = list(tensors_in([cache._values for cache in caches.values()]))
+        leaves = tree_leaves([cache._values for cache in caches.values()])
+        kept = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         assert len(kept) == 6
-        assert not any(tensor.requires_grad for tensor in [*kept, policy.gradient, *tensors_in(output)])
+        assert not any(tensor.requires_grad for tensor in [*kept, policy.gradient, *tree_leaves(output)])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stepmask.runtime.executor.Cache", Spy)

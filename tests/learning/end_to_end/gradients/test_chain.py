@@ -1,8 +1,6 @@
 """The whole run as one differentiable map: its effects are derivatives of the final images, and nothing else changes.
 
-`Blend` is the obvious implementation that effects are held to: hooks that keep every value and its graph, and hand out
-at every read of a site the value under the table, and a bit of the value that a table with one cell switched would
-hand out.
+`blend.Blend` is the obvious implementation that effects are held to.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteSc
 from torch import Tensor, nn
 
 import stepmask
+from blend import IMAGES, Blend
 from fakes import OneByOne, TwoCalls, assert_unchanged, snapshot
 from stepmask import State, StepMask, describe, make_plan, measure_cost, register_sites
 from stepmask.inspection.overrides import without_decoder
@@ -31,7 +30,7 @@ from stepmask.mask import Action
 from stepmask.runtime.sampling import seeded
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_mask, tiny_model, with_channel_gains
 
-IMAGES, COPIES, STEPS = 2, 2, 6
+COPIES, STEPS = 2, 6
 LABELS = [3, 7]
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 
@@ -122,6 +121,13 @@ def cotangents(pipe, call: dict, copies: int = COPIES) -> Tensor:
     return torch.randn(copies, *shape, generator=generator(7), dtype=torch.float64)
 
 
+def prepared(name: str, copies: int = COPIES, channels: bool = False):
+    """A pipeline, its call, a plan of all actions and (copies, IMAGES, ...) cotangents."""
+    pipe, call = make(name)
+    plan = make_plan(settled(pipe, call, channels=channels), describe(pipe))
+    return pipe, call, plan, cotangents(pipe, call, copies)
+
+
 def run_chain(pipe, call, plan, along: Tensor, fresh: bool = True, **options) -> tuple[Effects, Tensor]:
     """The effects that a chain finds along (copies, IMAGES, ...) cotangents, and the images that it made."""
     chain = Chain(pipe, plan, IMAGES, len(along), fresh, **options)
@@ -129,68 +135,6 @@ def run_chain(pipe, call, plan, along: Tensor, fresh: bool = True, **options) ->
         images = final(pipe, call, len(along))
         images.backward(along.flatten(0, 1).to(images))
     return chain.effects, images.detach()
-
-
-class Blend:
-    """Hooks that run a table, mixed by `amounts` with all tables that differ from it in one cell.
-
-    A read of a site is ``now + sum over switches of amount * (the value after the switch - now)``, where each value is
-    the last one that the table in question computes, or the line through its last two. What sites would compute is
-    known at every row.
-    """
-
-    def __init__(self, model, mask: StepMask, amounts: Tensor | dict) -> None:
-        """`amounts` is (T, B, actions, IMAGES), or {(row, site, action): number} for single ones."""
-        self.row = self.stream = 0
-        self._actions, self._amounts = mask.actions, amounts
-        self._gains = np.ones(self._actions.shape) if mask.gains is None else mask.gains
-        self._channels = mask.channel_gains or {}
-        self._fresh: dict[tuple[int, int], list] = {}
-        modules, self._names = dict(model.named_modules()), describe(model).names
-        self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(self._names)]
-
-    def _hook(self, site: int):
-        def swap(module, args, output):
-            fresh = self._fresh.setdefault((self.stream, site), [])
-            assert len(fresh) == self.row
-            fresh.append(output)
-            column = self._actions[:, site]
-            now = self._value(fresh, column, site)
-            mixed = now
-            for (row, action), amount in self._switches(site).items():
-                if row <= self.row and column[row] != action:
-                    switched = column.copy()
-                    switched[row] = action
-                    amount = amount.repeat(len(output) // IMAGES).view(-1, *[1] * (output.dim() - 1))
-                    mixed = mixed + amount * (self._value(fresh, switched, site) - now)
-            return mixed
-
-        return swap
-
-    def _switches(self, site: int) -> dict[tuple[int, int], Tensor]:
-        if isinstance(self._amounts, dict):
-            every = {(r, a): torch.full((IMAGES,), x).double() for (r, s, a), x in self._amounts.items() if s == site}
-            return every
-        rows, _, actions, _ = self._amounts.shape
-        return {(row, a): self._amounts[row, site, a] for row in range(1, rows) for a in range(actions)}
-
-    def _value(self, fresh: list, column: np.ndarray, site: int) -> Tensor:
-        """What a site hands out at this row if it acts as the column says."""
-        computed = [row for row in range(self.row + 1) if column[row] == Action.compute]
-        newest = computed[-1]
-        if column[self.row] != Action.linear or len(computed) == 1:
-            return fresh[newest]
-        second = computed[-2]
-        slope = (fresh[newest] - fresh[second]) / (newest - second)
-        factors = self._channels.get(self._names[site])
-        if factors is not None:
-            dim = 1 if slope.dim() > 3 else -1
-            slope = (slope.movedim(dim, -1) * torch.tensor(factors)).movedim(-1, dim)
-        return fresh[newest] + self._gains[self.row, site] * (self.row - newest) * slope
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
 
 
 def blended(pipe, call, mask: StepMask, amounts, gradient: bool = False) -> Tensor:
@@ -219,6 +163,11 @@ def derivatives(pipe, call, mask: StepMask, along: Tensor) -> np.ndarray:
     images = blended(pipe, call, mask, amounts, gradient=True)
     found = [torch.autograd.grad(images, amounts, one.to(images), retain_graph=True)[0] for one in along]
     return torch.stack(found, dim=-2).numpy()
+
+
+def slope_along(along: Tensor, images: list[Tensor], apart: float) -> np.ndarray:
+    """(copies, IMAGES) central difference of two runs, along each cotangent."""
+    return (along * (images[0] - images[1]).double() / apart).flatten(2).sum(2).numpy()
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
@@ -263,25 +212,22 @@ def test_effects_are_derivatives_of_the_final_images(name):
 @pytest.mark.parametrize("name", ["DDIM", "guidance"])
 def test_the_derivatives_are_those_of_finite_differences(name):
     """What the test above compares with, without autograd."""
-    pipe, call = make(name)
-    mask = settled(pipe, call)
-    plan, along = make_plan(mask, describe(pipe)), cotangents(pipe, call)
+    pipe, call, plan, along = prepared(name)
+    mask = plan.mask
     found, _ = run_chain(pipe, call, plan, along)
     possible = open_switches(plan)
     for before, after in PAIRS:
         cells = np.argwhere(possible[..., after] & (mask.actions == before))
         row, site = (int(i) for i in cells[np.random.default_rng(before).integers(len(cells))])
         images = [blended(pipe, call, mask, {(row, site, after): step}) for step in (1e-4, -1e-4)]
-        slope = (images[0] - images[1]).double() / 2e-4
-        expected = (along * slope).flatten(2).sum(2).numpy()
+        expected = slope_along(along, images, 2e-4)
         assert_close(found.by_action[row, site, after], expected)
 
 
 @pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
 def test_slopes_are_derivatives_by_the_gains(name):
-    pipe, call = make(name)
-    mask = settled(pipe, call)
-    plan, along = make_plan(mask, describe(pipe)), cotangents(pipe, call)
+    pipe, call, plan, along = prepared(name)
+    mask = plan.mask
     found, _ = run_chain(pipe, call, plan, along, fresh=False)
     earlier = np.cumsum(mask.compute, axis=0) - mask.compute
     read = (plan.states == State.forecast) | (plan.states == State.reuse)
@@ -294,16 +240,15 @@ def test_slopes_are_derivatives_by_the_gains(name):
             gains[row, site] += 100 * step  # kept to four decimals
             moved = mask.with_actions(mask.actions, gains=gains)
             images.append(blended(pipe, call, moved, {}))
-        expected = (along * (images[0] - images[1]).double() / 2e-2).flatten(2).sum(2).numpy()
+        expected = slope_along(along, images, 2e-2)
         np.testing.assert_allclose(found.by_gain[row, site], expected, rtol=2e-2, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
 def test_slopes_of_channels_are_derivatives_by_their_gains(name):
     """Nearly linear, so that a large step shows more than what rounding to three decimals leaves."""
-    pipe, call = make(name)
-    mask = settled(pipe, call, channels=True)
-    plan, along = make_plan(mask, describe(pipe)), cotangents(pipe, call)
+    pipe, call, plan, along = prepared(name, channels=True)
+    mask = plan.mask
     assert not run_chain(pipe, call, plan, along, fresh=False)[0].by_channel_gain, "only where they are asked for"
     chain, _ = run_chain(pipe, call, plan, along, fresh=False, by_channel=True)
     found = {plan.sites[site]: slopes for site, slopes in chain.by_channel_gain.items()}
@@ -316,33 +261,26 @@ def test_slopes_of_channels_are_derivatives_by_their_gains(name):
             moved[channel] += step
             channels = {**mask.channel_gains, site: moved}
             images.append(blended(pipe, call, replace(mask, channel_gains=channels), {}))
-        expected = (along * (images[0] - images[1]).double() / 2e-2).flatten(2).sum(2).numpy()
+        expected = slope_along(along, images, 2e-2)
         assert found[site].shape[2:] == moved.shape
         tolerance = 3e-2 * np.abs(expected).max()
         np.testing.assert_allclose(found[site][..., channel], expected, rtol=2e-2, atol=tolerance)
 
 
-def test_without_fresh_values_only_computing_is_left_out():
-    pipe, call = make("DDIM")
-    plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call)
-    fresh, lean = (run_chain(pipe, call, plan, along, fresh)[0].by_action for fresh in (True, False))
+def test_without_fresh_values_only_computing_is_left_out_and_values_may_wait_elsewhere():
+    pipe, call, plan, along = prepared("guidance")
+    cases = ({"fresh": True}, {"fresh": True, "device": "cpu"}, {"fresh": False})
+    fresh, elsewhere, lean = (run_chain(pipe, call, plan, along, **case)[0].by_action for case in cases)
+    assert np.array_equal(fresh, elsewhere)
     assert fresh[:, :, Action.compute].any() and not lean[:, :, Action.compute].any()
     others = [Action.hold, Action.linear]
-    assert np.array_equal(fresh[:, :, others], lean[:, :, others])
-
-
-def test_waiting_values_may_be_kept_elsewhere():
-    pipe, call = make("guidance")
-    plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call)
-    here, there = (run_chain(pipe, call, plan, along, device=device)[0].by_action for device in (None, "cpu"))
-    assert np.array_equal(here, there) and here.any()
+    assert np.array_equal(fresh[:, :, others], lean[:, :, others]) and lean.any()
 
 
 @pytest.mark.parametrize("fresh", [True, False])
 @pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls", "DiT, Heun"])
 def test_steps_whose_graph_is_kept_are_not_run_again(name, fresh):
-    pipe, call = make(name)
-    plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call)
+    pipe, call, plan, along = prepared(name)
     calls = []
     first = next(module for module in denoiser_of(pipe).modules() if isinstance(module, torch.nn.Conv2d))
     first.register_forward_pre_hook(lambda module, args: calls.append(module))
@@ -361,8 +299,7 @@ def test_steps_whose_graph_is_kept_are_not_run_again(name, fresh):
 
 @pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
 def test_several_cotangents_are_as_many_runs(name):
-    pipe, call = make(name)
-    plan, along = make_plan(settled(pipe, call), describe(pipe)), cotangents(pipe, call, 3)
+    pipe, call, plan, along = prepared(name, 3)
     together, _ = run_chain(pipe, call, plan, along)
     for copy, one in enumerate(along):
         alone, _ = run_chain(pipe, call, plan, one[None])
