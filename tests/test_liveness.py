@@ -17,7 +17,7 @@ from stepmask.mask import Action
 
 
 def letters(plan) -> list[str]:
-    """As in docs/liveness.md."""
+    """As in docs/concepts/elimination.md."""
     return ["".join(".rCf"[state] for state in row) for row in plan.states]
 
 
@@ -236,7 +236,7 @@ def test_no_surviving_compute_could_be_held_instead(case):
 
 @given(case=cases())
 def test_backward_rule_is_the_one_written_down(case):
-    """The pseudo-code of docs/liveness.md, transcribed cell by cell."""
+    """The pseudo-code of docs/concepts/elimination.md, transcribed cell by cell."""
     graph, mask = case
     rows, count = mask.compute.shape
     m = mask.compute

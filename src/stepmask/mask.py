@@ -338,7 +338,7 @@ class StepMask(Shared):
 
         Of the rows around, the one is taken that keeps every site's share of computes on the way so far: so a mask that
         computes at every second step still does with half or twice as many. The same timesteps give the same mask.
-        What a new run costs in quality against learning anew is measured in docs/transfer.md.
+        What a new run costs in quality against learning anew is measured in docs/results/transfer.md.
 
         Args:
             rows: A scheduler after ``set_timesteps``, which may be of another class; or the new timesteps alone; or

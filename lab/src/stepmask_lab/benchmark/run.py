@@ -14,7 +14,6 @@ from rich.console import Console
 from stepmask.errors import StepMaskError
 from stepmask_lab import reference
 from stepmask_lab.benchmark.compare import Comparison
-from stepmask_lab.benchmark.memory import WAYS, learning_memory_mib, probing_memory_mib
 from stepmask_lab.benchmark.methods import AnyMethod, guided, methods
 from stepmask_lab.benchmark.result_files import ResultFiles
 from stepmask_lab.benchmark.transfer import run_transfer
@@ -81,6 +80,8 @@ def run_benchmark(
 
 def _measure_memory(name: str, output: Path) -> None:
     """Memory of a probing run at several numbers of steps; and of each way to learn from fewer images."""
+    from stepmask_lab.benchmark.memory import WAYS, learning_memory_mib, probing_memory_mib  # run as a script too
+
     files = ResultFiles(output, name)
     ways = {way: dict(files.collected().get("learning_memory_mib", {}).get(way, {})) for way in WAYS}
     for way, known in ways.items():

@@ -1,4 +1,4 @@
-"""What changes a learned mask: other objectives, and masks to start from. For docs/learning.md; no rivals.
+"""What changes a learned mask: other objectives, and masks to start from. No rivals.
 
 *Gains of key steps* learn no table, only how far its forecasts go. Each other learns for one budget at a time, with as
 many rounds as the benchmark's families; *alone* is what these are read against.
