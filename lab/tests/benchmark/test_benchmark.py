@@ -49,7 +49,7 @@ def stand_ins(monkeypatch):
 
 def forbid(monkeypatch, *names):
     for name in names:
-        monkeypatch.setattr(run, name, lambda *args, name=name, **kwargs: pytest.fail(f"{name} was called again"))
+        monkeypatch.setattr(memory, name, lambda *args, name=name, **kwargs: pytest.fail(f"{name} was called again"))
 
 
 def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
@@ -140,8 +140,8 @@ def test_an_interrupted_benchmark_keeps_what_it_has(tmp_path, monkeypatch):
 
 
 def test_memory_is_recorded_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "probing_memory_mib", lambda name, steps: {"peak": 100.0 + steps / 10, "waiting": 5.0})
-    monkeypatch.setattr(run, "learning_memory_mib", lambda name, steps, way: len(way) + steps / 10)
+    monkeypatch.setattr(memory, "probing_memory_mib", lambda name, steps: {"peak": 100.0 + steps / 10, "waiting": 5.0})
+    monkeypatch.setattr(memory, "learning_memory_mib", lambda name, steps, way: len(way) + steps / 10)
     options = {"models": ["a-unet"], "steps": (), "num_images": 2}
     assert run_benchmark(tmp_path, **options) == []
     result = json.loads((tmp_path / "a-unet.json").read_text())
