@@ -1,4 +1,4 @@
-"""Model families: each names its sites in one short file; who reads whom is declared or traced.
+"""Model families: each names its sites; who reads whom is declared or traced.
 
 A family is found by the name of the model's class, so there is no list to edit. A package outside of stepmask adds one
 in the same way, from a module that its entry point names (`stepmask.plugins`).

@@ -38,6 +38,8 @@ class Architecture(ABC):
     """Names of the forward arguments that change from step to step, the noisy sample first."""
     timestep_name: str = "timestep"
     """The forward argument that says where the run stands."""
+    branches: ClassVar[bool] = False
+    """Whether every site's value is added to one residual stream, which all later sites and the output read."""
     feeding: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Siblings that feed a site alone, by the last part of the site's name; `feeders` reads it."""
 
@@ -52,13 +54,15 @@ class Architecture(ABC):
     def graph(self, model: nn.Module) -> BlockGraph:
         """The block graph of `model`: its sites in execution order, and which of them read which.
 
-        The default traces it, once for all models of the same structure. A family that declares its graph overrides
-        this; the contract tests hold the declared graph to the traced one.
+        The default traces it, once for all models of the same structure. A family that declares its graph sets
+        `branches` or overrides this; the contract tests hold the declared graph to the traced one.
 
         Raises:
             UnsupportedModelError: The model has blocks that the family does not know, or cannot be traced.
         """
         sites = self.sites(model)
+        if self.branches:
+            return BlockGraph.branches(sites)
         return remembered(model, ("graph", self.key, sites), None, lambda: self.trace(model, sites))
 
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
