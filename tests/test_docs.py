@@ -155,7 +155,7 @@ def recipe(beginning: str) -> str:
 
 
 def test_the_recipe_of_an_architecture_is_in_the_code():
-    families = (ROOT / "src" / "stepmask" / "architectures" / "more.py").read_text(encoding="utf-8")
+    families = (ROOT / "src" / "stepmask" / "architectures" / "transformers.py").read_text(encoding="utf-8")
     assert families.endswith(recipe("@register"))
 
 

@@ -61,6 +61,16 @@ class WithVariance(Transformer):
         return output[:, :channels] if output.shape[1] == 2 * channels else output
 
 
+def _rotary(like: Tensor, tokens: int, size: int) -> tuple[Tensor, Tensor]:
+    """Rotary positions (tokens, size) of cosines and sines."""
+    return like.new_ones(tokens, size), like.new_ones(tokens, size)
+
+
+def _text_mask(like: Tensor, tokens: int) -> Tensor:
+    """The mask of texts whose second half is padding."""
+    return (torch.arange(tokens, device=like.device) < tokens // 2).expand(len(like), tokens)
+
+
 @register("DiTTransformer2DModel")
 class DiT(WithVariance):
     """Class labels (N,) as the condition."""
@@ -346,13 +356,3 @@ class Latte(Transformer):
         "hidden_states": ("in_channels", "video_length", "sample_size", "sample_size"),
         "encoder_hidden_states": (TOKENS, "caption_channels"),
     }
-
-
-def _rotary(like: Tensor, tokens: int, size: int) -> tuple[Tensor, Tensor]:
-    """Rotary positions (tokens, size) of cosines and sines."""
-    return like.new_ones(tokens, size), like.new_ones(tokens, size)
-
-
-def _text_mask(like: Tensor, tokens: int) -> Tensor:
-    """The mask of texts whose second half is padding."""
-    return (torch.arange(tokens, device=like.device) < tokens // 2).expand(len(like), tokens)
