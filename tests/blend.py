@@ -4,8 +4,6 @@ Hooks keep every value and its graph, and hand out at every read of a site the v
 value that a table with one cell switched would hand out.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -3,8 +3,6 @@
 The conftest.py of every folder that tests verbs imports them from here.
 """
 
-from __future__ import annotations
-
 import pytest
 from typer.testing import CliRunner
 

@@ -1,7 +1,5 @@
 """Pipelines that no one ships, and a written-out differentiable mixture to hold the learner to."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Whether the words of a figure can be read."""
 
-from __future__ import annotations
-
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 

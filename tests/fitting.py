@@ -1,7 +1,5 @@
 """A fit of gains on two images of one pipeline, and the error that it should report, by plain runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

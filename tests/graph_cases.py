@@ -1,7 +1,5 @@
 """Small graphs and masks that tests write as rows of letters, and strategies that draw them."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """Jobs for learners, as `stepmask.learn` makes them, and an exception that stands for a user's interrupt."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

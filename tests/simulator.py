@@ -4,8 +4,6 @@ A value is a tuple (site, step or None, values of what it reads), or step and tw
 Nothing of stepmask's own logic is used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

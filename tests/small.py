@@ -1,7 +1,5 @@
 """Pipelines that read captions or classes, tiny, with random weights: our own, and one for videos."""
 
-from __future__ import annotations
-
 import torch
 from diffusers import (
     AutoencoderKL,

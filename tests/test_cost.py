@@ -1,7 +1,5 @@
 """CostTable: fractions and units."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -12,11 +10,7 @@ from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 
 SITES = ("a", "b", "c")
 TABLE = CostTable(
-    SITES,
-    macs=np.array([1.0, 2.0, 5.0]),
-    always_macs=2.0,
-    latency_ms=np.array([4.0, 1.0, 1.0]),
-    always_latency_ms=2.0,
+    SITES, macs=np.array([1.0, 2.0, 5.0]), always_macs=2.0, latency_ms=np.array([4.0, 1.0, 1.0]), always_latency_ms=2.0
 )
 
 

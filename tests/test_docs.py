@@ -1,7 +1,5 @@
 """What the documentation says is what the code and the repository hold; the site itself is built by ``make docs``."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import runpy

@@ -1,7 +1,5 @@
 """The examples run, on a tiny model and with few steps."""
 
-from __future__ import annotations
-
 import runpy
 from pathlib import Path
 

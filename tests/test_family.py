@@ -1,7 +1,5 @@
 """MaskFamily: picks by cost and quality, drops what is dominated, and refuses files that are none."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

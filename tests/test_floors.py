@@ -1,7 +1,5 @@
 """A file imports from lower floors or its own folder, the product never from the laboratory, and nothing in circles."""
 
-from __future__ import annotations
-
 import ast
 from graphlib import TopologicalSorter
 from pathlib import Path

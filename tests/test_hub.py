@@ -1,7 +1,5 @@
 """Masks and families from folders and the hub, which a stand-in plays here: no test reaches the network."""
 
-from __future__ import annotations
-
 import shutil
 from types import SimpleNamespace
 

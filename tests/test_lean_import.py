@@ -1,7 +1,5 @@
 """Importing stepmask is quick, and nothing that it imports touches an accelerator."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Elimination: the worked examples, and properties against a slow simulator."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

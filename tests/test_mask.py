@@ -1,7 +1,5 @@
 """StepMask: values, files, checks."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

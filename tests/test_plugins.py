@@ -1,7 +1,5 @@
 """What a stranger's package adds without a change in stepmask: each in under 40 lines, found by its entry point."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Published models: their parameters, MACs in both conventions, coverage and cache, all on the meta device."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections import Counter
@@ -95,10 +93,7 @@ def test_ldm_4_reads_its_class_as_one_token():
 
 @pytest.mark.parametrize(
     ("name", "image", "text"),
-    [
-        ("flux-dev", (4096, 64), (512, 4096)),
-        ("wan2.1-t2v-1.3b", (16, 21, 60, 104), (512, 4096)),
-    ],
+    [("flux-dev", (4096, 64), (512, 4096)), ("wan2.1-t2v-1.3b", (16, 21, 60, 104), (512, 4096))],
 )
 def test_sizes_that_a_configuration_does_not_say(name, image, text):
     """Those of published use are the preset's; a bare denoiser of this class is described on small inputs."""

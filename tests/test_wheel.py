@@ -1,7 +1,5 @@
 """The wheel holds the product alone, and every verb runs where nothing but the wheel and its dependencies is."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

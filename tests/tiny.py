@@ -1,7 +1,5 @@
 """Tiny models and pipelines with random weights, random masks, and a reference that runs masks without stepmask."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What really runs is what the cost table says, fully and under a mask."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Quad spacing and branches of DeepCache, Faster Diffusion, step skipping, random cells, PostDiff."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

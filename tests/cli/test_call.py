@@ -1,7 +1,5 @@
 """What the pipeline is called with beside steps and seeds: --call, images and videos from the command line."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

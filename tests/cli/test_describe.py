@@ -1,7 +1,5 @@
 """What describe prints: presets, other sites, tables of many sites."""
 
-from __future__ import annotations
-
 import pytest
 
 from stepmask import presets

@@ -1,7 +1,5 @@
 """Published schedules in and out on the command line."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

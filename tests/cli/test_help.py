@@ -1,7 +1,5 @@
 """Help comes at once, lists every verb, and the options of learn are those of its configurations."""
 
-from __future__ import annotations
-
 import inspect
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Which pipeline ends up running which scheduler."""
 
-from __future__ import annotations
-
 import pytest
 
 from stepmask.cli.common.arguments import Scheduler

@@ -1,7 +1,5 @@
 """stepmask schedule: masks by rule, options from the rule's signature, errors in words."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Each verb once, on tiny random models: what it prints and what it leaves behind."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What every registered family promises, on its tiny model. Registering a family tests it."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from functools import cache, cached_property

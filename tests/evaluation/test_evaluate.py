@@ -1,7 +1,5 @@
 """evaluate: the same noise under both runs, the circumstances on record, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """PSNR and SSIM, image by image, against closed forms."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The two clocks and their summary."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

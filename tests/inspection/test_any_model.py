@@ -1,7 +1,5 @@
 """describe with patterns: any model, without a family of its own; and what the trace refuses, in words."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

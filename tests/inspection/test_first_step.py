@@ -1,7 +1,5 @@
 """What pipelines hand to their denoisers, found without running them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import torch

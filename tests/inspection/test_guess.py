@@ -1,7 +1,5 @@
 """Sites of models that no family knows, told by the parts of their blocks."""
 
-from __future__ import annotations
-
 import diffusers
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """MACs of full-size published models, counted on the meta device: nothing is computed, nothing takes memory."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Arguments that a call does not take are refused in words, before anything runs."""
 
-from __future__ import annotations
-
 import pytest
 from diffusers import HeunDiscreteScheduler
 

@@ -1,7 +1,5 @@
 """Conditions from lists, files and the package."""
 
-from __future__ import annotations
-
 import inspect
 
 import diffusers

@@ -1,7 +1,5 @@
 """Finding families, and refusing what is unknown in words."""
 
-from __future__ import annotations
-
 import sys
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """What is found on copies of models is found once, and anew where anything that it may depend on has changed."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Copies without values: models that ask for their device, or read whole numbers that come with the call."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

@@ -1,7 +1,5 @@
 """Budgets: costs are those of real plans, and targets are met from above by no more than one cell."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """One format for the state of every way to learn: whole or not at all, refused where it does not belong."""
 
-from __future__ import annotations
-
 import json
 import os
 
@@ -17,10 +15,7 @@ from stepmask.learning.effort import Effort
 from tiny import FEW, dit_pipeline
 
 IDENTITY = {"seed": 3, "config": {"rounds": 4, "shrink": 0.1}, "call_kwargs": {"labels": [1, 2]}}
-METHODS = {
-    "end-to-end": {"rounds": 0, **FEW},
-    "paper": {"num_trajectories": 2, "batch_size": 1},
-}
+METHODS = {"end-to-end": {"rounds": 0, **FEW}, "paper": {"num_trajectories": 2, "batch_size": 1}}
 
 
 def names(folder) -> list[str]:

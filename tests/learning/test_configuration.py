@@ -1,7 +1,5 @@
 """Configurations: each option is stated once, and checks, docstring, identity and what is stored all follow from it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, replace

@@ -1,7 +1,5 @@
 """What masks say they took: as many denoiser calls as were made, over all sessions, and the seconds."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -17,10 +15,7 @@ from tiny import FEW, dit_pipeline
 
 STEPS = 4
 QUIET = {"num_inference_steps": STEPS, "progress": False}
-LEARNED = {
-    "end-to-end": {"rounds": 0, **FEW},
-    "paper": {"num_trajectories": 2, "batch_size": 1},
-}
+LEARNED = {"end-to-end": {"rounds": 0, **FEW}, "paper": {"num_trajectories": 2, "batch_size": 1}}
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """What a user asks of a mask is checked in words, before anything is loaded or run."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """LivePlan agrees with planning anew, whatever switches are made."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """A way to learn that another package brings, in under 40 lines: by name, by configuration, in the help, resumed."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What learning refuses, in words that name what works there: where gradients cannot pass that is `key_steps`."""
 
-from __future__ import annotations
-
 import re
 from types import SimpleNamespace
 

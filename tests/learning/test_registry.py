@@ -1,7 +1,5 @@
 """Ways to learn by name or by configuration: what is found, what is refused, and what each can be asked for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pytest

@@ -1,7 +1,5 @@
 """Figures of masks: right counts, right colours, labels that fit, files whole or not at all."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Image grids: every pixel as it was made."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The terminal map: fits, and can be read back."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -3,8 +3,6 @@
 A table to extend, and to read: `VERIFIED` has one row for each, for the documentation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Masked runs of pipelines without stepmask: hooks swap in what each site computed last."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Diffusers pipelines whose denoisers no family knows, each small enough to be made and run in a moment."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What users do to a pipeline before and after a mask is applied: runs right, or is refused in words."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import diffusers

@@ -1,7 +1,5 @@
 """Learning and evaluation inside pipelines that need conditions: a gradient comes back through their loops."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from dataclasses import replace
@@ -28,13 +26,7 @@ from stepmask.runtime.sampling import sample, timesteps_of_run
 
 FEW = {**tiny.FEW, "rounds": 1, "num_projections": 1, "progress": False}
 WAN = BY_NAME["Wan"]
-LEARNED = [
-    "Stable Diffusion",
-    "Stable Diffusion 3",
-    "Flux, true guidance",
-    "Wan",
-    "LTX-Video, from an image",
-]
+LEARNED = ["Stable Diffusion", "Stable Diffusion 3", "Flux, true guidance", "Wan", "LTX-Video, from an image"]
 
 
 @pytest.mark.filterwarnings("error:.*timesteps differ")

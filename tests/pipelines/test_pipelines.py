@@ -1,7 +1,5 @@
 """Every pipeline of the table runs masks unchanged, bit for bit as hooks would do it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from cases import CASES, FORWARDS, verified

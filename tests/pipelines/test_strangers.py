@@ -1,7 +1,5 @@
 """Pipelines whose denoisers no family knows: described by a look at their blocks, then all is as ever."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from cases import FORWARDS, texts

@@ -1,7 +1,5 @@
 """Wan 2.2: a second transformer takes over in mid-run. The table of pipelines holds masked runs to the reference."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

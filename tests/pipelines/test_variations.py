@@ -1,7 +1,5 @@
 """One thing at a time is different: schedulers, starts, guidance, dtype, what happens in mid-run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import diffusers

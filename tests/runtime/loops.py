@@ -3,8 +3,6 @@
 The loops are written out and share nothing with stepmask.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import cache, partial
 

@@ -1,7 +1,5 @@
 """Masks inside real pipelines: bit for bit what a plain loop gives on a twin whose sites are swapped by hooks."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 

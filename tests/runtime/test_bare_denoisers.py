@@ -1,7 +1,5 @@
 """Bare denoisers in loops of the user's own: late starts, guidance as two calls, aborted runs, changing batches."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler

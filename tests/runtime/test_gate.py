@@ -1,7 +1,5 @@
 """Gates, and the cache behind them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

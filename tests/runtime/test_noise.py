@@ -1,7 +1,5 @@
 """Noise of learning: a numbered image is the same in whatever batch it is made."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """Rows and streams under real schedulers. The expected rows come from the loop's own enumerate."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

@@ -1,7 +1,5 @@
 """What is refused while a mask is applied, and that a refusal changes nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import pickle

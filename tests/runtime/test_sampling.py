@@ -1,7 +1,5 @@
 """Samples of the same seeds are the same, whatever draws noise on the way; what is measured is not blackened."""
 
-from __future__ import annotations
-
 import sys
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """What a summary tells of a run: cells by state, MACs, and the largest cache."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

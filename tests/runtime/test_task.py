@@ -1,7 +1,5 @@
 """A task: what a mask depends on, found once, and what tells one task from another, the same on every machine."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Foreign schedules: what they mean, and that a file can at worst be refused."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import pickle

@@ -1,7 +1,5 @@
 """Rules: rows, inputs, errors."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

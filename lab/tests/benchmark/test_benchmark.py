@@ -1,7 +1,5 @@
 """The comparison on tiny stand-ins: what is measured, what is written, and that it goes on where it was."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Rivals as they ship: which model they run on, that they save something, forget everything, and leave nothing."""
 
-from __future__ import annotations
-
 import importlib.util
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,12 +24,7 @@ from tiny import ddim_pipeline, dit_pipeline
 
 STEPS = 8
 SEEDS = [7, 8]
-MODELS = {
-    "U-Net": ddim_pipeline,
-    "DiT": dit_pipeline,
-    "LDM": ldm_pipeline,
-    "PixArt": pixart_pipeline,
-}
+MODELS = {"U-Net": ddim_pipeline, "DiT": dit_pipeline, "LDM": ldm_pipeline, "PixArt": pixart_pipeline}
 METHODS = {short_name(method): method for method in shipped_methods()}
 PACKAGES = {"deepcache": "DeepCache", "cache": "cache_dit", "diffusers": "diffusers"}
 REFUSED = {

@@ -1,7 +1,5 @@
 """Variants of learned masks: each learns for its budget, by its objective or from its start."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Masks in other settings: what is measured there, and that a stopped run goes on."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The laboratory's verbs on tiny random models: what they print, leave behind, and refuse."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

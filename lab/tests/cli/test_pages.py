@@ -1,7 +1,5 @@
 """The results that the repository shows are what the command makes of the raw ones beside them."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

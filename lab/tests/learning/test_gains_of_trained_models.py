@@ -1,7 +1,5 @@
 """Gains on a trained model bring images closer: what random weights make of noise hardly depends on a step."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

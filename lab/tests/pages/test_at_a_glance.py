@@ -1,7 +1,5 @@
 """What a budget buys, in one table."""
 
-from __future__ import annotations
-
 from stepmask_lab.pages.at_a_glance import at_a_glance
 
 

@@ -1,7 +1,5 @@
 """Curves and trade-offs of a benchmark: what is drawn, in which colours, and what is missing in words."""
 
-from __future__ import annotations
-
 import pytest
 
 from figure_checks import texts_overlap

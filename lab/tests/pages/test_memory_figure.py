@@ -1,7 +1,5 @@
 """The plot of memory: one line per way to learn."""
 
-from __future__ import annotations
-
 import pytest
 
 from stepmask import StepMaskError

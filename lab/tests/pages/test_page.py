@@ -1,7 +1,5 @@
 """The page of results: what is compared with what, ties, reasons, tables, and the pictures that it names."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

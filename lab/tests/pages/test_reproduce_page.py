@@ -1,7 +1,5 @@
 """The page of the paper's tables is what its raw results give."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

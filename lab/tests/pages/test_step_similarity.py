@@ -1,7 +1,5 @@
 """Similarity of steps: what is drawn is what was given."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg

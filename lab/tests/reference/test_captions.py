@@ -1,7 +1,5 @@
 """Captions say what labels say, and the tokenizer knows their words."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

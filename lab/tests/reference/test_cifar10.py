@@ -1,7 +1,5 @@
 """The image-folder reader, on tiny made folders and archives."""
 
-from __future__ import annotations
-
 import tarfile
 
 import numpy as np

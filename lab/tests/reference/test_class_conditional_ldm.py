@@ -1,7 +1,5 @@
 """The class-conditional latent pipeline: its call forms, guidance, and the loop it runs, written out."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

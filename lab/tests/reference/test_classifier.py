@@ -1,7 +1,5 @@
 """The classifier: its call, its training on a few made images, its statistics, and the weights of the package."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What is trained of each pipeline: everything that should learn gets gradients, a tenth of the labels is dropped."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Reference models: ordinary pipelines, loaded by name."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """The small PixArt pipeline is PixArt-Sigma's with other defaults."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The training script on 64 made images: checkpoints, going on after a stop, and pipelines that load and sample."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

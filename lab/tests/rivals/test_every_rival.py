@@ -1,7 +1,5 @@
 """What holds for every rival: it counts what it takes, learns where its kind can, and starts from nothing."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Scores of sets of images with a tiny extractor: names, counts, intervals, streaming, files."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math

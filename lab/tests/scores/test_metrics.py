@@ -1,7 +1,5 @@
 """LPIPS, CLIP score and metrics by name, on stand-ins for the networks that have to be downloaded."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import pytest

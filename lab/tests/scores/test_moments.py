@@ -1,7 +1,5 @@
 """Moments over batches, and the Fréchet distance against closed forms."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

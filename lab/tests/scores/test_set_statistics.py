@@ -1,7 +1,5 @@
 """Inception score, kernel distance, precision and recall against closed forms."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,12 +7,7 @@ from hypothesis import strategies as st
 
 from stepmask import StepMaskError
 from stepmask_lab.scores import set_statistics
-from stepmask_lab.scores.set_statistics import (
-    covered,
-    inception_score,
-    kernel_distance,
-    kernel_distance_of_subsets,
-)
+from stepmask_lab.scores.set_statistics import covered, inception_score, kernel_distance, kernel_distance_of_subsets
 
 
 def normal(*shape, seed=0):

@@ -1,7 +1,5 @@
 """The default way to learn, on tiny random models: targets of all kinds, what a mask says of itself, seeds, flags."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 

@@ -1,7 +1,5 @@
 """fit_gains: gains for a mask that is there already, at the same cost, and what its provenance says then."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """An interrupted search goes on to the same mask from what it has measured; what may change meanwhile, and what not."""
 
-from __future__ import annotations
-
 import shutil
 from functools import partial
 

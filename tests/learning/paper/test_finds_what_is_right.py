@@ -1,7 +1,5 @@
 """Learning finds what is known to be right: a block that changes is computed, one that does not is held."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """The terms of the loss, against the equations and against autograd."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

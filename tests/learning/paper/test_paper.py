@@ -1,7 +1,5 @@
 """The paper's learner end to end on tiny random models: targets, seeds, options, what it restores, resuming."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

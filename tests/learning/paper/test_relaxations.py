@@ -1,7 +1,5 @@
 """Draws and mixed values: exact where they must be, unbiased where they are said to be."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -3,8 +3,6 @@
 `fakes.Mixture` keeps the whole graph that the learner does not keep.
 """
 
-from __future__ import annotations
-
 import copy
 import gc
 

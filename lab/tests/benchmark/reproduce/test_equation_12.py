@@ -1,7 +1,5 @@
 """Equation 12 of the paper, as printed: what it leaves out, and where it changes the output."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 

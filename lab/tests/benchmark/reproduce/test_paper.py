@@ -1,7 +1,5 @@
 """What the paper prints is all there, and MACs at full size are what it prints."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import pytest
@@ -10,18 +8,7 @@ import torch
 from stepmask import StepMaskError, presets
 from stepmask_lab import reference
 from stepmask_lab.reproduce.full_size import full_size
-from stepmask_lab.reproduce.paper import (
-    DEEPCACHE,
-    FEWER,
-    FORA,
-    L2C,
-    MASKING,
-    ORIGINAL,
-    TABLE4,
-    TABLE5,
-    TABLES,
-    agrees,
-)
+from stepmask_lab.reproduce.paper import DEEPCACHE, FEWER, FORA, L2C, MASKING, ORIGINAL, TABLE4, TABLE5, TABLES, agrees
 
 MODELS = [model for models in TABLES.values() for model in models]
 METHODS = {

@@ -1,7 +1,5 @@
 """stepmask reproduce on tiny stand-ins: every table and figure once, that it goes on where it was, errors in words."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

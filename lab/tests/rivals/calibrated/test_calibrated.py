@@ -1,7 +1,5 @@
 """SmoothCache, Block Caching and DiTFastAttn: their rules, targets, and what they say of their cost."""
 
-from __future__ import annotations
-
 import inspect
 
 import numpy as np

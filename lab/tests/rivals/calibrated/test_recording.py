@@ -1,7 +1,5 @@
 """What a recording says is what a recomputation says, and the model is left as it was."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Scale and shift of held values: the best fit per channel, applied where it was fitted, and nowhere else."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

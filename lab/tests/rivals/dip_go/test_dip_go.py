@@ -1,7 +1,5 @@
 """DiP-GO on tiny models: targets, seeds, what is learned, and going on after an interrupt."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The whole run under gates: gates of 0 and 1 are a mask, and gradients are derivatives of the final image."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from diffusers import DDIMScheduler

@@ -1,7 +1,5 @@
 """The genetic search on tiny models: targets, families, seeds, and going on after an interrupt."""
 
-from __future__ import annotations
-
 import pytest
 
 from jobs import Stop, stop_after
@@ -12,14 +10,7 @@ from stepmask_lab.rivals import Ecad
 from tiny import ddim_pipeline, dit_pipeline
 
 STEPS = 5
-QUICK = {
-    "method": "ecad",
-    "population": 8,
-    "generations": 2,
-    "num_calibration": 1,
-    "num_checked": 2,
-    "progress": False,
-}
+QUICK = {"method": "ecad", "population": 8, "generations": 2, "num_calibration": 1, "num_checked": 2, "progress": False}
 
 
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])

@@ -1,7 +1,5 @@
 """NSGA-II: fronts, crowding and variation, against their definitions."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st

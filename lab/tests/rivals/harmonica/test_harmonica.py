@@ -1,7 +1,5 @@
 """HarmoniCa: masks within their target, draws by a threshold, and weights equal to a recomputation by plain hooks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Learning-to-Cache: every second step may reuse what the step before it computed in full, and nothing else does."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

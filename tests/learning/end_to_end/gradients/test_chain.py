@@ -3,8 +3,6 @@
 `blend.Blend` is the obvious implementation that effects are held to.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Gains of forecasts, fitted by gradients of the final images; on trained models see the laboratory's tests."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

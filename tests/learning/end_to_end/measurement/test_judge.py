@@ -1,7 +1,5 @@
 """Judging tables by the final images: what is broken never wins, and images may be run one after the other."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a search has measured is given back, in this process and in the next."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a search starts from: key steps that suit the budget, and their neighbours."""
 
-from __future__ import annotations
-
 from stepmask import BlockGraph, Site
 from stepmask.learning.end_to_end.search.portfolio import moved_steps, spaced_steps
 from stepmask.mask import Action

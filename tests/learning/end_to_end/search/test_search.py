@@ -1,7 +1,5 @@
 """The ways of the search: moving key steps, walking down, making rounds again; nothing is measured here."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

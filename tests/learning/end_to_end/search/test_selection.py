@@ -1,7 +1,5 @@
 """Selection takes the least harm for what it saves and keeps to budgets; settling changes no plan."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

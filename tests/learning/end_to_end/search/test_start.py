@@ -1,7 +1,5 @@
 """learn(start=...): never worse than the masks it starts from, without the walk down; rows, refusals, resuming."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from diffusers import DPMSolverMultistepScheduler
