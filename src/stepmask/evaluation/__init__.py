@@ -92,11 +92,9 @@ def evaluate(
             "hooks of diffusers carry values of the denoiser from step to step (enable_cache?), so what runs without "
             "the mask is no full run: call disable_cache() first, or give reference= and speed=False"
         )
-    timed_pairs = speed_pairs if speed else 0
+    options = {"reference": reference, "timed_pairs": speed_pairs if speed else 0, "progress": progress}
     with unchecked(pipe):
-        pairs = sample_pairs(
-            sampler, seeds, batch_size, reference=reference, timed_pairs=timed_pairs, progress=progress
-        )
+        pairs = sample_pairs(sampler, seeds, batch_size, **options)
     plan, cost = sampler.ran or sampler.plan, sampler.task.costs
     return Evaluation.of(
         pairs,
@@ -133,10 +131,8 @@ def sampler_for(
     if record.get("guidance_scale") is not None and call.takes("guidance_scale"):
         arguments.setdefault("guidance_scale", record["guidance_scale"])
     steps = num_inference_steps or record.get("num_inference_steps") or mask.num_rows
-    listed = call.listed(conditions)
-    arguments = {
-        name: [values[i % len(values)] for i in range(len(seeds))] for name, values in listed.items()
-    } | arguments
+    listed = call.listed(conditions).items()
+    arguments = {name: [values[i % len(values)] for i in range(len(seeds))] for name, values in listed} | arguments
     task = Task(pipe, steps, call_kwargs=arguments, mask=mask_or_plan)
     mask.check(graph=task.graph)
     plan = mask_or_plan if isinstance(mask_or_plan, Plan) else make_plan(mask, task.graph)
@@ -164,8 +160,7 @@ def evaluation_seeds(seeds: int | Iterable[int], mask: StepMask) -> list[int]:
     seeds = [int(seed) for seed in seeds]
     if len(set(seeds)) < len(seeds):
         raise StepMaskError("some seeds are there twice, and would count as images of their own: give different ones")
-    known = mask.provenance.get("noise_seeds")
-    if known:
+    if known := mask.provenance.get("noise_seeds"):
         first, last = known
         seen = [seed for seed in seeds if first <= seed <= last]
         if seen:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,7 +50,10 @@ class Conditions:
     def slice(self, start: int, stop: int) -> dict[str, Any]:
         """Return the arguments for the images from `start` to before `stop`; indices wrap around after N."""
         order = [index % self._num_images for index in range(start, stop)]
-        arguments = {name: self._pick(name, value, order) for name, value in self._arguments.items()}
+        arguments = dict(self._arguments)
+        for name, value in arguments.items():
+            if is_per_image(name, value) and len(value) == self._num_images:
+                arguments[name] = value[order] if isinstance(value, Tensor) else [value[index] for index in order]
         if self._takes_batch_size:
             arguments["batch_size"] = len(order)
         return arguments
@@ -61,8 +64,3 @@ class Conditions:
         if isinstance(given, str):
             return (given,) * self._num_images
         return None if given is None else tuple(self.slice(0, self._num_images)["prompt"])
-
-    def _pick(self, name: str, value: Any, order: Sequence[int]) -> Any:
-        if not is_per_image(name, value) or len(value) != self._num_images:
-            return value
-        return value[list(order)] if isinstance(value, Tensor) else [value[index] for index in order]

@@ -83,11 +83,7 @@ def ssim_per_image(images: Tensor, reference: Tensor) -> Tensor | None:
 
 
 def why_no_ssim(images: Tensor) -> str | None:
-    """Say why images have no structural similarity; return None where they have one.
-
-    Args:
-        images: (N, C, H, W), or videos (N, frames, C, H, W).
-    """
+    """Say why images (..., H, W) have no structural similarity; return None where they have one."""
     if min(images.shape[-2:]) < SSIM_WINDOW:
         return f"the images are smaller than {SSIM_WINDOW} pixels"
     if importlib.util.find_spec("torchmetrics") is None:
@@ -108,9 +104,8 @@ def _checked(images: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Both as (N, C, H, W); the frames of a video count as channels, over which both measures take the mean."""
     if images.shape != reference.shape or images.dim() not in (4, 5):
         raise StepMaskError(
-            f"images to compare must both have the shape (N, C, H, W), videos (N, frames, C, H, W); got "
-            f"{tuple(images.shape)} and "
-            f"{tuple(reference.shape)}: make both with the same seeds and pipeline"
+            "images to compare must both have the shape (N, C, H, W), videos (N, frames, C, H, W); got "
+            f"{tuple(images.shape)} and {tuple(reference.shape)}: make both with the same seeds and pipeline"
         )
     if not (images.isfinite().all() and reference.isfinite().all()):
         raise StepMaskError("there are images with NaN or infinite pixels: was the run made in float16? Try bfloat16")

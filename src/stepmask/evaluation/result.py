@@ -24,53 +24,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """Holds what a masked run is worth, compared with the full run from the same noise.
+    """Holds what a masked run is worth, compared with the full run from the same noise."""
 
-    Attributes:
-        pipeline: The class of the pipeline.
-        denoiser: The class of its denoiser.
-        scheduler: The class of its scheduler.
-        num_inference_steps: The number of steps that the pipeline was called with.
-        rows: T, the number of steps in the scheduler's run.
-        seeds: One seed per image.
-        guidance_scale: The strength of guidance, or None where the pipeline has none.
-        dtype: The precision of the weights.
-        device: The name of the accelerator, or of the processor with the number of threads.
-        versions: The versions of Python, torch, diffusers and stepmask.
-        macs_fraction: The share of the full run's MACs that the plan keeps.
-        macs_per_image: Multiply-accumulates per image under the plan, with attention products and guidance.
-        full_macs_per_image: Multiply-accumulates per image of the full run.
-        cells: The number of cells by state.
-        peak_cache_bytes: The most bytes that caches held at once, for one batch.
-        psnr: PSNR against the full run in dB, over images.
-        ssim: SSIM against the full run, over images; None for images under 11 pixels, and without torchmetrics.
-        speed: The measured speed-up, or None where it was not measured.
-        full: (N, C, H, W) float32, the images of the full run.
-        masked: (N, C, H, W) float32, the images of the masked run.
-        prompts: One prompt per image, or None where the pipeline takes none.
-    """
-
-    pipeline: str
-    denoiser: str
-    scheduler: str
-    num_inference_steps: int
-    rows: int
-    seeds: tuple[int, ...]
-    guidance_scale: float | None
-    dtype: str
-    device: str
-    versions: Mapping[str, str]
-    macs_fraction: float
-    macs_per_image: float
-    full_macs_per_image: float
-    cells: Mapping[str, int]
-    peak_cache_bytes: int
-    psnr: Spread
-    ssim: Spread | None
-    speed: Speed | None
-    full: Tensor = field(repr=False)
-    masked: Tensor = field(repr=False)
+    pipeline: str  #: The class of the pipeline.
+    denoiser: str  #: The class of its denoiser.
+    scheduler: str  #: The class of its scheduler.
+    num_inference_steps: int  #: The number of steps that the pipeline was called with.
+    rows: int  #: T, the number of steps in the scheduler's run.
+    seeds: tuple[int, ...]  #: One seed per image.
+    guidance_scale: float | None  #: The strength of guidance, or None where the pipeline has none.
+    dtype: str  #: The precision of the weights.
+    device: str  #: The name of the accelerator, or of the processor with the number of threads.
+    versions: Mapping[str, str]  #: The versions of Python, torch, diffusers and stepmask.
+    macs_fraction: float  #: The share of the full run's MACs that the plan keeps.
+    macs_per_image: float  #: Multiply-accumulates per image under the plan, with attention products and guidance.
+    full_macs_per_image: float  #: Multiply-accumulates per image of the full run.
+    cells: Mapping[str, int]  #: The number of cells by state.
+    peak_cache_bytes: int  #: The most bytes that caches held at once, for one batch.
+    psnr: Spread  #: PSNR against the full run in dB, over images.
+    ssim: Spread | None  #: SSIM against the full run; None for images under 11 pixels, and without torchmetrics.
+    speed: Speed | None  #: The measured speed-up, or None where it was not measured.
+    full: Tensor = field(repr=False)  #: (N, C, H, W) float32, the images of the full run.
+    masked: Tensor = field(repr=False)  #: (N, C, H, W) float32, the images of the masked run.
     prompts: tuple[str, ...] | None = field(default=None, repr=False)
+    """One prompt per image, or None where the pipeline takes none."""
 
     @classmethod
     def of(cls, pairs: Pairs, timed_batch: int | None, **known: Any) -> Evaluation:
@@ -95,10 +72,9 @@ class Evaluation:
         """Return everything but images and prompts as JSON values."""
         left_out = ("full", "masked", "prompts")
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out}
-        brief = {name: values[name] and values[name].to_dict() for name in ("psnr", "ssim", "speed")}
         return {
             **values,
-            **brief,
+            **{name: values[name] and values[name].to_dict() for name in ("psnr", "ssim", "speed")},
             "seeds": list(self.seeds),
             "versions": dict(self.versions),
             "cells": dict(self.cells),
@@ -130,18 +106,9 @@ class Evaluation:
         return capture.get()
 
     def _rows(self) -> list[tuple[str, str, str]]:
-        rows = [
-            (
-                "MACs of the plan",
-                f"{self.macs_fraction:.1%}",
-                f"{_giga(self.macs_per_image)} of {_giga(self.full_macs_per_image)} per image",
-            ),
-            (
-                "PSNR",
-                f"{self.psnr.mean:.2f} dB",
-                f"standard error {self.psnr.standard_error:.2f}, worst {self.psnr.min:.2f}",
-            ),
-        ]
+        macs = f"{_giga(self.macs_per_image)} of {_giga(self.full_macs_per_image)} per image"
+        note = f"standard error {self.psnr.standard_error:.2f}, worst {self.psnr.min:.2f}"
+        rows = [("MACs of the plan", f"{self.macs_fraction:.1%}", macs), ("PSNR", f"{self.psnr.mean:.2f} dB", note)]
         if self.ssim is None:
             rows.append(("SSIM", "-", why_no_ssim(self.full) or ""))
         else:

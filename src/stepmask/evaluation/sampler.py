@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -25,21 +26,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Sampler:
-    """Runs a pipeline with one seed per image, fully or under a plan.
+    """Runs a pipeline with one seed per image, fully or under a plan."""
 
-    Attributes:
-        task: The pipeline, its number of steps, and what its call takes beside the conditions of each image.
-        plan: What the masked run executes.
-        conditions: Call arguments of every image.
-        ran: What the latest masked run executed: less than the plan where it began late.
-        peak_cache_bytes: Largest cache of all masked runs so far.
-    """
-
-    task: Task
-    plan: Plan
-    conditions: Conditions
-    ran: Plan | None = None
-    peak_cache_bytes: int = 0
+    task: Task  #: The pipeline, its number of steps, and what its call takes beside the conditions of each image.
+    plan: Plan  #: What the masked run executes.
+    conditions: Conditions  #: Call arguments of every image.
+    ran: Plan | None = None  #: What the latest masked run executed: less than the plan where it began late.
+    peak_cache_bytes: int = 0  #: Largest cache of all masked runs so far.
 
     def full(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
         """Return images (N, C, H, W) in [0, 1] of the plain pipeline, and the times of the run.
@@ -48,12 +41,10 @@ class Sampler:
             start: Index of the first image, which picks the conditions.
             seeds: One per image.
         """
-        arguments = self.conditions.slice(start, start + len(seeds))
-        with _evaluation_mode(self.task.pipe):
-            images, times = timed(
-                self.task.pipe, lambda: sample(self.task.pipe, arguments, seeds, self.task.num_inference_steps)
-            )
-        return _in_unit_range(self.task.pipe, images), times
+        pipe, arguments = self.task.pipe, self.conditions.slice(start, start + len(seeds))
+        with _evaluation_mode(pipe):
+            images, times = timed(pipe, lambda: sample(pipe, arguments, seeds, self.task.num_inference_steps))
+        return _in_unit_range(pipe, images), times
 
     def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
         """Return images (N, C, H, W) in [0, 1] under the plan, and the times of the run; see `full`."""
@@ -70,17 +61,11 @@ class Sampler:
 
 @dataclass
 class Pairs:
-    """Holds the images of both runs, and the times of the batches in which both were made.
+    """Holds the images of both runs, and the times of the batches in which both were made."""
 
-    Attributes:
-        full: (N, C, H, W) float32 in [0, 1].
-        masked: The same images under the plan.
-        times: Full and masked times of each pair of whole batches.
-    """
-
-    full: Tensor
-    masked: Tensor
-    times: list[tuple[Times, Times]] = field(default_factory=list)
+    full: Tensor  #: (N, C, H, W) float32 in [0, 1].
+    masked: Tensor  #: The same images under the plan.
+    times: list[tuple[Times, Times]]  #: Full and masked times of each pair of whole batches.
 
 
 def sample_pairs(
@@ -103,22 +88,14 @@ def sample_pairs(
             beyond the images that are asked for are made from their seeds again and thrown away.
         progress: Told after every run.
     """
-    starts = list(range(0, len(seeds), batch_size))
-    extra = max(0, timed_pairs - (0 if reference is not None else len(seeds) // batch_size))
-    todo, done = len(starts) * (1 if reference is not None else 2) + 2 * extra, 0
+    starts = range(0, len(seeds), batch_size)
+    extra = max(0, timed_pairs - (len(seeds) // batch_size if reference is None else 0))
+    todo, done = len(starts) * (2 if reference is None else 1) + 2 * extra, count(1)
 
-    def tell() -> None:
-        nonlocal done
-        done += 1
+    def told(run: tuple[Tensor, Times]) -> tuple[Tensor, Times]:
         if progress is not None:
-            progress(done, todo)
-
-    def pair(start: int, batch: Sequence[int], with_full: bool = True) -> tuple[Any, Any]:
-        full = sampler.full(start, batch) if with_full else None
-        tell() if with_full else None
-        masked = sampler.masked(start, batch)
-        tell()
-        return full, masked
+            progress(next(done), todo)
+        return run
 
     whole = [seeds[i % len(seeds)] for i in range(batch_size)]
     if timed_pairs:
@@ -126,15 +103,15 @@ def sample_pairs(
     full_images, masked_images, times = [], [], []
     for start in starts:
         batch = seeds[start : start + batch_size]
-        full, masked = pair(start, batch, with_full=reference is None)
+        full = told(sampler.full(start, batch)) if reference is None else None
+        masked = told(sampler.masked(start, batch))
         masked_images.append(masked[0])
         if full is not None:
             full_images.append(full[0])
             if len(batch) == batch_size:
                 times.append((full[1], masked[1]))
     for _ in range(extra):
-        full, masked = pair(0, whole)
-        times.append((full[1], masked[1]))
+        times.append((told(sampler.full(0, whole))[1], told(sampler.masked(0, whole))[1]))
     return Pairs(torch.cat(full_images) if reference is None else reference, torch.cat(masked_images), times)
 
 

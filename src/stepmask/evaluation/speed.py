@@ -22,10 +22,8 @@ from stepmask.inspection.registry import denoisers_of
 class Times(NamedTuple):
     """The seconds that one run took."""
 
-    denoiser: float
-    """The sum over all calls of the denoiser."""
-    call: float
-    """The whole pipeline call."""
+    denoiser: float  #: The sum over all calls of the denoiser.
+    call: float  #: The whole pipeline call.
 
 
 @dataclass(frozen=True)
@@ -47,22 +45,17 @@ class Ratio:
 class Speed:
     """Holds the measured speed-up of a masked run over the full run."""
 
-    denoiser: Ratio
-    """The ratio of the times inside the denoiser's calls."""
-    call: Ratio
-    """The ratio of the times of the whole pipeline call."""
-    full_s: Times
-    """Median seconds of the full run for one batch."""
-    masked_s: Times
-    """Median seconds of the masked run for one batch."""
-    pairs: int
-    """Number of full runs, each with a masked run right after it."""
-    batch_size: int
+    denoiser: Ratio  #: The ratio of the times inside the denoiser's calls.
+    call: Ratio  #: The ratio of the times of the whole pipeline call.
+    full_s: Times  #: Median seconds of the full run for one batch.
+    masked_s: Times  #: Median seconds of the masked run for one batch.
+    pairs: int  #: Number of full runs, each with a masked run right after it.
+    batch_size: int  #: Number of images per run.
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[Times, Times]], batch_size: int) -> Speed:
         """Summarise pairs of a full and a masked run."""
-        full, masked = np.asarray([pair[0] for pair in pairs]), np.asarray([pair[1] for pair in pairs])
+        full, masked = map(np.asarray, zip(*pairs, strict=True))
         return cls(
             denoiser=Ratio.of(full[:, 0], masked[:, 0]),
             call=Ratio.of(full[:, 1], masked[:, 1]),
