@@ -19,12 +19,15 @@ def with_learn_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Replace the ``**options`` of a verb by one option per option of a method; the verb gets those that were given."""
     signature = inspect.signature(verb, eval_str=True)
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    made = [_parameter(name, found) for name, found in offered().items()]
-    names = {p.name for p in made}
+    by_name: dict[str, dict[str, Option]] = {}  # what an option is for each method that has it
+    for learner in learners().values():
+        for option in filter(lambda one: one.on_command_line, learner.configuration.options()):
+            by_name.setdefault(option.name, {})[learner.name] = option
+    made = [_parameter(name, by_method) for name, by_method in by_name.items()]
 
     @wraps(verb)
     def wrapper(**values: Any) -> None:
-        verb(**{name: value for name, value in values.items() if name not in names or value is not None})
+        verb(**{name: value for name, value in values.items() if name not in by_name or value is not None})
 
     del wrapper.__wrapped__
     wrapper.__signature__ = signature.replace(parameters=[*kept, *made])  # type: ignore[attr-defined]
@@ -32,39 +35,19 @@ def with_learn_options(verb: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def offered() -> dict[str, dict[str, Option]]:
-    """By name of an option, what it is for each method that has it, by the method's name."""
-    found: dict[str, dict[str, Option]] = {}
-    for learner in learners().values():
-        for one in learner.configuration.options():
-            if one.on_command_line:
-                found.setdefault(one.name, {})[learner.name] = one
-    return found
-
-
 def _parameter(name: str, by_method: dict[str, Option]) -> inspect.Parameter:
-    first = next(iter(by_method.values()))
-    methods = list(by_method)
-    text = f"{first.help} {_defaults(by_method)}"
-    metavar = "|".join(first.choices) or None
-    option = typer.Option(help=text, metavar=metavar, rich_help_panel=_panel(methods))
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[first.type | None, option]
-    )
-
-
-def _panel(methods: list[str]) -> str:
-    """The heading of the options that these methods have."""
-    return f"Options of --method {', '.join(methods[:-1])}{' and ' if methods[1:] else ''}{methods[-1]}"
-
-
-def _defaults(by_method: dict[str, Option]) -> str:
-    """What holds where the option is not given, by method where that differs."""
+    methods, first = list(by_method), next(iter(by_method.values()))
     spelled = {method: _spelled(one) for method, one in by_method.items()}
-    usual = next(iter(spelled.values()))
-    others = [f"; {method}: {value}" for method, value in spelled.items() if value != usual]
-    unit = next(iter(by_method.values())).unit
-    return f"Default: {usual}{f' {unit}' if unit and usual[0].isdigit() else ''}{''.join(others)}."
+    usual = spelled[methods[0]]
+    unit = f" {first.unit}" if first.unit and usual[0].isdigit() else ""
+    others = "".join(f"; {method}: {value}" for method, value in spelled.items() if value != usual)
+    option = typer.Option(
+        help=f"{first.help} Default: {usual}{unit}{others}.",
+        metavar="|".join(first.choices) or None,
+        rich_help_panel=f"Options of --method {', '.join(methods[:-1])}{' and ' if methods[1:] else ''}{methods[-1]}",
+    )
+    annotation = Annotated[first.type | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _spelled(one: Option) -> str:

@@ -7,48 +7,35 @@ from typing import Annotated
 
 import typer
 
+from stepmask.cli.common import arguments as shared
 from stepmask.cli.common.app import app, stdout
-from stepmask.cli.common.arguments import (
-    At,
-    BatchSize,
-    Conditions,
-    Device,
-    FirstSeed,
-    MaskFile,
-    MetricNames,
-    Model,
-    NumImages,
-    Precision,
-    RealImages,
-)
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.mask_files import load_mask
 from stepmask.cli.common.metrics import metrics_for, scores_table
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_file, write_json
-from stepmask.cli.common.progress import runs_bar
+from stepmask.cli.common.output import ready_file, runs_bar, write_json
 
 
 @app.command()
 def evaluate(
-    model: Model,
-    mask: MaskFile,
-    at: At = None,
+    model: shared.Model,
+    mask: shared.MaskFile,
+    at: shared.At = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write all numbers into this file too, as JSON.")
     ] = None,
-    num_images: NumImages = 16,
-    first_seed: FirstSeed = 10_000,
-    batch_size: BatchSize = 16,
+    num_images: shared.NumImages = 16,
+    first_seed: shared.FirstSeed = 10_000,
+    batch_size: shared.BatchSize = 16,
     speed: Annotated[bool, typer.Option(help="Measure the speed-up, by full and masked runs in turns.")] = True,
     pairs: Annotated[int, typer.Option(min=1, help="Measure the speed-up on at least so many pairs of runs.")] = 3,
-    metrics: MetricNames = None,
-    real: RealImages = None,
+    metrics: shared.MetricNames = None,
+    real: shared.RealImages = None,
     guidance_scale: Guidance = None,
-    conditions: Conditions = None,
+    conditions: shared.Conditions = None,
     call: Call = None,
-    device: Device = None,
-    dtype: Precision = None,
+    device: shared.Device = None,
+    dtype: shared.Precision = None,
 ) -> None:
     """Compare MODEL with and without a mask: PSNR, SSIM, MACs and speed.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from stepmask.cli.common.app import app, stdout
-from stepmask.cli.common.arguments import At
+from stepmask.cli.common.arguments import At, MaskArgument
 from stepmask.cli.common.mask_files import load_mask
 from stepmask.cli.common.output import ready_file
 
@@ -23,12 +23,7 @@ class Names(str, Enum):
 
 @app.command()
 def export(
-    mask: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MASK", help="File with a mask, or hub:USER/NAME. With --at it holds a family of masks."
-        ),
-    ],
+    mask: MaskArgument,
     at: At = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Name of the file to write.")] = Path(
         "smoothcache.json"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from stepmask.cli.common.app import app
-from stepmask.cli.common.arguments import Scheduler, SchedulerChoice
+from stepmask.cli.common.arguments import FITS_EVERY_SCHEDULER, MaskOutput, Scheduler, SchedulerChoice
 from stepmask.cli.common.output import ready_file
 from stepmask.cli.common.schedule_files import load_or_preset, write_schedule
 from stepmask.errors import StepMaskError
@@ -36,8 +36,7 @@ def import_(
         str,
         typer.Option(
             metavar="MODEL",
-            help="The model that the schedule was made for, as for the other verbs, or preset:NAME, which needs no "
-            "weights. With a preset the mask has the timesteps of DDIM or of --scheduler, and fits every scheduler.",
+            help=f"The model that the schedule was made for, as for the other verbs, or {FITS_EVERY_SCHEDULER}",
         ),
     ],
     format_: Annotated[
@@ -48,9 +47,7 @@ def import_(
             "default follows from the end of the name, .pt or .json.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Name of the mask file.")] = Path(
-        "mask.json"
-    ),
+    output: MaskOutput = Path("mask.json"),
     theta: Annotated[
         float | None,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,14 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from stepmask.cli._learn_options import with_learn_options
-from stepmask.cli._targets import MaxCacheMib, MinPsnr, TargetMacs, Targets, TargetSpeedup, goals
 from stepmask.cli.common.app import app, stderr, stdout
-from stepmask.cli.common.arguments import Conditions, Device, Model, Precision, Scheduler, SchedulerChoice
+from stepmask.cli.common.arguments import Conditions, Device, Model, Precision, Scheduler, SchedulerChoice, shares
 from stepmask.cli.common.call_arguments import Call, call_kwargs
 from stepmask.cli.common.mask_files import load_masks
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_file
 from stepmask.cli.common.provenance import asked, family_table, reached
+from stepmask.errors import StepMaskError
 from stepmask.learning import Goals, learners
 from stepmask.learning.goals import DEFAULT_TARGET_MACS, masks_of
 from stepmask.learning.registry import DEFAULT, configured
@@ -26,6 +27,53 @@ Method = Enum("Method", {name: name for name in learners()}, type=str)  # type: 
 
 USUAL = Method(DEFAULT)
 SUMMARIES = " ".join(f"[b]{name}[/b] {learner.summary}" for name, learner in learners().items())
+
+
+TARGETS_PANEL = "What to reach (one of the first four)"
+
+TargetMacs = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        rich_help_panel=TARGETS_PANEL,
+        help="Share of the full run's MACs to keep, 0.6 for 60%; the mask ends at or under it. With no target at all "
+        "it is 0.6.",
+    ),
+]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARES",
+        rich_help_panel=TARGETS_PANEL,
+        help="Several such shares in one pass, 0.7,0.6,0.5 for example: writes a family of masks, from which --at of "
+        "the other verbs picks one.",
+    ),
+]
+TargetSpeedup = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=TARGETS_PANEL,
+        help="Factor by which the denoiser's time shall fall, 1.5 for two thirds of the time; by latencies that are "
+        "measured on the device of this run.",
+    ),
+]
+MinPsnr = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=TARGETS_PANEL,
+        help="Finds the cheapest mask whose images have at least this mean PSNR in dB against the full run's. 20 dB "
+        "is an error (root of the mean square) of 10% of the range of pixel values, 30 dB of 3%, 40 dB of 1%.",
+    ),
+]
+MaxCacheMib = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=TARGETS_PANEL,
+        help="Most MiB of kept values at any moment, per image, guidance included; goes with every target. No limit "
+        "by default.",
+    ),
+]
 
 
 @app.command()
@@ -39,10 +87,7 @@ def learn(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps of the runs that the mask is for.")] = 50,
-    method: Annotated[
-        Method,
-        typer.Option(help=SUMMARIES),
-    ] = USUAL,
+    method: Annotated[Method, typer.Option(help=SUMMARIES)] = USUAL,
     target_macs: TargetMacs = None,
     targets: Targets = None,
     target_speedup: TargetSpeedup = None,
@@ -74,7 +119,8 @@ def learn(
 
     Needs no data: it looks at what the model itself makes of noise. Its weights stay as they are.
     """
-    wanted = goals(target_macs, targets, target_speedup, min_psnr, max_cache_mib)
+    kinds = {"target_macs": target_macs, "targets": targets, "target_speedup": target_speedup, "min_psnr": min_psnr}
+    wanted = _goals(kinds, max_cache_mib)
     learner, config = configured(method.value, options)
     if not wanted.keys() - {"max_cache_bytes"}:
         wanted["target_macs"] = DEFAULT_TARGET_MACS
@@ -103,3 +149,18 @@ def learn(
     out.print(f"{output}: {size}{mask.num_rows} steps x {len(mask.sites)} sites", soft_wrap=True)
     out.print(f"asked for {asked(mask)}", soft_wrap=True)
     out.print(family_table(made) if targets else f"reached {reached(mask)}", soft_wrap=True)
+
+
+def _goals(kinds: dict[str, Any], max_cache_mib: float | None) -> dict[str, Any]:
+    """Arguments of `stepmask.learn`, or with ``targets`` of `stepmask.learn_family`: those that were given."""
+    given = {name: value for name, value in kinds.items() if value is not None}
+    if len(given) > 1:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise StepMaskError(f"{options} exclude each other: give one of them")
+    if "targets" in given:
+        given["targets"] = shares(given["targets"])
+    if max_cache_mib is not None:
+        if not 0 < max_cache_mib < math.inf:
+            raise StepMaskError(f"--max-cache-mib must be a positive number, got {max_cache_mib:g}")
+        given["max_cache_bytes"] = int(max_cache_mib * 2**20)
+    return given

@@ -7,41 +7,29 @@ from typing import Annotated, Any
 
 import typer
 
+from stepmask.cli.common import arguments as shared
 from stepmask.cli.common.app import app, stdout
-from stepmask.cli.common.arguments import (
-    At,
-    BatchSize,
-    Conditions,
-    Device,
-    FirstSeed,
-    Folder,
-    MaskFile,
-    Model,
-    NumImages,
-    Precision,
-)
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.mask_files import load_mask
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_folder
-from stepmask.cli.common.progress import runs_bar
+from stepmask.cli.common.output import ready_folder, runs_bar
 
 
 @app.command()
 def sample(
-    model: Model,
-    mask: MaskFile,
-    output: Folder,
-    at: At = None,
-    num_images: NumImages = 16,
-    first_seed: FirstSeed = 10_000,
-    batch_size: BatchSize = 16,
+    model: shared.Model,
+    mask: shared.MaskFile,
+    output: shared.Folder,
+    at: shared.At = None,
+    num_images: shared.NumImages = 16,
+    first_seed: shared.FirstSeed = 10_000,
+    batch_size: shared.BatchSize = 16,
     compare: Annotated[bool, typer.Option(help="Sample without the mask too, and write both side by side.")] = True,
     guidance_scale: Guidance = None,
-    conditions: Conditions = None,
+    conditions: shared.Conditions = None,
     call: Call = None,
-    device: Device = None,
-    dtype: Precision = None,
+    device: shared.Device = None,
+    dtype: shared.Precision = None,
 ) -> None:
     """Sample images from MODEL with a mask, by the scheduler and the steps that the mask was made for."""
     from stepmask.evaluation import sampler_for
@@ -50,14 +38,8 @@ def sample(
     decision, given = load_mask(mask, at), call_kwargs(guidance_scale, call)
     ready_folder(output)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
-    sampler, seeds = sampler_for(
-        pipe,
-        decision,
-        range(first_seed, first_seed + num_images),
-        call_kwargs=given,
-        conditions=conditions,
-    )
-    out = stdout()
+    wanted, out = range(first_seed, first_seed + num_images), stdout()
+    sampler, seeds = sampler_for(pipe, decision, wanted, call_kwargs=given, conditions=conditions)
     with runs_bar("sampling") as tell:
         if compare:
             pairs = sample_pairs(sampler, seeds, batch_size, progress=tell)
@@ -69,8 +51,7 @@ def sample(
         out.print(f"{output / kind}: {len(images)} images")
     if compare:
         plan = sampler.ran or sampler.plan
-        share = sampler.task.costs.fraction(plan)
-        notes = f"{plan.num_rows} steps", f"{share:.1%} of the MACs, same seeds"
+        notes = f"{plan.num_rows} steps", f"{sampler.task.costs.fraction(plan):.1%} of the MACs, same seeds"
         out.print(str(write_comparison(made["full"], made["masked"], notes, output)))
 
 

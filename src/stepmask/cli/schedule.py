@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from stepmask import schedules
 from stepmask.cli.common.app import app
-from stepmask.cli.common.arguments import Scheduler, SchedulerChoice
+from stepmask.cli.common.arguments import FITS_EVERY_SCHEDULER, MaskOutput, Scheduler, SchedulerChoice
 from stepmask.cli.common.call_arguments import Call, Guidance, assignments, call_kwargs
 from stepmask.cli.common.output import ready_file
 from stepmask.cli.common.schedule_files import load_or_preset, write_schedule
@@ -27,10 +27,8 @@ USUAL = Rule("key_steps")
 def _described(name: str) -> str:
     """A rule, its options with their defaults, and what they mean."""
     schedule = schedules.get(name)
-    lines = [f"[b]{name}[/b]: {escape(registry.summary(schedule))}"]
-    for option in registry.options(schedule):
-        lines.append(f"- {option.name}={option.default}: {escape(option.help.replace('`', ''))}")
-    return "\n\n".join(lines)
+    options = [f"- {o.name}={o.default}: {escape(o.help.replace('`', ''))}" for o in registry.options(schedule)]
+    return "\n\n".join([f"[b]{name}[/b]: {escape(registry.summary(schedule))}", *options])
 
 
 RULES = "\n\n".join(["Rules, and what --set takes:", *map(_described, schedules.names())])
@@ -39,12 +37,7 @@ RULES = "\n\n".join(["Rules, and what --set takes:", *map(_described, schedules.
 @app.command(epilog=RULES)
 def schedule(
     model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A model as for the other verbs, or preset:NAME, which needs no weights. With a preset the mask has "
-            "the timesteps of DDIM or of --scheduler, and fits every scheduler.",
-        ),
+        str, typer.Argument(metavar="MODEL", help=f"A model as for the other verbs, or {FITS_EVERY_SCHEDULER}")
     ],
     rule: Annotated[Rule, typer.Option(help="The rule; they are described below.")] = USUAL,
     steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the runs that the mask is for.")] = 50,
@@ -57,9 +50,7 @@ def schedule(
             "a list in JSON, or a text. May be given several times.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Name of the mask file.")] = Path(
-        "mask.json"
-    ),
+    output: MaskOutput = Path("mask.json"),
     scheduler: SchedulerChoice = Scheduler.keep,
     guidance_scale: Guidance = None,
     call: Call = None,
@@ -68,8 +59,7 @@ def schedule(
     chosen = schedules.get(rule.value)
     given = assignments(set_, "--set takes NAME=VALUE, interval=2 for example")
     taken = [option.name for option in registry.options(chosen)]
-    strangers = sorted(set(given) - set(taken))
-    if strangers:
+    if strangers := sorted(set(given) - set(taken)):
         raise StepMaskError(
             f"{rule.value} takes no {', '.join(strangers)}; it takes {', '.join(taken) or 'no options'}"
         )
@@ -79,12 +69,9 @@ def schedule(
         from stepmask import register_sites
 
         register_sites(pipe, call_kwargs=arguments)
-    write_schedule(_made(chosen, pipe, steps, given), model, pipe, output, arguments or None)
-
-
-def _made(chosen: registry.Schedule, pipe: Any, steps: int, given: dict[str, Any]) -> Any:
     try:
-        return chosen(pipe, steps, **given)
+        made = chosen(pipe, steps, **given)
     except TypeError as error:
         values = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "its defaults"
         raise StepMaskError(f"{chosen.__name__} cannot use {values}: {error}") from error
+    write_schedule(made, model, pipe, output, arguments or None)

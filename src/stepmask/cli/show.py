@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stepmask.cli.common.app import app, stdout
-from stepmask.cli.common.arguments import At
+from stepmask.cli.common.arguments import At, MaskArgument
 from stepmask.cli.common.call_arguments import Call, call_kwargs
 from stepmask.cli.common.mask_files import load_mask
 from stepmask.cli.common.models import load
@@ -18,12 +18,7 @@ from stepmask.cli.common.provenance import reached
 
 @app.command()
 def show(
-    mask: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MASK", help="File with a mask, or hub:USER/NAME. With --at it holds a family of masks."
-        ),
-    ],
+    mask: MaskArgument,
     at: At = None,
     output: Annotated[
         Path | None,

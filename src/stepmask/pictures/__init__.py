@@ -10,27 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from stepmask.errors import StepMaskError
+from stepmask.pictures.files import png, save_animation, save_png
+from stepmask.pictures.image_sheets import same_seeds, side_by_side, tiles
+from stepmask.pictures.terminal import terminal_map
 
 if TYPE_CHECKING:
-    from stepmask.pictures.files import png, save_animation, save_png
     from stepmask.pictures.histogram import score_histogram
-    from stepmask.pictures.image_sheets import same_seeds, side_by_side, tiles
     from stepmask.pictures.mask_grid import grid
     from stepmask.pictures.mask_heatmap import heatmap
-    from stepmask.pictures.terminal import terminal_map
-
-_WHERE = {
-    "png": "files",
-    "save_animation": "files",
-    "save_png": "files",
-    "grid": "mask_grid",
-    "heatmap": "mask_heatmap",
-    "score_histogram": "histogram",
-    "same_seeds": "image_sheets",
-    "side_by_side": "image_sheets",
-    "tiles": "image_sheets",
-    "terminal_map": "terminal",
-}
 
 __all__ = [
     "grid",
@@ -45,12 +32,14 @@ __all__ = [
     "tiles",
 ]
 
+_WITH_MATPLOTLIB = {"grid": "mask_grid", "heatmap": "mask_heatmap", "score_histogram": "histogram"}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _WITH_MATPLOTLIB:
         raise AttributeError(f"module 'stepmask.pictures' has no attribute {name!r}")
     try:
-        return getattr(importlib.import_module(f"stepmask.pictures.{_WHERE[name]}"), name)
+        return getattr(importlib.import_module(f"stepmask.pictures.{_WITH_MATPLOTLIB[name]}"), name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise

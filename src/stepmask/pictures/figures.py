@@ -19,14 +19,7 @@ ROW_INCHES = 0.19
 
 
 def site_table(sites: Sequence[str], columns: int, column_inches: float, bottom: float = 0.75) -> tuple[Figure, Axes]:
-    """A figure whose axes hold one row per site and `columns` columns, with the sites' names at the left.
-
-    Args:
-        sites: Names of the rows.
-        columns: Number of columns.
-        column_inches: Width of one.
-        bottom: Inches below the table.
-    """
+    """A figure with a row per site and `columns` columns, the sites' names at the left; `bottom` is in inches."""
     longest = max(len(short_name(site)) for site in sites)
     left, right, top = 0.35 + 0.075 * longest, 0.3, 0.75
     width, height = max(columns * column_inches, 4.2), ROW_INCHES * len(sites)

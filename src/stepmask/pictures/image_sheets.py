@@ -40,15 +40,12 @@ def tiles(images: Any, columns: int | None = None) -> Image.Image:
         images: As `to_pixels` takes them.
         columns: By default as many as make the grid about square.
     """
-    pixels = to_pixels(images)
-    count, height, width, _ = pixels.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    scale = max(1, math.ceil(TILE_PIXELS / max(height, width)))
-    step_x, step_y = width * scale + GAP, height * scale + GAP
-    sheet = Image.new("RGB", (columns * step_x - GAP, -(-count // columns) * step_y - GAP), "white")
-    for i, picture in enumerate(pixels):
-        tile = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-        sheet.paste(tile, (i % columns * step_x, i // columns * step_y))
+    pictures = [_enlarged(Image.fromarray(pixels)) for pixels in to_pixels(images)]
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    step_x, step_y = pictures[0].width + GAP, pictures[0].height + GAP
+    sheet = Image.new("RGB", (columns * step_x - GAP, -(-len(pictures) // columns) * step_y - GAP), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * step_x, i // columns * step_y))
     return sheet
 
 
@@ -71,13 +68,10 @@ def side_by_side(
     halves = [tiles(images[:limit]) for images in (full, masked)]
     if halves[0].size != halves[1].size:
         raise StepMaskError("full and masked images must have the same shape: make both with the same seeds")
-    large, plain = _font(20), _font(15)
-    measure = ImageDraw.Draw(halves[0])
-    texts = [(caption, large) for caption in captions] + [(note, plain) for note in notes]
-    half_width = max([halves[0].width, *(math.ceil(measure.textlength(text, font)) for text, font in texts)])
+    large, plain = ImageFont.load_default(20), ImageFont.load_default(15)
+    half_width = max(halves[0].width, _width(captions, large), _width(notes, plain))
     top = MARGIN + 52
-    size = (2 * half_width + 3 * MARGIN, top + halves[0].height + MARGIN)
-    sheet = Image.new("RGB", size, "white")
+    sheet = Image.new("RGB", (2 * half_width + 3 * MARGIN, top + halves[0].height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     for i, half in enumerate(halves):
         left = MARGIN + i * (half_width + MARGIN)
@@ -95,13 +89,11 @@ def same_seeds(strips: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
     """
     if not strips or len({strip.size for _, _, strip in strips}) != 1:
         raise StepMaskError("a grid of the same seeds needs strips of one size: make all with the same images")
-    large, plain = _font(17), _font(14)
-    size = strips[0][2].height
-    count, scale = strips[0][2].width // size, max(1, math.ceil(TILE_PIXELS / size))
-    measure = ImageDraw.Draw(strips[0][2])
-    texts = [(name, large) for name, _, _ in strips] + [(note, plain) for _, note, _ in strips]
-    label = math.ceil(max(measure.textlength(text, font) for text, font in texts)) + MARGIN
-    step = size * scale + GAP
+    large, plain = ImageFont.load_default(17), ImageFont.load_default(14)
+    names, notes, images = zip(*strips, strict=True)
+    size, count = images[0].height, images[0].width // images[0].height
+    label = max(_width(names, large), _width(notes, plain)) + MARGIN
+    step = _enlarged(images[0].crop((0, 0, size, size))).width + GAP
     sheet = Image.new("RGB", (MARGIN + label + count * step + MARGIN, 2 * MARGIN + len(strips) * step), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (name, note, strip) in enumerate(strips):
@@ -110,11 +102,14 @@ def same_seeds(strips: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
         draw.text((MARGIN, top + step // 2 + 2), note, fill="#555555", font=plain)
         for column in range(count):
             tile = strip.convert("RGB").crop((column * size, 0, (column + 1) * size, size))
-            tile = tile.resize((size * scale, size * scale), Image.Resampling.NEAREST)
-            sheet.paste(tile, (MARGIN + label + column * step, top))
+            sheet.paste(_enlarged(tile), (MARGIN + label + column * step, top))
     return sheet
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The scalable font that Pillow brings along."""
-    return ImageFont.load_default(size)
+def _enlarged(tile: Image.Image) -> Image.Image:
+    scale = max(1, math.ceil(TILE_PIXELS / max(tile.size)))
+    return tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
+
+
+def _width(texts: Sequence[str], font: ImageFont.FreeTypeFont) -> int:
+    return math.ceil(max(map(font.getlength, texts)))

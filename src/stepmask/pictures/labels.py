@@ -1,9 +1,14 @@
-"""Short names of sites that fit beside a picture, and which of them belong together."""
+"""How pictures name what they show: sites by short names and in groups, cells by states."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+import numpy as np
+
+from stepmask.liveness import Plan, State
+from stepmask.mask import Action, StepMask
 
 _WORDS = {
     "down_blocks": "down",
@@ -34,3 +39,20 @@ def group_starts(sites: Sequence[str]) -> list[int]:
     groups = [group_of(site) for site in sites]
     starts = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
     return starts if len(starts) < len(groups) - 1 else []
+
+
+def states_of(mask_or_plan: StepMask | Plan) -> np.ndarray:
+    """(T, B) of `State`; of a mask what it asks for, with reuse for hold."""
+    if isinstance(mask_or_plan, Plan):
+        return np.asarray(mask_or_plan.states)
+    of_action = {Action.hold: State.reuse, Action.compute: State.compute, Action.linear: State.forecast}
+    return np.array([of_action[action] for action in Action])[mask_or_plan.actions]
+
+
+def shown_states(mask_or_plan: StepMask | Plan) -> dict[State, str]:
+    """What a legend explains, in its order and with its name: forecasts where there are any, dead cells in plans."""
+    planned = isinstance(mask_or_plan, Plan)
+    shown = {State.compute: "compute", State.forecast: "forecast", State.reuse: "reuse" if planned else "hold"}
+    if not (states_of(mask_or_plan) == State.forecast).any():
+        del shown[State.forecast]
+    return shown | ({State.dead: "dead"} if planned else {})

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from stepmask.liveness import Plan, State
 from stepmask.mask import StepMask
 from stepmask.pictures.figures import BLUE, GREEN, LIGHT, PALE, separate_groups, site_table, title
-from stepmask.pictures.states import shown_states, states_of
+from stepmask.pictures.labels import shown_states, states_of
 
 _COLOURS = {State.dead: PALE, State.reuse: LIGHT, State.compute: BLUE, State.forecast: GREEN}
 
@@ -50,9 +50,8 @@ def grid(mask_or_plan: StepMask | Plan, macs_fraction: float | None = None) -> F
         handles=patches, loc="lower left", bbox_to_anchor=(0.0, below), ncols=4, frameon=False, fontsize=9,
         borderaxespad=0, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2,
     )  # fmt: skip
-    share = "" if macs_fraction is None else f"{macs_fraction:.1%} of the full run's MACs"
     heading = "What runs at every step" if isinstance(mask_or_plan, Plan) else "What the mask decides"
-    title(axes, heading, share)
+    title(axes, heading, "" if macs_fraction is None else f"{macs_fraction:.1%} of the full run's MACs")
     return figure
 
 

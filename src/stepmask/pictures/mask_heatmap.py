@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from stepmask.liveness import Plan, State
 from stepmask.mask import StepMask
 from stepmask.pictures.figures import separate_groups, site_table, title
-from stepmask.pictures.states import states_of
+from stepmask.pictures.labels import states_of
 
 
 def count_computes(compute: np.ndarray, window: int = 5) -> np.ndarray:

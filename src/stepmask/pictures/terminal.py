@@ -8,8 +8,7 @@ from rich.text import Text
 
 from stepmask.liveness import Plan, State
 from stepmask.mask import StepMask
-from stepmask.pictures.labels import group_starts, short_name
-from stepmask.pictures.states import shown_states, states_of
+from stepmask.pictures.labels import group_starts, short_name, shown_states, states_of
 
 GLYPHS = {State.compute: "█", State.forecast: "▒", State.reuse: "░", State.dead: " "}
 SHADES = " ░▒▓█"

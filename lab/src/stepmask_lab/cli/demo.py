@@ -11,8 +11,7 @@ import typer
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.arguments import WHAT_MODELS, Folder
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_folder, write_json
-from stepmask.cli.common.progress import runs_bar
+from stepmask.cli.common.output import ready_folder, runs_bar, write_json
 from stepmask.cli.sample import write_comparison, write_images
 from stepmask.cli.show import draw
 

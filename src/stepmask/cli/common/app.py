@@ -6,6 +6,8 @@ its traceback.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
 import sys
@@ -18,7 +20,6 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 import stepmask
-from stepmask.cli.common.allocator import keep_freed_memory
 from stepmask.errors import StepMaskError
 
 ORDER = ("describe", "learn", "schedule", "import", "sample", "evaluate", "show", "export")
@@ -87,4 +88,17 @@ def _main(
     ] = False,
 ) -> None:
     """A callback makes verbs of the commands even if there is only one."""
-    keep_freed_memory()
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Raise the thresholds above which Linux's allocator gives freed memory back, to fault it in again at every step.
+
+    Users of the library set ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` for the same effect on CPUs.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # names of glibc; elsewhere nothing happens
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(trim_threshold, 2**30)
+            mallopt(mmap_threshold, 2**30)

@@ -20,6 +20,16 @@ WHAT_MODELS = ", ".join(
 """What MODEL may be."""
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"{WHAT_MODELS}.")]
+FITS_EVERY_SCHEDULER = (
+    "preset:NAME, which needs no weights. With a preset the mask has the timesteps of DDIM or of --scheduler, and fits "
+    "every scheduler."
+)
+"""What MODEL may be besides, where a mask is made without running it."""
+
+MaskArgument = Annotated[
+    Path,
+    typer.Argument(metavar="MASK", help="File with a mask, or hub:USER/NAME. With --at it holds a family of masks."),
+]
 MaskFile = Annotated[
     Path,
     typer.Option(
@@ -44,6 +54,7 @@ At = Annotated[
 Folder = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write to; it is made if it is not there.")
 ]
+MaskOutput = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Name of the mask file.")]
 Device = Annotated[
     str | None,
     typer.Option(

@@ -1,13 +1,18 @@
-"""Where results go. Checked before long work begins, so that no hour of it is lost to a missing folder."""
+"""Where results go, checked before long work begins, so that no hour is lost to a missing folder; and progress bars."""
 
 from __future__ import annotations
 
 import json
 import math
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from stepmask.cli.common.app import stderr
 from stepmask.errors import StepMaskError
 from stepmask.files import write_atomically
 
@@ -52,3 +57,13 @@ def _storable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_storable(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def runs_bar(words: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that takes the number of runs done and to do; the bar vanishes from stderr at the end."""
+    runs, left = TextColumn("runs"), TextColumn("left")
+    columns = (BarColumn(), MofNCompleteColumn(), runs, TimeElapsedColumn(), left, TimeRemainingColumn())
+    with Progress(TextColumn(words), *columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task(words, total=None)
+        yield lambda done, todo: bar.update(task, completed=done, total=todo)
