@@ -28,8 +28,8 @@ def sites_table(title: str, graph: BlockGraph, cost: CostTable, every: bool) -> 
         if every:
             label, cells = f"{first:>2} {site.name}", [_read_by(graph, first)]
         else:
-            label, cells = spanned([graph.names[member] for member in members]), [str(len(members))]
-            cells.append(f"{shares[first]:.2%}")
+            label = spanned([graph.names[member] for member in members])
+            cells = [str(len(members)), f"{shares[first]:.2%}"]
         table.add_row(label, site.kind, *depth, *cells, f"{shares[members].sum():.1%}")
     table.add_row("[dim]outside of all sites, always runs[/]", *[""] * len([*level, "kind", *columns]), f"{always:.1%}")
     return table

@@ -14,37 +14,34 @@ from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.models import load
 from stepmask.errors import StepMaskError
 
-ModelOrPreset = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help=f"{WHAT_MODELS}; or preset:NAME, a published configuration that needs no weights. Presets are "
-        f"{', '.join(presets.names())}.",
-    ),
-]
-Sites = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--sites",
-        metavar="PATTERN",
-        help="Take the submodules with such names for sites, '**.attn1' for example. * stands for one part of a dotted "
-        "name, ** for any number of parts. May be given several times.",
-    ),
-]
-Every = Annotated[
-    bool,
-    typer.Option(
-        "--all",
-        help=f"Show every site in a row of its own, with the sites that read it, even if there are more than {FEW}.",
-    ),
-]
-
 
 @app.command()
 def describe(
-    model: ModelOrPreset,
-    sites: Sites = None,
-    every: Every = False,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help=f"{WHAT_MODELS}; or preset:NAME, a published configuration that needs no weights. Presets are "
+            f"{', '.join(presets.names())}.",
+        ),
+    ],
+    sites: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sites",
+            metavar="PATTERN",
+            help="Take the submodules with such names for sites, '**.attn1' for example. * stands for one part of a "
+            "dotted name, ** for any number of parts. May be given several times.",
+        ),
+    ] = None,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Show every site in a row of its own, with the sites that read it, even if there are more than "
+            f"{FEW}.",
+        ),
+    ] = False,
     guidance_scale: Guidance = None,
     call: Call = None,
 ) -> None:
@@ -53,11 +50,16 @@ def describe(
     from stepmask.inspection.architecture import Given
     from stepmask.inspection.describe import description_of
 
-    given = call_kwargs(guidance_scale, call)
-    if model.startswith(presets.PREFIX):
-        pipe, preset = _preset(model.removeprefix(presets.PREFIX), guidance_scale, call)
-    else:
+    given, name = call_kwargs(guidance_scale, call), model.removeprefix(presets.PREFIX)
+    if name == model:
         pipe, preset = load(model, device="cpu"), None
+    elif given:
+        raise StepMaskError(
+            f"{model} is a denoiser without a pipeline: its MACs are those of one input, and guidance doubles them; "
+            f"leave {'--call' if guidance_scale is None else '--guidance-scale'} out"
+        )
+    else:
+        pipe, preset = presets.load(name), presets.get(name)
     inputs = preset.example_inputs(pipe) if preset and sites else None
     description = description_of(pipe, sites or None, inputs, given or None)
     cost = stepmask.measure_cost(pipe, call_kwargs=given, sites=sites or None, example_inputs=inputs)
@@ -78,16 +80,6 @@ def describe(
             f"{type(denoiser).__name__} is none of the supported classes: its sites were told by the parts of its "
             "blocks; --sites chooses others"
         )
-
-
-def _preset(name: str, guidance_scale: float | None, call: list[str] | None) -> tuple[Any, presets.Preset]:
-    """The denoiser of a preset, and where it comes from."""
-    if guidance_scale is not None or call:
-        raise StepMaskError(
-            f"{presets.PREFIX}{name} is a denoiser without a pipeline: its MACs are those of one input, and guidance "
-            f"doubles them; leave {'--call' if guidance_scale is None else '--guidance-scale'} out"
-        )
-    return presets.load(name), presets.get(name)
 
 
 def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Preset | None) -> list[str]:

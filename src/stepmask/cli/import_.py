@@ -10,8 +10,9 @@ import typer
 
 from stepmask.cli.common.app import app
 from stepmask.cli.common.arguments import FITS_EVERY_SCHEDULER, MaskOutput, Scheduler, SchedulerChoice
+from stepmask.cli.common.mask_files import write_schedule
+from stepmask.cli.common.models import load_or_preset
 from stepmask.cli.common.output import ready_file
-from stepmask.cli.common.schedule_files import load_or_preset, write_schedule
 from stepmask.errors import StepMaskError
 
 THETA = 0.1

@@ -13,8 +13,9 @@ from stepmask import schedules
 from stepmask.cli.common.app import app
 from stepmask.cli.common.arguments import FITS_EVERY_SCHEDULER, MaskOutput, Scheduler, SchedulerChoice
 from stepmask.cli.common.call_arguments import Call, Guidance, assignments, call_kwargs
+from stepmask.cli.common.mask_files import write_schedule
+from stepmask.cli.common.models import load_or_preset
 from stepmask.cli.common.output import ready_file
-from stepmask.cli.common.schedule_files import load_or_preset, write_schedule
 from stepmask.errors import StepMaskError
 from stepmask.schedules import registry
 

@@ -35,11 +35,9 @@ class Sampler:
     peak_cache_bytes: int = 0  #: Largest cache of all masked runs so far.
 
     def full(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
-        """Return images (N, C, H, W) in [0, 1] of the plain pipeline, and the times of the run.
+        """Return images (N, C, H, W) in [0, 1] of the plain pipeline, one per seed, and the times of the run.
 
-        Args:
-            start: Index of the first image, which picks the conditions.
-            seeds: One per image.
+        `start` is the index of the first image, which picks the conditions.
         """
         pipe, arguments = self.task.pipe, self.conditions.slice(start, start + len(seeds))
         with _evaluation_mode(pipe):
@@ -77,16 +75,10 @@ def sample_pairs(
     timed_pairs: int = 0,
     progress: Progress | None = None,
 ) -> Pairs:
-    """Make every image twice, batch by batch in turns.
+    """Make every image twice, batch by batch in turns; under the plan alone where `reference` holds the full images.
 
-    Args:
-        sampler: Runs the pipeline.
-        seeds: One per image.
-        batch_size: Images per call.
-        reference: Full images that were made before with the same seeds; then only the masked runs are made.
-        timed_pairs: Make at least this many pairs of whole batches, after a warm-up, for measuring speed; pairs
-            beyond the images that are asked for are made from their seeds again and thrown away.
-        progress: Told after every run.
+    For measuring speed at least `timed_pairs` pairs of whole batches are made, after a warm-up. Pairs beyond the images
+    that are asked for are made from their seeds again and thrown away.
     """
     starts = range(0, len(seeds), batch_size)
     extra = max(0, timed_pairs - (len(seeds) // batch_size if reference is None else 0))

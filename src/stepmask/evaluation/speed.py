@@ -97,9 +97,7 @@ class Stopwatch:
 def timed_denoiser(*denoisers: nn.Module, device: torch.device | None = None) -> Iterator[Stopwatch]:
     """Time every call of denoisers for a while, what an applied mask does before and after a forward included.
 
-    Args:
-        denoisers: They run on one device.
-        device: Which; by default where their weights lie, which says nothing of an offloaded model.
+    All run on one `device`; by default where their weights lie, which says nothing of an offloaded model.
     """
     watch = Stopwatch(device or next(denoisers[0].parameters()).device)
     hooks = []

@@ -14,15 +14,7 @@ from stepmask.pictures.labels import states_of
 
 
 def count_computes(compute: np.ndarray, window: int = 5) -> np.ndarray:
-    """Count the computes per site in each run of `window` steps; the last run may be shorter.
-
-    Args:
-        compute: (T, B) bool.
-        window: Number of steps counted together.
-
-    Returns:
-        (ceil(T / window), B) int.
-    """
+    """Count (T, B) bool per site in each run of `window` steps, the last may be shorter: (ceil(T / window), B) int."""
     return np.add.reduceat(compute.astype(int), np.arange(0, len(compute), window), axis=0)
 
 

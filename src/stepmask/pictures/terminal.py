@@ -32,7 +32,8 @@ def terminal_map(mask_or_plan: StepMask | Plan, width: int = 100) -> Group:
     lines = [_scale(label, rows, steps)]
     for i, name in enumerate(names):
         cells = _shaded(compute[:, i], steps) if steps > 1 else "".join(GLYPHS[State(s)] for s in states[:, i])
-        line = Text(_shorten(name, label).ljust(label), style="bold" if i in starts or i == 0 else "")
+        shown = name if len(name) <= label else "…" + name[1 - label :]
+        line = Text(shown.ljust(label), style="bold" if i in starts or i == 0 else "")
         line.append(f" {cells} ", style="cyan").append(f"{compute[:, i].sum()}/{rows}".rjust(space), style="dim")
         lines.append(line)
     lines.append(Text(_legend(mask_or_plan, steps), style="dim"))
@@ -60,7 +61,3 @@ def _legend(mask_or_plan: StepMask | Plan, steps: int) -> str:
     if steps > 1:
         return f"{steps} steps per character: ░▒▓ some compute, █ all"
     return "  ".join(f"{GLYPHS[s].replace(' ', repr(' '))} {name}" for s, name in shown_states(mask_or_plan).items())
-
-
-def _shorten(name: str, length: int) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]

@@ -32,11 +32,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def call_kwargs(guidance_scale: float | None, call: Iterable[str] | None = None) -> dict[str, Any]:
-    """Arguments of the pipeline's call.
-
-    Args:
-        guidance_scale: As the user may have given it.
-        call: ``NAME=VALUE`` each.
+    """Arguments of the pipeline's call: the guidance, and what texts ``NAME=VALUE`` say.
 
     Raises:
         StepMaskError: Guidance is no finite number; an argument is none, is given twice, or names no image.
@@ -48,12 +44,7 @@ def call_kwargs(guidance_scale: float | None, call: Iterable[str] | None = None)
 
 
 def assignments(texts: Iterable[str] | None, takes: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Values by name from texts ``NAME=VALUE``.
-
-    Args:
-        texts: What the user wrote.
-        takes: What the option takes, for errors.
-        before: Values that were given otherwise.
+    """Values by name from texts ``NAME=VALUE``, beside those of `before`; `takes` says what is right, for errors.
 
     Raises:
         StepMaskError: A text is no assignment, or gives a name twice.
@@ -75,8 +66,7 @@ def _value(text: str) -> Any:
     try:
         value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
-        words = {"true": True, "false": False, "none": None}
-        value = words.get(text.lower(), text)
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
     return _image(Path(value)) if isinstance(value, str) and value.lower().endswith(IMAGES) else value
 
 

@@ -1,11 +1,16 @@
-"""Masks from files and the hub: the one that ``--mask`` and ``--at`` mean, or all of ``--start``."""
+"""Masks from files and the hub: the one that ``--mask`` and ``--at`` mean, or all of ``--start``; masks into files."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from stepmask import presets
+from stepmask.cli.common.app import stdout
 from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
@@ -46,6 +51,28 @@ def load_masks(paths: list[Path]) -> list[StepMask]:
     for path in paths:
         found += [one.mask for one in MaskFamily.load(path)] if _is_family(path) else [load_mask(path, None)]
     return found
+
+
+def write_schedule(
+    mask: StepMask, model: str, pipe: Any, output: Path, call_kwargs: Mapping[str, Any] | None = None
+) -> None:
+    """Save a mask that was made for `model` without learning, and say its size and cost on the pipeline.
+
+    The mask of a preset is made to fit every scheduler.
+    """
+    import stepmask
+
+    if model.startswith(presets.PREFIX):
+        mask = replace(mask, scheduler=None)
+    mask.save(output)
+    out = stdout()
+    forecasts = 0 if mask.forecast is None else int(mask.forecast.sum())
+    holds = int((~mask.compute).sum()) - forecasts
+    rest = f"{holds} of {mask.compute.size} cells hold" + (f", {forecasts} are forecast" if forecasts else "")
+    out.print(f"{output}: {mask.num_rows} steps x {len(mask.sites)} sites, {rest}", soft_wrap=True)
+    cost = stepmask.measure_cost(pipe, call_kwargs=call_kwargs)
+    fraction = cost.fraction(stepmask.make_plan(mask, stepmask.describe(pipe, call_kwargs=call_kwargs)))
+    out.print(f"{fraction:.1%} of the full run's MACs after elimination")
 
 
 def _is_family(path: Path) -> bool:

@@ -6,22 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stepmask import plugins
 from stepmask.errors import StepMaskError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from stepmask.plugins import Metrics
 
-
-def metrics_for(names: str | None, real: Path | None) -> Metrics | None:
+def metrics_for(names: str | None, real: Path | None) -> plugins.Metrics | None:
     """The metrics of ``--metrics`` and ``--real``; None where they were not given.
 
     Raises:
         StepMaskError: There is no metric of a name, or its packages or weights are missing.
     """
-    from stepmask import plugins
-
     if names:
         return plugins.load_metrics(names, real)
     if real is not None:

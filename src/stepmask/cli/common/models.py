@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from stepmask import plugins, presets
 from stepmask.cli.common.app import stderr
 from stepmask.cli.common.arguments import DType, Scheduler
 from stepmask.errors import MaskMismatchError, StepMaskError
@@ -35,22 +36,14 @@ def load(
     device: str | None = None,
     dtype: DType | None = None,
 ) -> Any:
-    """A pipeline, or a bare sampling loop where a pipeline cannot run the scheduler.
-
-    Args:
-        model: Hub id, local folder, or ``reference:NAME``.
-        scheduler: By name; not together with `mask`.
-        mask: Take the scheduler that the mask was made for.
-        device: By default an accelerator if there is one.
-        dtype: float32 by default.
+    """A pipeline, or a bare sampling loop where a pipeline cannot run the scheduler: `scheduler`, or that of `mask`.
 
     Raises:
         StepMaskError: The model cannot be loaded, or not run with this scheduler.
     """
     console = stderr()
     with console.status(f"loading {model}") if console.is_terminal else contextlib.nullcontext():
-        pipe = _load(model, dtype)
-        pipe = _to(pipe, device)
+        pipe = _to(_load(model, dtype), device)
     if mask is not None:
         return _with_scheduler_of(pipe, mask)
     if scheduler == Scheduler.keep:
@@ -58,12 +51,27 @@ def load(
     return with_scheduler(pipe, _scheduler(CLASSES[scheduler], pipe.scheduler.config))
 
 
+def load_or_preset(model: str, scheduler: Scheduler) -> Any:
+    """A pipeline on the CPU; of ``preset:NAME`` a denoiser without weights, with a scheduler that says the timesteps.
+
+    Raises:
+        StepMaskError: The model cannot be loaded, or not run with this scheduler.
+    """
+    if not model.startswith(presets.PREFIX):
+        return load(model, scheduler=scheduler, device="cpu")
+    import diffusers
+
+    from stepmask.inspection.sampler_loop import SamplerLoop
+
+    denoiser = presets.load(model.removeprefix(presets.PREFIX))
+    return SamplerLoop(denoiser, getattr(diffusers, CLASSES.get(scheduler, "DDIMScheduler"))())
+
+
 def _load(model: str, dtype: DType | None) -> Any:
     import torch
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
-    from stepmask import plugins, presets
     from stepmask.inspection.saved_pipeline import saved_pipeline_class
 
     logging.disable_progress_bar()
@@ -83,19 +91,18 @@ def _load(model: str, dtype: DType | None) -> Any:
         return sources[prefix].load(name, precision)
     if prefix == "reference" and colon:
         raise StepMaskError(f"{model} comes with the laboratory, which is not installed: pip install stepmask-lab")
-    if Path(model).is_dir() and not (Path(model) / "model_index.json").exists():
+    own = Path(model).is_dir()
+    if own and not (Path(model) / "model_index.json").exists():
         raise StepMaskError(f"folder {model} has no model_index.json: give a folder that pipe.save_pretrained wrote")
     try:
-        own = Path(model).is_dir()
         pipeline = saved_pipeline_class(Path(model), model) if own else DiffusionPipeline
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`torch_dtype` is deprecated")  # older diffusers know no other
-            pipe = pipeline.from_pretrained(model, **({} if precision is None else {"torch_dtype": precision}))
+            return pipeline.from_pretrained(model, **({} if precision is None else {"torch_dtype": precision}))
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError, TypeError) as error:
-        where = "" if Path(model).is_dir() else " (no such folder here; taken for a model on the hub)"
+        where = "" if own else " (no such folder here; taken for a model on the hub)"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise StepMaskError(f"cannot load {model}{where}: {reason}") from error
-    return pipe
 
 
 def _to(pipe: Any, device: str | None) -> Any:
