@@ -10,9 +10,8 @@ from PIL import Image
 
 from figure_checks import texts_overlap
 from stepmask import BlockGraph, Site, StepMask, StepMaskError, describe, make_plan, pictures, schedules
-from stepmask.pictures.figures import BLUE, GREEN, LIGHT, PALE
+from stepmask.pictures.figures import BLUE, GREEN, LIGHT, PALE, count_computes
 from stepmask.pictures.labels import group_of, group_starts, short_name
-from stepmask.pictures.mask_heatmap import count_computes
 from tiny import ddim_pipeline
 
 

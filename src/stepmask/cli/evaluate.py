@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from stepmask.cli.common import arguments as shared
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.mask_files import load_mask
-from stepmask.cli.common.metrics import metrics_for, scores_table
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_file, runs_bar, write_json
 
@@ -46,7 +45,7 @@ def evaluate(
     decision, given = load_mask(mask, at), call_kwargs(guidance_scale, call)
     if json is not None:
         ready_file(json)
-    measure = metrics_for(metrics, real)
+    measure = shared.metrics_for(metrics, real)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
     if measure is not None:
         measure.check(pipe)
@@ -65,7 +64,27 @@ def evaluate(
     stdout().print(result)
     scores = {} if measure is None else measure(result.masked, result.full, result.prompts)
     if scores:
-        stdout().print(scores_table(scores))
+        stdout().print(_scores_table(scores))
     if json is not None:
         write_json(json, result.to_dict() | {"scores": {name: score.to_dict() for name, score in scores.items()}})
         stdout().print(str(json))
+
+
+def _scores_table(scores: dict[str, Any]) -> Any:
+    """Value, interval, and change against the full run."""
+    from rich.table import Table
+
+    table = Table("score", title="scores of the masked run's images", title_justify="left")
+    for column in ("value", "95% interval", "less the full run's", "95% interval"):
+        table.add_column(column, justify="right")
+    for name, score in scores.items():
+        table.add_row(name, *_numbers(score), *(_numbers(score.change) if score.change else ("-", "-")))
+    counts = sorted({score.num_images for score in scores.values()})
+    table.caption = f"of {' and '.join(map(str, counts))} images"
+    table.caption_justify = "left"
+    return table
+
+
+def _numbers(found: Any) -> tuple[str, str]:
+    interval = "-" if found.low is None else f"{found.low:.4g} to {found.high:.4g}"
+    return f"{found.value:.4g}", interval

@@ -15,9 +15,7 @@ from stepmask.pictures.image_sheets import same_seeds, side_by_side, tiles
 from stepmask.pictures.terminal import terminal_map
 
 if TYPE_CHECKING:
-    from stepmask.pictures.histogram import score_histogram
-    from stepmask.pictures.mask_grid import grid
-    from stepmask.pictures.mask_heatmap import heatmap
+    from stepmask.pictures.figures import grid, heatmap, score_histogram
 
 __all__ = [
     "grid",
@@ -32,14 +30,12 @@ __all__ = [
     "tiles",
 ]
 
-_WITH_MATPLOTLIB = {"grid": "mask_grid", "heatmap": "mask_heatmap", "score_histogram": "histogram"}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _WITH_MATPLOTLIB:
+    if name not in ("grid", "heatmap", "score_histogram"):
         raise AttributeError(f"module 'stepmask.pictures' has no attribute {name!r}")
     try:
-        return getattr(importlib.import_module(f"stepmask.pictures.{_WITH_MATPLOTLIB[name]}"), name)
+        return getattr(importlib.import_module("stepmask.pictures.figures"), name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise

@@ -1,21 +1,141 @@
-"""What all figures share: size, type, and the frame of a site-by-step table.
+"""Figures of masks: how often each site computes, the whole decision cell by cell, and the learned scores.
 
-Figures are matplotlib Figure objects without pyplot, so nothing global is touched and no window opens.
+They are matplotlib Figure objects without pyplot, so nothing global is touched and no window opens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
 
-from stepmask.pictures.labels import group_starts, short_name
+from stepmask.errors import StepMaskError
+from stepmask.liveness import Plan, State
+from stepmask.mask import StepMask
+from stepmask.pictures.labels import group_starts, short_name, shown_states, states_of
 
 BLUE, GREEN, LIGHT, PALE = "#0b4f8a", "#2e9c84", "#f2b45c", "#e9e9e9"
 """Compute, forecast, reuse, dead: apart in hue for every kind of colour vision, and in brightness when printed grey."""
 
 ROW_INCHES = 0.19
+_COLOURS = {State.dead: PALE, State.reuse: LIGHT, State.compute: BLUE, State.forecast: GREEN}
+
+
+def count_computes(compute: np.ndarray, window: int = 5) -> np.ndarray:
+    """Count (T, B) bool per site in each run of `window` steps, the last may be shorter: (ceil(T / window), B) int."""
+    return np.add.reduceat(compute.astype(int), np.arange(0, len(compute), window), axis=0)
+
+
+def heatmap(mask_or_plan: StepMask | Plan, window: int = 5) -> Figure:
+    """Draw how often sites compute: sites from input (top) to output, steps from noise (left), `window` per cell.
+
+    This is Figure 6 of arXiv 2603.19939.
+
+    Args:
+        mask_or_plan: A mask, of which the cells that say compute are counted; or a plan, of which those that run.
+        window: Number of steps counted together.
+    """
+    states, sites = states_of(mask_or_plan), tuple(mask_or_plan.sites)
+    compute, forecast = states == State.compute, states == State.forecast
+    counts = count_computes(compute, window)
+    figure, axes = site_table(sites, len(counts), column_inches=max(0.1, min(0.42, 12 / len(counts))))
+    colours = ListedColormap(colormaps["Blues"](np.linspace(0.03, 0.97, window + 1)))
+    norm = BoundaryNorm(np.arange(-0.5, window + 1), window + 1)
+    axes.imshow(counts.T, cmap=colours, norm=norm, aspect="auto", interpolation="none")
+    separate_groups(axes, sites)
+    if len(counts) <= 30:
+        for (column, row), count in np.ndenumerate(counts):
+            ink = "white" if count > 0.7 * window else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=ink)
+    ends = np.minimum(np.arange(len(counts)) * window + window, len(compute)) - 1
+    spans = [f"{i * window}–{end}" for i, end in enumerate(ends)]
+    every = -(-len(spans) // 20)
+    axes.set_xticks(range(0, len(spans), every), spans[::every], fontsize=8, rotation=45 if len(spans) > 10 else 0)
+    axes.set_xlabel("steps, first is noisiest")
+    also = f", {forecast.mean():.1%} forecast" if forecast.any() else ""
+    title(axes, f"Computes in every {window} steps", f"{compute.mean():.1%} of all cells compute{also}")
+    return figure
+
+
+def grid(mask_or_plan: StepMask | Plan, macs_fraction: float | None = None) -> Figure:
+    """Draw every cell: sites from input (top) to output, steps from noise (left) to image.
+
+    Args:
+        mask_or_plan: A plan, or a mask, which has no dead cells.
+        macs_fraction: The share of the full run's MACs, which the title names.
+    """
+    states = states_of(mask_or_plan)
+    rows, sites = len(states), mask_or_plan.sites
+    figure, axes = site_table(sites, rows, column_inches=max(0.06, min(0.16, 12 / rows)), bottom=1.15)
+    axes.pcolormesh(
+        np.arange(rows + 1) - 0.5,
+        np.arange(len(sites) + 1) - 0.5,
+        states.T,
+        cmap=ListedColormap([_COLOURS[state] for state in State]),
+        vmin=0,
+        vmax=max(State),
+        edgecolors="white",
+        linewidth=0.4 if rows <= 120 else 0,
+    )
+    axes.invert_yaxis()
+    separate_groups(axes, sites)
+    ticks = np.arange(0, rows, max(1, -(-rows // 10)))
+    timesteps = [f"{step}\n{_timestep(mask_or_plan, step)}" for step in ticks]
+    axes.set_xticks(ticks, timesteps, fontsize=8)
+    axes.set_xlabel("step, with its timestep below")
+    patches = [
+        Patch(color=_COLOURS[state], label=f"{name} {np.mean(states == state):.0%}")
+        for state, name in shown_states(mask_or_plan).items()
+    ]
+    below = -1.05 / (figure.get_figheight() * axes.get_position().height)  # in heights of the table
+    axes.legend(
+        handles=patches, loc="lower left", bbox_to_anchor=(0.0, below), ncols=4, frameon=False, fontsize=9,
+        borderaxespad=0, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2,
+    )  # fmt: skip
+    heading = "What runs at every step" if isinstance(mask_or_plan, Plan) else "What the mask decides"
+    title(axes, heading, "" if macs_fraction is None else f"{macs_fraction:.1%} of the full run's MACs")
+    return figure
+
+
+def score_histogram(mask: StepMask, bins: int = 40) -> Figure:
+    """Draw a histogram of the learned scores, which all steps but the first and all sites but samplers have.
+
+    This is Figure 7 of arXiv 2603.19939.
+
+    Args:
+        mask: A learned mask.
+        bins: Number of bars between 0 and 1.
+
+    Raises:
+        StepMaskError: The mask has no scores.
+    """
+    if mask.scores is None:
+        raise StepMaskError("this mask has no scores: only learned masks have, and resampling drops them")
+    learned = [not short_name(site).endswith("sampler") for site in mask.sites]
+    values = np.asarray(mask.scores)[1:, learned].ravel()
+    if not values.size:
+        raise StepMaskError("this mask has a single row, which is not learned: there are no scores to draw")
+    share, edges = np.histogram(values, bins=bins, range=(0, 1))
+    share = share / values.size
+    figure = Figure(figsize=(6.4, 3.8))
+    axes = figure.add_axes((0.11, 0.15, 0.86, 0.67))
+    colours = [LIGHT if edge < 0.5 else BLUE for edge in edges[:-1]]
+    axes.bar(edges[:-1], share, width=1 / bins, align="edge", color=colours, edgecolor="white", linewidth=0.5)
+    axes.axvline(0.5, color="#444444", linewidth=1, linestyle=":")
+    axes.set_xlim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlabel("learned score; the cell computes above 0.5")
+    axes.set_ylabel("share of cells")
+    axes.spines[["top", "right"]].set_visible(False)
+    decided = np.mean((values < 0.1) | (values > 0.9))
+    title(axes, "Learned scores", f"{decided:.0%} of {values.size} cells lie within 0.1 of 0 or 1")
+    return figure
 
 
 def site_table(sites: Sequence[str], columns: int, column_inches: float, bottom: float = 0.75) -> tuple[Figure, Axes]:
@@ -42,3 +162,8 @@ def title(axes: Axes, text: str, below: str = "") -> None:
     """A title at the left, with a smaller line under it."""
     axes.annotate(text, (0, 1), (0, 22), "axes fraction", "offset points", fontsize=12, fontweight="bold")
     axes.annotate(below, (0, 1), (0, 8), "axes fraction", "offset points", fontsize=9, color="#444444")
+
+
+def _timestep(mask_or_plan: StepMask | Plan, step: int) -> str:
+    mask = mask_or_plan.mask if isinstance(mask_or_plan, Plan) else mask_or_plan
+    return f"{mask.timesteps[step]:.0f}" if abs(mask.timesteps[step]) >= 10 else f"{mask.timesteps[step]:.3g}"

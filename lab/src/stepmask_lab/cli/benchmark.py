@@ -19,10 +19,10 @@ from stepmask.cli.common.arguments import (
     RealImages,
     Scheduler,
     SchedulerChoice,
+    metrics_for,
     shares,
 )
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
-from stepmask.cli.common.metrics import metrics_for
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_folder
 from stepmask.errors import StepMaskError

@@ -142,3 +142,16 @@ def shares(text: str) -> tuple[float, ...]:
     if not found or not all(0 < share <= 1 for share in found):
         raise StepMaskError(f"--targets takes shares between 0 and 1, 0.7,0.6,0.5 for example, got {text!r}")
     return found
+
+
+def metrics_for(names: str | None, real: Path | None) -> plugins.Metrics | None:
+    """The metrics of ``--metrics`` and ``--real``; None where they were not given.
+
+    Raises:
+        StepMaskError: There is no metric of a name, or its packages or weights are missing.
+    """
+    if names:
+        return plugins.load_metrics(names, real)
+    if real is not None:
+        raise StepMaskError("--real is the reference set of fid and its kin: ask for them with --metrics fid,kid")
+    return None
