@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import torch
-from diffusers import DiTTransformer2DModel
+from diffusers import DDIMScheduler, DiTTransformer2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from stepmask import describe
-from tiny import dit_pipeline
+from tiny import dit_pipeline, tiny_model
 
 
 class TwoCalls:
@@ -40,6 +40,14 @@ class TwoCalls:
     def _predict(self, sample: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         output = self.transformer(sample, timestep=t.expand(len(sample)), class_labels=labels).sample
         return output[:, : sample.shape[1]]
+
+
+GUIDED = {  # pipeline and arguments of its call
+    "guidance": lambda: (dit_pipeline(), {"guidance_scale": 3.0}),
+    "two calls": lambda: (
+        TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler(clip_sample=False)), {"class_labels": [3, 7]},
+    ),
+}  # fmt: skip
 
 
 class GrowingBatch(TwoCalls):

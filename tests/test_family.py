@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from refusal import refused
 from stepmask import MaskFamily, MaskFileError, StepMask, StepMaskError, TargetError
 from stepmask.family import Member
 from stepmask.mask import Action
@@ -49,19 +50,16 @@ def test_at():
     ],
 )
 def test_what_a_family_does_not_have(asked, message):
-    with pytest.raises(TargetError, match=message):
-        FAMILY.at(**asked)
+    refused(message, FAMILY.at, **asked, error=TargetError)
 
 
 @pytest.mark.parametrize(("macs", "psnr"), [(0, 40.0), (1.5, 40.0), (float("nan"), 40.0), (0.5, float("inf"))])
 def test_impossible_members(macs, psnr):
-    with pytest.raises(StepMaskError, match="of a member is a"):
-        member(macs, psnr)
+    refused("of a member is a", member, macs, psnr)
 
 
 def test_an_empty_family():
-    with pytest.raises(StepMaskError, match="at least one mask"):
-        MaskFamily(())
+    refused("at least one mask", MaskFamily, ())
 
 
 def test_save_and_load(tmp_path):
@@ -79,8 +77,7 @@ def test_what_cannot_be_written_leaves_the_file(tmp_path):
     with pytest.raises(StepMaskError, match=r"cannot write .*it holds what JSON cannot"):
         MaskFamily((Member(0.5, 40.0, strange),)).save(path)
     assert path.read_text() == content
-    with pytest.raises(StepMaskError, match="cannot write"):
-        FAMILY.save(tmp_path / "nowhere" / "family.json")
+    refused("cannot write", FAMILY.save, tmp_path / "nowhere" / "family.json")
 
 
 def edited(change):
@@ -130,13 +127,10 @@ def test_files_that_are_no_family(tmp_path, how):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(MaskFileError, match=r"cannot read family .*No such file"):
-        MaskFamily.load(tmp_path / "none.json")
+    refused(r"cannot read family .*No such file", MaskFamily.load, tmp_path / "none.json", error=MaskFileError)
     (tmp_path / "binary").write_bytes(bytes(range(256)))
-    with pytest.raises(MaskFileError, match="not valid JSON"):
-        MaskFamily.load(tmp_path / "binary")
-    with pytest.raises(MaskFileError, match="cannot read"):
-        MaskFamily.load(tmp_path)
+    refused("not valid JSON", MaskFamily.load, tmp_path / "binary", error=MaskFileError)
+    refused("cannot read", MaskFamily.load, tmp_path, error=MaskFileError)
 
 
 def test_a_mask_is_no_family_and_a_family_no_mask(tmp_path):

@@ -14,6 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler as FlowMatch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refusal import refused
 from stepmask import BlockGraph, MaskFileError, MaskMismatchError, Site, StepMask, StepMaskError, make_plan
 from stepmask.mask import Action, scheduler_identity
 from stepmask.mask_file import MAX_CELLS
@@ -152,8 +153,7 @@ def test_equality_sees_every_field(change):
     ],
 )
 def test_impossible_masks_are_refused(change, message):
-    with pytest.raises(StepMaskError, match=message):
-        small(**change)
+    refused(message, small, **change)
 
 
 def test_actions_say_compute_hold_and_forecast():
@@ -286,8 +286,7 @@ EDITED_GAINS += [(2, "gains", wrong) for wrong in (None, 3, [], *([[], [], *rows
 def test_edited_gains_are_refused_in_words(tmp_path, stored, key, wrong):
     with pytest.raises(MaskFileError, match=r"mask .*mask\.json: it cannot be used"):
         StepMask.load(edited(tmp_path, STORED[stored], **{key: wrong}))
-    with pytest.raises(MaskFileError, match=f"'{key}' is missing"):
-        StepMask.load(edited(tmp_path, STORED[stored], **{key: ...}))
+    refused(f"'{key}' is missing", StepMask.load, edited(tmp_path, STORED[stored], **{key: ...}), error=MaskFileError)
 
 
 def test_rows_are_strings_one_a_line(tmp_path):
@@ -376,21 +375,18 @@ OTHER_FILES += [(text, "not a mask file") for text in ("[]", "3", "null", '"step
 def test_other_files_are_refused(tmp_path, data, message):
     path = tmp_path / "mask.json"
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    with pytest.raises(MaskFileError, match=message):
-        StepMask.load(path)
+    refused(message, StepMask.load, path, error=MaskFileError)
 
 
 def test_huge_files_are_refused_before_they_take_memory(tmp_path):
     width = 100_000
     path = edited(tmp_path, rows=["1" * width] * (MAX_CELLS // width + 1))
-    with pytest.raises(MaskFileError, match="10,000,000 cells"):
-        StepMask.load(path)
+    refused("10,000,000 cells", StepMask.load, path, error=MaskFileError)
 
 
 def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(MaskFileError, match="cannot read mask"):
-            StepMask.load(path)
+        refused("cannot read mask", StepMask.load, path, error=MaskFileError)
 
 
 def test_saving_to_nowhere_says_so(tmp_path):
@@ -477,8 +473,7 @@ TEN = for_run(scheduler(10))
     ],
 )
 def test_check_refuses_what_is_another(mask, other, message):
-    with pytest.raises(MaskMismatchError, match=message):
-        mask.check(**other)
+    refused(message, mask.check, **other, error=MaskMismatchError)
 
 
 def test_shifted_timesteps_are_a_warning():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refusal import refused
 from stepmask import BlockGraph, Site, StepMaskError, describe, make_plan, measure_cost, presets, schedules
 from stepmask.graph import OUT
 from stepmask.schedules.deepcache import quad_steps
@@ -92,8 +93,7 @@ def test_quad_spacing_of_any_run_begins_with_the_first_step(data):
     ],
 )
 def test_what_deepcache_refuses(options, says):
-    with pytest.raises(StepMaskError, match=says):
-        schedules.deepcache(UNET, range(9), **options)
+    refused(says, schedules.deepcache, UNET, range(9), **options)
 
 
 def test_a_branch_is_the_border_by_layers():
@@ -138,14 +138,12 @@ def test_faster_diffusion_of_other_lengths():
 
 @pytest.mark.parametrize("key_steps", [[1, 2], [0, 4], [0, -1], 3, "012", [0, 1.5], [0, True]])
 def test_key_steps_that_are_none(key_steps):
-    with pytest.raises(StepMaskError, match="key_steps"):
-        schedules.faster_diffusion(UNET, range(4), key_steps=key_steps)
+    refused("key_steps", schedules.faster_diffusion, UNET, range(4), key_steps=key_steps)
 
 
 @pytest.mark.parametrize("schedule", [schedules.faster_diffusion, lambda *a: schedules.deepcache(*a, branch=0)])
 def test_u_nets_only(schedule):
-    with pytest.raises(StepMaskError, match=r"needs a U-Net.*schedules\.fora"):
-        schedule(TRANSFORMER, range(3))
+    refused(r"needs a U-Net.*schedules\.fora", schedule, TRANSFORMER, range(3))
 
 
 def test_step_skipping():
@@ -174,8 +172,7 @@ def test_a_skipped_step_of_a_u_net_runs_no_block():
     ],
 )
 def test_what_step_skipping_refuses(options, says):
-    with pytest.raises(StepMaskError, match=says):
-        schedules.step_skipping(TRANSFORMER, range(4), **options)
+    refused(says, schedules.step_skipping, TRANSFORMER, range(4), **options)
 
 
 @settings(deadline=None, max_examples=30)
@@ -197,8 +194,7 @@ def test_random_seeds_differ():
     "options", [{"density": 1.1}, {"density": None}, {"density": True}, {"seed": -1}, {"seed": 0.5}]
 )
 def test_what_random_refuses(options):
-    with pytest.raises(StepMaskError, match=f"{next(iter(options))} must be"):
-        schedules.random_schedule(UNET, range(3), **options)
+    refused(f"{next(iter(options))} must be", schedules.random_schedule, UNET, range(3), **options)
 
 
 def test_postdiff_of_a_transformer_holds_cross_attention():

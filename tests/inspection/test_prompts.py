@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stepmask import StepMaskError
+from refusal import refused
 from stepmask.inspection.prompts import (
     condition_arguments,
     default_prompts,
@@ -32,12 +32,9 @@ def test_a_file_holds_one_per_line(tmp_path):
     file.write_text("3\n0\n")
     assert read_conditions(file) == [3, 0]
     file.write_text("\n")
-    with pytest.raises(StepMaskError, match="holds no conditions: write one prompt"):
-        read_conditions(file)
-    with pytest.raises(StepMaskError, match="cannot read conditions from"):
-        read_conditions(tmp_path / "none.txt")
-    with pytest.raises(StepMaskError, match="cannot read conditions from"):
-        read_conditions(tmp_path)
+    refused("holds no conditions: write one prompt", read_conditions, file)
+    refused("cannot read conditions from", read_conditions, tmp_path / "none.txt")
+    refused("cannot read conditions from", read_conditions, tmp_path)
 
 
 def test_they_become_arguments_of_the_call(tmp_path):
@@ -61,8 +58,7 @@ def test_they_become_arguments_of_the_call(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_refused(takes, conditions, words):
-    with pytest.raises(StepMaskError, match=words):
-        condition_arguments(takes, conditions, "P")
+    refused(words, condition_arguments, takes, conditions, "P")
 
 
 def test_embeddings_take_the_place_of_drawn_prompts():

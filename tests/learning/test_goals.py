@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from stepmask import MaskFamily, StepMaskError, TargetError, fit_gains, learn, learn_family
+from refusal import refused
+from stepmask import MaskFamily, TargetError, fit_gains, learn, learn_family
 from stepmask.family import Member
 from stepmask.learning import Goals
 from stepmask.learning.goals import masks_of, shares_of
@@ -31,8 +32,7 @@ from tiny import dit_pipeline
     ],
 )
 def test_goals_that_make_no_sense(goals, says):
-    with pytest.raises(TargetError, match=says):
-        Goals(**goals)
+    refused(says, Goals, **goals, error=TargetError)
 
 
 def test_what_is_given():
@@ -49,8 +49,7 @@ def test_masks_to_start_from():
     assert masks_of(None) == () and masks_of(mask) == (mask,) and masks_of([mask, mask]) == (mask, mask)
     assert masks_of(MaskFamily((Member(0.5, 30.0, mask),))) == (mask,)
     for start, kind in (("mask.json", "str"), (3, "int"), ([mask, None], "NoneType")):
-        with pytest.raises(StepMaskError, match=f"start takes a StepMask, a MaskFamily or several masks, got {kind}"):
-            masks_of(start)
+        refused(f"start takes a StepMask, a MaskFamily or several masks, got {kind}", masks_of, start)
 
 
 @pytest.mark.parametrize("targets", [0.5, "0.5", None])
@@ -71,8 +70,7 @@ def test_seeds(seed):
         lambda: learn_family(pipe, 4, (0.6,), seed=seed),
         lambda: fit_gains(pipe, fora(pipe, 4, 2, forecast="linear"), seed=seed),
     ):
-        with pytest.raises(StepMaskError, match=says):
-            call()
+        refused(says, call)
 
 
 @pytest.mark.parametrize("method", ["end-to-end", "paper"])
@@ -92,12 +90,9 @@ def test_seeds(seed):
 )
 def test_arguments_that_make_no_sense(arguments, says, method):
     arguments = {"pipe": dit_pipeline(), "num_inference_steps": 4, "progress": False, **arguments}
-    with pytest.raises(StepMaskError, match=says):
-        learn(method=method, **arguments)
+    refused(says, learn, method=method, **arguments)
 
 
 def test_a_bare_denoiser_needs_its_scheduler():
-    with pytest.raises(StepMaskError, match="bare denoiser needs its scheduler"):
-        learn(dit_pipeline().transformer, 4)
-    with pytest.raises(TargetError, match="got none"):
-        learn(dit_pipeline(), 4, None)
+    refused("bare denoiser needs its scheduler", learn, dit_pipeline().transformer, 4)
+    refused("got none", learn, dit_pipeline(), 4, None, error=TargetError)

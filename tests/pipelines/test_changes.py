@@ -10,6 +10,7 @@ from peft import LoraConfig
 from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
+from refusal import refused
 from stepmask import UnsupportedModelError, describe, gate, measure_cost, schedules
 from stepmask.inspection.registry import denoiser_of
 from tiny import count_computes
@@ -152,8 +153,7 @@ def test_freeu_under_inference_mode(sd):
     with torch.inference_mode(), stepmask.apply(sd, mask):
         SD.run(sd)
         sd.enable_freeu(0.9, 0.2, 1.2, 1.4)
-        with pytest.raises(UnsupportedModelError, match=r"FreeU was switched on or off since, apply the mask again"):
-            SD.run(sd)
+        refused(r"FreeU was switched on or off since, apply the mask again", SD.run, sd, error=UnsupportedModelError)
         sd.disable_freeu()
         SD.run(sd)
 
@@ -164,8 +164,7 @@ def test_freeu(sd):
     with stepmask.apply(sd, mask, eliminate_dead=False):
         SD.run(sd)
         sd.enable_freeu(0.9, 0.2, 1.2, 1.4)
-        with pytest.raises(UnsupportedModelError, match=r"FreeU was switched on after .* apply the mask again"):
-            SD.run(sd)
+        refused(r"FreeU was switched on after .* apply the mask again", SD.run, sd, error=UnsupportedModelError)
     assert not torch.equal(SD.run(sd), plain)
     for eliminate_dead in (True, False):
         with stepmask.apply(sd, mask, eliminate_dead=eliminate_dead):
@@ -301,8 +300,7 @@ def test_a_cache_of_diffusers_over_a_mask_is_noticed():
     handle.remove()
     handle = stepmask.apply(pipe, mask)
     cached_attention(pipe)
-    with pytest.raises(UnsupportedModelError, match=r"attn did not run at a step at which .*enable_cache"):
-        case.run(pipe)
+    refused(r"attn did not run at a step at which .*enable_cache", case.run, pipe, error=UnsupportedModelError)
     pipe.transformer.disable_cache()
     handle.remove()
     assert torch.equal(case.run(pipe), plain)
@@ -313,8 +311,7 @@ def test_a_cache_of_diffusers_that_is_switched_off_under_a_mask(flux):
     cached_attention(flux)
     handle = stepmask.apply(flux, mask)
     flux.transformer.disable_cache()
-    with pytest.raises(UnsupportedModelError, match=r"attn was wrapped by something else when .* was undone since"):
-        FLUX.run(flux)
+    refused(r"attn was wrapped by something else when .* was undone since", FLUX.run, flux, error=UnsupportedModelError)
     handle.remove()
     assert torch.equal(FLUX.run(flux), plain)
 
@@ -380,18 +377,15 @@ def test_a_compiled_denoiser_is_refused(case, way):
 
     with stepmask.apply(pipe, mask):
         compile_it()
-        with pytest.raises(UnsupportedModelError, match="compiled as a whole"):
-            case.run(pipe)
-    with pytest.raises(UnsupportedModelError, match=r"compiled as a whole.*before torch\.compile"):
-        stepmask.apply(pipe, mask)
+        refused("compiled as a whole", case.run, pipe, error=UnsupportedModelError)
+    refused(r"compiled as a whole.*before torch\.compile", stepmask.apply, pipe, mask, error=UnsupportedModelError)
 
 
 def test_sites_compiled_after_a_mask_are_refused(flux):
     mask = random_actions(flux, 3)
     with stepmask.apply(flux, mask):
         compile_sites(flux)
-        with pytest.raises(UnsupportedModelError, match="was compiled after the mask was applied"):
-            FLUX.run(flux)
+        refused("was compiled after the mask was applied", FLUX.run, flux, error=UnsupportedModelError)
 
 
 # --- the model itself is another

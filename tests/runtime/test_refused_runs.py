@@ -13,6 +13,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, FlowMatchEuler
 from loops import STEPS, Setup, bare_loop, condition_of, full, noise
 
 import stepmask
+from refusal import refused
 from stepmask import MaskMismatchError, PositionError, StepMaskError, UnsupportedModelError
 from stepmask.runtime.apply import is_applied
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask, reference, tiny_model
@@ -41,8 +42,7 @@ def test_copies_of_a_masked_denoiser(copied):
     """Their gates would run the original's blocks."""
     pipe = ddim_pipeline()
     with stepmask.apply(pipe, random_mask(pipe, DDIMScheduler(), STEPS)):
-        with pytest.raises(StepMaskError, match="remove the mask first"):
-            copied(pipe.unet)
+        refused("remove the mask first", copied, pipe.unet)
         assert pipe.unet.state_dict()
     copied(pipe.unet)
 
@@ -130,12 +130,9 @@ def test_a_site_that_runs_twice_in_one_call():
 def test_wrong_inputs_to_apply():
     pipe = ddim_pipeline()
     mask = random_mask(pipe, DDIMScheduler(), STEPS)
-    with pytest.raises(StepMaskError, match=r"needs a StepMask or a Plan, got str: StepMask\.load"):
-        stepmask.apply(pipe, "mask.json")
-    with pytest.raises(StepMaskError, match=r"bare denoiser needs its scheduler.*scheduler="):
-        stepmask.apply(pipe.unet, mask)
-    with pytest.raises(StepMaskError, match=r"set pipe\.scheduler instead"):
-        stepmask.apply(pipe, mask, scheduler=DDIMScheduler())
+    refused(r"needs a StepMask or a Plan, got str: StepMask\.load", stepmask.apply, pipe, "mask.json")
+    refused(r"bare denoiser needs its scheduler.*scheduler=", stepmask.apply, pipe.unet, mask)
+    refused(r"set pipe\.scheduler instead", stepmask.apply, pipe, mask, scheduler=DDIMScheduler())
     assert not is_applied(pipe.unet)
     with stepmask.apply(pipe, mask, scheduler=pipe.scheduler):
         assert is_applied(pipe.unet)
@@ -144,15 +141,12 @@ def test_wrong_inputs_to_apply():
 
 def test_another_model_number_of_steps_or_scheduler():
     setup = Setup("DDPMPipeline")
-    with pytest.raises(MaskMismatchError, match="belongs to another model"):
-        stepmask.apply(dit_pipeline(), setup.mask)
+    refused("belongs to another model", stepmask.apply, dit_pipeline(), setup.mask, error=MaskMismatchError)
     with stepmask.apply(setup.pipe, setup.mask):
-        with pytest.raises(MaskMismatchError, match=r"6 rows.*has 9.*resample\(scheduler\)"):
-            setup.pipe(num_inference_steps=9)
+        refused(r"6 rows.*has 9.*resample\(scheduler\)", setup.pipe, num_inference_steps=9, error=MaskMismatchError)
         assert torch.equal(setup.call(), setup.wanted())
         setup.pipe.scheduler = DDIMScheduler()
-        with pytest.raises(MaskMismatchError, match="made for DDPMScheduler, the run uses DDIMScheduler"):
-            setup.call()
+        refused("made for DDPMScheduler, the run uses DDIMScheduler", setup.call, error=MaskMismatchError)
         setup.pipe.scheduler = DDPMScheduler()
         assert torch.equal(setup.call(), setup.wanted())
 
@@ -190,8 +184,7 @@ def test_a_second_pipeline_on_the_same_denoiser_is_refused(before):
                 hook = setup.pipe.unet.conv_out.register_forward_hook(lambda *_: 1 / 0)
                 setup.call()
             hook.remove()
-        with pytest.raises(PositionError, match="another pipeline"):
-            other(num_inference_steps=STEPS)
+        refused("another pipeline", other, num_inference_steps=STEPS, error=PositionError)
         assert torch.equal(setup.call(), setup.wanted())
     plain = other(2, generator(), num_inference_steps=STEPS, output_type="pt").images
     assert torch.equal(plain, setup.wanted(full(setup.mask)))

@@ -5,7 +5,8 @@ import copy
 import numpy as np
 import pytest
 
-from stepmask import BlockGraph, Site, State, StepMaskError, describe, make_plan, schedules
+from refusal import refused
+from stepmask import BlockGraph, Site, State, describe, make_plan, schedules
 from stepmask.graph import OUT
 from stepmask.mask import scheduler_identity
 from stepmask.schedules.key_steps import spaced
@@ -101,15 +102,13 @@ def test_spaced_steps_are_so_many_and_denser_at_the_beginning(power):
     ],
 )
 def test_key_steps_that_make_no_sense(options, message):
-    with pytest.raises(StepMaskError, match=message):
-        schedules.key_steps(TRANSFORMER, range(6), **options)
+    refused(message, schedules.key_steps, TRANSFORMER, range(6), **options)
 
 
 @pytest.mark.parametrize("forecast", ["cubic", "", True])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_unknown_forecasts(schedule, forecast):
-    with pytest.raises(StepMaskError, match=rf"None or one of linear, got {forecast!r}"):
-        schedule(UNET, range(3), forecast=forecast)
+    refused(rf"None or one of linear, got {forecast!r}", schedule, UNET, range(3), forecast=forecast)
 
 
 def test_depth_moves_the_border():
@@ -155,26 +154,21 @@ def test_provenance_names_the_schedule():
 
 def test_deepcache_needs_a_u_net():
     for model, timesteps in ((TRANSFORMER, range(3)), (dit_pipeline(), 3)):
-        with pytest.raises(StepMaskError, match=r"needs a U-Net.*schedules\.fora"):
-            schedules.deepcache(model, timesteps)
+        refused(r"needs a U-Net.*schedules\.fora", schedules.deepcache, model, timesteps)
 
 
 @pytest.mark.parametrize("depth", [0, 2, -1])
 def test_depth_must_leave_a_level_below(depth):
-    with pytest.raises(StepMaskError, match=f"depth must lie between 1 and 1 .* got {depth}"):
-        schedules.deepcache(UNET, range(3), depth=depth)
+    refused(f"depth must lie between 1 and 1 .* got {depth}", schedules.deepcache, UNET, range(3), depth=depth)
 
 
 @pytest.mark.parametrize("interval", [0, -2, 1.5, "2", None])
 @pytest.mark.parametrize("schedule", INTERVALS)
 def test_bad_intervals(schedule, interval):
-    with pytest.raises(StepMaskError, match=r"whole number of steps, at least 1, got"):
-        schedule(UNET, range(3), interval=interval)
+    refused(r"whole number of steps, at least 1, got", schedule, UNET, range(3), interval=interval)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_mixed_up_inputs(schedule):
-    with pytest.raises(StepMaskError, match=r"with a graph give the timesteps"):
-        schedule(UNET, 10)
-    with pytest.raises(StepMaskError, match=r"with a pipeline give the number"):
-        schedule(ddim_pipeline(), [3, 2, 1])
+    refused(r"with a graph give the timesteps", schedule, UNET, 10)
+    refused(r"with a pipeline give the number", schedule, ddim_pipeline(), [3, 2, 1])

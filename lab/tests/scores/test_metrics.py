@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
+from refusal import refused
 from stepmask import StepMaskError
 from stepmask_lab.scores import metrics, perceptual, standard
 from stepmask_lab.scores.distribution import Score, score_images
@@ -62,8 +63,7 @@ def test_lpips_is_asked_of_each_pair_in_batches():
     found = lpips_per_image(one, other, distance, batch_size=2)
     assert torch.allclose(found, 4 * (one - other).square().mean((1, 2, 3)))
     assert lpips_per_image(one, one, distance).tolist() == [0] * 5
-    with pytest.raises(StepMaskError, match="images of one shape"):
-        lpips_per_image(one, other[:2], distance)
+    refused("images of one shape", lpips_per_image, one, other[:2], distance)
 
 
 @pytest.mark.slow
@@ -91,8 +91,7 @@ def test_clip_score_is_the_cosine_of_image_and_prompt(clip):
 def test_clip_score_cuts_long_prompts_and_refuses_missing_ones(clip):
     long, short = (clip_score_per_image(pictures(1), ["red " * count], *clip) for count in (500, 8))
     assert long == short
-    with pytest.raises(StepMaskError, match="a prompt for each"):
-        clip_score_per_image(pictures(2), ["red"], *clip)
+    refused("a prompt for each", clip_score_per_image, pictures(2), ["red"], *clip)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +106,7 @@ def test_clip_score_cuts_long_prompts_and_refuses_missing_ones(clip):
 )
 def test_what_is_missing_is_said(load, says, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(StepMaskError, match=says):
-        load()
+    refused(says, load)
 
 
 def test_weights_that_cannot_be_found(tmp_path):
@@ -124,8 +122,7 @@ def test_a_clip_score_needs_prompts(clip):
 
 def test_a_reference_set_is_for_scores_of_sets(tmp_path):
     statistics = FeatureStatistics.of(pictures(), Features())
-    with pytest.raises(StepMaskError, match="ask for one of them, or leave it out"):
-        load_metrics([], statistics)
+    refused("ask for one of them, or leave it out", load_metrics, [], statistics)
 
 
 def test_metrics_by_name(clip, monkeypatch):
@@ -177,5 +174,4 @@ def test_only_like_is_compared_in_pairs():
     many, few = (
         score_images(pictures(n), Features(), FeatureStatistics.of(pictures(), Features()))["fid"] for n in (40, 20)
     )
-    with pytest.raises(StepMaskError, match="as many images and bootstrap draws"):
-        many.against(few)
+    refused("as many images and bootstrap draws", many.against, few)

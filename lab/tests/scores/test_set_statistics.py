@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepmask import StepMaskError
+from refusal import refused
 from stepmask_lab.scores import set_statistics
 from stepmask_lab.scores.set_statistics import covered, inception_score, kernel_distance, kernel_distance_of_subsets
 
@@ -26,8 +26,7 @@ def test_inception_score_of_splits_is_the_mean_over_parts():
     assert inception_score(sure) == pytest.approx(4)
     assert inception_score(sure, splits=4) == pytest.approx(1), "every part has one class"
     assert inception_score(sure, splits=2) == pytest.approx(2)
-    with pytest.raises(StepMaskError, match="splits must be between 1 and the number of images, 40; got 41"):
-        inception_score(sure, splits=41)
+    refused("splits must be between 1 and the number of images, 40; got 41", inception_score, sure, splits=41)
 
 
 @settings(max_examples=30, deadline=None)
@@ -60,9 +59,8 @@ def test_kernel_distance_with_multiplicities_compares_no_image_with_its_copy():
     plain, doubled = kernel_distance(x, y), kernel_distance(x, y, twice)
     assert doubled.item() == pytest.approx(plain.item()), "pairs of copies are left out"
     some = torch.tensor([[1.0, 1.0, 0.0, 1.0, 0.0], [1.0] * 5])
-    assert kernel_distance(x, y, some).tolist() == pytest.approx(
-        [kernel_distance(x[[0, 1, 3]], y).item(), plain.item()]
-    )
+    wanted = [kernel_distance(x[[0, 1, 3]], y).item(), plain.item()]
+    assert kernel_distance(x, y, some).tolist() == pytest.approx(wanted)
 
 
 def test_kernel_distance_is_unbiased_at_any_size():
@@ -75,20 +73,13 @@ def test_kernel_distance_is_unbiased_at_any_size():
         assert values.min() < 0 < values.max()
 
 
-def test_kernel_distance_grows_with_the_distance():
-    x = normal(300, 4)
-    near, far = (kernel_distance(x, normal(300, 4, seed=1) + step).item() for step in (0.2, 1.0))
-    assert 0 < near < far
-
-
 def test_kernel_distance_of_subsets():
     x, y = normal(60, 4), normal(50, 4, seed=1) + 0.5
     whole = kernel_distance(x, y).item()
     mean, spread = kernel_distance_of_subsets(x, y, subset_size=20, num_subsets=200)
     assert abs(mean - whole) < 4 * spread / 200**0.5 and spread > 0
     assert kernel_distance_of_subsets(x, y, 20, 3, seed=1) == kernel_distance_of_subsets(x, y, 20, 3, seed=1)
-    with pytest.raises(StepMaskError, match="the smaller set, 50; got 51"):
-        kernel_distance_of_subsets(x, y, subset_size=51)
+    refused("the smaller set, 50; got 51", kernel_distance_of_subsets, x, y, subset_size=51)
 
 
 def test_identical_sets_cover_each_other_and_distant_ones_do_not():
@@ -103,13 +94,6 @@ def test_what_a_set_covers_in_one_dimension():
     points = torch.tensor([[-2.0], [-2.01], [3.99], [4.0], [18.99], [19.01], [-100.0]])
     expected = [True, False, True, True, True, False, False]
     assert covered(points, members, k=2).tolist() == expected
-
-
-def test_a_part_has_precision_without_recall():
-    real = torch.cat([normal(50, 3), normal(50, 3, seed=1) + 50])
-    made = normal(100, 3, seed=2)
-    assert covered(made, real).double().mean() > 0.8
-    assert covered(real, made)[50:].sum() == 0
 
 
 def test_copies_are_covered():
@@ -131,9 +115,6 @@ def test_chunks_do_not_matter(count, seed):
 
 
 def test_refused():
-    with pytest.raises(StepMaskError, match="one extractor for both"):
-        kernel_distance(normal(5, 3), normal(5, 4))
-    with pytest.raises(StepMaskError, match="at least 2 images are needed, got 1 and 5"):
-        kernel_distance(normal(1, 3), normal(5, 3))
-    with pytest.raises(StepMaskError, match="between 1 and one less than the 3 images of the set, got 3"):
-        covered(normal(9, 3), normal(3, 3))
+    refused("one extractor for both", kernel_distance, normal(5, 3), normal(5, 4))
+    refused("at least 2 images are needed, got 1 and 5", kernel_distance, normal(1, 3), normal(5, 3))
+    refused("between 1 and one less than the 3 images of the set, got 3", covered, normal(9, 3), normal(3, 3))

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
 
-from fakes import TwoCalls, assert_unchanged, snapshot
+from fakes import GUIDED, assert_unchanged, snapshot
 from stepmask import State, apply, evaluate, make_plan
 from stepmask.inspection.describe import describe
 from stepmask.inspection.registry import denoiser_of
@@ -16,17 +15,10 @@ from stepmask.schedules import fora
 from stepmask_lab.rivals import fit_scale_shift
 from stepmask_lab.rivals.calibrated.scale_shift import least_squares
 from stepmask_lab.rivals.calibrated.scaled_plan import Affine, ScaledPlan
-from tiny import ddim_pipeline, dit_pipeline, generator, random_mask, tiny_model
+from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
 
 STEPS = 5
-PIPELINES = {
-    "U-Net": lambda: (ddim_pipeline(), {}),
-    "guidance": lambda: (dit_pipeline(), {"guidance_scale": 3.0}),
-    "two calls": lambda: (
-        TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler(clip_sample=False)),
-        {"class_labels": [3, 7]},
-    ),
-}
+PIPELINES = {**GUIDED, "U-Net": lambda: (ddim_pipeline(), {})}
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 5, 5), (4, 9, 6), (7, 6), (2, 6, 3, 4, 4)])

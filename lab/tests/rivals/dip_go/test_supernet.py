@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from fakes import TwoCalls, assert_unchanged, snapshot
+from fakes import GUIDED, assert_unchanged, snapshot
 from stepmask import apply, describe
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import SamplerLoop
@@ -12,22 +12,16 @@ from stepmask.learning.interception import frozen
 from stepmask.runtime.noise import Noise
 from stepmask_lab.rivals.dip_go.losses import consistency_loss, ssim
 from stepmask_lab.rivals.dip_go.supernet import SuperNet
-from tiny import dit_pipeline, generator, random_mask, tiny_model
+from tiny import generator, random_mask, tiny_model
 
 STEPS, IMAGES = 4, 2
 
 
-PIPELINES = {
-    "U-Net": lambda: (
-        SamplerLoop(tiny_model("UNet2DModel"), DDIMScheduler(clip_sample=False)),
-        {},
-    ),  # nothing is clipped
-    "guidance": lambda: (dit_pipeline(), {"guidance_scale": 3.0}),
-    "two calls": lambda: (
-        TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler(clip_sample=False)),
-        {"class_labels": [3, 7]},
-    ),
-}
+def bare_unet():
+    return SamplerLoop(tiny_model("UNet2DModel"), DDIMScheduler(clip_sample=False)), {}  # nothing is clipped
+
+
+PIPELINES = {"U-Net": bare_unet, **GUIDED}
 
 
 def run(pipe, kwargs, gates, checkpointing=True, backward=None):
