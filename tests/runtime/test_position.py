@@ -254,7 +254,7 @@ def test_values_are_read_only_where_a_row_has_more_calls_than_those_before(monke
     """Reading one waits for an accelerator."""
     read = []
     monkeypatch.setattr(position, "_value", lambda timestep: read.append(timestep))
-    denoiser, scheduler, steps = begun("flow-match euler")
+    denoiser, scheduler, _ = begun("flow-match euler")
     loop(denoiser, scheduler, streams=2)
     assert len(read) == 2, "the two calls of the first row"
 

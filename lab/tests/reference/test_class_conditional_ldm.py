@@ -37,11 +37,7 @@ def by_hand(pipe, labels, scale, steps, seed):
         if scale > 1:
             unguided = pipe.unet(scaled, timestep, encoder_hidden_states=null).sample
             output = unguided + scale * (output - unguided)
-        stochastic = (
-            {"generator": noise}
-            if isinstance(scheduler, diffusers.DDPMScheduler | diffusers.EulerDiscreteScheduler)
-            else {}
-        )
+        draws = isinstance(scheduler, diffusers.DDPMScheduler | diffusers.EulerDiscreteScheduler)
         sample = scheduler.step(output, timestep, sample, **({"generator": noise} if draws else {})).prev_sample
     return sample, (pipe.vae.decode(sample / 0.5).sample / 2 + 0.5).clamp(0, 1)
 
