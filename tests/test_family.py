@@ -58,10 +58,6 @@ def test_impossible_members(macs, psnr):
     refused("of a member is a", member, macs, psnr)
 
 
-def test_an_empty_family():
-    refused("at least one mask", MaskFamily, ())
-
-
 def test_save_and_load(tmp_path):
     path = tmp_path / "family.json"
     FAMILY.save(path)

@@ -17,10 +17,6 @@ def test_psnr_of_a_constant_error_is_its_closed_form():
     assert psnr_per_image(reference + error, reference).tolist() == pytest.approx([20.0, 40.0, 12.0412], abs=1e-3)
 
 
-def test_psnr_of_one_image_has_one_value():
-    assert psnr_per_image(pictures(1), pictures(1) * 0.9).shape == (1,)
-
-
 def test_identical_images_are_capped():
     images = pictures()
     assert psnr_per_image(images, images).tolist() == [PSNR_CAP] * 3

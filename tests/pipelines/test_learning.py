@@ -155,6 +155,20 @@ def test_schedules_for_timesteps_that_shift_with_the_resolution():
         case.run(pipe)
 
 
+def latents_of(case, pipe):
+    """What the denoiser makes in a run, differentiable."""
+    with without_decoder(pipe) as latents:
+        case.run(pipe)
+    return latents[0]
+
+
+def back(chain, call, shape=(2, 4, 16, 16)) -> np.ndarray:
+    """Slopes by gain, after a run and the way back through it."""
+    forth_and_back(chain, call, torch.zeros(shape), lambda error: error, lambda images: images)
+    assert np.isfinite(chain.effects.by_gain).all() and np.abs(chain.effects.by_gain).sum() > 0
+    return chain.effects.by_gain
+
+
 # --- cost
 
 
@@ -248,22 +262,16 @@ def test_learning_where_the_model_writes_into_values(name, eliminate_dead):
     mask = random_actions(pipe, 3, share=0.4, forecasts=0.5)
     plan = stepmask.make_plan(mask, stepmask.describe(pipe), eliminate_dead=eliminate_dead)
 
-    def call():
-        with without_decoder(pipe) as latents:
-            case.run(pipe)
-        return latents[0]
-
     with stepmask.apply(pipe, plan):
-        wanted = call()
-    chain, found = Chain(pipe, plan, 2, 1), []
+        wanted = latents_of(case, pipe)
+    found = []
 
     def kept():
-        found.append(call())
+        found.append(latents_of(case, pipe))
         return found[0]
 
-    forth_and_back(chain, kept, torch.zeros_like(wanted), lambda error: error, lambda images: images)
+    back(Chain(pipe, plan, 2, 1), kept, wanted.shape)
     assert torch.equal(found[0], wanted)
-    assert np.abs(chain.effects.by_gain).sum() > 0 and np.isfinite(chain.effects.by_gain).all()
 
 
 def test_learning_with_a_cache_of_diffusers_is_refused():
@@ -294,21 +302,19 @@ def test_evaluating_beside_a_cache_of_diffusers_needs_a_full_run_from_elsewhere(
 @pytest.mark.parametrize("name", ["Stable Diffusion", "Stable Diffusion, ControlNet"])
 def test_what_runs_beside_the_denoiser_keeps_no_graph(name):
     """Of every further step only the latents' way through guidance and scheduler is kept."""
-    kept, slopes = {}, {}
+    kept = {}
     for steps in (4, 8):
         case = replace(BY_NAME[name], steps=steps)
         pipe, numbers = case.build(), []
         plan = stepmask.make_plan(schedules.fora(pipe, steps, 2, forecast="linear"), stepmask.describe(pipe))
-        chain, count = Chain(pipe, plan, 2, 1), lambda tensor, numbers=numbers: numbers.append(tensor.numel()) or tensor
+        count = lambda tensor, numbers=numbers: numbers.append(tensor.numel()) or tensor  # noqa: E731
 
         def call(case=case, pipe=pipe, count=count):
-            with without_decoder(pipe) as latents, saved_tensors_hooks(count, lambda tensor: tensor):
-                case.run(pipe)
-            return latents[0]
+            with saved_tensors_hooks(count, lambda tensor: tensor):
+                return latents_of(case, pipe)
 
-        forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
-        kept[steps], slopes[steps] = sum(numbers), np.abs(chain.effects.by_gain).sum()
-    assert slopes[8] > 0 and np.isfinite(slopes[8])
+        back(Chain(pipe, plan, 2, 1), call)
+        kept[steps] = sum(numbers)
     latents = 2 * 4 * 16 * 16
     assert kept[8] - kept[4] < 40 * 4 * latents
 
@@ -321,16 +327,7 @@ def test_gradients_come_back_through_a_controlnet(monkeypatch):
         case = replace(BY_NAME["Stable Diffusion, ControlNet"], steps=4)
         pipe = case.build()
         plan = stepmask.make_plan(schedules.fora(pipe, 4, 2, forecast="linear"), stepmask.describe(pipe))
-        chain = Chain(pipe, plan, 2, 1)
-
-        def call(case=case, pipe=pipe):
-            with without_decoder(pipe) as latents:
-                case.run(pipe)
-            return latents[0]
-
-        forth_and_back(chain, call, torch.zeros(2, 4, 16, 16), lambda error: error, lambda images: images)
-        found.append(chain.effects.by_gain)
-    assert np.abs(found[0]).sum() > 0
+        found.append(back(Chain(pipe, plan, 2, 1), lambda case=case, pipe=pipe: latents_of(case, pipe)))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 

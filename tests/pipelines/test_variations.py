@@ -51,18 +51,30 @@ SCHEDULERS = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_schedulers(name):
-    case = replace(SD, scheduler=SCHEDULERS[name], steps=5)
-    assert_runs_as_hooks_would(case, case.build())
+VARIATIONS = {name: replace(SD, scheduler=scheduler, steps=5) for name, scheduler in SCHEDULERS.items()}
+for name, start in {"Heun": 4, "PNDM": 2, "Euler": 2, "DPM++ SDE": 2, "Euler ancestral": 2}.items():
+    VARIATIONS[f"{name}, a late start"] = replace(IMAGE, scheduler=SCHEDULERS[name], start=start)
+VARIATIONS |= {
+    "flow matching of second order": replace(SD3, scheduler=diffusers.FlowMatchHeunDiscreteScheduler),
+    "timesteps of one's own": replace(SD, options={"timesteps": [900, 500, 400, 100]}, scheduler=SCHEDULERS["DPM++"]),
+    "without guidance": replace(SD, options={"guidance_scale": 1.0}),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "start"), [("Heun", 4), ("PNDM", 2), ("Euler", 2), ("DPM++ SDE", 2), ("Euler ancestral", 2)]
-)
-def test_a_late_start(name, start):
-    case = replace(IMAGE, scheduler=SCHEDULERS[name], start=start)
-    assert_runs_as_hooks_would(case, case.build())
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_schedulers_starts_and_guidance(name):
+    assert_runs_as_hooks_would(VARIATIONS[name], VARIATIONS[name].build())
+
+
+def bfloat16():
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize(("case", "mode"), [(SD, bfloat16), (SD3, bfloat16), (SD, torch.inference_mode)])
+def test_autocast_and_inference_mode(case, mode):
+    pipe = case.build()
+    with mode():
+        assert_runs_as_hooks_would(case, pipe)
 
 
 def test_pndm_repeats_a_timestep():
@@ -79,22 +91,7 @@ def test_pndm_repeats_a_timestep():
         assert handle.summary().rows == 51
 
 
-def test_flow_matching_of_second_order():
-    case = replace(SD3, scheduler=diffusers.FlowMatchHeunDiscreteScheduler)
-    assert_runs_as_hooks_would(case, case.build())
-
-
-def test_timesteps_of_ones_own():
-    case = replace(SD, options={"timesteps": [900, 500, 400, 100]}, scheduler=SCHEDULERS["DPM++"])
-    assert_runs_as_hooks_would(case, case.build())
-
-
 # --- guidance
-
-
-def test_without_guidance():
-    case = replace(SD, options={"guidance_scale": 1.0})
-    assert_runs_as_hooks_would(case, case.build())
 
 
 def test_guidance_that_ends_in_mid_run():
@@ -122,6 +119,16 @@ def test_a_third_call_at_some_steps():
 # --- number formats
 
 
+def interrupted(case, last: int):
+    """The case, whose runs end after a step."""
+
+    def interrupt(pipe, step, timestep, inputs):
+        pipe._interrupt = step == last
+        return inputs
+
+    return replace(case, options={"callback_on_step_end": interrupt})
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", [SD, FLUX, BY_NAME["Wan"]], ids=lambda case: case.name)
 def test_half_precision(case, dtype):
@@ -138,39 +145,18 @@ def case_make(case):
     return BY_NAME[case.name].make()
 
 
-@pytest.mark.parametrize("case", [SD, SD3], ids=lambda case: case.name)
-def test_autocast(case):
-    pipe = case.build()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert_runs_as_hooks_would(case, pipe)
-
-
-def test_inference_mode():
-    pipe = SD.build()
-    with torch.inference_mode():
-        assert_runs_as_hooks_would(SD, pipe)
-
-
 # --- several runs
 
 
 def test_a_run_that_is_interrupted_leaves_nothing_behind():
-    def interrupt(pipe, step, timestep, inputs):
-        pipe._interrupt = step == 1
-        return inputs
-
     pipe = SD.build()
-    plain = SD.run(pipe)
-    mask = random_actions(pipe, 3)
-    wanted = by_reference(pipe, mask, calls_of(SD, SD.steps), lambda: SD.run(pipe))
     for scheduler in (pipe.scheduler, diffusers.EulerDiscreteScheduler()):
         pipe.scheduler = scheduler
         plain = SD.run(pipe)
         mask = random_actions(pipe, 3)
         wanted = by_reference(pipe, mask, calls_of(SD, SD.steps), lambda: SD.run(pipe))
         with stepmask.apply(pipe, mask):
-            stopped = replace(SD, options={"callback_on_step_end": interrupt}).run(pipe, seed=7)
-            assert not torch.equal(stopped, plain)
+            assert not torch.equal(interrupted(SD, 1).run(pipe, seed=7), plain)
             assert torch.equal(SD.run(pipe), wanted)
 
 
@@ -229,16 +215,11 @@ def test_another_pipeline_with_a_scheduler_of_its_own_is_refused(before, schedul
     mask = random_actions(pipe, 3)
     wanted = by_reference(pipe, mask, calls_of(SD, SD.steps), lambda: SD.run(pipe))
     pipe.scheduler = scheduler()
-
-    def interrupt(pipe, step, timestep, inputs):
-        pipe._interrupt = step == 1
-        return inputs
-
     with stepmask.apply(pipe, mask):
         if before == "a run":
             SD.run(pipe)
         if before == "an interrupted run":
-            replace(SD, options={"callback_on_step_end": interrupt}).run(pipe)
+            interrupted(SD, 1).run(pipe)
         for steps in (5, 8):  # of which 3 and 4 are made
             with pytest.raises(stepmask.PositionError, match="another pipeline"):
                 replace(IMAGE, steps=steps).run(other)
@@ -256,14 +237,10 @@ def test_another_pipeline_whose_timesteps_are_rescaled_is_refused(name, last):
     mask = random_actions(pipe, 3)
     wanted = by_reference(pipe, mask, calls_of(case, case.steps), lambda: case.run(pipe))
 
-    def interrupt(pipe, step, timestep, inputs):
-        pipe._interrupt = step == last
-        return inputs
-
     with stepmask.apply(pipe, mask):
         case.run(pipe)
         refused("another pipeline", case.run, other, error=stepmask.PositionError)
-        replace(case, options={"callback_on_step_end": interrupt}).run(pipe)
+        interrupted(case, last).run(pipe)
         refused("another timestep than before", case.run, other, error=stepmask.PositionError)
         assert torch.equal(case.run(pipe), wanted)
 

@@ -54,15 +54,6 @@ def test_a_module_can_be_run_on_other_arguments():
     assert all(torch.equal(*pair) for pair in zip(seen[0], (plain, other, plain, plain), strict=True))
 
 
-def test_only_the_instance_is_gated():
-    one, other = model(), model()
-    gate = Gate("0", one[0], doubled)
-    x = torch.ones(1, 2)
-    assert torch.equal(one[1](other[0](x)), one[1](model()[0](x)))
-    assert nn.Linear.forward is type(other[0]).forward
-    gate.remove()
-
-
 def test_a_wrapper_from_before_comes_back():
     net = model()
     original = net[0].forward

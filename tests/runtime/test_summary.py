@@ -100,15 +100,3 @@ def test_caches_of_two_streams_add_up():
             bare_loop(model, scheduler, guidance=guidance, **condition_of("DiT"))
             peaks.append(run.summary().peak_cache_bytes)
     assert peaks[0] < peaks[1] <= 2 * peaks[0]
-
-
-def test_elimination_saves_cache_and_computes():
-    setup = Setup("DDIMPipeline")
-    summaries = []
-    for eliminate_dead in (True, False):
-        with stepmask.apply(setup.pipe, setup.mask, eliminate_dead=eliminate_dead) as run:
-            setup.call()
-            summaries.append(run.summary())
-    lean, plain = summaries
-    assert lean.computes < plain.computes and lean.peak_cache_bytes <= plain.peak_cache_bytes
-    assert plain.dead == 0 and plain.computes == setup.mask.compute.sum()

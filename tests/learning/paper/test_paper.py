@@ -174,18 +174,11 @@ def test_labels_are_drawn_at_random():
     assert all(pair[2:] == (1000, 1000) for pair in seen) and len({label for pair in labels for label in pair}) > 7
 
 
-def test_a_learned_mask_saves_loads_and_runs(usual, tmp_path):
+def test_a_learned_mask_runs_at_the_cost_that_it_says(usual):
     pipe, mask = dit_pipeline(), usual[0]
-    mask.save(tmp_path / "mask.json")
-    loaded = StepMask.load(tmp_path / "mask.json")
-    assert loaded == mask
-    images = []
-    for each in (mask, loaded):
-        with stepmask.apply(pipe, each) as run:
-            call = {"guidance_scale": 2.0, "num_inference_steps": STEPS, "output_type": "pt"}
-            images.append(torch.as_tensor(pipe([3], generator=generator(), **call).images))
-        assert run.summary().macs_fraction == pytest.approx(mask.provenance["macs"], abs=1e-6)
-    assert torch.equal(*images)
+    with stepmask.apply(pipe, mask) as run:
+        pipe([3], 2.0, generator(), num_inference_steps=STEPS, output_type="pt")
+    assert run.summary().macs_fraction == pytest.approx(mask.provenance["macs"], abs=1e-6)
 
 
 # --- options
