@@ -19,30 +19,19 @@ from tiny import quiet, tiny_model
 def autoencoder(scaling_factor: float = 0.5) -> AutoencoderKL:
     """From 16 x 16 pixels to 8 x 8."""
     return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, sample_size=16,
         scaling_factor=scaling_factor,
-    ).eval()
+    ).eval()  # fmt: skip
 
 
 def ldm_pipeline(seed: int = 0, classes: int = 10, names: bool = True, **parts) -> ClassConditionalLDMPipeline:
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=12,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=12, attention_head_dim=2, norm_num_groups=4,
+    )  # fmt: skip
     parts = {
         "vae": autoencoder(),
         "unet": unet.eval(),
@@ -64,23 +53,13 @@ def pixart_parts(seed: int = 0) -> dict:
     words = tokenizer()
     text = T5Config(vocab_size=len(words), d_model=12, d_kv=6, d_ff=12, num_layers=1, num_heads=2, dropout_rate=0.0)
     transformer = PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=2,
-        in_channels=4,
-        out_channels=4,
-        cross_attention_dim=16,
-        caption_channels=12,
-        sample_size=8,
-        use_additional_conditions=False,
-    )
+        num_attention_heads=2, attention_head_dim=8, num_layers=2, in_channels=4, out_channels=4,
+        cross_attention_dim=16, caption_channels=12, sample_size=8, use_additional_conditions=False,
+    )  # fmt: skip
     return {
-        "tokenizer": words,
-        "text_encoder": T5EncoderModel(text).eval(),
-        "vae": autoencoder(),
-        "transformer": transformer.eval(),
-        "scheduler": DDIMScheduler(clip_sample=False),
-    }
+        "tokenizer": words, "text_encoder": T5EncoderModel(text).eval(), "vae": autoencoder(),
+        "transformer": transformer.eval(), "scheduler": DDIMScheduler(clip_sample=False),
+    }  # fmt: skip
 
 
 def pixart_pipeline(seed: int = 0):
@@ -96,13 +75,9 @@ def video_autoencoder() -> AutoencoderKLLTXVideo:
     blocks |= {f"{part}layers_per_block": (1,) * 5 for part in ("", "decoder_")}
     blocks |= {f"{part}spatio_temporal_scaling": (True, True, False, False) for part in ("", "decoder_")}
     return AutoencoderKLLTXVideo(
-        latent_channels=4,
-        patch_size=1,
-        **blocks,
-        decoder_inject_noise=(False,) * 5,
-        upsample_residual=(False,) * 4,
+        latent_channels=4, patch_size=1, **blocks, decoder_inject_noise=(False,) * 5, upsample_residual=(False,) * 4,
         upsample_factor=(1,) * 4,
-    ).eval()
+    ).eval()  # fmt: skip
 
 
 def ltx_pipeline(from_image: bool = False):

@@ -13,23 +13,14 @@ from tiny import FEWEST, ddim_pipeline
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUICK = {"steps": 4, "rounds": 0, **FEWEST}
 FEW = {
-    "learn_and_sample": QUICK,
-    "family": QUICK,
-    "compare_schedules": {"steps": 4, "num_images": 2},
-    "gains": {"steps": 6, "key_steps": 4, "iterations": 2, "seeds": 2},
-    "bare_denoiser": {"steps": 3},
-    "any_model": QUICK,
-    "objective": QUICK,
-}
+    "learn_and_sample": QUICK, "family": QUICK, "compare_schedules": {"steps": 4, "num_images": 2},
+    "gains": {"steps": 6, "key_steps": 4, "iterations": 2, "seeds": 2}, "bare_denoiser": {"steps": 3},
+    "any_model": QUICK, "objective": QUICK,
+}  # fmt: skip
 SAYS = {
-    "learn_and_sample": "of the MACs",
-    "family": "of cells compute",
-    "compare_schedules": "speed-up, denoiser",
-    "gains": "of the MACs",
-    "bare_denoiser": "5 rows",
-    "any_model": "of the MACs",
-    "objective": "MACs of the plan",
-}
+    "learn_and_sample": "of the MACs", "family": "of cells compute", "compare_schedules": "speed-up, denoiser",
+    "gains": "of the MACs", "bare_denoiser": "5 rows", "any_model": "of the MACs", "objective": "MACs of the plan",
+}  # fmt: skip
 
 
 def test_every_example_is_run():

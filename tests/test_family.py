@@ -38,17 +38,14 @@ def test_at():
     assert FAMILY.at(0.9, min_psnr=36) is by_seed[3], "the cheapest that is good enough"
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"target_macs": 0.3}, r"no mask of this family has at most 0\.3 of the cost; it has 0\.700 \(48\.0 dB\), "),
-        ({"min_psnr": 50}, r"at least 50 dB; .* 0\.400 \(35\.5 dB\): learn for that target"),
-        ({"target_macs": 0.5, "min_psnr": 40}, r"at most 0\.5 of the cost and at least 40 dB"),
-        ({"target_macs": 60}, r"a share of the full run, such as 0\.6 for 60%, got 60"),
-        ({"target_macs": "x"}, "target_macs must be a number, got 'x'"),
-        ({}, r"ask for target_macs=0\.5, for min_psnr=40, or for both"),
-    ],
-)
+@pytest.mark.parametrize(("asked", "message"), [
+    ({"target_macs": 0.3}, r"no mask of this family has at most 0\.3 of the cost; it has 0\.700 \(48\.0 dB\), "),
+    ({"min_psnr": 50}, r"at least 50 dB; .* 0\.400 \(35\.5 dB\): learn for that target"),
+    ({"target_macs": 0.5, "min_psnr": 40}, r"at most 0\.5 of the cost and at least 40 dB"),
+    ({"target_macs": 60}, r"a share of the full run, such as 0\.6 for 60%, got 60"),
+    ({"target_macs": "x"}, "target_macs must be a number, got 'x'"),
+    ({}, r"ask for target_macs=0\.5, for min_psnr=40, or for both"),
+])  # fmt: skip
 def test_what_a_family_does_not_have(asked, message):
     refused(message, FAMILY.at, **asked, error=TargetError)
 

@@ -12,19 +12,8 @@ SOURCES = {"stepmask": REPOSITORY / "src" / "stepmask", "stepmask_lab": REPOSITO
 FLOORS = {
     "stepmask": (
         (
-            "errors",
-            "values",
-            "files",
-            "hub",
-            "timesteps",
-            "graph",
-            "mask",
-            "mask_file",
-            "mask_tables",
-            "resample",
-            "cost",
-            "family",
-            "plugins",
+            "errors", "values", "files", "hub", "timesteps", "graph", "mask", "mask_file", "mask_tables", "resample",
+            "cost", "family", "plugins",
         ),
         ("liveness", "gate"),
         ("schedules",),
@@ -36,15 +25,10 @@ FLOORS = {
         ("__main__",),
     ),
     "stepmask_lab": (
-        ("scores", "reference", "mac_counter", "schedules"),
-        ("rivals", "method", "unmasked"),
-        ("shipped",),
-        ("benchmark",),
-        ("pages",),
-        ("reproduce",),
-        ("cli", "plugin"),
+        ("scores", "reference", "mac_counter", "schedules"), ("rivals", "method", "unmasked"), ("shipped",),
+        ("benchmark",), ("pages",), ("reproduce",), ("cli", "plugin"),
     ),
-}
+}  # fmt: skip
 """From the ground up; a name is a file or a folder. The package's own ``__init__`` imports lazily and has no floor."""
 
 

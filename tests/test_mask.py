@@ -27,13 +27,10 @@ FORECAST = {"forecast": [[0, 0, 0], [0, 1, 0], [1, 0, 0]]}
 
 def small(**changes) -> StepMask:
     values = {
-        "compute": [[1, 1, 1], [1, 0, 1], [0, 1, 0]],
-        "sites": GRAPH.names,
-        "timesteps": [900, 500, 100.5],
-        "graph": GRAPH.fingerprint,
-        "scores": np.float32([[1, 1, 1], [0.9, 0.1, 1 / 3], [0.2, 0.7, 0.0]]),
+        "compute": [[1, 1, 1], [1, 0, 1], [0, 1, 0]], "sites": GRAPH.names, "timesteps": [900, 500, 100.5],
+        "graph": GRAPH.fingerprint, "scores": np.float32([[1, 1, 1], [0.9, 0.1, 1 / 3], [0.2, 0.7, 0.0]]),
         "provenance": {"method": "test", "num_inference_steps": 3},
-    }
+    }  # fmt: skip
     return StepMask(**{**values, **changes})
 
 
@@ -46,13 +43,9 @@ def scheduler(rows: int, class_=DDIMScheduler, **config):
 def for_run(run) -> StepMask:
     rows = len(run.timesteps)
     return StepMask(
-        compute=np.ones((rows, 3), bool),
-        sites=GRAPH.names,
-        timesteps=run.timesteps,
-        scheduler=scheduler_identity(run),
-        graph=GRAPH.fingerprint,
-        provenance={"num_inference_steps": rows},
-    )
+        compute=np.ones((rows, 3), bool), sites=GRAPH.names, timesteps=run.timesteps,
+        scheduler=scheduler_identity(run), graph=GRAPH.fingerprint, provenance={"num_inference_steps": rows},
+    )  # fmt: skip
 
 
 json_values = st.recursive(
@@ -72,15 +65,12 @@ def masks(draw) -> StepMask:
     names = st.lists(st.text(min_size=1), min_size=columns, max_size=columns, unique=True)
     number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 1000)
     return StepMask(
-        compute=actions == Action.compute,
-        forecast=actions == Action.linear,
-        sites=draw(names),
+        compute=actions == Action.compute, forecast=actions == Action.linear, sites=draw(names),
         timesteps=draw(st.lists(number, min_size=rows, max_size=rows)),
         scheduler=draw(st.none() | st.fixed_dictionaries({"class": st.text(), "config": st.just({"a": [1, "x"]})})),
-        graph=draw(st.none() | st.text()),
-        scores=draw(st.none() | st.lists(score, min_size=rows, max_size=rows)),
+        graph=draw(st.none() | st.text()), scores=draw(st.none() | st.lists(score, min_size=rows, max_size=rows)),
         provenance=draw(st.dictionaries(st.text(), json_values, max_size=3)),
-    )
+    )  # fmt: skip
 
 
 # --- values
@@ -100,21 +90,17 @@ def test_tables_are_read_only_copies():
         mask.compute = cells
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"compute": [[1, 1, 1], [1, 1, 1], [0, 1, 0]]},
-        {"forecast": [[0, 0, 0], [0, 1, 0], [0, 0, 0]]},
-        {"sites": ["blocks.0", "blocks.1", "other"]},
-        {"timesteps": [900, 500, 100]},
-        {"scheduler": {"class": "A", "config": {}}},
-        {"graph": None},
-        {"scores": None},
-        {"scores": np.full((3, 3), 0.5)},
-        {"provenance": {}},
-    ],
-    ids=lambda change: next(iter(change)),
-)
+@pytest.mark.parametrize("change", [
+    {"compute": [[1, 1, 1], [1, 1, 1], [0, 1, 0]]},
+    {"forecast": [[0, 0, 0], [0, 1, 0], [0, 0, 0]]},
+    {"sites": ["blocks.0", "blocks.1", "other"]},
+    {"timesteps": [900, 500, 100]},
+    {"scheduler": {"class": "A", "config": {}}},
+    {"graph": None},
+    {"scores": None},
+    {"scores": np.full((3, 3), 0.5)},
+    {"provenance": {}},
+], ids=lambda change: next(iter(change)))  # fmt: skip
 def test_equality_sees_every_field(change):
     assert small() == small() == small(sites=SITES) and small() != "mask"
     assert small() != small(**change) and small(**change) != small()
@@ -122,36 +108,33 @@ def test_equality_sees_every_field(change):
         hash(small())
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"compute": [1, 1, 1]}, "steps x sites"),
-        ({"compute": np.ones((0, 3))}, "steps x sites"),
-        ({"compute": [[1, 1, 1], [1, 0.5, 1], [0, 1, 0]]}, "round scores first"),
-        ({"compute": [[1, 1, 1], [1, np.nan, 1], [0, 1, 0]]}, "round scores first"),
-        ({"compute": [[1, 0, 1], [1, 0, 1], [0, 1, 0]]}, "row 0"),
-        ({"forecast": [[0, 0, 0], [1, 0, 0], [0, 0, 0]]}, "computes or forecasts, not both"),
-        ({"forecast": [[1, 0, 0], [0, 0, 0], [0, 0, 0]]}, "computes or forecasts, not both"),
-        ({"forecast": np.zeros((2, 3))}, r"forecast must have the mask's shape \(3, 3\), got \(2, 3\)"),
-        ({"forecast": [[0, 0, 0], [0, 2, 0], [0, 0, 0]]}, "a forecast table's cells are 1 .* or 0"),
-        ({"sites": ["a", "b"]}, "3 columns needs 3 site names, got 2"),
-        ({"sites": ["a", "b", 3]}, "site names"),
-        ({"sites": ["a", "b", "a"]}, "given twice: a"),
-        ({"timesteps": [2, 1]}, "3 rows needs 3 timesteps, got 2"),
-        ({"timesteps": [3, float("nan"), 1]}, "finite"),
-        ({"timesteps": [float("inf"), 2, 1]}, "finite"),
-        ({"scores": np.ones((2, 3))}, "shape"),
-        ({"scores": np.full((3, 3), 1.01)}, r"\[0, 1\]"),
-        ({"scores": np.full((3, 3), -0.01)}, r"\[0, 1\]"),
-        ({"scores": np.full((3, 3), np.nan)}, r"\[0, 1\]"),
-        ({"gains": [[1, 1]]}, "shape"),
-        *(({"gains": np.full((3, 3), value), **FORECAST}, "between") for value in (1e3, np.nan)),
-        ({"channel_gains": [1, 2], **FORECAST}, "map names of sites"),
-        ({"channel_gains": {"elsewhere": [1, 2]}, **FORECAST}, "no site of the mask"),
-        *(({"channel_gains": {"blocks.0": wrong}, **FORECAST}, "one number for") for wrong in ([], [[1, 2]])),
-        *(({"channel_gains": {"blocks.0": wrong}, **FORECAST}, "between") for wrong in ([1, np.nan], [1e3])),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"compute": [1, 1, 1]}, "steps x sites"),
+    ({"compute": np.ones((0, 3))}, "steps x sites"),
+    ({"compute": [[1, 1, 1], [1, 0.5, 1], [0, 1, 0]]}, "round scores first"),
+    ({"compute": [[1, 1, 1], [1, np.nan, 1], [0, 1, 0]]}, "round scores first"),
+    ({"compute": [[1, 0, 1], [1, 0, 1], [0, 1, 0]]}, "row 0"),
+    ({"forecast": [[0, 0, 0], [1, 0, 0], [0, 0, 0]]}, "computes or forecasts, not both"),
+    ({"forecast": [[1, 0, 0], [0, 0, 0], [0, 0, 0]]}, "computes or forecasts, not both"),
+    ({"forecast": np.zeros((2, 3))}, r"forecast must have the mask's shape \(3, 3\), got \(2, 3\)"),
+    ({"forecast": [[0, 0, 0], [0, 2, 0], [0, 0, 0]]}, "a forecast table's cells are 1 .* or 0"),
+    ({"sites": ["a", "b"]}, "3 columns needs 3 site names, got 2"),
+    ({"sites": ["a", "b", 3]}, "site names"),
+    ({"sites": ["a", "b", "a"]}, "given twice: a"),
+    ({"timesteps": [2, 1]}, "3 rows needs 3 timesteps, got 2"),
+    ({"timesteps": [3, float("nan"), 1]}, "finite"),
+    ({"timesteps": [float("inf"), 2, 1]}, "finite"),
+    ({"scores": np.ones((2, 3))}, "shape"),
+    ({"scores": np.full((3, 3), 1.01)}, r"\[0, 1\]"),
+    ({"scores": np.full((3, 3), -0.01)}, r"\[0, 1\]"),
+    ({"scores": np.full((3, 3), np.nan)}, r"\[0, 1\]"),
+    ({"gains": [[1, 1]]}, "shape"),
+    *(({"gains": np.full((3, 3), value), **FORECAST}, "between") for value in (1e3, np.nan)),
+    ({"channel_gains": [1, 2], **FORECAST}, "map names of sites"),
+    ({"channel_gains": {"elsewhere": [1, 2]}, **FORECAST}, "no site of the mask"),
+    *(({"channel_gains": {"blocks.0": wrong}, **FORECAST}, "one number for") for wrong in ([], [[1, 2]])),
+    *(({"channel_gains": {"blocks.0": wrong}, **FORECAST}, "between") for wrong in ([1, np.nan], [1e3])),
+])  # fmt: skip
 def test_impossible_masks_are_refused(change, message):
     refused(message, small, **change)
 
@@ -313,50 +296,47 @@ def edited(tmp_path, stored=STORED[0], **changes) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"format_version": 9}, "format version 9.*versions 1, 2, 3, 4: update stepmask"),
-        ({"format_version": True}, "format version True"),
-        ({"format_version": [1]}, r"format version \[1\]"),
-        ({"format_version": "1"}, "format version '1'"),
-        ({"format_version": ...}, "format version None"),
-        ({"format": "other"}, "not a mask file"),
-        ({"format": ...}, "not a mask file"),
-        *(({key: ...}, f"'{key}' is missing") for key in ("rows", "sites", "timesteps", "scheduler", "graph")),
-        *(({key: ...}, f"'{key}' is missing") for key in ("scores", "provenance")),
-        ({"rows": ["111", "10", "010", "110"]}, "row 1 has 2 cells, row 0 has 3"),
-        ({"rows": ["111", "1O1", "010", "110"]}, "row 1 holds 'O'"),
-        ({"rows": ["111", "121", "010", "110"]}, "row 1 holds '2'"),
-        ({"rows": ["111", "1l1", "010", "110"]}, r"row 1 holds 'l'; format 1 knows 1 .*; later ones also l \(linear"),
-        ({"rows": ["111", "1x1", "010", "110"], "format_version": 2}, "row 1 holds 'x'; format 2 knows .*and l "),
-        ({"rows": ["1l1", "101", "010", "110"], "format_version": 2}, "row 0 must compute"),
-        ({"rows": ["011", "101", "010", "110"]}, "row 0 must compute"),
-        ({"rows": ["111", "101", "010"]}, "3 rows needs 4|3 rows needs 3 timesteps, got 4"),
-        ({"rows": []}, "list of strings"),
-        ({"rows": [""]}, "steps x sites"),
-        ({"rows": "111"}, "list of strings"),
-        ({"rows": [[1, 1, 1]]}, "list of strings"),
-        ({"sites": "abc"}, '"sites" must be a list'),
-        ({"sites": ["a", "a", "b"]}, "given twice: a"),
-        ({"sites": ["a", 1, "b"]}, "site names"),
-        ({"timesteps": 4}, '"timesteps" must be a list'),
-        ({"timesteps": [4, 3, 2]}, "4 rows needs 4 timesteps, got 3"),
-        ({"timesteps": [4, 3, 2, float("nan")]}, "finite"),
-        ({"timesteps": [4, 3, 2, float("inf")]}, "finite"),
-        ({"timesteps": [4, 3, 2, None]}, "cannot be used"),
-        ({"timesteps": [10**400, 3, 2, 1]}, "cannot be used"),
-        ({"scores": [[1, 1, 1]]}, "shape"),
-        ({"scores": [[1, 1, 1], [1, 1], [1, 1, 1], [1, 1, 1]]}, "cannot be used"),
-        ({"scores": [[1, 1, 1], [2, 1, 1], [1, 1, 1], [1, 1, 1]]}, r"\[0, 1\]"),
-        ({"scores": [[1, 1, 1], [float("nan"), 1, 1], [1, 1, 1], [1, 1, 1]]}, r"\[0, 1\]"),
-        ({"scores": [["x"] * 3] * 4}, "cannot be used"),
-        ({"scheduler": "DDIM"}, '"scheduler" must hold'),
-        ({"scheduler": {"class": "DDIMScheduler"}}, '"scheduler" must hold'),
-        ({"graph": 7}, '"graph" must be'),
-        ({"provenance": []}, '"provenance" must be'),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"format_version": 9}, "format version 9.*versions 1, 2, 3, 4: update stepmask"),
+    ({"format_version": True}, "format version True"),
+    ({"format_version": [1]}, r"format version \[1\]"),
+    ({"format_version": "1"}, "format version '1'"),
+    ({"format_version": ...}, "format version None"),
+    ({"format": "other"}, "not a mask file"),
+    ({"format": ...}, "not a mask file"),
+    *(({key: ...}, f"'{key}' is missing") for key in ("rows", "sites", "timesteps", "scheduler", "graph")),
+    *(({key: ...}, f"'{key}' is missing") for key in ("scores", "provenance")),
+    ({"rows": ["111", "10", "010", "110"]}, "row 1 has 2 cells, row 0 has 3"),
+    ({"rows": ["111", "1O1", "010", "110"]}, "row 1 holds 'O'"),
+    ({"rows": ["111", "121", "010", "110"]}, "row 1 holds '2'"),
+    ({"rows": ["111", "1l1", "010", "110"]}, r"row 1 holds 'l'; format 1 knows 1 .*; later ones also l \(linear"),
+    ({"rows": ["111", "1x1", "010", "110"], "format_version": 2}, "row 1 holds 'x'; format 2 knows .*and l "),
+    ({"rows": ["1l1", "101", "010", "110"], "format_version": 2}, "row 0 must compute"),
+    ({"rows": ["011", "101", "010", "110"]}, "row 0 must compute"),
+    ({"rows": ["111", "101", "010"]}, "3 rows needs 4|3 rows needs 3 timesteps, got 4"),
+    ({"rows": []}, "list of strings"),
+    ({"rows": [""]}, "steps x sites"),
+    ({"rows": "111"}, "list of strings"),
+    ({"rows": [[1, 1, 1]]}, "list of strings"),
+    ({"sites": "abc"}, '"sites" must be a list'),
+    ({"sites": ["a", "a", "b"]}, "given twice: a"),
+    ({"sites": ["a", 1, "b"]}, "site names"),
+    ({"timesteps": 4}, '"timesteps" must be a list'),
+    ({"timesteps": [4, 3, 2]}, "4 rows needs 4 timesteps, got 3"),
+    ({"timesteps": [4, 3, 2, float("nan")]}, "finite"),
+    ({"timesteps": [4, 3, 2, float("inf")]}, "finite"),
+    ({"timesteps": [4, 3, 2, None]}, "cannot be used"),
+    ({"timesteps": [10**400, 3, 2, 1]}, "cannot be used"),
+    ({"scores": [[1, 1, 1]]}, "shape"),
+    ({"scores": [[1, 1, 1], [1, 1], [1, 1, 1], [1, 1, 1]]}, "cannot be used"),
+    ({"scores": [[1, 1, 1], [2, 1, 1], [1, 1, 1], [1, 1, 1]]}, r"\[0, 1\]"),
+    ({"scores": [[1, 1, 1], [float("nan"), 1, 1], [1, 1, 1], [1, 1, 1]]}, r"\[0, 1\]"),
+    ({"scores": [["x"] * 3] * 4}, "cannot be used"),
+    ({"scheduler": "DDIM"}, '"scheduler" must hold'),
+    ({"scheduler": {"class": "DDIMScheduler"}}, '"scheduler" must hold'),
+    ({"graph": 7}, '"graph" must be'),
+    ({"provenance": []}, '"provenance" must be'),
+])  # fmt: skip
 def test_edited_files_are_refused_in_words(tmp_path, changes, message):
     path = edited(tmp_path, **changes)
     with pytest.raises(MaskFileError, match=message) as error:
@@ -449,29 +429,22 @@ def test_check_accepts_its_own_model_and_run():
 TEN = for_run(scheduler(10))
 
 
-@pytest.mark.parametrize(
-    ("mask", "other", "message"),
-    [
-        (
-            small(),
-            {"graph": BlockGraph.chain([Site("stranger", "resnet"), *SITES[1:]])},
-            r"1 of 3 sites that the model lacks, 'blocks.0'.*learn a mask",
-        ),
-        (small(), {"graph": BlockGraph.branches(SITES)}, r"another structure.*learn a mask"),
-        (
-            TEN,
-            {"scheduler": scheduler(10, DDPMScheduler)},
-            r"made for DDIMScheduler, the run uses DDPMScheduler.*set that",
-        ),
-        (
-            TEN,
-            {"scheduler": scheduler(10, timestep_spacing="trailing")},
-            r"timestep_spacing = 'leading' \(here 'trailing'\).*configure",
-        ),
-        (TEN, {"scheduler": scheduler(20)}, r"10 rows.*has 20.*num_inference_steps=10.*resample\(scheduler"),
-        (small(provenance={}), {"scheduler": scheduler(20)}, "a number of steps that makes 3 rows"),
-    ],
-)
+@pytest.mark.parametrize(("mask", "other", "message"), [
+    (
+        small(),
+        {"graph": BlockGraph.chain([Site("stranger", "resnet"), *SITES[1:]])},
+        r"1 of 3 sites that the model lacks, 'blocks.0'.*learn a mask",
+    ),
+    (small(), {"graph": BlockGraph.branches(SITES)}, r"another structure.*learn a mask"),
+    (TEN, {"scheduler": scheduler(10, DDPMScheduler)}, r"made for DDIMScheduler, the run uses DDPMScheduler.*set that"),
+    (
+        TEN,
+        {"scheduler": scheduler(10, timestep_spacing="trailing")},
+        r"timestep_spacing = 'leading' \(here 'trailing'\).*configure",
+    ),
+    (TEN, {"scheduler": scheduler(20)}, r"10 rows.*has 20.*num_inference_steps=10.*resample\(scheduler"),
+    (small(provenance={}), {"scheduler": scheduler(20)}, "a number of steps that makes 3 rows"),
+])  # fmt: skip
 def test_check_refuses_what_is_another(mask, other, message):
     refused(message, mask.check, **other, error=MaskMismatchError)
 

@@ -36,12 +36,9 @@ PAPER = {
     "pixart-sigma-1024": Numbers(610.856, 3316.8, 2155.2, 0.999, DIT | {"cross_attention": 28}, 756),
 }
 PARAMETERS = {
-    "stable-diffusion-1.5": 859_520_964,
-    "sdxl": 2_567_463_684,
-    "flux-dev": 11_901_408_320,
-    "flux-schnell": 11_891_178_560,
-    "wan2.1-t2v-1.3b": 1_418_996_800,
-}
+    "stable-diffusion-1.5": 859_520_964, "sdxl": 2_567_463_684, "flux-dev": 11_901_408_320,
+    "flux-schnell": 11_891_178_560, "wan2.1-t2v-1.3b": 1_418_996_800,
+}  # fmt: skip
 LARGEST = "flux-dev"
 
 

@@ -93,14 +93,9 @@ def mask_of(
     compute: np.ndarray, graph, scheduler, forecast: np.ndarray | None = None, gains: np.ndarray | None = None
 ) -> StepMask:
     return StepMask(
-        compute=compute,
-        forecast=forecast,
-        gains=gains,
-        sites=graph.names,
-        timesteps=scheduler.timesteps,
-        scheduler=scheduler_identity(scheduler),
-        graph=graph.fingerprint,
-    )
+        compute=compute, forecast=forecast, gains=gains, sites=graph.names, timesteps=scheduler.timesteps,
+        scheduler=scheduler_identity(scheduler), graph=graph.fingerprint,
+    )  # fmt: skip
 
 
 def with_channel_gains(mask: StepMask, model: nn.Module, run: Callable[[], object], seed: int = 0) -> StepMask:

@@ -82,16 +82,13 @@ def test_quad_spacing_of_any_run_begins_with_the_first_step(data):
     assert steps[0] == 0 and steps == sorted(set(steps)) and steps[-1] < rows
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"spacing": "cubic"}, r"spacing must be one of uniform, quad, got 'cubic'"),
-        ({"spacing": "quad", "center": 9}, r"center must be a step between 0 and 8, got 9"),
-        ({"spacing": "quad", "power": 1}, r"power must be a number over 1 and at most 4, got 1"),
-        ({"branch": 4}, r"branch must lie between 0 and 3 for this U-Net, got 4"),
-        ({"branch": True}, r"branch must lie between 0 and 3 .* got True"),
-    ],
-)
+@pytest.mark.parametrize(("options", "says"), [
+    ({"spacing": "cubic"}, r"spacing must be one of uniform, quad, got 'cubic'"),
+    ({"spacing": "quad", "center": 9}, r"center must be a step between 0 and 8, got 9"),
+    ({"spacing": "quad", "power": 1}, r"power must be a number over 1 and at most 4, got 1"),
+    ({"branch": 4}, r"branch must lie between 0 and 3 for this U-Net, got 4"),
+    ({"branch": True}, r"branch must lie between 0 and 3 .* got True"),
+])  # fmt: skip
 def test_what_deepcache_refuses(options, says):
     refused(says, schedules.deepcache, UNET, range(9), **options)
 
@@ -160,17 +157,14 @@ def test_a_skipped_step_of_a_u_net_runs_no_block():
     assert not plan.compute[1].any()
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"every": 2, "steps": [1]}, "exclude each other"),
-        ({"every": 1}, "every must be at least 2"),
-        ({"every": 2.5}, "every must be a whole number of steps"),
-        ({"steps": [0]}, "step 0 cannot be skipped"),
-        ({"steps": [4]}, "steps must be steps between 0 and 3"),
-        ({"steps": 2}, "steps must be steps between 0 and 3, got 2"),
-    ],
-)
+@pytest.mark.parametrize(("options", "says"), [
+    ({"every": 2, "steps": [1]}, "exclude each other"),
+    ({"every": 1}, "every must be at least 2"),
+    ({"every": 2.5}, "every must be a whole number of steps"),
+    ({"steps": [0]}, "step 0 cannot be skipped"),
+    ({"steps": [4]}, "steps must be steps between 0 and 3"),
+    ({"steps": 2}, "steps must be steps between 0 and 3, got 2"),
+])  # fmt: skip
 def test_what_step_skipping_refuses(options, says):
     refused(says, schedules.step_skipping, TRANSFORMER, range(4), **options)
 
@@ -212,13 +206,8 @@ def test_postdiff_of_a_u_net_is_deepcache_with_held_cross_attention_above():
     cross = {site.name for site in graph.sites if site.kind == "cross_attention"}
     assert cross - deep and cross & deep and deep - cross
     assert [held(mask, row) for row in range(1, 7)] == [
-        deep | cross,
-        cross - deep,
-        deep,
-        cross - deep,
-        deep | cross,
-        set(),
-    ]
+        deep | cross, cross - deep, deep, cross - deep, deep | cross, set(),
+    ]  # fmt: skip
 
 
 def test_postdiff_says_how_to_make_cross_attention_a_site():

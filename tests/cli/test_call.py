@@ -33,22 +33,19 @@ def image_folder(saved):
     return saved(ltx_pipeline(from_image=True), "ltx-from-image")
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("height=512", 512),
-        ("strength=0.6", 0.6),
-        ("clean-caption=false", False),
-        ("output=True", True),
-        ("negative_prompt=null", None),
-        ("negative_prompt=None", None),
-        ("negative_prompt=blurry, low = bad", "blurry, low = bad"),
-        ('prompt="2"', "2"),
-        ("sizes=[1, 2]", [1, 2]),
-        ("scale=NaN", "NaN"),
-        ("prompt=", ""),
-    ],
-)
+@pytest.mark.parametrize(("text", "value"), [
+    ("height=512", 512),
+    ("strength=0.6", 0.6),
+    ("clean-caption=false", False),
+    ("output=True", True),
+    ("negative_prompt=null", None),
+    ("negative_prompt=None", None),
+    ("negative_prompt=blurry, low = bad", "blurry, low = bad"),
+    ('prompt="2"', "2"),
+    ("sizes=[1, 2]", [1, 2]),
+    ("scale=NaN", "NaN"),
+    ("prompt=", ""),
+])  # fmt: skip
 def test_values(text, value):
     assert list(call_kwargs(None, [text]).values()) == [value]
 
@@ -62,16 +59,13 @@ def test_a_file_of_an_image_is_read(photo):
     assert image.mode == "RGB" and image.size == (60, 40)
 
 
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        ("height", "--call takes NAME=VALUE, height=512 for example, got 'height'"),
-        ("two words=1", "--call takes NAME=VALUE"),
-        ("guidance_scale=2", "guidance_scale is given twice"),
-        ("image=nowhere.png", "cannot read the image nowhere.png: there is no such file"),
-        ("image=text.png", "text.png: it holds no image"),
-    ],
-)
+@pytest.mark.parametrize(("call", "says"), [
+    ("height", "--call takes NAME=VALUE, height=512 for example, got 'height'"),
+    ("two words=1", "--call takes NAME=VALUE"),
+    ("guidance_scale=2", "guidance_scale is given twice"),
+    ("image=nowhere.png", "cannot read the image nowhere.png: there is no such file"),
+    ("image=text.png", "text.png: it holds no image"),
+])  # fmt: skip
 def test_what_makes_no_sense(call, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.png").write_text("no image")

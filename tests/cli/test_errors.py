@@ -60,26 +60,23 @@ def test_seeds_that_learning_saw(run, folder, mask_file, tmp_path):
     assert "used to learn" in words(run("evaluate", folder, "--mask", tmp_path / "m.json", code=2))
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--method", "paper", "--sampling", "dice"], "sampling must be one of"),
-        (["--num-probes", 0], "num_probes must be a number between"),
-        (["--num-trajectories", 2], "method='end-to-end' has no option 'num_trajectories'"),
-        (["--method", "paper", "--no-forecast"], "method='paper' has no option 'forecast'"),
-        (["--target-macs", 0.5, "--min-psnr", 30], "--target-macs and --min-psnr exclude each other"),
-        (["--targets", "0.5,0.4", "--target-speedup", 2], "--targets and --target-speedup exclude each other"),
-        (["--targets", "0.5;0.4"], "--targets takes shares between 0 and 1, 0.7,0.6,0.5 for example, got '0.5;0.4'"),
-        (["--targets", "50,40"], "got '50,40'"),
-        (["--targets", ""], "got ''"),
-        (["--target-speedup", 0.5], "target_speedup is a factor of at least 1"),
-        (["--min-psnr", -3], "min_psnr is in dB"),
-        (["--max-cache-mib", 0], "--max-cache-mib must be a positive number, got 0"),
-        (["--max-cache-mib", "inf"], "--max-cache-mib must be a positive number, got inf"),
-        (["--method", "paper", "--min-psnr", 30, "--max-cache-mib", 1], "does not know min_psnr, max_cache_bytes"),
-        (["--method", "paper", "--targets", "0.5"], "method 'paper' does not know targets"),
-    ],
-)
+@pytest.mark.parametrize(("options", "says"), [
+    (["--method", "paper", "--sampling", "dice"], "sampling must be one of"),
+    (["--num-probes", 0], "num_probes must be a number between"),
+    (["--num-trajectories", 2], "method='end-to-end' has no option 'num_trajectories'"),
+    (["--method", "paper", "--no-forecast"], "method='paper' has no option 'forecast'"),
+    (["--target-macs", 0.5, "--min-psnr", 30], "--target-macs and --min-psnr exclude each other"),
+    (["--targets", "0.5,0.4", "--target-speedup", 2], "--targets and --target-speedup exclude each other"),
+    (["--targets", "0.5;0.4"], "--targets takes shares between 0 and 1, 0.7,0.6,0.5 for example, got '0.5;0.4'"),
+    (["--targets", "50,40"], "got '50,40'"),
+    (["--targets", ""], "got ''"),
+    (["--target-speedup", 0.5], "target_speedup is a factor of at least 1"),
+    (["--min-psnr", -3], "min_psnr is in dB"),
+    (["--max-cache-mib", 0], "--max-cache-mib must be a positive number, got 0"),
+    (["--max-cache-mib", "inf"], "--max-cache-mib must be a positive number, got inf"),
+    (["--method", "paper", "--min-psnr", 30, "--max-cache-mib", 1], "does not know min_psnr, max_cache_bytes"),
+    (["--method", "paper", "--targets", "0.5"], "method 'paper' does not know targets"),
+])  # fmt: skip
 def test_options_that_make_no_sense_fail_before_the_model_is_loaded(options, says, run, tmp_path):
     text = words(run("learn", tmp_path / "nope", "-o", tmp_path / "m.json", *options, code=2))
     assert says in text and "nope" not in text
@@ -143,14 +140,11 @@ def test_interrupt_keeps_the_state_and_the_old_mask(run, folder, mask_file, tmp_
 # --- what a stranger found
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"beta_schedule": "foo"}, "the scheduler that the mask names cannot be made"),
-        ({"num_train_timesteps": "many"}, "the scheduler that the mask names cannot be made"),
-        ({"num_train_timesteps": 3}, "makes no run of 4 steps"),
-    ],
-)
+@pytest.mark.parametrize(("change", "expected"), [
+    ({"beta_schedule": "foo"}, "the scheduler that the mask names cannot be made"),
+    ({"num_train_timesteps": "many"}, "the scheduler that the mask names cannot be made"),
+    ({"num_train_timesteps": 3}, "makes no run of 4 steps"),
+])  # fmt: skip
 def test_a_mask_with_a_nonsensical_scheduler(change, expected, run, folder, mask_file, tmp_path):
     content = json.loads(mask_file.read_text())
     content["scheduler"]["config"] |= change

@@ -70,13 +70,10 @@ def test_what_is_refused(run, dit_folder, folder, mask_file, router, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "says"),
-    [
-        ("x.txt", [], "give --format l2c or smoothcache"),
-        ("x.json", ["--theta", 0.5], "--theta belongs to --format l2c"),
-    ],
-)
+@pytest.mark.parametrize(("name", "options", "says"), [
+    ("x.txt", [], "give --format l2c or smoothcache"),
+    ("x.json", ["--theta", 0.5], "--theta belongs to --format l2c"),
+])  # fmt: skip
 def test_options_that_make_no_sense_fail_before_the_model_is_loaded(name, options, says, run, tmp_path):
     text = words(run("import", tmp_path / name, "--model", tmp_path / "nope", *options, code=2))
     assert says in text and "nope" not in text

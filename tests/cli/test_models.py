@@ -11,18 +11,15 @@ def test_every_name_has_a_class():
     assert set(CLASSES) == set(Scheduler) - {Scheduler.keep}
 
 
-@pytest.mark.parametrize(
-    ("name", "from_ddim", "from_ddpm"),
-    [
-        (Scheduler.keep, "DDIMPipeline", "DDPMPipeline"),
-        (Scheduler.ddim, "DDIMPipeline", "DDPMPipeline"),
-        (Scheduler.ddpm, "DDPMPipeline", "DDPMPipeline"),
-        (Scheduler.dpm, "DDPMPipeline", "DDPMPipeline"),
-        (Scheduler.heun, "SamplerLoop", "SamplerLoop"),
-        (Scheduler.euler, "SamplerLoop", "SamplerLoop"),
-        (Scheduler.pndm, "SamplerLoop", "SamplerLoop"),
-    ],
-)
+@pytest.mark.parametrize(("name", "from_ddim", "from_ddpm"), [
+    (Scheduler.keep, "DDIMPipeline", "DDPMPipeline"),
+    (Scheduler.ddim, "DDIMPipeline", "DDPMPipeline"),
+    (Scheduler.ddpm, "DDPMPipeline", "DDPMPipeline"),
+    (Scheduler.dpm, "DDPMPipeline", "DDPMPipeline"),
+    (Scheduler.heun, "SamplerLoop", "SamplerLoop"),
+    (Scheduler.euler, "SamplerLoop", "SamplerLoop"),
+    (Scheduler.pndm, "SamplerLoop", "SamplerLoop"),
+])  # fmt: skip
 def test_pipeline_that_runs_a_scheduler_rightly(name, from_ddim, from_ddpm, folder, ddpm_folder):
     for path, expected in ((folder, from_ddim), (ddpm_folder, from_ddpm)):
         pipe = load(str(path), scheduler=name, device="cpu")

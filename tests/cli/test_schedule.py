@@ -28,15 +28,12 @@ def test_a_preset_needs_no_weights_and_its_mask_fits_every_scheduler(run, tmp_pa
     assert mask.num_rows == 6 and mask.scheduler is None
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--rule", "fora", "--set", "depth=2"], "fora takes no depth; it takes interval, forecast"),
-        (["--rule", "fora", "--set", "interval"], "--set takes NAME=VALUE, interval=2 for example, got 'interval'"),
-        (["--rule", "fora", "--set", "interval=half"], "interval must be a whole number of steps"),
-        (["--rule", "deepcache", "--set", "depth=deep"], "deepcache cannot use depth='deep'"),
-    ],
-)
+@pytest.mark.parametrize(("options", "said"), [
+    (["--rule", "fora", "--set", "depth=2"], "fora takes no depth; it takes interval, forecast"),
+    (["--rule", "fora", "--set", "interval"], "--set takes NAME=VALUE, interval=2 for example, got 'interval'"),
+    (["--rule", "fora", "--set", "interval=half"], "interval must be a whole number of steps"),
+    (["--rule", "deepcache", "--set", "depth=deep"], "deepcache cannot use depth='deep'"),
+])  # fmt: skip
 def test_what_is_wrong_is_said_in_words(options, said, run, folder, tmp_path):
     assert said in words(run("schedule", folder, *options, "-o", tmp_path / "mask.json", code=2))
 

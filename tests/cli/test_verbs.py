@@ -57,21 +57,18 @@ def learn_called(monkeypatch, mask_file):
     return got
 
 
-@pytest.mark.parametrize(
-    ("options", "called"),
-    [
-        ([], {"target_macs": 0.6, "num_inference_steps": 50, "seed": 0, "scheduler": "DDIMScheduler"}),
-        (["--max-cache-mib", 0.5], {"target_macs": 0.6, "max_cache_bytes": 2**19}),
-        (["--target-macs", 0.3, "--steps", 4, "--seed", 7], {"target_macs": 0.3, "num_inference_steps": 4, "seed": 7}),
-        (["--target-speedup", 1.1], {"target_speedup": 1.1}),
-        (["--min-psnr", 15, "--scheduler", "heun"], {"min_psnr": 15.0, "scheduler": "HeunDiscreteScheduler"}),
-        (
-            ["--rounds", 1, "--no-forecast", "--shrink", 0.2],
-            {"target_macs": 0.6, "method": EndToEnd(rounds=1, forecast=False, shrink=0.2)},
-        ),
-        (["--method", "paper", "--batch-size", 2], {"target_macs": 0.6, "method": Paper(batch_size=2)}),
-    ],
-)
+@pytest.mark.parametrize(("options", "called"), [
+    ([], {"target_macs": 0.6, "num_inference_steps": 50, "seed": 0, "scheduler": "DDIMScheduler"}),
+    (["--max-cache-mib", 0.5], {"target_macs": 0.6, "max_cache_bytes": 2**19}),
+    (["--target-macs", 0.3, "--steps", 4, "--seed", 7], {"target_macs": 0.3, "num_inference_steps": 4, "seed": 7}),
+    (["--target-speedup", 1.1], {"target_speedup": 1.1}),
+    (["--min-psnr", 15, "--scheduler", "heun"], {"min_psnr": 15.0, "scheduler": "HeunDiscreteScheduler"}),
+    (
+        ["--rounds", 1, "--no-forecast", "--shrink", 0.2],
+        {"target_macs": 0.6, "method": EndToEnd(rounds=1, forecast=False, shrink=0.2)},
+    ),
+    (["--method", "paper", "--batch-size", 2], {"target_macs": 0.6, "method": Paper(batch_size=2)}),
+])  # fmt: skip
 def test_what_learn_is_asked_for(options, called, run, folder, learn_called, tmp_path):
     run("learn", folder, "-o", tmp_path / "mask.json", *options)
     assert called.items() <= learn_called.items()
@@ -93,26 +90,23 @@ def test_learn_by_the_error_of_single_steps(run, folder, tmp_path):
     assert f"reached {mask.provenance['macs']:.1%} of the MACs, PSNR not measured" in text
 
 
-@pytest.mark.parametrize(
-    ("record", "wanted", "got"),
-    [
-        (
-            {"asked": {"target_speedup": 1.1}, "macs": 0.8, "cost": 0.5},
-            "1.1 times the speed",
-            "80.0% of the MACs, 2.00 times the speed of the denoiser by the latencies of its sites, PSNR not measured",
-        ),
-        (
-            {"asked": {"min_psnr": 15.0}, "macs": 0.7, "psnr": {"mean": 20, "held_back_images": 3}},
-            "a PSNR of 15 dB",
-            "70.0% of the MACs, PSNR 20.0 dB on 3 held-back images",
-        ),
-        (
-            {"asked": {"targets": [0.9, 0.7], "max_cache_bytes": 2**20}, "macs": 0.7, "cache_bytes_per_image": 2048},
-            "90%, 70% of the MACs, at most 1 MiB of cache per image",
-            "70.0% of the MACs, PSNR not measured (stepmask evaluate does), 2 KiB of cache per image",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("record", "wanted", "got"), [
+    (
+        {"asked": {"target_speedup": 1.1}, "macs": 0.8, "cost": 0.5},
+        "1.1 times the speed",
+        "80.0% of the MACs, 2.00 times the speed of the denoiser by the latencies of its sites, PSNR not measured",
+    ),
+    (
+        {"asked": {"min_psnr": 15.0}, "macs": 0.7, "psnr": {"mean": 20, "held_back_images": 3}},
+        "a PSNR of 15 dB",
+        "70.0% of the MACs, PSNR 20.0 dB on 3 held-back images",
+    ),
+    (
+        {"asked": {"targets": [0.9, 0.7], "max_cache_bytes": 2**20}, "macs": 0.7, "cache_bytes_per_image": 2048},
+        "90%, 70% of the MACs, at most 1 MiB of cache per image",
+        "70.0% of the MACs, PSNR not measured (stepmask evaluate does), 2 KiB of cache per image",
+    ),
+])  # fmt: skip
 def test_what_was_asked_for_and_reached_in_words(record, wanted, got, mask_file):
     mask = replace(StepMask.load(mask_file), provenance=record)
     assert asked(mask) == wanted and reached(mask).startswith(got)

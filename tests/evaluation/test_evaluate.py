@@ -118,16 +118,13 @@ def test_seeds_that_learning_saw_are_refused(mask):
     refused("at least one seed", evaluation_seeds, [], mask)
 
 
-@pytest.mark.parametrize(
-    ("seeds", "words"),
-    [
-        (2.0, "whole numbers from 0 to 2^63, or how many there shall be, got 2.0"),
-        ("ab", "got 'a'"),
-        ([2**70], "got 1180591620717411303424"),
-        ([3, -1], "got -1"),
-        ([5, 6, 5], "some seeds are there twice"),
-    ],
-)
+@pytest.mark.parametrize(("seeds", "words"), [
+    (2.0, "whole numbers from 0 to 2^63, or how many there shall be, got 2.0"),
+    ("ab", "got 'a'"),
+    ([2**70], "got 1180591620717411303424"),
+    ([3, -1], "got -1"),
+    ([5, 6, 5], "some seeds are there twice"),
+])  # fmt: skip
 def test_seeds_that_are_none(seeds, words, mask):
     refused(re.escape(words), evaluation_seeds, seeds, mask)
 

@@ -49,14 +49,11 @@ def test_spread():
     assert Spread.of([7.0]).standard_error == 0.0
 
 
-@pytest.mark.parametrize(
-    ("images", "reference", "words"),
-    [
-        (pictures(2), pictures(3), "same seeds"),
-        (pictures(2)[0], pictures(2)[0], r"\(N, C, H, W\)"),
-        (pictures(2) * torch.nan, pictures(2), "NaN"),
-    ],
-)
+@pytest.mark.parametrize(("images", "reference", "words"), [
+    (pictures(2), pictures(3), "same seeds"),
+    (pictures(2)[0], pictures(2)[0], r"\(N, C, H, W\)"),
+    (pictures(2) * torch.nan, pictures(2), "NaN"),
+])  # fmt: skip
 def test_what_cannot_be_compared_is_refused(images, reference, words):
     with pytest.raises(StepMaskError, match=words):
         psnr_per_image(images, reference)

@@ -137,11 +137,8 @@ def test_example_inputs_grow_with_the_batch():
     family = Given("Plain", PATTERNS, given, None)
     found = family.example_inputs(Plain(), 3)
     assert {name: tuple(value.shape) for name, value in found.items()} == {
-        "x": (3, 5, 8),
-        "t": (3,),
-        "y": (3, 8),
-        "ids": (5, 3),
-    }
+        "x": (3, 5, 8), "t": (3,), "y": (3, 8), "ids": (5, 3),
+    }  # fmt: skip
     assert found["t"].tolist() == [1, 2, 1]
     assert family.step_inputs[0] == "x" and family.timestep_name == "t"
 
@@ -191,28 +188,21 @@ def test_a_made_up_architecture_takes_a_few_lines(monkeypatch):
 # --- what is refused
 
 
-@pytest.mark.parametrize(
-    ("patterns", "words"),
-    [
-        (["blocks.*.attn", "blocks.*"], r"blocks\.0\.attn lies within blocks\.0"),
-        (["layers.*"], r"no submodule of Plain matches 'layers\.\*'; it has blocks, blocks\.\*, .*blocks\.\*\.attn"),
-        ({"blocks.*.attn": "atention"}, r"no kind of site 'atention'; there are attention, "),
-        ([], "needs sites"),
-    ],
-)
+@pytest.mark.parametrize(("patterns", "words"), [
+    (["blocks.*.attn", "blocks.*"], r"blocks\.0\.attn lies within blocks\.0"),
+    (["layers.*"], r"no submodule of Plain matches 'layers\.\*'; it has blocks, blocks\.\*, .*blocks\.\*\.attn"),
+    ({"blocks.*.attn": "atention"}, r"no kind of site 'atention'; there are attention, "),
+    ([], "needs sites"),
+])  # fmt: skip
 def test_patterns_that_cannot_be(plain, patterns, words):
     refused(words, describe, plain, sites=patterns, example_inputs=inputs())
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (None, "Plain is not registered, so without its pipeline it needs example_inputs"),
-        ({"t": torch.ones(1)}, "need the noisy sample"),
-        ({**inputs(), "z": 1}, r"cannot be traced without computing anything \(TypeError: .*'z'"),
-    ],
-    ids=["none", "no sample", "stranger"],
-)
+@pytest.mark.parametrize(("given", "words"), [
+    (None, "Plain is not registered, so without its pipeline it needs example_inputs"),
+    ({"t": torch.ones(1)}, "need the noisy sample"),
+    ({**inputs(), "z": 1}, r"cannot be traced without computing anything \(TypeError: .*'z'"),
+], ids=["none", "no sample", "stranger"])  # fmt: skip
 def test_inputs_that_cannot_be(plain, given, words):
     refused(words, describe, plain, sites=PATTERNS, example_inputs=given)
 
@@ -235,15 +225,11 @@ def keeps(model, x, y):
     return x
 
 
-@pytest.mark.parametrize(
-    ("odd", "words"),
-    [
-        (lambda model, x, y: model.blocks[0](x, y[:, None]), r"blocks\.0\.attn runs more than once"),
-        (lambda model, x, y: x if x.sum() > 0 else -x, "cannot be traced without computing anything"),
-        (keeps, r"\.memory of Odd keeps what a site made for a later call"),
-    ],
-    ids=["twice", "by value", "keeps"],
-)
+@pytest.mark.parametrize(("odd", "words"), [
+    (lambda model, x, y: model.blocks[0](x, y[:, None]), r"blocks\.0\.attn runs more than once"),
+    (lambda model, x, y: x if x.sum() > 0 else -x, "cannot be traced without computing anything"),
+    (keeps, r"\.memory of Odd keeps what a site made for a later call"),
+], ids=["twice", "by value", "keeps"])  # fmt: skip
 def test_models_that_cannot_be_proven(odd, words):
     refused(words, describe, Odd(odd), sites=PATTERNS, example_inputs=inputs(), error=UnsupportedModelError)
 

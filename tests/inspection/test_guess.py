@@ -19,18 +19,15 @@ def test_of_known_models_they_are_the_declared_ones(name):
     assert set(guessed_sites(model)) == {site.name for site in FAMILIES[name].sites(model)}
 
 
-@pytest.mark.parametrize(
-    ("name", "sites", "share"),
-    [
-        ("Flux2Transformer2DModel", {"attn", "ff", "ff_context"}, 0.95),
-        ("ZImageTransformer2DModel", {"attention", "feed_forward"}, 0.95),
-        ("CosmosTransformer3DModel", {"attn1", "attn2", "ff"}, 0.9),
-        ("LTX2VideoTransformer3DModel", {"attn1", "attn2", "ff", "audio_attn1", "audio_attn2", "audio_ff"}, 0.95),
-        ("PRXTransformer2DModel", {"attention", "gate_proj", "up_proj", "down_proj"}, 0.7),
-        ("UNetSpatioTemporalConditionModel", set(), 0.95),
-        ("UNetMotionModel", set(), 0.95),
-    ],
-)
+@pytest.mark.parametrize(("name", "sites", "share"), [
+    ("Flux2Transformer2DModel", {"attn", "ff", "ff_context"}, 0.95),
+    ("ZImageTransformer2DModel", {"attention", "feed_forward"}, 0.95),
+    ("CosmosTransformer3DModel", {"attn1", "attn2", "ff"}, 0.9),
+    ("LTX2VideoTransformer3DModel", {"attn1", "attn2", "ff", "audio_attn1", "audio_attn2", "audio_ff"}, 0.95),
+    ("PRXTransformer2DModel", {"attention", "gate_proj", "up_proj", "down_proj"}, 0.7),
+    ("UNetSpatioTemporalConditionModel", set(), 0.95),
+    ("UNetMotionModel", set(), 0.95),
+])  # fmt: skip
 def test_of_others_they_are_most_of_the_model(name, sites, share):
     with torch.device("meta"):
         model = getattr(diffusers, name)()

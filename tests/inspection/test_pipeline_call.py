@@ -25,14 +25,11 @@ def test_calls_that_take_anything():
     PipelineCall.of(Open()).check({"guidance_scale": 2.0})
 
 
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda pipe, given: learn(pipe, 4, call_kwargs=given),
-        lambda pipe, given: evaluate(pipe, schedules.fora(pipe, 4, 2), seeds=1, call_kwargs=given),
-        lambda pipe, given: measure_cost(pipe, call_kwargs=given),
-    ],
-)
+@pytest.mark.parametrize("ask", [
+    lambda pipe, given: learn(pipe, 4, call_kwargs=given),
+    lambda pipe, given: evaluate(pipe, schedules.fora(pipe, 4, 2), seeds=1, call_kwargs=given),
+    lambda pipe, given: measure_cost(pipe, call_kwargs=given),
+])  # fmt: skip
 @pytest.mark.parametrize("scheduler", [None, HeunDiscreteScheduler()])
 def test_what_is_not_taken_is_named(ask, scheduler):
     pipe = ddim_pipeline() if scheduler is None else SamplerLoop(tiny_model("UNet2DModel"), scheduler)

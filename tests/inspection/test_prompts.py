@@ -45,18 +45,15 @@ def test_they_become_arguments_of_the_call(tmp_path):
     assert condition_arguments(TAKES["class_labels"], str(tmp_path / "c.txt"), "P") == {"class_labels": [7]}
 
 
-@pytest.mark.parametrize(
-    ("takes", "conditions", "words"),
-    [
-        (TAKES["prompt"], [1, 2], "the call of P takes prompt, not class_labels"),
-        (TAKES["class_labels"], ["a"], "the call of P takes class_labels, not prompt; 'a' is no class number"),
-        (TAKES["class_labels"], ["3", "abc", "7"], "'abc' is no class number"),
-        (TAKES["class_labels"], ["3"], "'3' is no class number"),
-        (["self"], ["a"], "the call of P takes no conditions"),
-        (TAKES["prompt"], ["a", 1], "got int, str"),
-        (TAKES["prompt"], [], "got none"),
-    ],
-)
+@pytest.mark.parametrize(("takes", "conditions", "words"), [
+    (TAKES["prompt"], [1, 2], "the call of P takes prompt, not class_labels"),
+    (TAKES["class_labels"], ["a"], "the call of P takes class_labels, not prompt; 'a' is no class number"),
+    (TAKES["class_labels"], ["3", "abc", "7"], "'abc' is no class number"),
+    (TAKES["class_labels"], ["3"], "'3' is no class number"),
+    (["self"], ["a"], "the call of P takes no conditions"),
+    (TAKES["prompt"], ["a", 1], "got int, str"),
+    (TAKES["prompt"], [], "got none"),
+])  # fmt: skip
 def test_what_does_not_fit_is_refused(takes, conditions, words):
     refused(words, condition_arguments, takes, conditions, "P")
 

@@ -48,41 +48,30 @@ def test_things_without_a_denoiser_are_refused(thing):
 
 def test_undeclared_blocks_are_refused_by_name():
     model = UNet2DModel(
-        sample_size=16,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        down_block_types=("SkipDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
+        sample_size=16, block_out_channels=(8, 8), layers_per_block=1,
+        down_block_types=("SkipDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
-    )
+    )  # fmt: skip
     refused(r"with SkipDownBlock2D is not supported.*AttnDownBlock2D", describe, model, error=UnsupportedModelError)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"mid_block_type": None},
-        {"add_attention": False},
-        {"downsample_type": "resnet", "upsample_type": "resnet"},
-        {"layers_per_block": 2},
-        {"resnet_time_scale_shift": "scale_shift"},
-        {"num_class_embeds": 10},
-        {"sample_size": (16, 32)},
-    ],
-    ids=lambda options: next(iter(options)),
-)
+@pytest.mark.parametrize("options", [
+    {"mid_block_type": None},
+    {"add_attention": False},
+    {"downsample_type": "resnet", "upsample_type": "resnet"},
+    {"layers_per_block": 2},
+    {"resnet_time_scale_shift": "scale_shift"},
+    {"num_class_embeds": 10},
+    {"sample_size": (16, 32)},
+], ids=lambda options: next(iter(options)))  # fmt: skip
 def test_u_nets_of_other_configurations_match_the_probe(options):
     from stepmask.inspection.registry import architecture_of
 
     config = {
-        "sample_size": 16,
-        "block_out_channels": (8, 16),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-        "attention_head_dim": 8,
-        "norm_num_groups": 4,
-    }
+        "sample_size": 16, "block_out_channels": (8, 16), "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 8, "norm_num_groups": 4,
+    }  # fmt: skip
     model = UNet2DModel(**{**config, **options})
     graph = describe(model)
     assert architecture_of(model).trace(model, graph.sites) == graph

@@ -147,14 +147,11 @@ def by_table(model, x, text, mask):
     return model.third(x) if seen.tolist()[0] else x
 
 
-@pytest.mark.parametrize(
-    ("then", "words"),
-    [
-        (by_text, "makes a choice by the value of a tensor"),
-        (by_time, "makes a choice by the value of a tensor"),
-        (by_table, "writes a value .* into whole numbers"),
-    ],
-)
+@pytest.mark.parametrize(("then", "words"), [
+    (by_text, "makes a choice by the value of a tensor"),
+    (by_time, "makes a choice by the value of a tensor"),
+    (by_table, "writes a value .* into whole numbers"),
+])  # fmt: skip
 def test_a_choice_by_fractions_is_refused(then, words):
     with pytest.raises(UnsupportedModelError, match=f"Asks {words}, so it cannot be traced without computing anything"):
         graph_of(then)

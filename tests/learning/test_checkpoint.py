@@ -51,19 +51,16 @@ def test_without_a_path_it_is_kept_in_memory(tmp_path, monkeypatch):
     assert not memory.resumed and memory.arrays["a"].sum() == 2 and not names(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("now", "says"),
-    [
-        ({"seed": 4}, r"\(seed was 3, now 4\)"),
-        ({"config": {"rounds": 5, "shrink": 0.1}}, r"\(config\.rounds was 4, now 5\)"),
-        ({"config": {"rounds": 4}}, r"config\.shrink was 0\.1, now None"),
-        (
-            {"call_kwargs": {"labels": [1, 3]}, "seed": 4},
-            r"call_kwargs\.labels was \[1, 2\], now \[1, 3\]; seed was 3, now 4",
-        ),
-        ({"start": ["ab"]}, r"start was None, now \['ab'\]"),
-    ],
-)
+@pytest.mark.parametrize(("now", "says"), [
+    ({"seed": 4}, r"\(seed was 3, now 4\)"),
+    ({"config": {"rounds": 5, "shrink": 0.1}}, r"\(config\.rounds was 4, now 5\)"),
+    ({"config": {"rounds": 4}}, r"config\.shrink was 0\.1, now None"),
+    (
+        {"call_kwargs": {"labels": [1, 3]}, "seed": 4},
+        r"call_kwargs\.labels was \[1, 2\], now \[1, 3\]; seed was 3, now 4",
+    ),
+    ({"start": ["ab"]}, r"start was None, now \['ab'\]"),
+])  # fmt: skip
 def test_the_state_of_another_run_is_refused_and_kept(now, says, tmp_path):
     path = tmp_path / "state"
     opened(path)

@@ -48,27 +48,23 @@ class Derived(Example):
     word: str = option("a", "What to say.")
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"count": 0}, "count must be a number between 1 and 2e+06, got 0"),
-        ({"count": 2.5}, "count must be a whole number, got 2.5"),
-        ({"count": True}, "count must be a number between 1"),
-        ({"count": "3"}, "count must be a number between 1"),
-        ({"count": None}, "count must be a number"),
-        ({"rate": 1.5}, "rate must be a number between 0 and 1, got 1.5"),
-        ({"rate": float("nan")}, "rate must be a number between 0 and 1, got nan"),
-        ({"most": 11}, "most must be a number between 1 and 10, got 11"),
-        ({"kind": "three"}, "kind must be one of one, two, got 'three'"),
-        ({"kind": ["one"]}, "kind must be one of one, two"),
-        ({"really": 1}, "really must be True or False, got 1"),
-        ({"function": 3}, "function must be a function, got int"),
-        ({"inner": {"depth": 3}}, "inner must be a Inner, got dict"),
-        ({"inner": Example()}, "inner must be a Inner, got Example"),
-        ({"free": "x"}, "free must be a number between -inf and inf, got 'x'"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("options", "says"), [
+    ({"count": 0}, "count must be a number between 1 and 2e+06, got 0"),
+    ({"count": 2.5}, "count must be a whole number, got 2.5"),
+    ({"count": True}, "count must be a number between 1"),
+    ({"count": "3"}, "count must be a number between 1"),
+    ({"count": None}, "count must be a number"),
+    ({"rate": 1.5}, "rate must be a number between 0 and 1, got 1.5"),
+    ({"rate": float("nan")}, "rate must be a number between 0 and 1, got nan"),
+    ({"most": 11}, "most must be a number between 1 and 10, got 11"),
+    ({"kind": "three"}, "kind must be one of one, two, got 'three'"),
+    ({"kind": ["one"]}, "kind must be one of one, two"),
+    ({"really": 1}, "really must be True or False, got 1"),
+    ({"function": 3}, "function must be a function, got int"),
+    ({"inner": {"depth": 3}}, "inner must be a Inner, got dict"),
+    ({"inner": Example()}, "inner must be a Inner, got Example"),
+    ({"free": "x"}, "free must be a number between -inf and inf, got 'x'"),
+], ids=str)  # fmt: skip
 def test_values_that_make_no_sense(options, says):
     with pytest.raises(StepMaskError) as caught:
         Example(**options)

@@ -13,24 +13,21 @@ from stepmask.schedules import fora
 from tiny import dit_pipeline
 
 
-@pytest.mark.parametrize(
-    ("goals", "says"),
-    [
-        ({"target_macs": 0.6, "target_speedup": 2.0}, "one of target_macs, target_speedup, .*got target_macs, target_"),
-        ({"target_speedup": 2.0, "min_psnr": 40}, "got target_speedup, min_psnr"),
-        ({}, "got none"),
-        ({"max_cache_bytes": 100}, "got none"),
-        ({"targets": ()}, "targets must name at least one share"),
-        ({"target_speedup": 0.5}, "target_speedup is a factor of at least 1"),
-        ({"target_speedup": float("nan")}, "target_speedup is a factor"),
-        ({"target_speedup": "fast"}, "target_speedup is a factor"),
-        ({"target_speedup": True}, "target_speedup is a factor"),
-        ({"min_psnr": -3}, "min_psnr is in dB, between 0 and 80, got -3"),
-        ({"min_psnr": "good"}, "min_psnr is in dB"),
-        ({"target_macs": 0.5, "max_cache_bytes": 0}, "max_cache_bytes must be a positive number"),
-        ({"target_macs": 0.5, "max_cache_bytes": "1 GB"}, "max_cache_bytes must be a positive number"),
-    ],
-)
+@pytest.mark.parametrize(("goals", "says"), [
+    ({"target_macs": 0.6, "target_speedup": 2.0}, "one of target_macs, target_speedup, .*got target_macs, target_"),
+    ({"target_speedup": 2.0, "min_psnr": 40}, "got target_speedup, min_psnr"),
+    ({}, "got none"),
+    ({"max_cache_bytes": 100}, "got none"),
+    ({"targets": ()}, "targets must name at least one share"),
+    ({"target_speedup": 0.5}, "target_speedup is a factor of at least 1"),
+    ({"target_speedup": float("nan")}, "target_speedup is a factor"),
+    ({"target_speedup": "fast"}, "target_speedup is a factor"),
+    ({"target_speedup": True}, "target_speedup is a factor"),
+    ({"min_psnr": -3}, "min_psnr is in dB, between 0 and 80, got -3"),
+    ({"min_psnr": "good"}, "min_psnr is in dB"),
+    ({"target_macs": 0.5, "max_cache_bytes": 0}, "max_cache_bytes must be a positive number"),
+    ({"target_macs": 0.5, "max_cache_bytes": "1 GB"}, "max_cache_bytes must be a positive number"),
+])  # fmt: skip
 def test_goals_that_make_no_sense(goals, says):
     refused(says, Goals, **goals, error=TargetError)
 
@@ -74,20 +71,17 @@ def test_seeds(seed):
 
 
 @pytest.mark.parametrize("method", ["end-to-end", "paper"])
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number of at least 1, got 0"),
-        ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number"),
-        ({"num_inference_steps": True}, "num_inference_steps must be a whole number"),
-        ({"target_macs": 0}, r"in \(0, 1\]"),
-        ({"target_macs": 1.2}, r"in \(0, 1\]"),
-        ({"target_macs": "half"}, r"in \(0, 1\].*'half'"),
-        ({"target_macs": 0.05}, "target_macs=0.05 cannot be reached"),
-        ({"call_kwargs": "abc"}, "call_kwargs is a dictionary of arguments for the pipeline's call, got 'abc'"),
-        ({"pipe": "model"}, "expected a diffusers pipeline"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "says"), [
+    ({"num_inference_steps": 0}, "num_inference_steps must be a whole number of at least 1, got 0"),
+    ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number"),
+    ({"num_inference_steps": True}, "num_inference_steps must be a whole number"),
+    ({"target_macs": 0}, r"in \(0, 1\]"),
+    ({"target_macs": 1.2}, r"in \(0, 1\]"),
+    ({"target_macs": "half"}, r"in \(0, 1\].*'half'"),
+    ({"target_macs": 0.05}, "target_macs=0.05 cannot be reached"),
+    ({"call_kwargs": "abc"}, "call_kwargs is a dictionary of arguments for the pipeline's call, got 'abc'"),
+    ({"pipe": "model"}, "expected a diffusers pipeline"),
+])  # fmt: skip
 def test_arguments_that_make_no_sense(arguments, says, method):
     arguments = {"pipe": dit_pipeline(), "num_inference_steps": 4, "progress": False, **arguments}
     refused(says, learn, method=method, **arguments)

@@ -208,13 +208,9 @@ def lumina_2() -> Any:
 
 def flux(shifting: bool = False) -> Any:
     return diffusers.FluxPipeline(
-        scheduler=FlowMatch(use_dynamic_shifting=shifting),
-        vae=vae(1, shift_factor=0.1),
-        **NO_TEXT,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=tiny_model("FluxTransformer2DModel"),
-    )
+        scheduler=FlowMatch(use_dynamic_shifting=shifting), vae=vae(1, shift_factor=0.1), **NO_TEXT,
+        text_encoder_2=None, tokenizer_2=None, transformer=tiny_model("FluxTransformer2DModel"),
+    )  # fmt: skip
 
 
 def flux_texts(batch: int, true_cfg_scale: float = 1.0) -> dict[str, Any]:

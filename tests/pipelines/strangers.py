@@ -112,19 +112,11 @@ STRANGERS = [
     Case("Z-Image", z_image, texts_of_any_length, "one call", SIDES),
     Case("HunyuanVideo", hunyuan_video, padded_video_texts, "embedded", SIDES),
     Case(
-        "Stable Video Diffusion",
-        stable_video_diffusion,
-        lambda batch: {"image": picture(batch), "num_frames": 2},
-        "one call",
-        ({"height": 32, "width": 32},) * 2,
-        steps=3,
+        "Stable Video Diffusion", stable_video_diffusion, lambda batch: {"image": picture(batch), "num_frames": 2},
+        "one call", ({"height": 32, "width": 32},) * 2, steps=3,
     ),
     Case(
-        "AnimateDiff",
-        animate_diff,
-        lambda batch: sd_texts(batch) | {"num_frames": 3},
-        "one call",
-        square(8, 8, 16),
+        "AnimateDiff", animate_diff, lambda batch: sd_texts(batch) | {"num_frames": 3}, "one call", square(8, 8, 16),
         steps=3,
     ),
-]
+]  # fmt: skip

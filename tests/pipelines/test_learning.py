@@ -172,28 +172,25 @@ def back(chain, call, shape=(2, 4, 16, 16)) -> np.ndarray:
 # --- cost
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "forwards"),
-    [
-        ("Stable Diffusion", {}, 2),
-        ("Stable Diffusion", {"guidance_scale": 1.0}, 1),
-        ("Stable Diffusion XL", {}, 2),
-        ("Stable Diffusion 3", {}, 2),
-        ("PixArt-Sigma", {}, 2),
-        ("Wan", {}, 2),
-        ("Wan", {"guidance_scale": 1.0}, 1),
-        ("Flux", {}, 1),
-        ("Flux", {"guidance_scale": 7.5}, 1),
-        ("Flux", {"true_cfg_scale": 4.0}, 1),
-        ("Flux", {"true_cfg_scale": 4.0, "negative_prompt": "blurred"}, 2),
-        ("Flux", flux_texts(1, 4.0), 2),
-        ("Stable Diffusion, PAG", {}, 3),
-        ("Stable Diffusion, PAG", {"guidance_scale": 1.0}, 2),
-        ("Stable Diffusion, PAG", {"pag_scale": 0.0}, 2),
-        ("Stable Diffusion, InstructPix2Pix", {}, 3),
-        ("Stable Diffusion, InstructPix2Pix", {"image_guidance_scale": 0.5}, 1),
-    ],
-)
+@pytest.mark.parametrize(("name", "given", "forwards"), [
+    ("Stable Diffusion", {}, 2),
+    ("Stable Diffusion", {"guidance_scale": 1.0}, 1),
+    ("Stable Diffusion XL", {}, 2),
+    ("Stable Diffusion 3", {}, 2),
+    ("PixArt-Sigma", {}, 2),
+    ("Wan", {}, 2),
+    ("Wan", {"guidance_scale": 1.0}, 1),
+    ("Flux", {}, 1),
+    ("Flux", {"guidance_scale": 7.5}, 1),
+    ("Flux", {"true_cfg_scale": 4.0}, 1),
+    ("Flux", {"true_cfg_scale": 4.0, "negative_prompt": "blurred"}, 2),
+    ("Flux", flux_texts(1, 4.0), 2),
+    ("Stable Diffusion, PAG", {}, 3),
+    ("Stable Diffusion, PAG", {"guidance_scale": 1.0}, 2),
+    ("Stable Diffusion, PAG", {"pag_scale": 0.0}, 2),
+    ("Stable Diffusion, InstructPix2Pix", {}, 3),
+    ("Stable Diffusion, InstructPix2Pix", {"image_guidance_scale": 0.5}, 1),
+])  # fmt: skip
 def test_forwards_per_image(name, given, forwards):
     pipe = BY_NAME[name].build()
     assert PipelineCall.of(pipe).forwards_per_image(given) == forwards

@@ -46,12 +46,9 @@ def test_summary_of_a_run(batch, forecasts):
         summary = run.summary()
         assert run._executors[setup.pipe.unet].meter.held == 0, "everything is freed after its last read"
     assert (summary.rows, summary.computes, summary.forecasts, summary.reuses, summary.dead) == (
-        STEPS,
-        int((plan.states == State.compute).sum()),
-        int((plan.states == State.forecast).sum()),
-        int((plan.states == State.reuse).sum()),
-        int((plan.states == State.dead).sum()),
-    )
+        STEPS, int((plan.states == State.compute).sum()), int((plan.states == State.forecast).sum()),
+        int((plan.states == State.reuse).sum()), int((plan.states == State.dead).sum()),
+    )  # fmt: skip
     cells = summary.computes + summary.forecasts + summary.reuses + summary.dead
     assert cells == STEPS * len(graph) and summary.dead > 0 and (summary.forecasts > 0) == (forecasts > 0)
     assert summary.macs_fraction == cost.fraction(plan) < cost.fraction(setup.mask) < 1

@@ -58,17 +58,14 @@ def test_bare_denoisers_and_schedulers_that_take_more_steps():
         Task(model, STEPS)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number of at least 1, got 0"),
-        ({"num_inference_steps": 4.0}, "num_inference_steps must be a whole number"),
-        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
-        ({"seed": True}, "seed must be a whole number"),
-        ({"conditions": [5000]}, "there is no class 5000"),
-        ({"call_kwargs": "abc"}, "call_kwargs is a dictionary"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "says"), [
+    ({"num_inference_steps": 0}, "num_inference_steps must be a whole number of at least 1, got 0"),
+    ({"num_inference_steps": 4.0}, "num_inference_steps must be a whole number"),
+    ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+    ({"seed": True}, "seed must be a whole number"),
+    ({"conditions": [5000]}, "there is no class 5000"),
+    ({"call_kwargs": "abc"}, "call_kwargs is a dictionary"),
+])  # fmt: skip
 def test_what_makes_no_sense(arguments, says):
     with pytest.raises(StepMaskError, match=says):
         Task(dit_pipeline(), **{"num_inference_steps": STEPS, **arguments})

@@ -15,24 +15,17 @@ from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
 # level 0 encoder, sampler down, level 1, sampler up, level 0 decoder
 UNET = BlockGraph(
     (
-        Site("down.0", "resnet", 0),
-        Site("down.sampler", "sampler", 0),
-        Site("mid.attention", "attention", 1),
-        Site("up.sampler", "sampler", 1),
-        Site("up.0", "resnet", 0),
+        Site("down.0", "resnet", 0), Site("down.sampler", "sampler", 0), Site("mid.attention", "attention", 1),
+        Site("up.sampler", "sampler", 1), Site("up.0", "resnet", 0),
     ),
     ((1, 4), (2,), (3,), (4,), (OUT,)),
     (True, False, False, False, True),
-)
+)  # fmt: skip
 TRANSFORMER = BlockGraph.branches([Site("0.attn1", "attention"), Site("0.ff", "mlp")])
 INTERVALS = [schedules.fora, schedules.deepcache]
 SCHEDULES = [
-    *INTERVALS,
-    schedules.faster_diffusion,
-    schedules.key_steps,
-    schedules.step_skipping,
-    schedules.random_schedule,
-]
+    *INTERVALS, schedules.faster_diffusion, schedules.key_steps, schedules.step_skipping, schedules.random_schedule,
+]  # fmt: skip
 
 
 def words(mask) -> list[str]:
@@ -89,18 +82,15 @@ def test_spaced_steps_are_so_many_and_denser_at_the_beginning(power):
     assert (np.diff(wide) >= -1).all() and wide[0] <= narrow[0]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"steps": 0}, "a number of steps from 1 to 6, .*got 0"),
-        ({"steps": 7}, "a number of steps from 1 to 6, .*got 7"),
-        ({"steps": True}, "got True"),
-        ({"steps": [0, 6]}, "steps must be steps between 0 and 5"),
-        ({"steps": [1, 3]}, "must include step 0"),
-        ({"steps": 3, "power": 0.5}, "power must be a number from 1 to 4, got 0.5"),
-        ({"steps": 3, "power": "2"}, "power must be a number from 1 to 4, got '2'"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"), [
+    ({"steps": 0}, "a number of steps from 1 to 6, .*got 0"),
+    ({"steps": 7}, "a number of steps from 1 to 6, .*got 7"),
+    ({"steps": True}, "got True"),
+    ({"steps": [0, 6]}, "steps must be steps between 0 and 5"),
+    ({"steps": [1, 3]}, "must include step 0"),
+    ({"steps": 3, "power": 0.5}, "power must be a number from 1 to 4, got 0.5"),
+    ({"steps": 3, "power": "2"}, "power must be a number from 1 to 4, got '2'"),
+])  # fmt: skip
 def test_key_steps_that_make_no_sense(options, message):
     refused(message, schedules.key_steps, TRANSFORMER, range(6), **options)
 

@@ -81,15 +81,8 @@ def test_trade_offs_mark_the_full_run():
 
 def test_methods_of_a_family_share_a_colour_and_no_two_look_alike():
     names = [
-        "end-to-end",
-        "FORA",
-        "DeepCache",
-        "DeepCache, quad",
-        "FORA + forecast",
-        "SmoothCache",
-        "fewer steps",
-        "new",
-    ]
+        "end-to-end", "FORA", "DeepCache", "DeepCache, quad", "FORA + forecast", "SmoothCache", "fewer steps", "new",
+    ]  # fmt: skip
     styles = styles_of(names)
     assert styles["FORA"].colour == styles["DeepCache"].colour != styles["FORA + forecast"].colour
     assert len({(style.colour, style.marker) for style in styles.values()}) == len(names)

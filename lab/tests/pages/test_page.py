@@ -92,18 +92,15 @@ def test_psnr_is_compared_image_by_image_where_that_is_known():
     assert found.psnr.outcome == "ties", "other images"
 
 
-@pytest.mark.parametrize(
-    ("ours", "rivals", "outcome"),
-    [
-        (scored(6.0), scored(6.5), "leads"),
-        (scored(6.2), scored(6.0), "ties"),
-        (scored(6.2, change=(0.2, 0.01)), scored(6.0, change=(0.0, 0.02)), "trails"),
-        ({"fd_cifar": 6.2}, scored(6.0), "ties"),
-        ({"fd_cifar": 6.4}, scored(6.0), "trails"),
-        ({"fd_cifar": 6.01}, {"fd_cifar": 6.0}, "trails"),
-        ({"fd_cifar": 6.0}, {"fd_cifar": 6.0}, "ties"),
-    ],
-)
+@pytest.mark.parametrize(("ours", "rivals", "outcome"), [
+    (scored(6.0), scored(6.5), "leads"),
+    (scored(6.2), scored(6.0), "ties"),
+    (scored(6.2, change=(0.2, 0.01)), scored(6.0, change=(0.0, 0.02)), "trails"),
+    ({"fd_cifar": 6.2}, scored(6.0), "ties"),
+    ({"fd_cifar": 6.4}, scored(6.0), "trails"),
+    ({"fd_cifar": 6.01}, {"fd_cifar": 6.0}, "trails"),
+    ({"fd_cifar": 6.0}, {"fd_cifar": 6.0}, "ties"),
+])  # fmt: skip
 def test_scores_of_sets_with_paired_errors_where_known(ours, rivals, outcome):
     rows = [LEARNED[0] | {"scores": ours}, row("FORA", "1:2", 0.5, 30, scores=rivals)]
     (found,) = verdicts(rows)

@@ -177,17 +177,14 @@ def test_an_extractor_of_features_alone(reference):
     refused("made with 'tiny', not 'features'", score_images, pictures(), plain, reference)
 
 
-@pytest.mark.parametrize(
-    ("images", "words"),
-    [
-        (pictures() * 2 - 1, r"must lie in \[0, 1\], got values from -1"),
-        (pictures() * math.nan, r"must lie in \[0, 1\]"),
-        (pictures()[0], r"\(N, 3, H, W\)"),
-        ([np.zeros((2, 3, 8, 8))], "got ndarray"),
-        (iter([]), "no images to score"),
-        (pictures(1), "at least 2 images, got 1"),
-    ],
-)
+@pytest.mark.parametrize(("images", "words"), [
+    (pictures() * 2 - 1, r"must lie in \[0, 1\], got values from -1"),
+    (pictures() * math.nan, r"must lie in \[0, 1\]"),
+    (pictures()[0], r"\(N, 3, H, W\)"),
+    ([np.zeros((2, 3, 8, 8))], "got ndarray"),
+    (iter([]), "no images to score"),
+    (pictures(1), "at least 2 images, got 1"),
+])  # fmt: skip
 def test_images_that_cannot_be_scored(images, words, extractor, reference):
     refused(words, score_images, images, extractor, reference)
 

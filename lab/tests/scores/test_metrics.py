@@ -94,16 +94,13 @@ def test_clip_score_cuts_long_prompts_and_refuses_missing_ones(clip):
     refused("a prompt for each", clip_score_per_image, pictures(2), ["red"], *clip)
 
 
-@pytest.mark.parametrize(
-    ("load", "says"),
-    [
-        (perceptual.lpips_network, "LPIPS needs torchvision"),
-        (perceptual.clip_network, "CLIP score needs transformers"),
-        (standard.standard_features, "FID and its kin needs torch_fidelity"),
-        (lambda: load_metrics(["psnr"]), "no metric 'psnr'; there are lpips, clip, fid"),
-        (lambda: load_metrics(["fid", "lpips"]), r"pip install 'stepmask-lab\[metrics\]'"),
-    ],
-)
+@pytest.mark.parametrize(("load", "says"), [
+    (perceptual.lpips_network, "LPIPS needs torchvision"),
+    (perceptual.clip_network, "CLIP score needs transformers"),
+    (standard.standard_features, "FID and its kin needs torch_fidelity"),
+    (lambda: load_metrics(["psnr"]), "no metric 'psnr'; there are lpips, clip, fid"),
+    (lambda: load_metrics(["fid", "lpips"]), r"pip install 'stepmask-lab\[metrics\]'"),
+])  # fmt: skip
 def test_what_is_missing_is_said(load, says, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     refused(says, load)

@@ -75,19 +75,15 @@ def test_it_may_go_on_with_other_images_and_elsewhere(finished, state):
     assert len(calls) == 2 * STEPS * 7, "full and masked, one image after the other"
 
 
-@pytest.mark.parametrize(
-    ("make", "changed", "says"),
-    [
-        (partial(dit_pipeline, seed=1), {}, "weights was"),
-        (dit_pipeline, {"num_inference_steps": 3}, "num_inference_steps was 4, now 3"),
-        (dit_pipeline, {"target_macs": 0.8}, r"goals\.target_macs was 0\.7, now 0\.8"),
-        (dit_pipeline, {"seed": 1}, "seed was 0, now 1"),
-        (dit_pipeline, {"forecast": False}, r"config\.forecast was True, now False"),
-        (dit_pipeline, {"call_kwargs": {"guidance_scale": 2.0}}, r"call_kwargs\.guidance_scale was None, now 2\.0"),
-        (dit_pipeline, {"method": "paper"}, "method was 'end-to-end', now 'paper'"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+@pytest.mark.parametrize(("make", "changed", "says"), [
+    (partial(dit_pipeline, seed=1), {}, "weights was"),
+    (dit_pipeline, {"num_inference_steps": 3}, "num_inference_steps was 4, now 3"),
+    (dit_pipeline, {"target_macs": 0.8}, r"goals\.target_macs was 0\.7, now 0\.8"),
+    (dit_pipeline, {"seed": 1}, "seed was 0, now 1"),
+    (dit_pipeline, {"forecast": False}, r"config\.forecast was True, now False"),
+    (dit_pipeline, {"call_kwargs": {"guidance_scale": 2.0}}, r"call_kwargs\.guidance_scale was None, now 2\.0"),
+    (dit_pipeline, {"method": "paper"}, "method was 'end-to-end', now 'paper'"),
+], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_the_state_of_another_run_is_refused_and_kept(make, changed, says, state):
     content = state.read_bytes()
     options = {"num_inference_steps": STEPS, "target_macs": TARGET, **QUICK, **changed}

@@ -121,16 +121,13 @@ def test_what_cannot_be_reached(recordings):
 
 
 @pytest.mark.parametrize("method", FROM_RECORDINGS)
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({}, "one of both"),
-        ({"threshold": 1, "target_macs": 0.5}, "one of both"),
-        ({"threshold": -1}, "threshold must be a number of at least 0"),
-        ({"threshold": float("nan")}, "threshold must be a number of at least 0"),
-        ({"threshold": 1, "seed": 2}, "a recording is made already: leave seed out"),
-    ],
-)
+@pytest.mark.parametrize(("options", "says"), [
+    ({}, "one of both"),
+    ({"threshold": 1, "target_macs": 0.5}, "one of both"),
+    ({"threshold": -1}, "threshold must be a number of at least 0"),
+    ({"threshold": float("nan")}, "threshold must be a number of at least 0"),
+    ({"threshold": 1, "seed": 2}, "a recording is made already: leave seed out"),
+])  # fmt: skip
 def test_options_that_make_no_sense(method, options, says, recordings):
     refused(says, FROM_RECORDINGS[method], recordings["unet"], **options)
 

@@ -67,16 +67,13 @@ def test_effects_that_overflow_are_the_worst():
     assert _overflow_as_worst(effects[:2]).tolist() == [0.0, -2.0]
 
 
-@pytest.mark.parametrize(
-    ("objective", "words"),
-    [
-        (lambda z: None, "a row for each of the 2 images, got None"),
-        (lambda z: z.sum(), r"got one of shape \(\)"),
-        (lambda z: z.mean(0), r"a row for each of the 2 images, got one of shape \(4, 8, 8\)"),
-        (lambda z: z * float("nan"), "makes NaN or infinite values"),
-        (lambda z: z * 0, "makes 0 of everything"),
-    ],
-)
+@pytest.mark.parametrize(("objective", "words"), [
+    (lambda z: None, "a row for each of the 2 images, got None"),
+    (lambda z: z.sum(), r"got one of shape \(\)"),
+    (lambda z: z.mean(0), r"a row for each of the 2 images, got one of shape \(4, 8, 8\)"),
+    (lambda z: z * float("nan"), "makes NaN or infinite values"),
+    (lambda z: z * 0, "makes 0 of everything"),
+])  # fmt: skip
 def test_objectives_that_say_nothing(objective, words):
     with pytest.raises(StepMaskError, match=words):
         learn(dit_pipeline(), STEPS, 0.6, objective=objective, **QUICK)

@@ -16,15 +16,9 @@ from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
 
 STEPS = 5
 QUICK = {
-    "rounds": 1,
-    "gains": 0,
-    "num_probes": 1,
-    "num_validation": 3,
-    "num_held_back": 2,
-    "num_moves": 0,
-    "shrink": 0.4,
+    "rounds": 1, "gains": 0, "num_probes": 1, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.4,
     "progress": False,
-}
+}  # fmt: skip
 
 
 def validation_psnr(pipe, mask: StepMask) -> float:
@@ -108,16 +102,13 @@ def test_the_start_is_part_of_what_a_search_is(tmp_path):
         learn(pipe, STEPS, 0.5, start=fora(pipe, STEPS, 3), resume=path, **options)
 
 
-@pytest.mark.parametrize(
-    ("start", "options", "message"),
-    [
-        ("mask.json", {}, "start takes a StepMask, a MaskFamily or several masks, got str"),
-        (3, {}, "got int"),
-        (lambda: fora(ddim_pipeline(), STEPS, 2), {}, "it belongs to another model"),
-        (lambda: fora(dit_pipeline(), STEPS, 2, forecast="linear"), {"forecast": False}, "forecast=False allows none"),
-        (lambda: fora(dit_pipeline(), STEPS, 2), {"method": "paper"}, "method 'paper' does not know start; "),
-    ],
-)
+@pytest.mark.parametrize(("start", "options", "message"), [
+    ("mask.json", {}, "start takes a StepMask, a MaskFamily or several masks, got str"),
+    (3, {}, "got int"),
+    (lambda: fora(ddim_pipeline(), STEPS, 2), {}, "it belongs to another model"),
+    (lambda: fora(dit_pipeline(), STEPS, 2, forecast="linear"), {"forecast": False}, "forecast=False allows none"),
+    (lambda: fora(dit_pipeline(), STEPS, 2), {"method": "paper"}, "method 'paper' does not know start; "),
+])  # fmt: skip
 def test_starts_that_make_no_sense(start, options, message):
     start = start() if callable(start) else start
     with pytest.raises(StepMaskError, match=message):
