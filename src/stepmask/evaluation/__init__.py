@@ -23,15 +23,7 @@ from stepmask.mask import StepMask
 from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
 from stepmask.runtime.task import Task
 
-__all__ = [
-    "Evaluation",
-    "Spread",
-    "evaluate",
-    "evaluation_seeds",
-    "psnr_per_image",
-    "sampler_for",
-    "ssim_per_image",
-]
+__all__ = ["Evaluation", "Spread", "evaluate", "evaluation_seeds", "psnr_per_image", "sampler_for", "ssim_per_image"]
 
 FIRST_SEED = 10_000
 

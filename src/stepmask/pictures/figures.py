@@ -86,8 +86,9 @@ def grid(mask_or_plan: StepMask | Plan, macs_fraction: float | None = None) -> F
     axes.invert_yaxis()
     separate_groups(axes, sites)
     ticks = np.arange(0, rows, max(1, -(-rows // 10)))
-    timesteps = [f"{step}\n{_timestep(mask_or_plan, step)}" for step in ticks]
-    axes.set_xticks(ticks, timesteps, fontsize=8)
+    times = (mask_or_plan.mask if isinstance(mask_or_plan, Plan) else mask_or_plan).timesteps
+    labels = [f"{step}\n{times[step]:{'.0f' if abs(times[step]) >= 10 else '.3g'}}" for step in ticks]
+    axes.set_xticks(ticks, labels, fontsize=8)
     axes.set_xlabel("step, with its timestep below")
     patches = [
         Patch(color=_COLOURS[state], label=f"{name} {np.mean(states == state):.0%}")
@@ -162,8 +163,3 @@ def title(axes: Axes, text: str, below: str = "") -> None:
     """A title at the left, with a smaller line under it."""
     axes.annotate(text, (0, 1), (0, 22), "axes fraction", "offset points", fontsize=12, fontweight="bold")
     axes.annotate(below, (0, 1), (0, 8), "axes fraction", "offset points", fontsize=9, color="#444444")
-
-
-def _timestep(mask_or_plan: StepMask | Plan, step: int) -> str:
-    mask = mask_or_plan.mask if isinstance(mask_or_plan, Plan) else mask_or_plan
-    return f"{mask.timesteps[step]:.0f}" if abs(mask.timesteps[step]) >= 10 else f"{mask.timesteps[step]:.3g}"

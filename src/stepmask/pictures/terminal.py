@@ -46,15 +46,12 @@ def _shaded(cells: np.ndarray, steps: int) -> str:
 
 
 def _scale(label: int, rows: int, steps: int) -> Text:
-    characters = -(-rows // steps)
-    marks = [" "] * characters
-    taken = -1
+    characters, marks = -(-rows // steps), ""
     for position in range(0, characters, 10):
         text = str(position * steps)
-        if position > taken and position + len(text) <= characters:
-            marks[position : position + len(text)] = text
-            taken = position + len(text)
-    return Text(f"{'step'.rjust(label)} {''.join(marks)}", style="dim")
+        if position + len(text) <= characters:
+            marks = marks.ljust(position) + text
+    return Text(f"{'step'.rjust(label)} {marks.ljust(characters)}", style="dim")
 
 
 def _legend(mask_or_plan: StepMask | Plan, steps: int) -> str:

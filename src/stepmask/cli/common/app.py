@@ -83,8 +83,7 @@ def _print_versions(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_versions, is_eager=True, help="Print versions and exit."),
+        bool, typer.Option("--version", callback=_print_versions, is_eager=True, help="Print versions and exit.")
     ] = False,
 ) -> None:
     """A callback makes verbs of the commands even if there is only one."""
