@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stepmask.errors import MaskFileError, StepMaskError, TargetError
-from stepmask.files import write_atomically
+from stepmask.files import read_json, write_atomically
 from stepmask.hub import Shared
 from stepmask.mask import StepMask
 
@@ -109,12 +109,7 @@ class MaskFamily(Shared):
         Raises:
             MaskFileError: It is not there, not JSON, of another format, or says impossible things.
         """
-        try:
-            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise MaskFileError(f"cannot read family {path}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise MaskFileError(f"family {path} is not valid JSON ({error}): it may be cut short") from error
+        content = read_json(path, "family")
         if not isinstance(content, dict) or content.get("format") != "stepmask-family":
             raise MaskFileError(
                 f'{path} is no family of masks: expected a JSON object with "format": "stepmask-family"'

@@ -1,13 +1,15 @@
-"""Writes files whole or not at all."""
+"""Writes files whole or not at all, and reads JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from stepmask.errors import StepMaskError
+from stepmask.errors import MaskFileError, StepMaskError
 
 _UMASK = os.umask(0o077)  # it can only be read by setting it, for all threads
 os.umask(_UMASK)
@@ -43,3 +45,17 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
         raise StepMaskError(
             f"cannot write {path} ({reason}): choose a file in a folder that you may write to"
         ) from error
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        MaskFileError: It is not there, or not JSON; says `what` it should be.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MaskFileError(f"cannot read {what} {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise MaskFileError(f"{what} {path} is not valid JSON ({error}): it may be cut short; save it anew") from error

@@ -35,7 +35,16 @@ class Shared:
         name = filename or cls.hub_file
         if Path(id_or_dir).is_dir():
             return cls.load(Path(id_or_dir) / name)
-        return cls.load(_downloaded(str(id_or_dir), name, revision, token))
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = hf_hub_download(str(id_or_dir), name, revision=revision, token=token)
+        except _hub_errors() as error:
+            at = "" if revision is None else f" at {revision}"
+            raise MaskFileError(
+                f"no {name} in {id_or_dir}{at}, neither as a folder nor on the hub: {_reason(error)}"
+            ) from error
+        return cls.load(path)
 
     def push_to_hub(
         self,
@@ -81,18 +90,6 @@ class Shared:
             except _hub_errors() as error:
                 raise StepMaskError(f"cannot write {name} to {repo_id} on the hub: {_reason(error)}") from error
         return str(done.commit_url)
-
-
-def _downloaded(repo_id: str, name: str, revision: str | None, token: Any) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repo_id, name, revision=revision, token=token))
-    except _hub_errors() as error:
-        at = "" if revision is None else f" at {revision}"
-        raise MaskFileError(
-            f"no {name} in {repo_id}{at}, neither as a folder nor on the hub: {_reason(error)}"
-        ) from error
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:

@@ -6,7 +6,6 @@ Pure values and files: no torch, no model, no graph. What a mask costs and which
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
-from stepmask.files import write_atomically
+from stepmask.files import read_json, write_atomically
 from stepmask.hub import Shared
 from stepmask.mask_file import (
     CHANNELS_VERSION,
@@ -36,8 +35,6 @@ from stepmask.mask_tables import (
     channel_table,
     forecast_table,
     gain_table,
-    same,
-    same_channels,
     score_table,
 )
 from stepmask.resample import places_among, rows_taken
@@ -143,12 +140,8 @@ class StepMask(Shared):
         """Equal in every field, scores to the last bit; what it took to make them is left out."""
         if not isinstance(other, StepMask):
             return NotImplemented
-        same_tables = all(same(getattr(self, name), getattr(other, name)) for name in ("scores", "gains"))
-        same_tables = same_tables and same_channels(self.channel_gains, other.channel_gains)
-        names = ("sites", "timesteps", "scheduler", "graph")
-        same_rest = all(getattr(self, name) == getattr(other, name) for name in names)
-        same_rest = same_rest and _without_effort(self.provenance) == _without_effort(other.provenance)
-        return same_tables and same_rest and np.array_equal(self.actions, other.actions)
+        mine, theirs = ({**mask.to_dict(), "provenance": _without_effort(mask.provenance)} for mask in (self, other))
+        return mine == theirs
 
     __hash__ = None
 
@@ -247,26 +240,13 @@ class StepMask(Shared):
         Raises:
             MaskFileError: It is not there, not JSON, of another format version, or says impossible things.
         """
-        path = Path(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise MaskFileError(f"cannot read mask {path}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise MaskFileError(
-                f"mask {path} is not valid JSON ({error}): it may be cut short; save it anew"
-            ) from error
+        content = read_json(path, "mask")
         try:
             return cls.from_dict(content)
         except MaskFileError as error:
             raise MaskFileError(f"mask {path}: {error}") from error
 
-    def check(
-        self,
-        *,
-        graph: Any | None = None,
-        scheduler: Any | None = None,
-    ) -> None:
+    def check(self, *, graph: Any | None = None, scheduler: Any | None = None) -> None:
         """Raise if the mask does not belong to this model or scheduler run; None is not checked.
 
         Args:

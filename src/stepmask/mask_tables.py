@@ -34,11 +34,9 @@ def boolean_table(
 
 def forecast_table(values: Any, compute: np.ndarray) -> np.ndarray:
     """Where cells extrapolate, (T, B); None is nowhere."""
-    if values is None:
-        values = np.zeros(compute.shape, dtype=bool)
+    values = np.zeros(compute.shape, dtype=bool) if values is None else values
     table = boolean_table(values, "a forecast table's cells are 1 (extrapolate) or 0")
-    if table.shape != compute.shape:
-        raise StepMaskError(f"forecast must have the mask's shape {compute.shape}, got {table.shape}")
+    _check_shape("forecast", table, compute.shape)
     if (table & compute).any():
         raise StepMaskError("a cell computes or forecasts, not both")
     return table
@@ -47,8 +45,7 @@ def forecast_table(values: Any, compute: np.ndarray) -> np.ndarray:
 def score_table(values: Any, shape: tuple[int, int]) -> np.ndarray:
     """Learned scores in [0, 1], (T, B)."""
     table = np.array(values, dtype=np.float32)
-    if table.shape != shape:
-        raise StepMaskError(f"scores must have the mask's shape {shape}, got {table.shape}")
+    _check_shape("scores", table, shape)
     if not ((table >= 0) & (table <= 1)).all():
         raise StepMaskError("scores must lie in [0, 1]")
     table.flags.writeable = False
@@ -58,8 +55,7 @@ def score_table(values: Any, shape: tuple[int, int]) -> np.ndarray:
 def gain_table(values: Any, forecast: np.ndarray) -> np.ndarray | None:
     """Gains to so many decimals, 1 where a cell does not extrapolate; None where all are 1."""
     table = np.round(np.asarray(values, dtype=np.float64), GAIN_DECIMALS)
-    if table.shape != forecast.shape:
-        raise StepMaskError(f"gains must have the mask's shape {forecast.shape}, got {table.shape}")
+    _check_shape("gains", table, forecast.shape)
     table = np.where(forecast, table, 1.0)
     if not (np.abs(table) <= MAX_GAIN).all():
         raise StepMaskError(f"gains of forecasts must lie between -{MAX_GAIN:g} and {MAX_GAIN:g}")
@@ -89,12 +85,6 @@ def channel_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.
     return found or None
 
 
-def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    """Whether two tables, or their absence, are the same."""
-    return one is other if one is None or other is None else np.array_equal(one, other)
-
-
-def same_channels(one: Channels | None, other: Channels | None) -> bool:
-    """Whether two sets of factors, or their absence, are the same."""
-    one, other = one or {}, other or {}
-    return one.keys() == other.keys() and all(np.array_equal(one[site], other[site]) for site in one)
+def _check_shape(name: str, table: np.ndarray, shape: tuple[int, int]) -> None:
+    if table.shape != shape:
+        raise StepMaskError(f"{name} must have the mask's shape {shape}, got {table.shape}")

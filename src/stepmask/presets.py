@@ -92,26 +92,13 @@ def load(name: str) -> Any:
     return model
 
 
-def _tuples(value: Any) -> Any:
+def _with_tuples(value: Any) -> Any:
     """A JSON value with tuples in the place of lists, as the classes of diffusers have them."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return {key: _with_tuples(one) for key, one in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _read() -> dict[str, Preset]:
-    found = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
-    config_of = {name: {key: _tuples(value) for key, value in one["config"].items()} for name, one in found.items()}
-    return {
-        name: Preset(
-            hub=tuple(one["hub"]),
-            class_name=one["class_name"],
-            config=config_of[name],
-            published=one["published"],
-            guided=one.get("guided", True),
-            sizes={key: _tuples(value) for key, value in one.get("sizes", {}).items()},
-        )
-        for name, one in found.items()
-    }
-
-
-PRESETS: Mapping[str, Preset] = MappingProxyType(_read())
+_FOUND = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
+PRESETS: Mapping[str, Preset] = MappingProxyType({name: Preset(**_with_tuples(one)) for name, one in _FOUND.items()})
 """The published models, by name; their configurations are in ``presets.json``."""
