@@ -99,9 +99,6 @@ class Gates:
     def check(self, root: nn.Module) -> None:
         """See that the gates are still where they were put.
 
-        Args:
-            root: The model whose submodules are gated.
-
         Raises:
             UnsupportedModelError: A module was replaced by another, a gate went with what it had wrapped, or the module
                 or one around it was compiled.

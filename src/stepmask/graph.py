@@ -1,4 +1,4 @@
-"""BlockGraph: the sites of a model in execution order, and who reads whom.
+"""BlockGraph: the sites of a model in execution order, and who reads whom; GraphBuilder writes it down.
 
 `readers` alone decide what elimination may do (`stepmask.liveness`); how a graph is found is `stepmask.architectures`.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -108,3 +108,39 @@ class BlockGraph:
         """Hash of the structure: names, kinds and readers, no weights."""
         text = repr((tuple(map(tuple, self.sites)), self.all_readers, self.reads_step))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+STEP = -2
+"""Stands in `Origins` for what changes with every step: the noisy sample or the timestep embedding."""
+
+Origins = frozenset[int]
+"""Says where a tensor comes from: indices of the sites whose values flow into it directly, perhaps `STEP`."""
+
+FRESH: Origins = frozenset({STEP})
+
+
+class GraphBuilder:
+    """Collects sites in execution order while a family walks its model."""
+
+    def __init__(self) -> None:
+        self._sites: list[Site] = []
+        self._readers: list[set[int]] = []
+        self._reads_step: list[bool] = []
+
+    def site(self, name: str, kind: Kind, reads: Iterable[int], depth: int | None = None) -> Origins:
+        """Append a site that reads the value `reads`; returns the site's own value."""
+        index = len(self._sites)
+        reads = set(reads)
+        for writer in reads - {STEP}:
+            self._readers[writer].add(index)
+        self._sites.append(Site(name, kind, depth))
+        self._readers.append(set())
+        self._reads_step.append(STEP in reads)
+        return frozenset({index})
+
+    def finish(self, output: Origins, rewritten: Iterable[int] = ()) -> BlockGraph:
+        """The graph of a model whose output comes from `output`, and that writes into the values of `rewritten`."""
+        for writer in output - {STEP}:
+            self._readers[writer].add(OUT)
+        readers = tuple(tuple(sorted(readers)) for readers in self._readers)
+        return BlockGraph(tuple(self._sites), readers, tuple(self._reads_step), frozenset(rewritten))

@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from stepmask.errors import UnsupportedModelError
-from stepmask.graph import BlockGraph, Site
+from stepmask.graph import FRESH, BlockGraph, GraphBuilder, Origins, Site
 from stepmask.inspection.architecture import Architecture
-from stepmask.inspection.graph_builder import FRESH, GraphBuilder, Origins
-from stepmask.inspection.inputs import height_and_width, noise
+from stepmask.inspection.inputs import noise
 from stepmask.inspection.registry import register
 from stepmask.inspection.sites import kind_of
 
@@ -76,7 +75,7 @@ class UNet2D(UNet):
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:
         """A sample of the configured size, and labels where the model wants them."""
         config = model.config
-        inputs = noise(model, batch_size, sample=(config.in_channels, *height_and_width(config.sample_size or 32)))
+        inputs = noise(model, batch_size, sample=(config.in_channels, *_height_and_width(config.sample_size or 32)))
         if config.num_class_embeds is not None:
             inputs["class_labels"] = torch.zeros(batch_size, dtype=torch.long, device=inputs["sample"].device)
         return inputs
@@ -116,7 +115,7 @@ class UNet2DCondition(UNet):
         width = config.cross_attention_dim
         width = config.encoder_hid_dim or (width if isinstance(width, int) else width[0])
         shapes = {
-            "sample": (config.in_channels, *height_and_width(config.sample_size or 64)),
+            "sample": (config.in_channels, *_height_and_width(config.sample_size or 64)),
             "encoder_hidden_states": (tokens, width),
         }
         inputs = noise(model, batch_size, **shapes)
@@ -130,6 +129,11 @@ class UNet2DCondition(UNet):
         elif config.num_class_embeds is not None:
             inputs["class_labels"] = torch.zeros(batch_size, dtype=torch.long, device=like.device)
         return inputs
+
+
+def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """A configured sample size as two numbers."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _layers(

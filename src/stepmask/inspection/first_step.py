@@ -44,10 +44,6 @@ def first_step(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> First
 
     For bare denoisers and loops, and where the pipeline cannot be started (conditions are missing, say), there are no
     inputs, and the number of forwards is what the arguments of the call say.
-
-    Args:
-        pipe: A pipeline.
-        call_kwargs: What it will be called with.
     """
     by_arguments = PipelineCall.of(pipe).forwards_per_image(call_kwargs)
     if isinstance(pipe, nn.Module | SamplerLoop) or not callable(pipe):

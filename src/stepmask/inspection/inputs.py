@@ -21,10 +21,7 @@ def noise(model: nn.Module, batch_size: int, **shapes: tuple[int, ...]) -> dict[
 def repeated(inputs: Mapping[str, Any], batch_size: int, like: Tensor) -> dict[str, Any]:
     """Fit inputs to another batch size and device: what has the batch size of the sample is repeated or cut.
 
-    Args:
-        inputs: Keyword arguments of a call.
-        batch_size: The number of samples of the result.
-        like: A parameter of the model that gets them.
+    `like` is a parameter of the model that gets them.
     """
     given = num_samples(inputs.values())
 
@@ -87,8 +84,3 @@ def as_batch(output: Any) -> Any:
 def is_list_of_samples(value: Any) -> bool:
     """Whether it is a list of tensors, each of which may be one sample without a batch."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, Tensor) and one.dim() > 1 for one in value)
-
-
-def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """A configured sample size as two numbers."""
-    return (size, size) if isinstance(size, int) else tuple(size)

@@ -75,14 +75,7 @@ def measure_cost(
 
 
 def cost_of(description: Description, step: FirstStep, *, latency: bool = False, batch_size: int = 16) -> CostTable:
-    """Cost of what a step asks of a denoiser for one image.
-
-    Args:
-        description: The denoiser and its sites.
-        step: What the denoiser is called with.
-        latency: Also time the sites, for one batch.
-        batch_size: Images in that batch.
-    """
+    """Cost of what a step asks of a denoiser for one image; with `latency` also times, for a batch of images."""
     inputs, forwards = step
     one = _count_macs(description, inputs)
     cost = replace(

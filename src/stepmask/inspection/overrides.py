@@ -63,14 +63,9 @@ def unchecked(pipe: Any) -> Iterator[None]:
     without it by their licence (Cosmos), whose checker reads the prompt too.
     """
     checker = getattr(pipe, "safety_checker", None)
-    if checker is None or hasattr(checker, "check_text_safety"):
+    stays = checker is None or hasattr(checker, "check_text_safety")
+    with contextlib.nullcontext() if stays else _set(pipe, safety_checker=None):
         yield
-        return
-    pipe.safety_checker = None
-    try:
-        yield
-    finally:
-        pipe.safety_checker = checker
 
 
 @contextlib.contextmanager
@@ -93,7 +88,7 @@ def without_decoder(pipe: Any, keep_all: bool = False) -> Iterator[list[Tensor]]
         def network(compute: Any, args: tuple, kwargs: dict) -> Tensor:
             return keep(args[0] if args else kwargs["sample"])
 
-        with _in_one_piece(vae), gated([("vae.decoder", vae.decoder, network)]):
+        with _set(vae, use_slicing=False, use_tiling=False), gated([("vae.decoder", vae.decoder, network)]):
             yield latents
     else:  # others run their decoder once for every few frames
 
@@ -111,13 +106,13 @@ def without_decoder(pipe: Any, keep_all: bool = False) -> Iterator[list[Tensor]]
 
 
 @contextlib.contextmanager
-def _in_one_piece(vae: Any) -> Iterator[None]:
-    """No slices of a batch, no tiles of an image."""
-    before = {name: getattr(vae, name) for name in ("use_slicing", "use_tiling") if hasattr(vae, name)}
+def _set(part: Any, **values: Any) -> Iterator[None]:
+    """Set attributes for a while, those that there are."""
+    before = {name: getattr(part, name) for name in values if hasattr(part, name)}
     try:
         for name in before:
-            setattr(vae, name, False)
+            setattr(part, name, values[name])
         yield
     finally:
         for name, value in before.items():
-            setattr(vae, name, value)
+            setattr(part, name, value)

@@ -119,10 +119,7 @@ class PipelineCall:
     def drawn(self, batch_size: int, generator: torch.Generator, given: Collection[str] = ()) -> dict[str, Any]:
         """Call arguments that make `batch_size` images under random conditions: class labels, or prompts.
 
-        Args:
-            batch_size: Number of images.
-            generator: Draws them.
-            given: Names of arguments that the user gives.
+        `given` are names of arguments that the user gives.
 
         Raises:
             StepMaskError: The pipeline wants something else beside those.

@@ -80,10 +80,7 @@ def condition_arguments(
 ) -> dict[str, Any]:
     """Conditions as arguments of a pipeline's call: prompts as ``prompt``, numbers as ``class_labels``.
 
-    Args:
-        parameters: What the call takes.
-        conditions: A list, or a file that holds one.
-        name: The pipeline's name, for errors.
+    `parameters` are those of the call; errors name the pipeline by `name`.
 
     Raises:
         StepMaskError: They are neither, or not what this pipeline takes.

@@ -39,11 +39,8 @@ class SamplerLoop:
     ) -> SimpleNamespace:
         """Sample from noise; ``images`` of the result are the final samples, as the model makes them.
 
-        Args:
-            batch_size: Number of images.
-            num_inference_steps: The number of steps that ``scheduler.set_timesteps`` gets.
-            generator: Source of the noise, one for all or one per image.
-            condition: Passed on to the denoiser (``class_labels=...``).
+        A generator is the source of all noise, or one for each image; a condition (``class_labels=...``) is
+        passed on to the denoiser.
         """
         from diffusers.utils.torch_utils import randn_tensor
 

@@ -14,9 +14,7 @@ from stepmask.errors import StepMaskError
 def saved_pipeline_class(path: Path, label: str) -> Any:
     """The class of a saved pipeline: a plugin's, or diffusers' own to find out.
 
-    Args:
-        path: Its folder.
-        label: What errors call it.
+    `label` is what errors call it.
 
     Raises:
         StepMaskError: It reads text and transformers is not installed, in whose place diffusers would put dummies.

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from stepmask.errors import StepMaskError, UnsupportedModelError
-from stepmask.graph import BlockGraph, Site
-from stepmask.inspection.graph_builder import FRESH, STEP, GraphBuilder, Origins
+from stepmask.graph import FRESH, STEP, BlockGraph, GraphBuilder, Origins, Site
+from stepmask.inspection.twin import written
 
 NOTHING: Origins = frozenset()
 
@@ -152,22 +152,13 @@ class _Sources(TorchDispatchMode):
         value = self.union((args, kwargs))
         result = func(*args, **kwargs)
         self.mark(result, value)
-        if func._schema.is_mutable:
-            self._write(func._schema.arguments, args, kwargs, value)
+        for leaf in written(func, args, kwargs):
+            memory = _memory(leaf)
+            self._written[memory] = self._written.get(memory, NOTHING) | value
+            self._alive.append(leaf)
+            if memory in self._values:
+                self.rewritten.add(self._values[memory])
         return result
-
-    def _write(self, arguments: Any, args: Sequence[Any], kwargs: Mapping[str, Any], value: Origins) -> None:
-        for position, argument in enumerate(arguments):
-            if argument.alias_info is None or not argument.alias_info.is_write:
-                continue
-            target = args[position] if position < len(args) else kwargs.get(argument.name)
-            for leaf in tree_leaves(target):
-                if isinstance(leaf, Tensor):
-                    memory = _memory(leaf)
-                    self._written[memory] = self._written.get(memory, NOTHING) | value
-                    self._alive.append(leaf)
-                    if memory in self._values:
-                        self.rewritten.add(self._values[memory])
 
 
 def _memory(tensor: Tensor) -> int:

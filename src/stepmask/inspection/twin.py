@@ -53,9 +53,7 @@ class Twin:
     def inputs(self, arguments: Mapping[str, Any], hidden: Sequence[str] = ()) -> dict[str, Any]:
         """Arguments for a call of the copy; whole numbers keep their values where it can use them.
 
-        Args:
-            arguments: The arguments of a call, by name.
-            hidden: Names of arguments whose values are never kept.
+        Of those in `hidden`, no values are kept.
         """
         if self.on_meta:
             return tree_map_only(Tensor, _meta, dict(arguments))
@@ -69,7 +67,7 @@ def on_a_twin(model: nn.Module, run: Callable[[Twin], T]) -> T:
     Where there is none, the error is that of the second, which can do most; whatever a model's code may raise.
     """
     errors: list[Exception] = []
-    for make in (_copy_on_meta, _copy_that_claims_to_be_real, _from_configuration):
+    for make in (_on_meta, _claiming_to_be_real, _from_configuration):
         try:
             with _without_log():
                 return run(make(model))
@@ -98,11 +96,11 @@ def meta_twin(model: nn.Module) -> nn.Module:
     return _copy(model, _meta, {})
 
 
-def _copy_on_meta(model: nn.Module) -> Twin:
+def _on_meta(model: nn.Module) -> Twin:
     return Twin(meta_twin(model))
 
 
-def _copy_that_claims_to_be_real(model: nn.Module) -> Twin:
+def _claiming_to_be_real(model: nn.Module) -> Twin:
     return Twin(_copy(model, _fake, {}), on_meta=False)
 
 
@@ -205,7 +203,7 @@ class _Fake(TorchDispatchMode):
             return func(*args, **kwargs) if isinstance(made, Tensor) and _is_whole(made) else made
         if func is torch.ops.aten.index.Tensor:
             args = (args[0], [row for index in args[1] for row in _rows(index)])
-        if any(map(_is_fake, tensors)) and not all(map(_is_fake, _written(func._schema.arguments, args, kwargs))):
+        if any(map(_is_fake, tensors)) and not all(map(_is_fake, written(func, args, kwargs))):
             raise self._refused("writes a value that a copy of it does not know into whole numbers")
         try:
             return func(*args, **kwargs)
@@ -226,8 +224,10 @@ def _rows(index: Tensor | None) -> Sequence[Tensor | None]:
     return index.nonzero().unbind(1)
 
 
-def _written(arguments: Sequence[Any], args: tuple, kwargs: Mapping[str, Any]) -> list[Tensor]:
+def written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that an operation writes into."""
-    given = dict(zip((argument.name for argument in arguments), args, strict=False)) | kwargs
-    written = [given.get(a.name) for a in arguments if a.alias_info is not None and a.alias_info.is_write]
-    return [leaf for leaf in tree_leaves(written) if isinstance(leaf, Tensor)]
+    if not func._schema.is_mutable:
+        return []
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    targets = [given.get(a.name) for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [leaf for leaf in tree_leaves(targets) if isinstance(leaf, Tensor)]

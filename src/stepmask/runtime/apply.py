@@ -25,7 +25,7 @@ from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.executor import Executor
-from stepmask.runtime.policies import policy_for
+from stepmask.runtime.policies import RunPlan
 
 # the gates of a denoiser keep its handle alive; this only finds it, and keeps no model from being collected
 _applied: WeakKeyDictionary[nn.Module, ref[Handle]] = WeakKeyDictionary()
@@ -68,7 +68,8 @@ class Handle:
 
     def __init__(self, pipe: Any, plan: Plan, description: Description) -> None:
         self.pipe, self.plan, self.mask = pipe, plan, plan.mask
-        self._policy_from = lru_cache(maxsize=8)(lambda row: policy_for(plan.from_row(row)))
+        policy = getattr(type(plan), "policy", RunPlan)  # a plan of another class may bring its own
+        self._policy_from = lru_cache(maxsize=8)(lambda row: policy(plan.from_row(row)))
         self._executors: dict[nn.Module, Executor] = {}
         self._description = description
         self._entered = False

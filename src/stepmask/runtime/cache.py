@@ -27,11 +27,7 @@ def extrapolate(
 ) -> list[Tensor]:
     """``newest + distance * factor * (newest - second)``, where distance 1 is as far again as the two are apart.
 
-    Args:
-        newest: The tensors of the newest value.
-        second: The tensors of the value before it.
-        distance: How far to go on, in units of the distance between the two.
-        factors: A factor to spread over each tensor; None stands for 1.
+    Factors, one to spread over each tensor, stand for 1 where there are none.
     """
     weights = [1 + distance] * len(newest) if factors is None else [1 + distance * factor for factor in factors]
     return [torch.lerp(old, new, weight) for new, old, weight in zip(newest, second, weights, strict=True)]

@@ -27,8 +27,7 @@ class ChannelGains:
 
     Args:
         names: The names of the B sites.
-        by_site: Factors (C,) of some of the sites. Where a value has several tensors, the factors of one follow those
-            of the other.
+        by_site: Factors (C,) of some of them; those of several tensors in a value follow each other.
     """
 
     def __init__(self, names: Sequence[str], by_site: Mapping[int, np.ndarray]) -> None:

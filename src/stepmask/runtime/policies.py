@@ -83,8 +83,3 @@ class RunPlan:
         """What a site that does not compute extrapolates to."""
         gain = 1.0 if self._gains is None else self._gains[step][site]
         return cache.forecast(site, step, gain, self._by_channel)
-
-
-def policy_for(plan: Plan) -> RunPlan:
-    """What executes a plan: `RunPlan`, or what a plan of another class brings along as its ``policy``."""
-    return getattr(type(plan), "policy", RunPlan)(plan)

@@ -50,11 +50,7 @@ class PositionTracker:
         self._most_calls = 0  # of a row, among those that are over
 
     def locate(self, scheduler: Any, timestep: Any) -> Position:
-        """The position of a call.
-
-        Args:
-            scheduler: The scheduler that drives the run.
-            timestep: The denoiser's timestep argument, a number or a tensor.
+        """The position of a call by its timestep argument, a number or a tensor.
 
         Raises:
             PositionError: The scheduler has no run, or does not tell where it stands.

@@ -6,7 +6,7 @@ Knows no masks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,21 +82,8 @@ class _Called(Exception):
     """A run has reached its denoiser."""
 
 
-def _until_first_call(pipe: Any, run: Callable[[], Any]) -> None:
-    """Run a pipeline until it calls its denoiser."""
-
-    def stop(module: nn.Module, args: tuple) -> None:
-        raise _Called
-
-    denoiser = denoiser_of(pipe)
-    hook = denoiser.register_forward_pre_hook(stop, prepend=True)
-    try:
-        with same_processors(denoiser):
-            run()
-    except _Called:
-        pass
-    finally:
-        hook.remove()
+def _stop(module: nn.Module, args: tuple) -> None:
+    raise _Called
 
 
 def timesteps_of_run(
@@ -109,5 +96,11 @@ def timesteps_of_run(
     if says_timesteps(pipe.scheduler):
         start_run(pipe.scheduler, num_inference_steps)
     else:
-        _until_first_call(pipe, lambda: sample(pipe, call_kwargs, seeds, num_inference_steps))
+        denoiser = denoiser_of(pipe)
+        hook = denoiser.register_forward_pre_hook(_stop, prepend=True)
+        try:
+            with contextlib.suppress(_Called), same_processors(denoiser):
+                sample(pipe, call_kwargs, seeds, num_inference_steps)
+        finally:
+            hook.remove()
     return [float(timestep) for timestep in pipe.scheduler.timesteps]

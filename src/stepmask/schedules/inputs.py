@@ -17,6 +17,11 @@ Forecast = Literal["linear"]
 """What a cell between two computations may do instead of holding."""
 
 
+MAX_BYTES = 64 * 2**20
+"""Larger files are refused: published schedules have some kilobytes."""
+MAX_STEPS = 10_000
+
+
 class ScheduleInputs:
     """Graph, timesteps and identity that a schedule's mask is for.
 
@@ -80,3 +85,26 @@ def check_steps(steps: Iterable[int], num_rows: int, name: str) -> np.ndarray:
     table = np.zeros(num_rows, dtype=bool)
     table[[int(step) for step in given]] = True
     return table
+
+
+def inputs_of_file(
+    graph_or_pipe: Any, timesteps: int | Iterable[float] | None, num_rows: int, source: str
+) -> ScheduleInputs:
+    """Graph, timesteps and identity for a schedule of `num_rows` steps from a file.
+
+    Raises:
+        StepMaskError: The run has another number of steps.
+    """
+    if timesteps is None:
+        if isinstance(graph_or_pipe, BlockGraph):
+            raise StepMaskError(
+                f"{source} has {num_rows} steps but not their timesteps: with a graph give scheduler.timesteps.tolist()"
+            )
+        timesteps = num_rows
+    inputs = ScheduleInputs(graph_or_pipe, timesteps)
+    if len(inputs.timesteps) != num_rows:
+        raise StepMaskError(
+            f"{source} has {num_rows} steps, the run has {len(inputs.timesteps)}: give the number of steps, and a "
+            "scheduler, that the schedule was made for"
+        )
+    return inputs

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
@@ -67,19 +66,13 @@ def get(name: str) -> Schedule:
     return _schedules[name]
 
 
-@dataclass(frozen=True)
-class Option:
-    """What a user may choose about a schedule.
-
-    Attributes:
-        name: Name of the argument.
-        default: Its default.
-        help: What the docstring says of it; empty where that says nothing.
-    """
+class Option(NamedTuple):
+    """What a user may choose about a schedule."""
 
     name: str
     default: Any
     help: str
+    """What the docstring says of it; empty where that says nothing."""
 
 
 def options(schedule: Schedule) -> tuple[Option, ...]:

@@ -16,7 +16,7 @@ from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask
 from stepmask.mask_file import MAX_CELLS
-from stepmask.schedules.importers.target import MAX_BYTES, MAX_STEPS, inputs_for
+from stepmask.schedules.inputs import MAX_BYTES, MAX_STEPS, inputs_of_file
 
 ROUTER = re.compile(r"(0|[1-9]\d{0,5})\.prob")
 
@@ -48,7 +48,7 @@ def import_l2c(
         raise StepMaskError(f"theta is a threshold between 0 and 1, such as 0.1, got {theta!r}")
     path = Path(path)
     logits = _logits(_read(path), path)
-    inputs = inputs_for(graph_or_pipe, timesteps, len(logits), f"router {path.name}")
+    inputs = inputs_of_file(graph_or_pipe, timesteps, len(logits), f"router {path.name}")
     blocks = _layers(inputs.graph, logits.shape[1], path)
     keep = 1 / (1 + np.exp(-logits)) > theta
     keep[1::2] = True

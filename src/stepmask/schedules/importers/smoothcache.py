@@ -17,7 +17,7 @@ from stepmask.errors import StepMaskError
 from stepmask.files import write_atomically
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask
-from stepmask.schedules.importers.target import MAX_BYTES, MAX_STEPS, inputs_for
+from stepmask.schedules.inputs import MAX_BYTES, MAX_STEPS, inputs_of_file
 
 KINDS = {"attn": "attention", "attn1": "attention", "attn2": "cross_attention", "mlp": "mlp", "ff": "mlp"}
 """Names of layers in files, where a model has no layers of that very name."""
@@ -44,7 +44,7 @@ def import_smoothcache(
     path = Path(path)
     lists = _checked(_read(path), path)
     num_rows = len(next(iter(lists.values())))
-    inputs = inputs_for(graph_or_pipe, timesteps, num_rows, f"schedule {path.name}")
+    inputs = inputs_of_file(graph_or_pipe, timesteps, num_rows, f"schedule {path.name}")
     compute = np.ones((num_rows, len(inputs.graph)), dtype=bool)
     said: dict[int, str] = {}
     for key, values in lists.items():
