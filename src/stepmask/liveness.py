@@ -12,7 +12,7 @@ Rows are kept as integers, one bit per site, so that a learner can ask for the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -140,13 +140,13 @@ class Elimination:
             skip_unchanged: Whether to apply the second rule too.
         """
         forecasts = forecasts or [0] * len(rows)
-        live = self._live(rows, forecasts)
+        live = _live(self.row, rows, forecasts)
         lines = extrapolating(rows, forecasts)
         while skip_unchanged and self._forward:
             runs = self._without_unchanged(live, lines)
             if runs == live.runs:
                 break
-            live = self._live(runs, forecasts)
+            live = _live(self.row, runs, forecasts)
         return live
 
     def row(self, mask: int, later: int) -> tuple[int, int]:
@@ -171,16 +171,6 @@ class Elimination:
             reads | (kept & later.second),
             reads | (kept & later.points) | (mask & later.second),
         )
-
-    def _live(self, rows: Sequence[int], forecasts: Sequence[int]) -> LiveRows:
-        every = len(rows)
-        runs, read_now, read_later = [0] * every, [0] * every, [Reads()] * every
-        later = Reads()
-        for step in reversed(range(every)):
-            runs[step], read_now[step] = self.row(rows[step], later.newest)
-            read_later[step] = later
-            later = self.before(rows[step], forecasts[step], read_now[step], later)
-        return LiveRows(runs, read_now, read_later)
 
     def _without_unchanged(self, live: LiveRows, forecasts: Sequence[int]) -> list[int]:
         """Drop computations of the value that the site computed last.
@@ -212,6 +202,18 @@ class Elimination:
         return result
 
 
+def _live(in_row: Callable[[int, int], tuple[int, int]], rows: Sequence[int], forecasts: Sequence[int]) -> LiveRows:
+    """What runs and is read, row by row from the last; `in_row` says it of one row, as `Elimination.row` does."""
+    every = len(rows)
+    runs, read_now, read_later = [0] * every, [0] * every, [Reads()] * every
+    later = Reads()
+    for step in reversed(range(every)):
+        runs[step], read_now[step] = in_row(rows[step], later.newest)
+        read_later[step] = later
+        later = Elimination.before(rows[step], forecasts[step], read_now[step], later)
+    return LiveRows(runs, read_now, read_later)
+
+
 def rows_of(table: np.ndarray) -> list[int]:
     """Rows of a boolean table as integers, bit b for column b."""
     packed = np.packbits(table, axis=1, bitorder="little")
@@ -237,11 +239,8 @@ def extrapolating(rows: Sequence[int], forecasts: Sequence[int]) -> list[int]:
 def full_actions(mask: StepMask, graph: BlockGraph) -> np.ndarray:
     """The mask's action for every site of the graph, (T, B) of `Action`: sites that it does not name compute."""
     mask.check(graph=graph)
-    column = {name: i for i, name in enumerate(mask.sites)}
-    given, actions = mask.actions, np.full((mask.num_rows, len(graph)), Action.compute, dtype=np.uint8)
-    for site, name in enumerate(graph.names):
-        if name in column:
-            actions[:, site] = given[:, column[name]]
+    actions = np.full((mask.num_rows, len(graph)), Action.compute, dtype=np.uint8)
+    actions[:, _columns(mask, graph)] = mask.actions
     return actions
 
 
@@ -250,8 +249,14 @@ def full_gains(mask: StepMask, graph: BlockGraph) -> np.ndarray | None:
     if mask.gains is None:
         return None
     gains = np.ones((mask.num_rows, len(graph)))
-    gains[:, [graph.names.index(site) for site in mask.sites]] = mask.gains
+    gains[:, _columns(mask, graph)] = mask.gains
     return gains
+
+
+def _columns(mask: StepMask, graph: BlockGraph) -> list[int]:
+    """Where the mask's sites are in the graph."""
+    names = graph.names
+    return [names.index(site) for site in mask.sites]
 
 
 def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *, skip_unchanged: bool = True) -> Plan:
@@ -268,14 +273,13 @@ def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *,
     """
     if not isinstance(graph, BlockGraph):
         raise StepMaskError(f"make_plan needs a BlockGraph, got {type(graph).__name__}: use stepmask.describe(pipe)")
-    actions = full_actions(mask, graph)
+    actions, count = full_actions(mask, graph), len(graph)
     rows = rows_of(actions == Action.compute)
     forecasts = extrapolating(rows, rows_of(actions == Action.linear))
     if eliminate_dead:
         live = Elimination(graph).apply(rows, forecasts, skip_unchanged)
     else:
-        live = _everything_read(rows, forecasts, len(graph))
-    count = len(graph)
+        live = _live(lambda row, later: (row, (1 << count) - 1), rows, forecasts)
     runs, now = table_of(live.runs, count), table_of(live.read_now, count)
     instead = np.where(table_of(forecasts, count), State.forecast, State.reuse)
     states = np.where(runs, State.compute, np.where(now, instead, State.dead)).astype(np.uint8)
@@ -291,12 +295,3 @@ def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *,
         gains=full_gains(mask, graph),
         channel_gains={graph.names.index(site): vector for site, vector in (mask.channel_gains or {}).items()},
     )
-
-
-def _everything_read(rows: list[int], forecasts: list[int], count: int) -> LiveRows:
-    """What runs and is kept where nothing is eliminated."""
-    every, later, read_later = (1 << count) - 1, Reads(), [Reads()] * len(rows)
-    for step in reversed(range(len(rows))):
-        read_later[step] = later
-        later = Elimination.before(rows[step], forecasts[step], every, later)
-    return LiveRows(rows, [every] * len(rows), read_later)

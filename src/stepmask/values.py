@@ -21,9 +21,14 @@ class Layout(NamedTuple):
     """Positions of the tensors among the leaves."""
 
 
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in a value, in the arguments of a call, or in any other nesting."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
 def num_bytes(value: Value) -> int:
     """Bytes of all tensors in a value."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(value))
 
 
 def take_apart(value: Value) -> tuple[list[Tensor], Layout]:

@@ -10,9 +10,9 @@ from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 
 def test_what_is_taken_passes():
-    PipelineCall.of(dit_pipeline()).check({"guidance_scale": 2.0, "class_labels": [1]})
-    PipelineCall.of(SamplerLoop(tiny_model("UNet2DModel"), HeunDiscreteScheduler())).check({"class_labels": [1]})
-    PipelineCall.of(ddim_pipeline()).check(None)
+    PipelineCall(dit_pipeline()).check({"guidance_scale": 2.0, "class_labels": [1]})
+    PipelineCall(SamplerLoop(tiny_model("UNet2DModel"), HeunDiscreteScheduler())).check({"class_labels": [1]})
+    PipelineCall(ddim_pipeline()).check(None)
 
 
 def test_calls_that_take_anything():
@@ -22,7 +22,7 @@ def test_calls_that_take_anything():
         def __call__(self, num_inference_steps=50, **more):
             """Passes everything on."""
 
-    PipelineCall.of(Open()).check({"guidance_scale": 2.0})
+    PipelineCall(Open()).check({"guidance_scale": 2.0})
 
 
 @pytest.mark.parametrize("ask", [

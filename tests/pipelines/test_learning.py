@@ -193,7 +193,7 @@ def back(chain, call, shape=(2, 4, 16, 16)) -> np.ndarray:
 ])  # fmt: skip
 def test_forwards_per_image(name, given, forwards):
     pipe = BY_NAME[name].build()
-    assert PipelineCall.of(pipe).forwards_per_image(given) == forwards
+    assert PipelineCall(pipe).forwards_per_image(given) == forwards
     assert measure_cost(pipe, call_kwargs=given).forwards_per_image == forwards
 
 
@@ -219,7 +219,7 @@ def test_forwards_are_counted_where_a_run_can_be_started(name, monkeypatch):
     case = BY_NAME[name]
     pipe, inputs = case.build(), case.arguments(2)
     monkeypatch.setattr(PipelineCall, "forwards_per_image", lambda call, call_kwargs: 99)
-    several = next(name for name in PipelineCall.of(pipe).parameters if re.fullmatch(r"num_\w+_per_prompt", name))
+    several = next(name for name in PipelineCall(pipe).parameters if re.fullmatch(r"num_\w+_per_prompt", name))
     found = capture.first_step(pipe, inputs | {several: 3, "num_inference_steps": 7})
     assert found.forwards == FORWARDS[case.guidance] and len(next(iter(found.inputs.values()))) == 1
 

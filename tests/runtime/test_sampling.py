@@ -144,5 +144,5 @@ def test_required_arguments_that_the_user_gives_are_not_asked_for():
     pipe = FromImage()
     pipe.unet = tiny_model("UNet2DConditionModel")
     with pytest.raises(StepMaskError, match=r"needs conditions that stepmask cannot invent \(image\)"):
-        PipelineCall.of(pipe).drawn(2, generator())
-    assert PipelineCall.of(pipe).drawn(2, generator(), {"image"}) == {"prompt": ["a cat"] * 2}
+        PipelineCall(pipe).drawn(2, generator())
+    assert PipelineCall(pipe).drawn(2, generator(), {"image"}) == {"prompt": ["a cat"] * 2}

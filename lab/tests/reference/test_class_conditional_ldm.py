@@ -69,7 +69,7 @@ def test_guidance_doubles_the_batch_null_class_first(pipe):
             assert all(torch.equal(given, tokens) for _, given in calls)
     finally:
         hook.remove()
-    call = PipelineCall.of(pipe)
+    call = PipelineCall(pipe)
     assert call.forwards_per_image() == 2 and call.forwards_per_image({"guidance_scale": 1.0}) == 1
 
 
@@ -122,7 +122,7 @@ def test_saved_and_loaded(tmp_path, names):
     pipe = ldm_pipeline(names=names)
     pipe.save_pretrained(tmp_path)
     loaded = quiet(ClassConditionalLDMPipeline.from_pretrained(tmp_path))
-    assert loaded.labels == pipe.labels and PipelineCall.of(loaded).num_classes == 10
+    assert loaded.labels == pipe.labels and PipelineCall(loaded).num_classes == 10
     arguments = {"num_inference_steps": 2, "output_type": "pt"}
     images = [each([1, 2], generator=generator(), **arguments).images for each in (pipe, loaded)]
     assert torch.equal(*images)
@@ -143,9 +143,9 @@ def test_labels_that_there_are_not(pipe, labels):
 def test_other_refusals_and_what_stepmask_finds(pipe):
     refused("no output_type 'png'; there are pil, pt, np, latent", pipe, [1], output_type="png")
     refused("3 generators for 2 images", pipe, [1, 2], generator=seeded([1, 2, 3]))
-    conditions = PipelineCall.of(pipe).drawn(3, generator())
+    conditions = PipelineCall(pipe).drawn(3, generator())
     assert len(conditions["class_labels"]) == 3 and set(conditions) == {"class_labels"}
-    assert PipelineCall.of(ldm_pipeline(names=False, classes=6)).num_classes == 6
+    assert PipelineCall(ldm_pipeline(names=False, classes=6)).num_classes == 6
 
 
 def test_an_autoencoder_with_a_codebook():

@@ -56,7 +56,7 @@ def test_guidance_leads_away_from_the_negative_prompt(pipe):
     same = pipe("a car", negative_prompt="a car", generator=generator(), **SHORT).images
     free = pipe("a car", guidance_scale=1.0, generator=generator(), **SHORT).images
     torch.testing.assert_close(same, free, rtol=1e-4, atol=1e-4)
-    call = PipelineCall.of(pipe)
+    call = PipelineCall(pipe)
     assert call.forwards_per_image() == 2 and call.forwards_per_image({"guidance_scale": 1.0}) == 1
 
 
@@ -65,7 +65,7 @@ def test_stepmask_samples_it(pipe):
     assert images.shape == (2, 3, 16, 16)
     alone = pipe("a dog", generator=seeded([2]), **SHORT).images
     torch.testing.assert_close(images[1:], alone, rtol=1e-4, atol=1e-4)
-    prompts = PipelineCall.of(pipe).drawn(4, generator())["prompt"]
+    prompts = PipelineCall(pipe).drawn(4, generator())["prompt"]
     assert len(prompts) == 4 and set(prompts) | {"a photo of a car", "this is a frog"} <= set(pipe.example_prompts)
 
 

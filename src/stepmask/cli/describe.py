@@ -91,7 +91,7 @@ def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Pres
     halves = cost.value_bytes * 2 / parameters[0].dtype.itemsize / cost.forwards_per_image
     kept = halves[list(graph.blocks)].sum()
     cache = f"{mib(kept)} per image"
-    if preset.guided if preset else PipelineCall.of(pipe).takes("guidance_scale"):
+    if preset.guided if preset else PipelineCall(pipe).takes("guidance_scale"):
         cache += f", {mib(max(2, cost.forwards_per_image) * kept)} with guidance"
     if len(graph.blocks) < len(graph):
         cache += f"; samplers would add {mib(halves.sum() - kept)}"

@@ -119,7 +119,7 @@ def sampler_for(
         raise StepMaskError(f"expected a StepMask or a Plan, got {type(mask_or_plan).__name__}")
     mask = mask_or_plan.mask if isinstance(mask_or_plan, Plan) else mask_or_plan
     seeds, record = evaluation_seeds(seeds, mask), mask.provenance
-    call, arguments = PipelineCall.of(pipe), dict(call_kwargs or {})
+    call, arguments = PipelineCall(pipe), dict(call_kwargs or {})
     if record.get("guidance_scale") is not None and call.takes("guidance_scale"):
         arguments.setdefault("guidance_scale", record["guidance_scale"])
     steps = num_inference_steps or record.get("num_inference_steps") or mask.num_rows

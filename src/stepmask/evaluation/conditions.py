@@ -35,7 +35,7 @@ class Conditions:
         for name in ("generator", "num_inference_steps", "output_type", "return_dict"):
             if name in given:
                 raise StepMaskError(f"call_kwargs must not contain {name}: evaluation sets it itself")
-        call = PipelineCall.of(pipe)
+        call = PipelineCall(pipe)
         call.check(given)
         try:
             drawn = call.drawn(num_images, torch.Generator().manual_seed(CONDITION_SEED), given)

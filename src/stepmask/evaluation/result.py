@@ -129,7 +129,7 @@ def circumstances(pipe: Any, call_kwargs: Mapping[str, Any] | None) -> dict[str,
     import diffusers
 
     parameter = next(denoiser_of(pipe).parameters())
-    call = PipelineCall.of(pipe)
+    call = PipelineCall(pipe)
     guidance = (call_kwargs or {}).get("guidance_scale", call.default("guidance_scale"))
     return {
         "pipeline": type(pipe).__name__,

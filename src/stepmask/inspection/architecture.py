@@ -11,7 +11,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph, Site
@@ -20,6 +19,7 @@ from stepmask.inspection.sites import Patterns, find_sites
 from stepmask.inspection.structure import Incomparable, remembered, sizes_of
 from stepmask.inspection.trace import trace
 from stepmask.inspection.twin import Twin, on_a_twin
+from stepmask.values import tensors_in
 
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
 """What denoisers call the timestep."""
@@ -167,7 +167,7 @@ class Given(Architecture):
         """Run one forward pass as the base family does; without one, return the first tensor of the output."""
         if self._base is not None:
             return self._base.run(model, inputs)
-        return next(leaf for leaf in tree_leaves(model(**inputs)) if isinstance(leaf, Tensor))
+        return tensors_in(model(**inputs))[0]
 
     def run_for_all(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """Run one forward pass; all that the model returns is used, a sound beside a video for example."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from stepmask.errors import StepMaskError
 from stepmask.gate import answered
@@ -26,6 +26,7 @@ from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.inspection.structure import remembered
 from stepmask.inspection.twin import Twin, on_a_twin
+from stepmask.values import tensors_in
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ def first_step(pipe: Any, call_kwargs: Mapping[str, Any] | None = None) -> First
     For bare denoisers and loops, and where the pipeline cannot be started (conditions are missing, say), there are no
     inputs, and the number of forwards is what the arguments of the call say.
     """
-    by_arguments = PipelineCall.of(pipe).forwards_per_image(call_kwargs)
+    by_arguments = PipelineCall(pipe).forwards_per_image(call_kwargs)
     if isinstance(pipe, nn.Module | SamplerLoop) or not callable(pipe):
         return FirstStep(None, by_arguments)
     calls, error = _calls(pipe, call_kwargs or {})
@@ -112,7 +113,7 @@ def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]
     def answer(*args: Any, **kwargs: Any) -> Any:
         """Zeros, of the shapes that a copy of the denoiser says."""
         calls.append((args, kwargs))
-        device = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)).device
+        device = tensors_in((args, kwargs))[0].device
 
         def zeros(tensor: Tensor) -> Tensor:
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
@@ -148,7 +149,7 @@ def _called(twin: Twin, args: tuple, kwargs: dict) -> Any:
 
 def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a run of a few steps for one image."""
-    call = PipelineCall.of(pipe)
+    call = PipelineCall(pipe)
     one = {name: value[:1] if is_per_image(name, value) else value for name, value in given.items()}
     one |= {name: 1 for name in one if name == "batch_size" or re.fullmatch(r"num_\w+_per_prompt", name)}
     try:

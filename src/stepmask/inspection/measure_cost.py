@@ -69,7 +69,7 @@ def measure_cost(
         StepMaskError: The pipeline's call does not take one of `call_kwargs`, or `describe` raises it.
     """
     if not isinstance(model, nn.Module):
-        PipelineCall.of(model).check(call_kwargs)
+        PipelineCall(model).check(call_kwargs)
     description = description_of(model, sites, example_inputs, call_kwargs)
     return cost_of(description, first_step(model, call_kwargs), latency=latency, batch_size=batch_size)
 

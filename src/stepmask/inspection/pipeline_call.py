@@ -1,10 +1,9 @@
-"""PipelineCall: what the call of a pipeline takes, read from its signature once and passed on as one value."""
+"""PipelineCall: what the call of a pipeline takes, read from its signature once."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,63 +19,37 @@ OURS = {"num_inference_steps", "generator"}
 """Arguments of a pipeline's call that are not for users to give beside a number of steps and seeds."""
 
 
-@dataclass(frozen=True)
 class PipelineCall:
-    """What the call of a pipeline, of a plain loop, or of a bare denoiser takes.
+    """What the call of a pipeline, of a `SamplerLoop`, or of a bare denoiser takes.
 
-    Attributes:
-        name: Name of the pipeline's class.
-        parameters: Parameters of the call; of a modular pipeline the inputs of its blocks, of a bare denoiser those of
-            its forward.
-        kwargs_of: Who gets what users give beside a number of steps and seeds, in words for errors.
-        kwargs: Parameters of that: those of the call, or of the denoiser's forward in a plain loop.
-        is_modular: Whether it is one of diffusers' modular pipelines.
-        num_classes: Number of classes of a class-conditional pipeline or denoiser; None where there are none.
-        prompts: Prompts to draw from where none are given; None where the pipeline reads no text.
-        device: Where labels of a plain loop have to be; None for pipelines, which take lists.
-        embeds_guidance: Whether the guidance scale is an input of the denoiser, and takes no second forward.
-        is_denoiser: Whether it is a bare denoiser, or a plain loop over one, which knows no guidance.
+    Raises:
+        StepMaskError: It is none of these.
     """
 
-    name: str
-    parameters: Mapping[str, inspect.Parameter]
-    kwargs_of: str
-    kwargs: Mapping[str, inspect.Parameter]
-    is_modular: bool
-    num_classes: int | None
-    prompts: Sequence[str] | None
-    device: torch.device | None
-    embeds_guidance: bool
-    is_denoiser: bool
-
-    @classmethod
-    def of(cls, pipe: Any) -> PipelineCall:
-        """Read the call of a pipeline, of a `SamplerLoop`, or of a bare denoiser.
-
-        Raises:
-            StepMaskError: It is none of these.
-        """
+    def __init__(self, pipe: Any) -> None:
         denoiser, loop = denoiser_of(pipe), isinstance(pipe, SamplerLoop)
-        parameters = _parameters_of(pipe)
-        kwargs, kwargs_of = parameters, f"the call of {type(pipe).__name__}"
-        if loop:
-            kwargs = inspect.signature(type(denoiser).forward).parameters
-            kwargs_of = f"{type(denoiser).__name__}, sampled in a plain loop,"
         config = getattr(denoiser, "config", None)
-        embeds_guidance = bool(getattr(config, "guidance_embeds", False))
-        reads_text = getattr(pipe, "tokenizer", None) is not None
-        return cls(
-            name=type(pipe).__name__,
-            parameters=parameters,
-            kwargs_of=kwargs_of,
-            kwargs=kwargs,
-            is_modular=is_modular(pipe),
-            num_classes=_num_classes(pipe, config),
-            prompts=(getattr(pipe, "example_prompts", None) or default_prompts()) if reads_text else None,
-            device=next(denoiser.parameters()).device if loop else None,
-            embeds_guidance=embeds_guidance or getattr(config, "time_cond_proj_dim", None) is not None,
-            is_denoiser=loop or isinstance(pipe, nn.Module),
-        )
+        self.name = type(pipe).__name__
+        self.parameters = _parameters_of(pipe)
+        """Parameters of the call; of a modular pipeline the inputs of its blocks."""
+        self.kwargs, self._kwargs_of = self.parameters, f"the call of {self.name}"
+        """What users may give beside a number of steps and seeds; in a plain loop what the denoiser's forward takes."""
+        if loop:
+            self.kwargs = inspect.signature(type(denoiser).forward).parameters
+            self._kwargs_of = f"{type(denoiser).__name__}, sampled in a plain loop,"
+        self.num_classes = _num_classes(pipe, config)
+        """Number of classes of a class-conditional pipeline or denoiser; None where there are none."""
+        self.prompts: Sequence[str] | None = None
+        """Prompts to draw from where none are given; None where the pipeline reads no text."""
+        if getattr(pipe, "tokenizer", None) is not None:
+            self.prompts = getattr(pipe, "example_prompts", None) or default_prompts()
+        self.device = next(denoiser.parameters()).device if loop else None
+        """Where labels of a plain loop have to be; None for pipelines, which take lists."""
+        embedded = getattr(config, "guidance_embeds", False) or getattr(config, "time_cond_proj_dim", None) is not None
+        self.embeds_guidance = bool(embedded)
+        """Whether the guidance scale is an input of the denoiser, and takes no second forward."""
+        self.is_denoiser = loop or isinstance(pipe, nn.Module)
+        """Whether it is a bare denoiser, or a plain loop over one, which knows no guidance."""
 
     def takes(self, name: str) -> bool:
         """Whether the call has a parameter of this name."""
@@ -100,7 +73,7 @@ class PipelineCall:
         if strangers and not any(p.kind is p.VAR_KEYWORD for p in self.kwargs.values()):
             taken = [name for name, p in self.kwargs.items() if name != "self" and p.kind is not p.VAR_POSITIONAL]
             raise StepMaskError(
-                f"{self.kwargs_of} takes no {', '.join(strangers)}: leave it out; it takes {', '.join(taken)}"
+                f"{self._kwargs_of} takes no {', '.join(strangers)}: leave it out; it takes {', '.join(taken)}"
             )
 
     def listed(self, conditions: str | Path | Sequence[Any] | None) -> dict[str, Any]:

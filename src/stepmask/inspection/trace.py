@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import FRESH, STEP, BlockGraph, GraphBuilder, Origins, Site
 from stepmask.inspection.twin import written
+from stepmask.values import tensors_in
 
 NOTHING: Origins = frozenset()
 
@@ -119,21 +120,20 @@ class _Sources(TorchDispatchMode):
 
     def union(self, tree: Any) -> Origins:
         """What the tensors in a tree were made of."""
-        tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-        return NOTHING.union(*(self.of.get(t, NOTHING) | self._written.get(_memory(t), NOTHING) for t in tensors))
+        return NOTHING.union(
+            *(self.of.get(t, NOTHING) | self._written.get(_memory(t), NOTHING) for t in tensors_in(tree))
+        )
 
     def mark(self, tree: Any, value: Origins) -> None:
         """Say what the tensors in a tree were made of."""
-        for leaf in tree_leaves(tree):
-            if isinstance(leaf, Tensor):
-                self.of[leaf] = value
+        for tensor in tensors_in(tree):
+            self.of[tensor] = value
 
     def watch_writes(self, tree: Any, site: int) -> None:
         """Remember whose value this is, to see when something writes into it."""
-        for leaf in tree_leaves(tree):
-            if isinstance(leaf, Tensor):
-                self._values[_memory(leaf)] = site
-                self._alive.append(leaf)
+        for tensor in tensors_in(tree):
+            self._values[_memory(tensor)] = site
+            self._alive.append(tensor)
 
     def check_nothing_is_kept(self, twin: nn.Module) -> None:
         """Raise where a module keeps a site's value, which a later step may read."""

@@ -26,10 +26,11 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from stepmask.errors import UnsupportedModelError
 from stepmask.inspection.structure import LEFT_BEHIND
+from stepmask.values import tensors_in
 
 T = TypeVar("T")
 
@@ -196,7 +197,7 @@ class _Fake(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = tensors_in((args, kwargs))
         if not tensors:
             with _fake_mode():
                 made = func(*args, **kwargs)
@@ -229,5 +230,5 @@ def written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[T
     if not func._schema.is_mutable:
         return []
     given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
-    targets = [given.get(a.name) for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    return [leaf for leaf in tree_leaves(targets) if isinstance(leaf, Tensor)]
+    arguments = (a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write)
+    return tensors_in([given.get(argument.name) for argument in arguments])

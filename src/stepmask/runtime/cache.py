@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from stepmask.runtime.channels import ChannelGains
-from stepmask.values import Value, num_bytes, put_together, take_apart
+from stepmask.values import Value, num_bytes, put_together, take_apart, tensors_in
 
 
 def poison_like(value: Value) -> Value:
@@ -35,7 +35,7 @@ def extrapolate(
 
 def versions(value: Value) -> list[int]:
     """How often each tensor was written into; tensors made under inference mode do not count."""
-    return [0 if leaf.is_inference() else leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in(value)]
 
 
 @dataclass

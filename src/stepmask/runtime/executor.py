@@ -15,7 +15,6 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
 from stepmask.gate import Gates, copying
@@ -24,7 +23,7 @@ from stepmask.inspection.first_step import without_fractions
 from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
-from stepmask.values import Value
+from stepmask.values import Value, tensors_in
 
 
 @dataclass
@@ -48,7 +47,7 @@ class _Arguments:
     """
 
     def __init__(self, args: tuple, kwargs: dict) -> None:
-        self._tensors = [ref(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self._tensors = [ref(tensor) for tensor in tensors_in((args, kwargs))]
         self._constant: set[int] | None = None
 
     def follow(self, before: _Arguments) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,21 +22,6 @@ NOISE_SEEDS = 2**31
 
 IMAGES_PER_SEED = 10**5
 """Numbers of images that one learning seed may use before it meets those of the next."""
-
-
-def with_conditions(
-    pipe: Any,
-    conditions: str | Path | Sequence[str] | Sequence[int] | None,
-    call_kwargs: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Arguments of the pipeline's call: the conditions that a user gave, and all else, which wins over them.
-
-    Raises:
-        StepMaskError: The pipeline takes no such conditions, or the arguments are no dictionary.
-    """
-    if call_kwargs is not None and not isinstance(call_kwargs, Mapping):
-        raise StepMaskError(f"call_kwargs is a dictionary of arguments for the pipeline's call, got {call_kwargs!r}")
-    return {**PipelineCall.of(pipe).listed(conditions), **(call_kwargs or {})}
 
 
 CONDITIONS_APART = 16
@@ -65,7 +49,7 @@ class Noise:
         self.pipe, self.num_inference_steps = pipe, num_inference_steps
         self._first = NOISE_SEEDS + (seed * IMAGES_PER_SEED) % (NOISE_SEEDS - IMAGES_PER_SEED)
         self._given = dict(call_kwargs or {})
-        self._call = PipelineCall.of(pipe)
+        self._call = PipelineCall(pipe)
         self._call.check(self._given)
         if "batch_size" in self._given:
             raise StepMaskError(

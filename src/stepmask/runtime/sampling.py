@@ -62,7 +62,7 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
         Images (N, C, H, W), or videos (N, frames, C, H, W), float32 on the CPU, in [0, 1] for pipelines; latents as
         they are where `call_kwargs` has ``output_type="latent"``.
     """
-    call = PipelineCall.of(pipe)
+    call = PipelineCall(pipe)
     arguments = one_for_each(call_kwargs, len(seeds), makes_videos=call.takes("num_frames"))
     if call.takes("output_type") and arguments.get("output_type") != "latent":
         arguments["output_type"] = "pt"

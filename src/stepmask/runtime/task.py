@@ -22,7 +22,7 @@ from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.apply import Handle, apply_plan
 from stepmask.runtime.identity import comparable, weights_digest
-from stepmask.runtime.noise import Noise, with_conditions
+from stepmask.runtime.noise import Noise
 
 
 class Task:
@@ -42,8 +42,6 @@ class Task:
     Attributes:
         pipe: What samples.
         denoiser: Its denoiser.
-        num_inference_steps: As given.
-        seed: As given.
         call_kwargs: Arguments of the pipeline's call, the conditions among them.
 
     Raises:
@@ -66,7 +64,11 @@ class Task:
         self.pipe = as_pipeline(pipe, scheduler)
         self.denoiser: nn.Module = denoiser_of(self.pipe)
         self.num_inference_steps, self.seed = num_inference_steps, seed
-        self.call_kwargs = with_conditions(self.pipe, conditions, call_kwargs)
+        if call_kwargs is not None and not isinstance(call_kwargs, Mapping):
+            raise StepMaskError(
+                f"call_kwargs is a dictionary of arguments for the pipeline's call, got {call_kwargs!r}"
+            )
+        self.call_kwargs = {**PipelineCall(self.pipe).listed(conditions), **(call_kwargs or {})}
         self._mask = mask
 
     @cached_property
@@ -88,7 +90,7 @@ class Task:
 
     def timed_costs(self, batch_size: int | None) -> CostTable:
         """The same, and where a batch size is given the milliseconds of each site for one batch."""
-        PipelineCall.of(self.pipe).check(self.call_kwargs)
+        PipelineCall(self.pipe).check(self.call_kwargs)
         step, timed = first_step(self.pipe, self.call_kwargs), batch_size is not None
         return cost_of(self.description, step, latency=timed, batch_size=batch_size or 1)
 

@@ -314,7 +314,7 @@ def run_and_watch(steps: int, watch) -> None:
         return output
 
     with intercepted(pipe, learner.task.graph, learner.policy, on_call):
-        sample(pipe, PipelineCall.of(pipe).drawn(IMAGES, generator()), range(IMAGES), steps)
+        sample(pipe, PipelineCall(pipe).drawn(IMAGES, generator()), range(IMAGES), steps)
 
 
 def test_nothing_keeps_the_graph_of_a_step():

@@ -127,7 +127,7 @@ class Comparison:
 
     def _conditions(self) -> str | None:
         """What tells the conditions that were given from others; None for those that are drawn."""
-        listed = PipelineCall.of(self.subject.pipe).listed(self.subject.conditions)
+        listed = PipelineCall(self.subject.pipe).listed(self.subject.conditions)
         return hashlib.sha256(str(sorted(listed.items())).encode()).hexdigest()[:16] if listed else None
 
     def _call(self) -> dict[str, Any]:

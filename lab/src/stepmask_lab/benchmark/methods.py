@@ -223,7 +223,7 @@ def learned(subject: Subject, setting: str, seed: int, label: str, **options: An
 
 def guided(pipe: Any, scale: float = GUIDANCE_SCALE) -> dict[str, float]:
     """The guidance of a reference model, as an argument of its call; empty where it has none."""
-    return {"guidance_scale": scale} if PipelineCall.of(pipe).takes("guidance_scale") else {}
+    return {"guidance_scale": scale} if PipelineCall(pipe).takes("guidance_scale") else {}
 
 
 def _always(subject: Subject) -> str | None:

@@ -63,7 +63,7 @@ def variations(pipe: Any) -> Iterator[Variation]:
     yield Variation("10 steps", steps=10)
     yield Variation("DPM-Solver++", change=with_dpm)
     yield Variation("bfloat16", change=lambda pipe: pipe.to(torch.bfloat16))
-    call = PipelineCall.of(pipe)
+    call = PipelineCall(pipe)
     if call.takes("guidance_scale"):
         yield Variation("guidance 1.5", guidance_scale=1.5)
         yield Variation("guidance 5", guidance_scale=5.0)

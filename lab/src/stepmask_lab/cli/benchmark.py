@@ -139,7 +139,7 @@ def benchmark(
         from stepmask.inspection.pipeline_call import PipelineCall
 
         pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
-        PipelineCall.of(pipe).check(given_call)
+        PipelineCall(pipe).check(given_call)
         if measure is not None:
             measure.check(pipe)
         options = {

@@ -93,7 +93,7 @@ class Metrics:
         Raises:
             StepMaskError: The pipeline takes no prompts, which the CLIP score compares images with.
         """
-        if self.clip is not None and not PipelineCall.of(pipe).takes("prompt"):
+        if self.clip is not None and not PipelineCall(pipe).takes("prompt"):
             raise StepMaskError(
                 f"the CLIP score compares images with prompts, and {type(pipe).__name__} takes none: leave clip out"
             )

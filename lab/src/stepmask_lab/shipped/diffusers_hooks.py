@@ -127,7 +127,7 @@ def _timed(subject: Subject, options: dict[str, Any], now: Callable[[], float]) 
 
 
 def _guided(subject: Subject, options: dict[str, Any], now: Callable[[], float]) -> dict[str, Any]:
-    if PipelineCall.of(subject.pipe).forwards_per_image(subject.call_kwargs) < 2:
+    if PipelineCall(subject.pipe).forwards_per_image(subject.call_kwargs) < 2:
         raise NotSupported("skips the unconditional half of a guided batch, and here is no guidance")
     if type(subject.pipe).__name__ in CONDITIONAL_FIRST:
         raise NotSupported(

@@ -233,7 +233,7 @@ class ScoreLearner(ABC):
         first = NOISE_SEEDS + self._first_seed(number)
         generator = torch.Generator().manual_seed(first)
         try:
-            drawn = PipelineCall.of(pipe).drawn(size, generator, given or ())
+            drawn = PipelineCall(pipe).drawn(size, generator, given or ())
         except StepMaskError:
             if not given:
                 raise
