@@ -12,7 +12,8 @@ fails to import is left out with a warning that names it.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,12 +119,27 @@ def model_sources() -> dict[str, ModelSource]:
     return dict(_model_sources)
 
 
-def pipeline_class(class_name: str) -> Any | None:
-    """Return the class of a saved pipeline that a plugin brings, or None where diffusers has to find it."""
+def saved_pipeline_class(path: Path, label: str) -> Any:
+    """The class of a pipeline that ``save_pretrained`` wrote: a plugin's, or diffusers' own to find out.
+
+    Args:
+        path: Its folder.
+        label: What errors call it.
+
+    Raises:
+        StepMaskError: It reads text and transformers is not installed, in whose place diffusers would put dummies.
+    """
+    index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    libraries = {part[0] for part in index.values() if isinstance(part, list) and part}
+    if "transformers" in libraries and importlib.util.find_spec("transformers") is None:
+        raise StepMaskError(f"{label} reads text and needs transformers: pip install 'stepmask[text]'")
     load_plugins()
-    if class_name not in _pipelines:
-        return None
-    return getattr(importlib.import_module(_pipelines[class_name]), class_name)
+    class_name = index.get("_class_name", "")
+    if class_name in _pipelines:
+        return getattr(importlib.import_module(_pipelines[class_name]), class_name)
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline
 
 
 def load_metrics(names: str, real: Path | None = None) -> Metrics:

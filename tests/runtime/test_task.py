@@ -12,8 +12,7 @@ import stepmask
 from stepmask import StepMaskError, describe, measure_cost
 from stepmask.inspection.registry import denoiser_of
 from stepmask.mask import scheduler_identity
-from stepmask.runtime.identity import comparable, weights_digest
-from stepmask.runtime.task import Task
+from stepmask.runtime.task import Task, comparable, weights_digest
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 STEPS = 4

@@ -141,7 +141,7 @@ def _layers(
 ) -> list[Origins]:
     """The value after each layer of a block; a decoder's layers also take and read a skip each."""
     values = []
-    for layer, attention in enumerate(_attentions(block)):
+    for layer, attention in enumerate(getattr(block, "attentions", None) or [None] * len(block.resnets)):
         skip = skips.pop() if skips is not None else frozenset()
         hidden = builder.site(f"{name}.resnets.{layer}", "resnet", hidden | skip | FRESH, level)
         hidden = _attention(builder, f"{name}.attentions.{layer}", attention, hidden, level)
@@ -157,10 +157,6 @@ def _middle(builder: GraphBuilder, block: nn.Module, hidden: Origins, level: int
     return hidden
 
 
-def _attentions(block: nn.Module) -> list[nn.Module | None]:
-    return list(getattr(block, "attentions", None) or [None] * len(block.resnets))
-
-
 def _attention(builder: GraphBuilder, name: str, module: nn.Module | None, hidden: Origins, level: int) -> Origins:
     return hidden if module is None else builder.site(name, kind_of(name, module), hidden, level)
 
@@ -171,9 +167,8 @@ def _samplers(
     """Convolutions, or resnets that change the resolution and read the timestep embedding."""
     values = []
     for i, sampler in enumerate(samplers or ()):
-        if hasattr(sampler, "time_emb_proj"):
-            hidden = builder.site(f"{name}.{i}", "resnet", hidden | FRESH, level)
-        else:
-            hidden = builder.site(f"{name}.{i}", "sampler", hidden, level)
+        timed = hasattr(sampler, "time_emb_proj")
+        reads = hidden | FRESH if timed else hidden
+        hidden = builder.site(f"{name}.{i}", "resnet" if timed else "sampler", reads, level)
         values.append(hidden)
     return values

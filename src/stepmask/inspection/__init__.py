@@ -8,5 +8,5 @@ Three questions are answered here, each in a file of its own: which sites there 
 - `trace` runs a `twin`, a copy of the model without values, and writes down the flow;
   `structure` keeps what was found for models of the same structure.
 - `pipeline_call` says what the call of a pipeline takes, with `prompts` and `inputs`; `sampler_loop` samples where
-  there is no pipeline; `overrides` switches parts of a pipeline off for a while; `saved_pipeline` reads a folder.
+  there is no pipeline; `overrides` switches parts of a pipeline off for a while.
 """

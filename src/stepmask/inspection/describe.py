@@ -1,8 +1,5 @@
 """describe: the block graph of whatever samples, by its family, by given sites, or by a look at its blocks.
 
-A denoiser that no family knows is described within its pipeline: what the first call of a run gives to it stands in
-for example inputs, what looks like a site is proposed, and what the trace refuses is left out.
-
 Nothing here changes what a later call answers, except `register_sites`, which is there for that. Code that needs more
 than the graph asks for a `Description` once and passes it on.
 """
@@ -71,7 +68,7 @@ def describe(
 
     A pipeline whose denoiser is of no supported class needs no `sites` either: those are looked for among the parts of
     its blocks (attentions, feed-forwards, residual blocks), and what its denoiser is called with is seen by starting a
-    run.
+    run; what the trace refuses is left out.
 
     Example:
         >>> describe(pipe, sites=["**.resnets.*", "**.attn1", "**.ff", "**.downsamplers.*", "**.upsamplers.*"])
@@ -143,7 +140,8 @@ def description_of(
 ) -> Description:
     """What `describe` finds out, with the architecture; takes the same arguments and raises the same errors."""
     denoiser = denoiser_of(model)
-    if example_inputs is None and _is_asked(model) and _is_unknown(denoiser, given_anew=sites is not None):
+    is_pipeline = callable(model) and not isinstance(model, nn.Module | SamplerLoop)  # says what it calls it with
+    if example_inputs is None and is_pipeline and _is_unknown(denoiser, given_anew=sites is not None):
         return _by_first_call(denoiser, first_inputs(model, call_kwargs), sites)
     if sites is None:
         architecture = architecture_of(denoiser)
@@ -175,11 +173,6 @@ def description_for(model: Any, mask: Any, call_kwargs: Mapping[str, Any] | None
             return usual
         raise
     return usual if fits and fingerprint != given.graph.fingerprint else given
-
-
-def _is_asked(model: Any) -> bool:
-    """Whether it is a pipeline, which says what it calls its denoiser with."""
-    return callable(model) and not isinstance(model, nn.Module | SamplerLoop)
 
 
 def _is_unknown(denoiser: nn.Module, given_anew: bool) -> bool:

@@ -118,10 +118,10 @@ def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]
         def zeros(tensor: Tensor) -> Tensor:
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
 
-        def called() -> Any:
-            return on_a_twin(denoiser, lambda twin: _called(twin, args, kwargs))
-
-        return tree_map_only(Tensor, zeros, remembered(denoiser, "output", (args, kwargs), called))
+        output = remembered(
+            denoiser, "output", (args, kwargs), lambda: on_a_twin(denoiser, lambda twin: _called(twin, args, kwargs))
+        )
+        return tree_map_only(Tensor, zeros, output)
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _Stepped

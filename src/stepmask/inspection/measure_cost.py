@@ -76,8 +76,13 @@ def measure_cost(
 
 def cost_of(description: Description, step: FirstStep, *, latency: bool = False, batch_size: int = 16) -> CostTable:
     """Cost of what a step asks of a denoiser for one image; with `latency` also times, for a batch of images."""
-    inputs, forwards = step
-    one = _count_macs(description, inputs)
+    (inputs, forwards), denoiser = step, description.denoiser
+    one = remembered(
+        denoiser,
+        ("costs", description.architecture.key, description.graph.names),
+        inputs,
+        lambda: on_a_twin(denoiser, lambda twin: _count_macs(twin, description, inputs)),
+    )
     cost = replace(
         one,
         macs=one.macs * forwards,
@@ -102,18 +107,8 @@ def _inputs(
     return repeated(inputs, batch, next(model.parameters()))
 
 
-def _count_macs(description: Description, inputs: Mapping[str, Any] | None) -> CostTable:
+def _count_macs(twin: Twin, description: Description, inputs: Mapping[str, Any] | None) -> CostTable:
     """MACs of each site and of everything else, and the bytes of each site's value, for one input."""
-    denoiser = description.denoiser
-    return remembered(
-        denoiser,
-        ("costs", description.architecture.key, description.graph.names),
-        inputs,
-        lambda: on_a_twin(denoiser, lambda twin: _count_macs_of(twin, description, inputs)),
-    )
-
-
-def _count_macs_of(twin: Twin, description: Description, inputs: Mapping[str, Any] | None) -> CostTable:
     size: dict[str, int] = {}
     modules, names = dict(twin.model.named_modules()), description.graph.names
     for name in names:

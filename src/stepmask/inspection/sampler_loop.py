@@ -49,11 +49,11 @@ class SamplerLoop:
         name = family.step_inputs[0]
         shape, timestep_dtype = self._inputs_of(family)
         start_run(self.scheduler, num_inference_steps)
-        shape = (batch_size, *shape)
-        sample = randn_tensor(shape, generator=_list(generator), device=parameter.device, dtype=parameter.dtype)
+        generator = list(generator) if isinstance(generator, Sequence) else generator
+        sample = randn_tensor((batch_size, *shape), generator=generator, device=parameter.device, dtype=parameter.dtype)
         sample = sample * getattr(self.scheduler, "init_noise_sigma", 1.0)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        noise = {"generator": _list(generator)} if takes_generator else {}
+        noise = {"generator": generator} if takes_generator else {}
         for timestep in self.scheduler.timesteps:
             scaled = sample
             if hasattr(self.scheduler, "scale_model_input"):
@@ -72,10 +72,6 @@ class SamplerLoop:
             inputs = family.example_inputs(meta_twin(self.denoiser))  # random numbers are left as they are
             self._like = tuple(inputs[family.step_inputs[0]].shape[1:]), inputs[family.timestep_name].dtype
         return self._like
-
-
-def _list(generator: Any) -> Any:
-    return list(generator) if isinstance(generator, Sequence) else generator
 
 
 def as_pipeline(model: Any, scheduler: Any | None = None) -> Any:

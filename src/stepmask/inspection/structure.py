@@ -69,9 +69,8 @@ def structure_of(model: nn.Module) -> Hashable:
 
 def _attributes(module: nn.Module) -> Iterator[Hashable]:
     for name, value in vars(module).items():
-        if "_hooks" in name or name in (*LEFT_BEHIND, "_modules", "training"):
-            continue
-        yield name, _plain(value, DEPTH)
+        if "_hooks" not in name and name not in (*LEFT_BEHIND, "_modules", "training"):
+            yield name, _plain(value, DEPTH)
 
 
 def _plain(value: Any, depth: int) -> Hashable:

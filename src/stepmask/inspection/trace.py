@@ -27,11 +27,7 @@ NOTHING: Origins = frozenset()
 
 
 class SitesError(UnsupportedModelError):
-    """Some of the sites cannot be; others may.
-
-    Attributes:
-        sites: Their names.
-    """
+    """Some of the sites, named by `sites`, cannot be; others may."""
 
     def __init__(self, message: str, sites: Sequence[str]) -> None:
         super().__init__(message)

@@ -23,7 +23,7 @@ from stepmask.evaluation.result import circumstances
 from stepmask.family import MaskFamily
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.mask import StepMask
-from stepmask.runtime.identity import comparable
+from stepmask.runtime.task import comparable
 from stepmask_lab.benchmark.image_strips import SHOWN, save_strip
 from stepmask_lab.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, methods
 from stepmask_lab.benchmark.result_files import Key, ResultFiles

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepmask.errors import StepMaskError
-from stepmask.inspection.saved_pipeline import saved_pipeline_class
+from stepmask.plugins import saved_pipeline_class
 
 if TYPE_CHECKING:
     from stepmask_lab.reference.classifier import Classifier

@@ -72,7 +72,7 @@ def _load(model: str, dtype: DType | None) -> Any:
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
-    from stepmask.inspection.saved_pipeline import saved_pipeline_class
+    from stepmask.plugins import saved_pipeline_class
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
