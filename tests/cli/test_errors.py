@@ -17,24 +17,33 @@ def test_model_that_cannot_be_found(run, mask_file, tmp_path):
     assert "no such folder" in words(run("describe", tmp_path / "nope", code=2))
 
 
-def test_mask_files(run, folder, mask_file, tmp_path):
+def test_mask_files(run, folder, mask_file, family_file, edited, tmp_path):
     bad = tmp_path / "bad.json"
     assert "No such file" in words(run("show", bad, code=2))
-    bad.write_text(mask_file.read_text()[:200])
-    assert "cut short" in words(run("show", bad, code=2))
-    bad.write_text(json.dumps({**json.loads(mask_file.read_text()), "format_version": 99}))
-    assert "format version 99" in words(run("evaluate", folder, "--mask", bad, code=2))
+    for whole, options in ((mask_file, ()), (family_file, ("--at", 0.5))):
+        bad.write_text(whole.read_text()[:200])
+        assert "cut short" in words(run("show", bad, *options, code=2))
+    assert "format version 99" in words(run("evaluate", folder, "--mask", edited(format_version=99), code=2))
+
+
+@pytest.fixture
+def edited(mask_file, tmp_path):
+    """A file with the mask after a change of its entries."""
+
+    def edit(part: str | None = None, **changes):
+        content = json.loads(mask_file.read_text())
+        changed = content
+        for name in part.split(".") if part else ():
+            changed = changed[name]
+        changed.update(changes)
+        (tmp_path / "edited.json").write_text(json.dumps(content))
+        return tmp_path / "edited.json"
+
+    return edit
 
 
 def test_mask_of_another_model(run, dit_folder, mask_file):
     assert "another model" in words(run("evaluate", dit_folder, "--mask", mask_file, code=2))
-
-
-def test_mask_that_names_something_else_as_scheduler(run, folder, mask_file, tmp_path):
-    content = json.loads(mask_file.read_text())
-    content["scheduler"]["class"] = "DDIMPipeline"
-    (tmp_path / "odd.json").write_text(json.dumps(content))
-    assert "no scheduler" in words(run("evaluate", folder, "--mask", tmp_path / "odd.json", code=2))
 
 
 def test_dit_pipeline_refuses_schedulers_that_it_runs_wrongly(run, dit_folder, tmp_path):
@@ -53,11 +62,9 @@ def test_guidance_of_a_pipeline_that_has_none(verb, run, folder, mask_file, tmp_
     assert "the call of DDIMPipeline takes no guidance_scale: leave it out; it takes batch_size, generator" in text
 
 
-def test_seeds_that_learning_saw(run, folder, mask_file, tmp_path):
-    content = json.loads(mask_file.read_text())
-    content["provenance"]["noise_seeds"] = [10_000, 10_003]
-    (tmp_path / "m.json").write_text(json.dumps(content))
-    assert "used to learn" in words(run("evaluate", folder, "--mask", tmp_path / "m.json", code=2))
+def test_seeds_that_learning_saw(run, folder, edited):
+    mask = edited("provenance", noise_seeds=[10_000, 10_003])
+    assert "used to learn" in words(run("evaluate", folder, "--mask", mask, code=2))
 
 
 @pytest.mark.parametrize(("options", "says"), [
@@ -100,14 +107,6 @@ def test_what_an_error_lists_can_be_given(run, family_file):
     assert "StepMask(4 steps" in run("show", family_file, "--at", cheapest).stdout
 
 
-def test_damaged_family(run, family_file, tmp_path):
-    content = json.loads(family_file.read_text())
-    (tmp_path / "f.json").write_text(json.dumps({**content, "format_version": 99}))
-    assert "format version 99" in words(run("show", tmp_path / "f.json", "--at", 0.5, code=2))
-    (tmp_path / "f.json").write_text(family_file.read_text()[:300])
-    assert "cut short" in words(run("show", tmp_path / "f.json", "--at", 0.5, code=2))
-
-
 def test_output_that_is_a_folder_or_below_a_file(run, folder, mask_file, tmp_path):
     assert "is a folder" in words(run("learn", folder, "-o", tmp_path, code=2))
     assert "cannot write" in words(run("sample", folder, "--mask", mask_file, "-o", mask_file / "x", code=2))
@@ -140,40 +139,24 @@ def test_interrupt_keeps_the_state_and_the_old_mask(run, folder, mask_file, tmp_
 # --- what a stranger found
 
 
-@pytest.mark.parametrize(("change", "expected"), [
-    ({"beta_schedule": "foo"}, "the scheduler that the mask names cannot be made"),
-    ({"num_train_timesteps": "many"}, "the scheduler that the mask names cannot be made"),
-    ({"num_train_timesteps": 3}, "makes no run of 4 steps"),
+@pytest.mark.parametrize(("part", "change", "expected"), [
+    ("scheduler", {"class": "DDIMPipeline"}, "no scheduler"),
+    ("scheduler.config", {"beta_schedule": "foo"}, "the scheduler that the mask names cannot be made"),
+    ("scheduler.config", {"num_train_timesteps": "many"}, "the scheduler that the mask names cannot be made"),
+    ("scheduler.config", {"num_train_timesteps": 3}, "makes no run of 4 steps"),
+    ("provenance", {"num_inference_steps": "five"}, "must be a whole number of steps, got 'five'"),
+    ("provenance", {"noise_seeds": 5}, '"noise_seeds" in provenance must be'),
+    ("provenance", {"noise_seeds": ["a", 3]}, '"noise_seeds" in provenance must be'),
+    ("provenance", {"guidance_scale": "high"}, '"guidance_scale" in provenance must be'),
 ])  # fmt: skip
-def test_a_mask_with_a_nonsensical_scheduler(change, expected, run, folder, mask_file, tmp_path):
-    content = json.loads(mask_file.read_text())
-    content["scheduler"]["config"] |= change
-    (tmp_path / "odd.json").write_text(json.dumps(content))
-    assert expected in words(run("evaluate", folder, "--mask", tmp_path / "odd.json", code=2))
-
-
-def test_a_mask_whose_number_of_steps_is_a_word(run, mask_file, tmp_path):
-    content = json.loads(mask_file.read_text())
-    content["provenance"]["num_inference_steps"] = "five"
-    (tmp_path / "odd.json").write_text(json.dumps(content))
-    assert "must be a whole number of steps, got 'five'" in words(run("show", tmp_path / "odd.json", code=2))
-
-
-@pytest.mark.parametrize(
-    ("entry", "value"), [("noise_seeds", 5), ("noise_seeds", ["a", 3]), ("guidance_scale", "high")]
-)
-def test_what_runs_are_made_by_must_be_usable(entry, value, run, mask_file, tmp_path):
-    content = json.loads(mask_file.read_text())
-    content["provenance"][entry] = value
-    (tmp_path / "odd.json").write_text(json.dumps(content))
-    assert f'"{entry}" in provenance must be' in words(run("show", tmp_path / "odd.json", code=2))
+def test_a_mask_with_a_nonsensical_scheduler_or_provenance(part, change, expected, run, folder, edited):
+    verb = ["show"] if part == "provenance" else ["evaluate", folder, "--mask"]
+    assert expected in words(run(*verb, edited(part, **change), code=2))
 
 
 @pytest.mark.parametrize("provenance", [{"psnr": 45}, {"psnr": {"mean": 45}, "macs": 0.5}, {"psnr": {}, "asked": 3}])
-def test_provenance_says_what_it_likes(provenance, run, mask_file, tmp_path):
-    content = json.loads(mask_file.read_text()) | {"provenance": provenance}
-    (tmp_path / "odd.json").write_text(json.dumps(content))
-    shown = " ".join(run("show", tmp_path / "odd.json").stdout.split())
+def test_provenance_says_what_it_likes(provenance, run, edited):
+    shown = " ".join(run("show", edited(provenance=provenance)).stdout.split())
     assert "when learned: the mask does not say it in a form that stepmask knows" in shown
 
 

@@ -55,15 +55,6 @@ def test_evaluation_of_a_late_start_counts_what_ran():
         assert result.macs_fraction == cost.fraction(run.ran) == run.summary().macs_fraction > 1 / ran
 
 
-def test_learn_family():
-    case = BY_NAME["PixArt-Sigma"]
-    pipe, inputs = case.build(), case.arguments(2)
-    family = stepmask.learn_family(pipe, case.steps, (0.8, 0.6), call_kwargs=inputs, **FEW)
-    cost = measure_cost(pipe, call_kwargs=inputs)
-    for target in (0.8, 0.6):
-        assert cost.fraction(stepmask.make_plan(family.at(target), stepmask.describe(pipe))) <= target
-
-
 def test_learn_where_pictures_are_made_with_numpy():
     case = replace(BY_NAME["Stable Diffusion, T2I-Adapter"], steps=2)
     assert stepmask.learn(case.build(), case.steps, 0.6, call_kwargs=case.arguments(2), **FEW).num_rows == case.steps

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from fakes import assert_unchanged, quantised_pipeline, snapshot
+from jobs import Stop, stop_after
 from stepmask import StepMaskError, learn, learn_family
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import learners
@@ -76,3 +78,17 @@ def test_on_a_quantised_model():
     for method in ("harmonica", "l2c", "dip-go"):
         with pytest.raises(StepMaskError, match=r"is a quantised Linear, .*schedules\.key_steps"):
             learn(pipe, STEPS, 0.8, method=method, progress=False)
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_the_same_seed_the_same_mask_also_after_an_interrupt(method, tmp_path):
+    options = {"method": method, "progress": False, **LEARNED[method]}
+    pipe, path, state = dit_pipeline(), tmp_path / "state", torch.random.get_rng_state()
+    whole = learn(pipe, STEPS, 0.8, **options)
+    assert torch.equal(torch.random.get_rng_state(), state), "nobody else's randomness is used"
+    with pytest.raises(Stop):
+        learn(pipe, STEPS, 0.8, resume=path, callback=stop_after(1), **options)
+    with pytest.raises(StepMaskError, match=r"belongs to another run.*seed was 0, now 1"):
+        learn(pipe, STEPS, 0.8, seed=1, resume=path, **options)
+    assert learn(dit_pipeline(), STEPS, 0.8, resume=path, **options) == whole
+    assert learn(pipe, STEPS, 0.8, seed=1, **options) != whole

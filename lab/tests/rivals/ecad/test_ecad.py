@@ -2,9 +2,8 @@
 
 import pytest
 
-from jobs import Stop, stop_after
 from refusal import refused
-from stepmask import StepMaskError, TargetError, apply, describe, learn, learn_family, make_plan, measure_cost
+from stepmask import TargetError, apply, describe, learn, learn_family, make_plan, measure_cost
 from stepmask.runtime.noise import Noise
 from stepmask.schedules import fora
 from stepmask_lab.rivals import Ecad
@@ -46,20 +45,6 @@ def test_a_family_has_the_best_at_each_target():
     family = learn_family(ddim_pipeline(), STEPS, (0.9, 0.6), **QUICK)
     assert 1 <= len(family) <= 2 and all(member.macs <= 0.9 for member in family)
     assert family.at(0.6).provenance["macs"] <= 0.6
-
-
-def test_the_same_seed_the_same_mask_also_after_an_interrupt(tmp_path):
-    whole = learn(ddim_pipeline(), STEPS, 0.8, **QUICK)
-    path = tmp_path / "state"
-    with pytest.raises(Stop):
-        learn(ddim_pipeline(), STEPS, 0.8, resume=path, callback=stop_after(2), **QUICK)
-    assert learn(ddim_pipeline(), STEPS, 0.8, resume=path, **QUICK) == whole
-    assert learn(ddim_pipeline(), STEPS, 0.8, seed=1, **QUICK) != whole
-    with pytest.raises(StepMaskError, match=r"belongs to another run.*seed was 0, now 1"):
-        learn(ddim_pipeline(), STEPS, 0.8, seed=1, resume=path, **QUICK)
-    refused(r"belongs to another run.*weights was", learn, ddim_pipeline(seed=1), STEPS, 0.8, resume=path, **QUICK)
-    path.write_text("{")
-    refused("is no state of an interrupted run", learn, ddim_pipeline(), STEPS, 0.8, resume=path, **QUICK)
 
 
 def test_what_cannot_be_had_is_said():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import Stop, job_for, stop_after
+from jobs import job_for
 from stepmask import TargetError, describe, learn, make_plan, measure_cost
 from stepmask_lab.rivals import L2C
 from stepmask_lab.rivals.l2c.learner import L2CLearner
@@ -38,11 +38,3 @@ def test_values_are_mixed_and_kept_above_the_threshold():
     mixed = learner.draw(torch.tensor([0.05, 0.2]), generator())
     assert torch.equal(mixed.weight, torch.tensor([[0.05, 0.2]])) and mixed.refresh.tolist() == [[False, True]]
     assert learner.trajectory == "teacher" and L2C(threshold=0.3).threshold == 0.3
-
-
-def test_the_same_seed_the_same_mask_also_after_an_interrupt(tmp_path):
-    options = {**QUICK, "batch_size": 1}
-    whole = learn(dit_pipeline(), STEPS, 0.8, **options)
-    with pytest.raises(Stop):
-        learn(dit_pipeline(), STEPS, 0.8, resume=tmp_path / "state", callback=stop_after(1), **options)
-    assert learn(dit_pipeline(), STEPS, 0.8, resume=tmp_path / "state", **options) == whole
