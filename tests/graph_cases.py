@@ -19,11 +19,9 @@ def mask_of(*rows: str, names: tuple[str, ...] | None = None) -> StepMask:
 def mask_from(actions, names: tuple[str, ...] | None = None) -> StepMask:
     actions = np.asarray(actions)
     return StepMask(
-        compute=actions == Action.compute,
-        forecast=actions == Action.linear,
-        sites=names or tuple(f"b{i}" for i in range(actions.shape[1])),
-        timesteps=range(len(actions), 0, -1),
-    )
+        compute=actions == Action.compute, forecast=actions == Action.linear,
+        sites=names or tuple(f"b{i}" for i in range(actions.shape[1])), timesteps=range(len(actions), 0, -1),
+    )  # fmt: skip
 
 
 def words(table: np.ndarray) -> list[str]:

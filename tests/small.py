@@ -33,13 +33,11 @@ def ldm_pipeline(seed: int = 0, classes: int = 10, names: bool = True, **parts) 
         cross_attention_dim=12, attention_head_dim=2, norm_num_groups=4,
     )  # fmt: skip
     parts = {
-        "vae": autoencoder(),
-        "unet": unet.eval(),
-        "class_embedder": ClassEmbedder(classes, 12).eval(),
+        "vae": autoencoder(), "unet": unet.eval(), "class_embedder": ClassEmbedder(classes, 12).eval(),
         "scheduler": DDIMScheduler(clip_sample=False),
         "id2label": {number: f"class {number}, number {number}" for number in range(classes)} if names else None,
         **parts,
-    }
+    }  # fmt: skip
     return quiet(ClassConditionalLDMPipeline(**parts))
 
 

@@ -97,11 +97,9 @@ def test_a_branch_is_the_border_by_layers():
     """What runs between key steps, upsamplers and all that feeds held layers left to elimination."""
     last, second = {"up_blocks.1.resnets.1"}, {"up_blocks.1.resnets.0", "down_blocks.0.resnets.0"}
     third = {
-        "up_blocks.0.resnets.1",
-        "up_blocks.0.attentions.1",
-        "up_blocks.0.upsamplers.0",
+        "up_blocks.0.resnets.1", "up_blocks.0.attentions.1", "up_blocks.0.upsamplers.0",
         "down_blocks.0.downsamplers.0",
-    }
+    }  # fmt: skip
     for branch, runs in enumerate((last, last | second, last | second | third)):
         plan = make_plan(schedules.deepcache(UNET, range(3), 3, branch=branch), UNET)
         assert {plan.sites[i] for i in np.flatnonzero(plan.compute[1])} == runs

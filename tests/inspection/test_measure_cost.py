@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -101,12 +100,3 @@ def test_latency_is_a_second_unit():
     assert model.training and not any("forward" in vars(module) for module in model.modules())
     with pytest.raises(StepMaskError, match="latency=True"):
         measure_cost(model).shares("latency")
-
-
-def test_half_the_steps_at_half_the_blocks():
-    """A fraction by hand: everything that a site covers, at half of the steps."""
-    model = tiny_model("DiTTransformer2DModel")
-    graph, cost = describe(model), measure_cost(model)
-    mask = schedules.fora(graph, range(10), interval=2)
-    assert cost.fraction(mask) == pytest.approx(1 - cost.coverage / 2)
-    assert np.isclose(cost.total_macs(mask), 10 * cost.step_macs * (1 - cost.coverage / 2))

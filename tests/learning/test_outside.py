@@ -1,12 +1,8 @@
 """A way to learn that another package brings, in under 40 lines: by name, by configuration, in the help, resumed."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from outsiders import Stranger
 from tiny import dit_pipeline
 
 PLUGIN = '''
@@ -56,7 +52,7 @@ from pathlib import Path
 import stepmask
 from stepmask.learning import learners
 from tiny import dit_pipeline
-from stranger import Every  # imported by its user as any module is
+from every_package import Every  # imported by its user as any module is
 
 pipe = dit_pipeline()
 mask = stepmask.learn(pipe, 4, 0.6, method="every", most=3, progress=False)
@@ -101,24 +97,12 @@ print("all of it")
 
 @pytest.fixture
 def installed(tmp_path):
-    """The package of a stranger, as pip would install it; runs Python where it is found."""
-    (tmp_path / "site" / "stranger-1.dist-info").mkdir(parents=True)
-    (tmp_path / "site" / "stranger.py").write_text(PLUGIN)
-    (tmp_path / "site" / "stranger-1.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: stranger\nVersion: 1\n"
-    )
-    entry = "[stepmask.plugins]\nstranger = stranger\n"
-    (tmp_path / "site" / "stranger-1.dist-info" / "entry_points.txt").write_text(entry)
-    path = [
-        tmp_path / "site",
-        Path(__file__).parents[1],
-        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
-    ]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "COLUMNS": "120", "TERM": "dumb"}
+    """Runs Python where a stranger's package is installed; returns what it says."""
+    stranger = Stranger(tmp_path)
+    stranger.install("stepmask.plugins", PLUGIN, name="every")
 
     def run(*arguments, code=0) -> str:
-        command = [sys.executable, *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+        done = stranger.python(*map(str, arguments))
         assert done.returncode == code, done.stdout + done.stderr
         return " ".join((done.stdout + done.stderr).replace("│", " ").split())
 

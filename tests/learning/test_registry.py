@@ -43,34 +43,28 @@ def test_by_name_and_by_configuration():
     assert configured(given, {})[1] is given
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "says"),
-    [
-        ("best", {}, "method must be one of end-to-end, paper, .*or a configuration, got 'best'"),
-        ("per-step", {}, "method must be one of end-to-end, paper"),
-        (3, {}, r"method takes a name or a configuration \(EndToEnd, Paper.*\), got int"),
-        (Mine(), {}, r"method takes a name or a configuration \(EndToEnd, Paper.*\), got Mine"),
-        (EndToEnd, {}, "got type"),
-        (EndToEnd(), {"rounds": 2}, r"give a configuration or single options, not both \(rounds\)"),
-        ("end-to-end", {"num_trajectories": 3}, "'end-to-end' has no option 'num_trajectories'; there are rounds, "),
-        ("paper", {"batchsize": 2}, "no option 'batchsize'; there are .*batch_size"),
-        ("end-to-end", {"rounds": -1}, "rounds must be a number between"),
-        ("paper", {"sampling": "coin"}, "sampling must be one of random, gumbel, interpolation, got 'coin'"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("method", "options", "says"), [
+    ("best", {}, "method must be one of end-to-end, paper, .*or a configuration, got 'best'"),
+    ("per-step", {}, "method must be one of end-to-end, paper"),
+    (3, {}, r"method takes a name or a configuration \(EndToEnd, Paper.*\), got int"),
+    (Mine(), {}, r"method takes a name or a configuration \(EndToEnd, Paper.*\), got Mine"),
+    (EndToEnd, {}, "got type"),
+    (EndToEnd(), {"rounds": 2}, r"give a configuration or single options, not both \(rounds\)"),
+    ("end-to-end", {"num_trajectories": 3}, "'end-to-end' has no option 'num_trajectories'; there are rounds, "),
+    ("paper", {"batchsize": 2}, "no option 'batchsize'; there are .*batch_size"),
+    ("end-to-end", {"rounds": -1}, "rounds must be a number between"),
+    ("paper", {"sampling": "coin"}, "sampling must be one of random, gumbel, interpolation, got 'coin'"),
+])  # fmt: skip
 def test_what_is_no_method_and_no_option(method, options, says):
     for door in (learn, learn_family):
         refused(says, door, None, 4, method=method, **options)
 
 
-@pytest.mark.parametrize(
-    ("goals", "says"),
-    [
-        ({"min_psnr": 40}, "method 'paper' does not know min_psnr; end-to-end does"),
-        ({"target_speedup": 2.0, "max_cache_bytes": 10**6}, "know target_speedup, max_cache_bytes; end-to-end"),
-        ({"targets": (0.5,)}, "method 'paper' does not know targets; "),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("goals", "says"), [
+    ({"min_psnr": 40}, "method 'paper' does not know min_psnr; end-to-end does"),
+    ({"target_speedup": 2.0, "max_cache_bytes": 10**6}, "know target_speedup, max_cache_bytes; end-to-end"),
+    ({"targets": (0.5,)}, "method 'paper' does not know targets; "),
+])  # fmt: skip
 def test_what_a_method_cannot_be_asked_for(goals, says):
     with pytest.raises(StepMaskError, match=says):
         learners()["paper"].check(Goals(**goals))

@@ -142,11 +142,9 @@ def test_no_global_figures(plan):
 
 def test_short_names_and_groups():
     names = [
-        "down_blocks.1.attentions.0",
-        "down_blocks.1.downsamplers.0",
-        "mid_block.resnets.1",
+        "down_blocks.1.attentions.0", "down_blocks.1.downsamplers.0", "mid_block.resnets.1",
         "transformer_blocks.3.ff",
-    ]
+    ]  # fmt: skip
     assert [short_name(n) for n in names] == ["down 1 attn 0", "down 1 sampler", "mid res 1", "block 3 ff"]
     assert [group_of(n) for n in names] == ["down 1", "down 1", "mid", "block 3"]
     assert group_starts(names) == [2, 3] and group_starts(["a", "b", "c"]) == []

@@ -177,11 +177,9 @@ def sana() -> Any:
     halves |= {f"{part}_qkv_multiscales": ((), (5,)) for part in ("encoder", "decoder")}
     ways = {"downsample_block_type": "conv", "upsample_block_type": "interpolate"}
     return diffusers.SanaPipeline(
-        **NO_TEXT,
-        vae=diffusers.AutoencoderDC(latent_channels=4, attention_head_dim=2, **halves, **ways).eval(),
-        transformer=tiny_model("SanaTransformer2DModel"),
-        scheduler=FlowMatch(),
-    )
+        **NO_TEXT, vae=diffusers.AutoencoderDC(latent_channels=4, attention_head_dim=2, **halves, **ways).eval(),
+        transformer=tiny_model("SanaTransformer2DModel"), scheduler=FlowMatch(),
+    )  # fmt: skip
 
 
 def stable_diffusion_3(kind: str = "StableDiffusion3Pipeline", **options) -> Any:

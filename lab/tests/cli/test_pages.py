@@ -28,15 +28,6 @@ def test_the_page_of_results_is_up_to_date(tmp_path, monkeypatch, capsys):
     assert "results/images" not in shown and (RESULTS / "images" / "curve.png").stat().st_size < 300_000
 
 
-def test_the_tables_of_the_readme_are_those_of_the_page():
-    readme, shown = (
-        path.read_text(encoding="utf-8") for path in (RESULTS.parents[1] / "README.md", RESULTS / "results.md")
-    )
-    tables = [part.strip() for part in readme.split("\n\n") if part.startswith("| 20 steps, ")]
-    for table in tables:
-        assert f"\n{table}\n" in shown, "copy it from lab/results/results.md"
-
-
 @pytest.mark.parametrize("path", sorted((RESULTS / "masks").glob("*.json")), ids=lambda path: path.stem)
 def test_the_masks_beside_the_results_are_those_that_were_measured(path):
     model, steps, method, setting, seed = re.fullmatch(

@@ -31,11 +31,9 @@ def test_each_method_shows_the_dearest_row_within_the_budget():
         "| FORA | 26.0 at 0.25, 3.51x | 40.0 at 0.51 |",
     ]
     assert third.splitlines() == [
-        "| 20 steps, 30% of the MACs | a |",
-        "| --- | --- |",
-        "| end-to-end | 33.0 at 0.29 |",
+        "| 20 steps, 30% of the MACs | a |", "| --- | --- |", "| end-to-end | 33.0 at 0.29 |",
         "| FORA | 26.0 at 0.25, 3.51x |",
-    ]
+    ]  # fmt: skip
 
 
 def test_numbers_of_steps_have_tables_of_their_own_fewest_first():

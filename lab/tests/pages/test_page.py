@@ -61,10 +61,8 @@ def test_speed_ups_count_where_both_have_one():
 def test_learning_seeds_are_averaged_and_ours_are_no_rivals():
     rows = [row("end-to-end", "0.5", 0.5, psnr, seed=seed) for seed, psnr in enumerate((40.0, 44.0))]
     others = [
-        row("end-to-end, hold only", "0.5", 0.5, 50),
-        row("full run", "all", 1.0, 100),
-        row("FORA", "1:2", 0.5, 41.0),
-    ]
+        row("end-to-end, hold only", "0.5", 0.5, 50), row("full run", "all", 1.0, 100), row("FORA", "1:2", 0.5, 41.0),
+    ]  # fmt: skip
     (found,) = verdicts([*rows, *others])
     assert found.psnr.value == pytest.approx(1.0) and found.rival["method"] == "FORA"
     assert verdicts(others) == []
@@ -184,11 +182,9 @@ def test_the_page_names_pictures_that_are_there(tmp_path, strips):
 
 def test_the_grid_has_the_full_run_learned_and_the_best_of_each_family(tmp_path, strips):
     rivals = [
-        row("FORA", "1:2", 0.502, 30.0),
-        row("FORA", "1:3", 0.35, 31.0),
-        row("new", "a", 0.4, 33),
+        row("FORA", "1:2", 0.502, 30.0), row("FORA", "1:3", 0.35, 31.0), row("new", "a", 0.4, 33),
         row("new", "b", 0.6, 40),
-    ]
+    ]  # fmt: skip
     results = Results("m", [*rivals, *LEARNED, row("full run", "all", 1.0, 105.0)], strip=strips)
     from stepmask_lab.pages.page import _strips
 

@@ -68,10 +68,8 @@ def test_what_it_returns():
     model = tiny().eval()
     seen = model(pictures())
     assert {name: tuple(values.shape) for name, values in seen.items()} == {
-        "features": (6, 6),
-        "spatial": (6, 4 * 7 * 7),
-        "logits": (6, 10),
-    }
+        "features": (6, 6), "spatial": (6, 4 * 7 * 7), "logits": (6, 10),
+    }  # fmt: skip
     assert seen["spatial"].std() > 0
     assert torch.allclose(seen["features"][:2], model(pictures()[:2])["features"], atol=1e-6), "in any batch"
 

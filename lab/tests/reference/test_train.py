@@ -35,11 +35,9 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def tiny_configurations(monkeypatch):
     builders = {
-        "ddpm-cifar10": ddim_pipeline,
-        "dit-cifar10": small_dit,
-        "ldm-cifar10": ldm_pipeline,
+        "ddpm-cifar10": ddim_pipeline, "dit-cifar10": small_dit, "ldm-cifar10": ldm_pipeline,
         "pixart-cifar10": pixart_pipeline,
-    }
+    }  # fmt: skip
     monkeypatch.setattr(configurations, "BUILDERS", builders)
     monkeypatch.setattr(configurations, "autoencoder_cifar10", lambda: autoencoder(scaling_factor=1.0))
 

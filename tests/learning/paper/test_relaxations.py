@@ -37,11 +37,6 @@ def test_mix_keeps_the_dtype():
     assert mixed.dtype == torch.bfloat16 and mixed.tolist() == [[0.5, 0.5]]
 
 
-def test_both_halves_of_a_guided_batch_belong_to_the_images_in_order():
-    spread = per_image(torch.tensor([1.0, 2.0]), torch.zeros(4, 3, 5, 5), 2)
-    assert spread.shape == (4, 1, 1, 1) and spread.flatten().tolist() == [1, 2, 1, 2]
-
-
 def test_frames_that_are_folded_into_the_batch_belong_to_their_video():
     frames = per_image(torch.tensor([1.0, 2.0]), torch.zeros(6, 5))
     assert frames.flatten().tolist() == [1, 1, 1, 2, 2, 2]

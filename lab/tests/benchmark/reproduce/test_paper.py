@@ -5,7 +5,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from stepmask import StepMaskError, presets
+from stepmask import presets
 from stepmask_lab import reference
 from stepmask_lab.reproduce.full_size import full_size
 from stepmask_lab.reproduce.paper import DEEPCACHE, FEWER, FORA, L2C, MASKING, ORIGINAL, TABLE4, TABLE5, TABLES, agrees
@@ -80,10 +80,3 @@ def test_a_router_brings_its_own_steps(tmp_path):
     whole = full_size(dit)[0]["macs"] / dit.steps * 4
     assert row["macs"] / whole == pytest.approx(0.5, abs=0.01), "every second of four steps rests"
     assert L2C not in [row["method"] for row in full_size(larger, path)], "routers are for 256 pixels"
-
-
-def test_what_is_no_router_is_refused(tmp_path):
-    path = tmp_path / "router.pt"
-    path.write_text("hello")
-    with pytest.raises(StepMaskError, match="no file of torch"):
-        full_size(TABLES["table2"][1], path)
