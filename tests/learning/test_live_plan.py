@@ -33,7 +33,7 @@ def assert_follows(graph: BlockGraph, actions: np.ndarray, share: np.ndarray, sw
         expected = float(((after.astype(int) - before) @ share).sum() / len(actions))
         assert live.change(step, site, Action(action)) == pytest.approx(expected, abs=1e-12)
         assert np.array_equal(table_of(live.runs, len(graph)), before), "asking changes nothing"
-        rows = live.flip(step, site, Action(action))
+        rows = live.switch(step, site, Action(action))
         actions = switched
         assert np.array_equal(table_of(live.runs, len(graph)), after)
         assert set(np.flatnonzero((before != after).any(1)).tolist()) <= set(rows)
@@ -68,12 +68,3 @@ def test_it_follows_long_walks_on_models(name):
     actions[0] = Action.compute
     switches = np.stack([random.integers(*ends, 60) for ends in ((1, 12), (0, len(graph)), (0, 3))], axis=1).tolist()
     assert_follows(graph, actions, random.random(len(graph)), switches)
-
-
-def test_without_an_action_compute_and_hold_are_flipped():
-    graph = BlockGraph.chain([Site(name, "resnet") for name in "abc"])
-    actions = np.ones((3, 3), dtype=int)
-    live = live_plan(graph, actions, np.ones(3))
-    assert live.change(2, 2) == live.change(2, 2, Action.hold) == pytest.approx(-1.0), "a and b die with c"
-    live.flip(2, 2)
-    assert live.rows == [7, 7, 3] and live.change(2, 2) == pytest.approx(1.0)

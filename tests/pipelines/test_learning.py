@@ -19,7 +19,7 @@ from stepmask.inspection import first_step as capture
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.registry import denoiser_of
-from stepmask.learning import interception
+from stepmask.learning import EndToEnd, interception
 from stepmask.learning.end_to_end.gradients.chain import Chain
 from stepmask.learning.end_to_end.gradients.probe import forth_and_back
 from stepmask.runtime.sampling import sample, timesteps_of_run
@@ -258,7 +258,7 @@ def test_learning_where_the_model_writes_into_values(name, eliminate_dead):
         found.append(latents_of(case, pipe))
         return found[0]
 
-    back(Chain(pipe, plan, 2, 1), kept, wanted.shape)
+    back(Chain(pipe, plan, 2, 1, EndToEnd(graph_bytes=0)), kept, wanted.shape)
     assert torch.equal(found[0], wanted)
 
 
@@ -301,7 +301,7 @@ def test_what_runs_beside_the_denoiser_keeps_no_graph(name):
             with saved_tensors_hooks(count, lambda tensor: tensor):
                 return latents_of(case, pipe)
 
-        back(Chain(pipe, plan, 2, 1), call)
+        back(Chain(pipe, plan, 2, 1, EndToEnd(graph_bytes=0)), call)
         kept[steps] = sum(numbers)
     latents = 2 * 4 * 16 * 16
     assert kept[8] - kept[4] < 40 * 4 * latents
@@ -315,7 +315,9 @@ def test_gradients_come_back_through_a_controlnet(monkeypatch):
         case = replace(BY_NAME["Stable Diffusion, ControlNet"], steps=4)
         pipe = case.build()
         plan = stepmask.make_plan(schedules.fora(pipe, 4, 2, forecast="linear"), stepmask.describe(pipe))
-        found.append(back(Chain(pipe, plan, 2, 1), lambda case=case, pipe=pipe: latents_of(case, pipe)))
+        found.append(
+            back(Chain(pipe, plan, 2, 1, EndToEnd(graph_bytes=0)), lambda case=case, pipe=pipe: latents_of(case, pipe))
+        )
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 from fakes import TwoCalls
 from stepmask import StepMaskError
 from stepmask.inspection.sampler_loop import SamplerLoop
-from stepmask.learning.end_to_end.measurement.judge import HELD_BACK, PROBES, VALIDATION
+from stepmask.learning.end_to_end.judge import HELD_BACK, PROBES, VALIDATION
 from stepmask.runtime.noise import NOISE_SEEDS, Noise
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model
 

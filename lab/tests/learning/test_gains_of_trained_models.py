@@ -62,7 +62,7 @@ def test_the_first_step_goes_down_the_slopes_of_channels():
 
 
 def test_channels_may_go_without_gains():
-    fitting = Fitting(trained, fora(trained(), STEPS, 2, forecast="linear"), 4, by_channel=False)
+    fitting = Fitting(trained, fora(trained(), STEPS, 2, forecast="linear"), 4, channel_gains=False)
     fitting.step()
     assert fitting.fit.mask.gains is not None and fitting.fit.mask.channel_gains is None
 

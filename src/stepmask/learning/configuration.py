@@ -6,6 +6,7 @@ docstring and the tables of the documentation all read the fields' metadata, so 
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -30,9 +31,9 @@ def option(
     Args:
         default: The value that holds where none is given.
         help: What the option does, in a sentence or two.
-        low: The least number that makes sense.
-        high: The greatest number that makes sense.
-        unit: What the number counts or measures.
+        low: The least number that makes sense; None where there is no limit.
+        high: The greatest number that makes sense; None where there is no limit.
+        unit: What the number counts or measures; empty where there is none.
         may_change: Whether an interrupted run may go on with another value.
         on_command_line: Whether the command line offers it.
     """
@@ -42,20 +43,13 @@ def option(
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of one option of a configuration.
+    """What is known of one option of a configuration: what was given to `option`, and what its field says.
 
     Attributes:
-        name: Its name.
+        name: The name of the field.
         type: int, float, bool or str, or a class; without ``None`` and without the choices.
-        default: The value that holds where none is given.
-        help: What it does.
-        low: The least number that makes sense; None where there is no limit.
-        high: The greatest number that makes sense; None where there is no limit.
-        unit: What the number counts or measures; empty where there is none.
         choices: The words that it may be; empty where it is no word.
         may_be_none: Whether None is a value of its own.
-        may_change: Whether an interrupted run may go on with another value.
-        on_command_line: Whether the command line offers it.
     """
 
     name: str
@@ -104,10 +98,8 @@ class Option:
 
     def _check_number(self, value: Any) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        low, high = (
-            (-float("inf") if self.low is None else self.low),
-            (float("inf") if self.high is None else self.high),
-        )
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
         if not is_number or not low <= value <= high:
             raise StepMaskError(f"{self.name} must be a number between {low:g} and {high:g}, got {value!r}")
         if self.type is int and not isinstance(value, int):
@@ -168,14 +160,8 @@ def _option_of(one: Field, hint: Any) -> Option:
         kind = str
     elif get_origin(kind) is not None:  # Callable[[...], ...]
         kind = Callable
-    return Option(
-        name=one.name,
-        type=kind,
-        default=one.default,
-        choices=choices,
-        may_be_none=NoneType in parts,
-        **one.metadata,
-    )
+    found = {"name": one.name, "type": kind, "default": one.default, "choices": choices}
+    return Option(**found, may_be_none=NoneType in parts, **one.metadata)
 
 
 def _stored(value: Any, of_function: Callable[[Any], Any]) -> Any:

@@ -97,10 +97,18 @@ def learn(
         needs_target=learner.needs_target,
     )
     learner.check(goals)
-    task = Task(
-        pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
+    job = Job(
+        task=Task(
+            pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
+        ),
+        goals=goals,
+        config=config,
+        method=learner.name,
+        resume=resume,
+        callback=callback,
+        progress=progress,
     )
-    return _run(learner, task, goals, config, resume, callback, progress)
+    return _run(learner, job)
 
 
 @torch.inference_mode(False)
@@ -123,24 +131,8 @@ def learn_family(
 ) -> MaskFamily:
     """Learn masks for several budgets in one pass, each started from those before.
 
-    All arguments but `targets` mean what they mean for `learn`; of the methods, those make families whose ``goals``
-    have ``targets``.
-
-    Args:
-        pipe: A diffusers pipeline; or a denoiser with its `scheduler`.
-        num_inference_steps: The number of steps of the runs that the masks will be used for.
-        targets: Kept shares of the full run's MACs.
-        method: The name of a way to learn, or its configuration.
-        max_cache_bytes: Most bytes that cached values may take per image, guidance included.
-        scheduler: The scheduler of a bare denoiser.
-        seed: The seed of noise, conditions and draws.
-        call_kwargs: Arguments for the pipeline's call.
-        conditions: Prompts or class numbers to learn on, or a text file with one per line.
-        start: A mask, a family or several masks to start from.
-        resume: File to keep the state in.
-        callback: Called with a report after each step of the work.
-        progress: Whether to show a progress bar.
-        options: Single options of the method, in place of a configuration.
+    `targets` are kept shares of the full run's MACs, in the place of the single goals of `learn`; all other arguments
+    mean what they mean there. Of the methods, those make families whose ``goals`` have ``targets``.
 
     Returns:
         The best mask at each target and those found between; ``family.at(0.45)`` picks one.
@@ -153,32 +145,23 @@ def learn_family(
     learner, config = configured(method, options)
     goals = Goals(targets=shares_of(targets), max_cache_bytes=max_cache_bytes, start=masks_of(start))
     learner.check(goals)
-    task = Task(
-        pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
-    )
-    return _run(learner, task, goals, config, resume, callback, progress)
-
-
-def _run(
-    learner: Learner,
-    task: Task,
-    goals: Goals,
-    config: Configuration,
-    resume: str | Path | None,
-    callback: Callable[[Any], None] | None,
-    progress: bool,
-) -> Any:
-    """Learn, and note what it took."""
     job = Job(
-        task=task,
+        task=Task(
+            pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
+        ),
         goals=goals,
         config=config,
         method=learner.name,
-        resume=None if resume is None else Path(resume),
+        resume=resume,
         callback=callback,
         progress=progress,
     )
-    with job.effort.counting(task.denoiser):
+    return _run(learner, job)
+
+
+def _run(learner: Learner, job: Job) -> Any:
+    """Learn, and note what it took."""
+    with job.effort.counting(job.task.denoiser):
         found = learner(job)
     if isinstance(found, MaskFamily):
         return MaskFamily(tuple(Member(one.macs, one.psnr, _noted(one.mask, job)) for one in found))

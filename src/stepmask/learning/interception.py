@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,9 @@ from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
 
-
-class OnCall(Protocol):
-    """What takes the place of a denoiser call."""
-
-    def __call__(self, position: Position, forward: Callable[[], Any]) -> Any:
-        """The output that the pipeline gets to see; `forward` runs the gated model on the call's inputs, any time."""
-        ...
+OnCall = Callable[[Position, Callable[[], Any]], Any]
+"""Takes the place of a denoiser call and returns the output that the pipeline gets to see. It is given the position of
+the call and a function that runs the gated model on the call's inputs, any number of times."""
 
 
 def detached(output: Any) -> Any:
@@ -38,26 +34,11 @@ def detached(output: Any) -> Any:
     return tree_map_only(Tensor, torch.Tensor.detach, output)
 
 
-class Intercepted:
-    """A pipeline whose denoiser calls are intercepted."""
-
-    def __init__(self, decoder_inputs: list[Tensor]) -> None:
-        self._decoder_inputs = decoder_inputs
-
-    def latents(self, images: Tensor) -> Tensor:
-        """What a call of the pipeline made: the input of its decoder, or `images` where it has none."""
-        return self._decoder_inputs[0].float().cpu() if self._decoder_inputs else images
-
-
 @contextlib.contextmanager
-def intercepted(pipe: Any, graph: BlockGraph, policy: Policy, on_call: OnCall) -> Iterator[Intercepted]:
-    """Let `policy` decide at every site and `on_call` take the place of every denoiser call, for a while.
+def intercepted(pipe: Any, graph: BlockGraph, policy: Policy, on_call: OnCall) -> Iterator[list[Tensor]]:
+    """Let `policy` decide what each site hands out and `on_call` take the place of every denoiser call, for a while.
 
-    Args:
-        pipe: The pipeline.
-        graph: The graph of its denoiser.
-        policy: Decides what each site hands out.
-        on_call: Gets each denoiser call.
+    Yields a list that holds the input of the decoder in the latest run; empty for pipelines without one.
 
     Raises:
         StepMaskError: A mask is applied to the model.
@@ -68,13 +49,13 @@ def intercepted(pipe: Any, graph: BlockGraph, policy: Policy, on_call: OnCall) -
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(frozen(denoiser))
-        running = Intercepted(stack.enter_context(without_decoder(pipe)))
+        decoder_inputs = stack.enter_context(without_decoder(pipe))
         executor = Executor(denoiser, graph, lambda: pipe.scheduler, lambda row: policy)
         stack.callback(executor.remove)
         name = type(denoiser).__name__
         gate = (name, denoiser, lambda compute, args, kwargs: on_call(executor.position, compute))
         stack.enter_context(gated([gate]))
-        yield running
+        yield decoder_inputs
 
 
 def companions(pipe: Any) -> list[tuple[str, nn.Module, Controller]]:

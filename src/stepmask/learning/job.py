@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.configuration import Configuration
 from stepmask.learning.effort import Effort
 from stepmask.learning.goals import Goals
-from stepmask.learning.progress import progress_bar
 from stepmask.runtime.task import Task
 
 
@@ -35,7 +37,7 @@ class Job:
     goals: Goals
     config: Configuration
     method: str
-    resume: Path | None = None
+    resume: str | Path | None = None
     callback: Callable[[Any], None] | None = None
     progress: bool = False
     effort: Effort = field(default_factory=Effort)
@@ -57,17 +59,20 @@ class Job:
 
     @contextlib.contextmanager
     def reporting(self, total: int, doing: str, first: str = "starting") -> Iterator[Callable[[Any], None]]:
-        """Show progress for a while; yields a function that takes a report after each step of the work.
+        """Show a progress bar for a while; yields a function that takes a report after each step of the work.
 
         Args:
             total: Number of reports to come, at most.
             doing: What is done, in a word.
             first: What is said before the first report.
         """
-        with progress_bar(self.progress, total, doing, first) as advance:
+        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
+        console = Console(stderr=True)
+        with Progress(*columns, TimeRemainingColumn(), console=console, disable=not self.progress) as bar:
+            task = bar.add_task(doing, total=total, now=first)
 
             def tell(report: Any) -> None:
-                advance(str(report))
+                bar.update(task, advance=1, now=str(report))
                 if self.callback is not None:
                     self.callback(report)
 

@@ -16,9 +16,9 @@ class LivePlan:
     Leaves out the unchanged-inputs rule, so its costs serve to compare changes, not to meet a budget.
 
     Args:
-        elimination: Of the block graph.
-        rows: Per row one integer, which sites compute.
-        forecasts: Per row one integer, which sites extrapolate; None for none.
+        elimination: The rules of the block graph.
+        rows: Which sites compute, one integer for each row.
+        forecasts: Which sites extrapolate, one integer for each row; None for none.
         share: (B,) share of a full step's cost.
     """
 
@@ -32,11 +32,11 @@ class LivePlan:
         live = elimination.apply(self.rows, self.forecasts, skip_unchanged=False)
         self.runs, self._later = live.runs, live.later
 
-    def change(self, step: int, site: int, action: Action | None = None) -> float:
-        """By how much the cost changes if a cell takes another action; None flips compute and hold."""
+    def change(self, step: int, site: int, action: Action) -> float:
+        """By how much the cost would change if a cell took another action."""
         return sum(self._cost_of(self.runs[row], run) for row, run, _ in self._effects(step, site, action))
 
-    def flip(self, step: int, site: int, action: Action | None = None) -> list[int]:
+    def switch(self, step: int, site: int, action: Action) -> list[int]:
         """Let a cell take another action; returns the rows whose plan may have changed."""
         effects = self._effects(step, site, action)
         for row, run, later in effects:
@@ -44,15 +44,13 @@ class LivePlan:
         self.rows[step], self.forecasts[step] = self._changed(step, site, action)
         return [row for row, _, _ in effects]
 
-    def _changed(self, step: int, site: int, action: Action | None) -> tuple[int, int]:
+    def _changed(self, step: int, site: int, action: Action) -> tuple[int, int]:
         bit, row, forecast = 1 << site, self.rows[step], self.forecasts[step]
-        if action is None:
-            return row ^ bit, forecast & ~bit
         row = row | bit if action == Action.compute else row & ~bit
         forecast = forecast | bit if action == Action.linear else forecast & ~bit
         return row, forecast
 
-    def _effects(self, step: int, site: int, action: Action | None) -> list[tuple[int, int, Reads]]:
+    def _effects(self, step: int, site: int, action: Action) -> list[tuple[int, int, Reads]]:
         """Rows whose state changes: (row, what runs, what is read later)."""
         effects = []
         mask, forecast = self._changed(step, site, action)

@@ -76,12 +76,7 @@ def check_gradients(pipe: Any) -> None:
 
 
 def no_gradient(row: str, pipe: Any) -> UnsupportedModelError:
-    """What to raise where no gradient came back through a pipeline's loop.
-
-    Args:
-        row: Where it did not arrive: ``"the images"``, or a row of the run.
-        pipe: The pipeline.
-    """
+    """What to raise where no gradient arrives at a row of a run, as in ``"row 3"``, or at ``"the images"``."""
     return UnsupportedModelError(
         f"no gradient reaches {row} through {type(pipe.scheduler).__name__} or the pipeline's loop: take another "
         f"scheduler; or {INSTEAD}"
@@ -89,11 +84,7 @@ def no_gradient(row: str, pipe: Any) -> UnsupportedModelError:
 
 
 def not_differentiable(where: str) -> UnsupportedModelError:
-    """What to raise where a denoiser, or a site of it, lets no gradient through.
-
-    Args:
-        where: Names it, as in ``"no gradient passes through blocks.0.attn1"``.
-    """
+    """What to raise where a denoiser lets no gradient through, which `where` says in a few words."""
     return UnsupportedModelError(
         f"{where}: it is quantised or compiled in a way that cannot be differentiated; learn on the plain model, the "
         f"mask works on this one too; or {INSTEAD}"

@@ -276,7 +276,7 @@ def test_gradients_of_a_stream_that_begins_late_land_in_their_rows():
     gradients = {}
     for begin in (9, 2):
         pipe.begin = begin
-        learner.policy.reset()
+        learner.policy.gradient.zero_()
         student = student_of(learner, torch.full((4, 6), 0.5))
         with intercepted(pipe, learner.task.graph, learner.policy, student):
             learner.sample_trajectory(1)

@@ -47,6 +47,7 @@ def _paper(pipe: Any, steps: int, num_images: int) -> int:
 
 def _end_to_end(pipe: Any, steps: int, num_images: int) -> int:
     """A probing run forwards and backwards; returns the bytes that waited between."""
+    from stepmask.learning.end_to_end.config import EndToEnd
     from stepmask.learning.end_to_end.gradients.chain import Chain
     from stepmask.learning.interception import frozen
     from stepmask.liveness import make_plan
@@ -54,7 +55,8 @@ def _end_to_end(pipe: Any, steps: int, num_images: int) -> int:
     from stepmask.schedules import fora
 
     task = Task(pipe, steps)
-    chain = Chain(pipe, make_plan(fora(task.graph, task.timesteps, 2), task.graph), num_images, copies=2, fresh=True)
+    plan = make_plan(fora(task.graph, task.timesteps, 2), task.graph)
+    chain = Chain(pipe, plan, num_images, 2, EndToEnd(graph_bytes=0), fresh=True)
     with frozen(task.denoiser), chain.intercepting():
         images = task.noise.latents(0, num_images, copies=2)
         images.backward(images.detach())

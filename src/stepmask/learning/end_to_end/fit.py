@@ -14,7 +14,7 @@ from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.configuration import check_count
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import EndToEnd
-from stepmask.learning.end_to_end.measurement.judge import PROBES, Judge
+from stepmask.learning.end_to_end.judge import PROBES, Judge
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.refusals import check_gradients, check_learnable
 from stepmask.mask import StepMask
@@ -65,10 +65,10 @@ def fit_gains(
     with effort.counting(task.denoiser):
         check_learnable(task.pipe)
         check_gradients(task.pipe)
-        budget = Budget(task.graph, task.costs)
-        judge = Judge(task, budget, config, Checkpoint(None, {}, effort))
-        mask.check(graph=task.graph, scheduler=task.pipe.scheduler)  # which has the timesteps of a run by now
-        table = judge.with_gains(Table.of(mask, budget), iterations, lambda actions: True, NUM_PROBES)
+        judge = Judge(task, Budget(task.graph, task.costs), config, Checkpoint(None, {}, effort))
+        _ = task.timesteps  # sets the scheduler to a run, which the mask is checked against
+        mask.check(graph=task.graph, scheduler=task.pipe.scheduler)
+        table = judge.with_gains(Table.of(mask, task.graph), iterations, NUM_PROBES)
     seeds = task.noise.seeds(PROBES, NUM_PROBES * config.num_probes)
     before = mask.provenance.get("noise_seeds", [seeds[0], seeds[-1]])
     took = {name: mask.provenance.get(name, 0) + added for name, added in effort.facts().items()}
@@ -80,5 +80,5 @@ def fit_gains(
         "guidance_scale": task.call_kwargs.get("guidance_scale"),
         **took,
     }
-    bare = table.mask(budget, task.timesteps)
+    bare = table.mask(task)
     return replace(bare, scheduler=task.scheduler, graph=task.graph.fingerprint, provenance=provenance)

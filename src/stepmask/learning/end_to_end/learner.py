@@ -17,14 +17,12 @@ from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily, Member
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
-from stepmask.learning.end_to_end.measurement.judge import LEAST_PROBES, PROBES, Judge
+from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES, Judge
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.job import Job
 from stepmask.learning.refusals import check_gradients, check_learnable
-from stepmask.liveness import make_plan
-from stepmask.mask import Action, StepMask
-from stepmask.runtime.task import Task
+from stepmask.mask import StepMask
 
 PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
 """Costs that a search for the cheapest mask of a PSNR goes through."""
@@ -62,20 +60,31 @@ class EndToEndLearning:
         self._task, self._goals, self.config = job.task, job.goals, job.config
         check_learnable(job.task.pipe)
         check_gradients(job.task.pipe)
-        starts = [_sums(mask) for mask in job.goals.start]
-        self.cost = job.task.costs
-        self.budget = Budget(job.task.graph, self.cost)
-        tables = [_on_rows_of(job.task, mask, self.budget, self.config.allowed) for mask in job.goals.start]
+        starts = [Table(mask.actions, mask.gains, mask.channel_gains).digest for mask in job.goals.start]
+        self.budget = Budget(job.task.graph, job.task.costs, max_cache_bytes=job.goals.max_cache_bytes)
+        tables = [self._table_to_start_from(mask) for mask in job.goals.start]
         timed = job.goals.target_speedup is not None
         self.targets = [] if timed else self._checked_targets()
         checkpoint = job.checkpoint(**({"start": starts} if starts else {}))
         if timed:
-            self.cost = self._with_latencies(checkpoint)
-            self.budget = Budget(job.task.graph, self.cost, "latency")
+            costs = self._with_latencies(checkpoint)
+            self.budget = Budget(job.task.graph, costs, "latency", job.goals.max_cache_bytes)
             self.targets = self._checked_targets()
         self.judge = Judge(job.task, self.budget, self.config, checkpoint)
-        limit = job.goals.max_cache_bytes
-        self.search = Search(self.judge, self.budget, job.task.timesteps, self.config, limit, tables)
+        self.search = Search(self.judge, tables)
+
+    def _table_to_start_from(self, mask: StepMask) -> Table:
+        """A given mask on the rows of the task's run; resampled if it has other timesteps.
+
+        Raises:
+            StepMaskError: It belongs to another model, or forecasts where that is not allowed.
+        """
+        mask.check(graph=self._task.graph)
+        if not self.config.forecast and not mask.is_binary:
+            raise StepMaskError("a mask to start from forecasts, and forecast=False allows none: leave one of them out")
+        if not np.array_equal(mask.timesteps, self._task.timesteps):
+            mask = mask.resample(self._task.timesteps)
+        return Table.of(mask, self._task.graph)
 
     def _with_latencies(self, checkpoint: Checkpoint) -> CostTable:
         """Costs with latencies; those of an interrupted search are kept, for measured again they would differ."""
@@ -92,7 +101,7 @@ class EndToEndLearning:
         Raises:
             TargetError: One cannot be reached.
         """
-        goals, num_rows = self._goals, len(self._task.timesteps)
+        goals, num_rows = self._goals, self._task.shape[0]
         floor = self.budget.floor(num_rows)
         if goals.min_psnr is not None:
             targets = [share for share in PSNR_LADDER if share > 1.1 * floor] or [1.0]
@@ -175,18 +184,13 @@ class EndToEndLearning:
     def _finish(self, candidate: Candidate) -> StepMask:
         """A candidate with its identity and what is known of it."""
         held_back = self.judge.held_back(candidate.table)
-        bare = self.search.mask(candidate.table)
-        plan = make_plan(bare, self._task.graph)
         half_width = student_t_95(len(held_back) - 1) * float(held_back.std(ddof=1)) / math.sqrt(len(held_back))
         mean = float(held_back.mean())
         probed = max(self.search.num_probed + 1, LEAST_PROBES if self.config.learns_gains else 0)
         seeds = self._task.noise.seeds(0, PROBES + probed * self.config.num_probes)
         provenance = {
             **self._task.facts(seeds),
-            "asked": self._goals.to_dict(),
             "cost": round(candidate.cost, 6),
-            "macs": round(self.cost.fraction(plan), 6),
-            "cache_bytes_per_image": self.cost.peak_cache_bytes(plan),
             "psnr": {
                 "mean": round(mean, 3),
                 "confidence_95": [round(mean - half_width, 3), round(mean + half_width, 3)],
@@ -198,26 +202,7 @@ class EndToEndLearning:
             **({"started_from_masks": len(self._goals.start)} if self._goals.start else {}),
         }
         scheduler, graph = self._task.scheduler, self._task.graph.fingerprint
-        return replace(bare, scheduler=scheduler, graph=graph, provenance=provenance)
-
-
-def _sums(mask: StepMask) -> str:
-    """What tells one mask to start from from another."""
-    return Table(mask.actions, mask.gains, mask.channel_gains).digest
-
-
-def _on_rows_of(task: Task, mask: StepMask, budget: Budget, allowed: tuple[Action, ...]) -> Table:
-    """A mask to start from on the rows of the task's run; resampled if it has other timesteps.
-
-    Raises:
-        StepMaskError: It belongs to another model, or forecasts where that is not allowed.
-    """
-    mask.check(graph=task.graph)
-    if Action.linear not in allowed and not mask.is_binary:
-        raise StepMaskError("a mask to start from forecasts, and forecast=False allows none: leave one of them out")
-    if not np.array_equal(mask.timesteps, task.timesteps):
-        mask = mask.resample(task.timesteps)
-    return Table.of(mask, budget)
+        return replace(candidate.table.mask(self._task), scheduler=scheduler, graph=graph, provenance=provenance)
 
 
 def student_t_95(degrees: int) -> float:

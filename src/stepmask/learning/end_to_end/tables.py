@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from stepmask.learning.budget import Budget
-from stepmask.liveness import State, full_gains, make_plan
+from stepmask.graph import BlockGraph
+from stepmask.liveness import Plan, State, full_gains, make_plan
 from stepmask.mask import Action, StepMask
 from stepmask.mask_tables import Channels
+from stepmask.runtime.task import Task
 
 
-def settle(mask: StepMask, budget: Budget) -> StepMask:
+def settle(mask: StepMask, graph: BlockGraph) -> StepMask:
     """The same plan from a mask that says compute only where the plan does, all sites named.
 
     What is dead or would be computed again unchanged holds instead; what is not read forecasts nothing.
     """
-    states = make_plan(mask, budget.graph).states
+    states = make_plan(mask, graph).states
     actions = np.select([states == State.compute, states == State.forecast], [Action.compute, Action.linear])
     actions[0] = Action.compute
-    wide = StepMask(compute=np.ones(actions.shape, bool), sites=budget.graph.names, timesteps=mask.timesteps)
+    wide = StepMask(compute=np.ones(actions.shape, bool), sites=graph.names, timesteps=mask.timesteps)
     return wide.with_actions(
         actions,
-        gains=full_gains(mask, budget.graph),
+        gains=full_gains(mask, graph),
         channel_gains=mask.channel_gains,
         scheduler=mask.scheduler,
-        graph=budget.graph.fingerprint,
+        graph=graph.fingerprint,
         provenance=mask.provenance,
     )
 
@@ -49,9 +49,9 @@ class Table:
     channel_gains: Channels | None = None
 
     @classmethod
-    def of(cls, mask: StepMask, budget: Budget) -> Table:
+    def of(cls, mask: StepMask, graph: BlockGraph) -> Table:
         """What a mask comes to."""
-        settled = settle(mask, budget)
+        settled = settle(mask, graph)
         return cls(settled.actions, settled.gains, settled.channel_gains)
 
     @cached_property
@@ -67,16 +67,20 @@ class Table:
         """Whether any gain is not 1."""
         return self.gains is not None or self.channel_gains is not None
 
-    def mask(self, budget: Budget, timesteps: Sequence[float]) -> StepMask:
-        """The table as a mask."""
-        blank = StepMask(compute=np.ones(self.actions.shape, dtype=bool), sites=budget.graph.names, timesteps=timesteps)
+    def mask(self, task: Task) -> StepMask:
+        """The table as a mask on the rows of a task."""
+        blank = StepMask(compute=np.ones(task.shape, dtype=bool), sites=task.graph.names, timesteps=task.timesteps)
         return blank.with_actions(self.actions, gains=self.gains, channel_gains=self.channel_gains)
 
-    def switched(self, actions: np.ndarray, budget: Budget, timesteps: Sequence[float]) -> Table:
+    def plan(self, task: Task) -> Plan:
+        """What a task runs under the table."""
+        return make_plan(self.mask(task), task.graph)
+
+    def switched(self, actions: np.ndarray, task: Task) -> Table:
         """Another table of actions; what forecast before and does so still keeps its gain, and sites keep theirs."""
         both = (self.actions == Action.linear) & (actions == Action.linear)
         gains = None if self.gains is None else np.where(both, self.gains, 1.0)
-        return Table.of(Table(actions, gains, self.channel_gains).mask(budget, timesteps), budget)
+        return Table.of(Table(actions, gains, self.channel_gains).mask(task), task.graph)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Candidate:
 
     @property
     def psnr(self) -> float:
-        """The mean."""
+        """The mean over the images."""
         return float(self.psnrs.mean())
 
     @property

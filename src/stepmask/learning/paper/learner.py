@@ -25,6 +25,7 @@ from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.interception import detached, intercepted
 from stepmask.learning.job import Job
+from stepmask.learning.meet_target import meet_target
 from stepmask.learning.paper import losses
 from stepmask.learning.paper.config import Paper, ScoreConfiguration, Trajectory
 from stepmask.learning.paper.output_change import output_changes
@@ -174,7 +175,7 @@ class ScoreLearner(ABC):
     def _run_trajectory(self) -> TrajectoryReport:
         """One run of the pipeline, and one optimiser step for each row."""
         config = self.config
-        self.policy.reset()
+        self.policy.gradient.zero_()
         student = _Student(self, self.done)
         with intercepted(self.task.pipe, self.task.graph, self.policy, student):
             self.sample_trajectory(1 + self.done)
@@ -188,9 +189,7 @@ class ScoreLearner(ABC):
     def _penalised(self, gradient: Tensor, done: float) -> Tensor:
         """Scores after one optimiser step on Eq. 8; lambda_1 follows the plan's cost.
 
-        Args:
-            gradient: (T, B) of the losses by the scores.
-            done: Share of learning that is done.
+        The gradient, (T, B), is that of the losses by the scores; `done` is the share of learning that is done.
         """
         cell_cost, weights = self.cell_cost(), self.tensors["step_weights"]
         if self.target is not None:
@@ -220,7 +219,7 @@ class ScoreLearner(ABC):
         scores, compute = self.tensors["scores"], self._rounded()
         if self.target is not None:
             order = (scores + 1e-3 * torch.tanh(self.tensors["benefit"])).numpy()
-            compute = self.budget.meet(compute, np.where(self.locked, np.inf, order), self.target)
+            compute = meet_target(self.budget, compute, np.where(self.locked, np.inf, order), self.target)
         first = NOISE_SEEDS + self._first_seed(0)
         seeds = range(first, first + (3 + self.config.num_trajectories) * self.config.batch_size)
         facts = self.task.facts(seeds)

@@ -19,11 +19,7 @@ from stepmask.values import Value
 
 
 class OutputRecorder:
-    """Runs the original model and keeps what it returns.
-
-    Args:
-        description: Of the pipeline's denoiser.
-    """
+    """Runs the original model of a description and keeps what it returns."""
 
     def __init__(self, description: Description) -> None:
         self.description = description
@@ -56,9 +52,7 @@ class OutputRecorder:
 def output_changes(task: Task, call: Callable[[], Tensor]) -> Tensor:
     """(T,) relative change of the original model's output since the step before (Eq. 9); 0 at step 0.
 
-    Args:
-        task: The pipeline and its graph.
-        call: Runs the pipeline from fixed noise.
+    `call` runs the task's pipeline from fixed noise.
     """
     recorder = OutputRecorder(task.description)
     with intercepted(task.pipe, task.graph, recorder.policy, recorder):

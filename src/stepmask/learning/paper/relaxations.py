@@ -31,8 +31,8 @@ def draw(scores: Tensor, num_images: int, sampling: Sampling, temperature: float
     Args:
         scores: (B,) in [0, 1].
         num_images: N.
-        sampling: See `Paper`.
-        temperature: Of the Gumbel-Softmax.
+        sampling: How, as `Paper` has it.
+        temperature: The temperature of the Gumbel-Softmax.
         generator: Source of randomness, on the CPU.
     """
     scores = scores.expand(num_images, -1)

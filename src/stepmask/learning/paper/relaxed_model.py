@@ -39,23 +39,17 @@ class RelaxedPolicy:
         self.mixed = False
         """Whether a value of the latest call depends on scores; not where a stream begins."""
 
-    def reset(self) -> None:
-        """Forget the gradients."""
-        self.gradient.zero_()
-
     def __call__(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """The value of one cell; its cache is refreshed while the masked model runs."""
         if self.teacher:
             return compute()
         fresh = compute()
-        if step == 0 or self.draw is None:
-            cache.put(site, _map(torch.Tensor.detach, fresh))
-            return fresh
-        cached = cache.get(site)
         fresh_parts, layout = take_apart(fresh)
-        cached_parts = take_apart(cached)[0]
+        if step == 0 or self.draw is None:
+            cache.put(site, put_together([part.detach() for part in fresh_parts], layout))
+            return fresh
         values, kept, changes = [], [], []
-        for new, old in zip(fresh_parts, cached_parts, strict=True):
+        for new, old in zip(fresh_parts, take_apart(cache.get(site))[0], strict=True):
             weight = per_image(self.draw.weight[:, site], new, self.copies)
             refresh = per_image(self.draw.refresh[:, site], new, self.copies)
             value = mix(weight, new, old)
@@ -88,8 +82,3 @@ def _inner(a: Tensor, b: Tensor, copies: int, num_images: int) -> Tensor:
     """(num_images,) inner products per image, over all copies of an image in the batch."""
     products = (a.detach().float() * b.float()).flatten(1).sum(1)
     return products.view(copies, num_images, -1).sum((0, 2)).cpu()
-
-
-def _map(function: Callable[[Tensor], Tensor], value: Value) -> Value:
-    parts, layout = take_apart(value)
-    return put_together([function(part) for part in parts], layout)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import stepmask
 from blend import IMAGES, Blend
 from fakes import OneByOne, TwoCalls, assert_unchanged, snapshot
-from stepmask import State, StepMask, describe, make_plan, measure_cost, register_sites
+from stepmask import State, StepMask, describe, make_plan, register_sites
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import SamplerLoop
-from stepmask.learning.budget import Budget
+from stepmask.learning import EndToEnd
 from stepmask.learning.end_to_end.gradients.adjoints import inner
 from stepmask.learning.end_to_end.gradients.chain import Chain
 from stepmask.learning.end_to_end.gradients.effects import Effects
@@ -31,6 +31,7 @@ from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, random_m
 COPIES, STEPS = 2, 6
 LABELS = [3, 7]
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
+LEAN = EndToEnd(graph_bytes=0)
 
 
 def unclipped(pipe):
@@ -110,7 +111,7 @@ def settled(pipe, call: dict, seed: int = 0, share: float = 0.45, channels: bool
     mask = random_mask(model, pipe.scheduler, steps, seed, share, only_blocks=True, forecasts=0.5)
     if channels:
         mask = with_channel_gains(mask, model, lambda: final(pipe, call), seed)
-    return settle(mask, Budget(describe(pipe), measure_cost(pipe)))
+    return settle(mask, describe(pipe))
 
 
 def cotangents(pipe, call: dict, copies: int = COPIES) -> Tensor:
@@ -126,9 +127,11 @@ def prepared(name: str, copies: int = COPIES, channels: bool = False):
     return pipe, call, plan, cotangents(pipe, call, copies)
 
 
-def run_chain(pipe, call, plan, along: Tensor, fresh: bool = True, **options) -> tuple[Effects, Tensor]:
+def run_chain(
+    pipe, call, plan, along: Tensor, config: EndToEnd = LEAN, fresh: bool = True, **options
+) -> tuple[Effects, Tensor]:
     """The effects that a chain finds along (copies, IMAGES, ...) cotangents, and the images that it made."""
-    chain = Chain(pipe, plan, IMAGES, len(along), fresh, **options)
+    chain = Chain(pipe, plan, IMAGES, len(along), config, fresh=fresh, **options)
     with frozen(denoiser_of(pipe)), chain.intercepting():
         images = final(pipe, call, len(along))
         images.backward(along.flatten(0, 1).to(images))
@@ -267,7 +270,7 @@ def test_slopes_of_channels_are_derivatives_by_their_gains(name):
 
 def test_without_fresh_values_only_computing_is_left_out_and_values_may_wait_elsewhere():
     pipe, call, plan, along = prepared("guidance")
-    cases = ({"fresh": True}, {"fresh": True, "device": "cpu"}, {"fresh": False})
+    cases = ({"fresh": True}, {"config": EndToEnd(graph_bytes=0, offload=True)}, {"fresh": False})
     fresh, elsewhere, lean = (run_chain(pipe, call, plan, along, **case)[0].by_action for case in cases)
     assert np.array_equal(fresh, elsewhere)
     assert fresh[:, :, Action.compute].any() and not lean[:, :, Action.compute].any()
@@ -285,7 +288,7 @@ def test_steps_whose_graph_is_kept_are_not_run_again(name, fresh):
 
     def with_graphs(graph_bytes):
         calls.clear()
-        effects, images = run_chain(pipe, call, plan, along, fresh, graph_bytes=graph_bytes)
+        effects, images = run_chain(pipe, call, plan, along, EndToEnd(graph_bytes=graph_bytes), fresh)
         return effects, images, len(calls)
 
     (none, images, twice), (some, same, between), (all_of_them, also, once) = map(with_graphs, (0, 400_000, 2**30))
@@ -315,7 +318,7 @@ def test_the_images_are_those_of_the_plan_bitwise_in_every_copy(name, fresh):
     plan = make_plan(settled(pipe, call), describe(pipe))
     with stepmask.apply(pipe, plan):
         expected = final(pipe, call)
-    chain = Chain(pipe, plan, IMAGES, 3, fresh)
+    chain = Chain(pipe, plan, IMAGES, 3, LEAN, fresh=fresh)
     with frozen(denoiser_of(pipe)), chain.intercepting():
         images = final(pipe, call, 3)
     assert images.requires_grad and not torch.equal(expected, final(pipe, call))

@@ -9,8 +9,8 @@ from fitting import Fitting
 from jobs import job_for
 from stepmask import State, describe, make_plan
 from stepmask.learning import EndToEnd
+from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES
 from stepmask.learning.end_to_end.learner import EndToEndLearning
-from stepmask.learning.end_to_end.measurement.judge import LEAST_PROBES, PROBES
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.mask import Action
 from stepmask.runtime.noise import Noise
@@ -46,7 +46,7 @@ def test_what_holds_begins_at_gain_0_and_holds_again_if_it_stays_there():
 
 
 def test_a_limit_of_the_cache_keeps_holds_as_they_are():
-    fitting = Fitting(dit_pipeline, fora(dit_pipeline(), STEPS, 3), 5, fits=lambda actions: False)
+    fitting = Fitting(dit_pipeline, fora(dit_pipeline(), STEPS, 3), 5, max_cache_bytes=1)
     assert fitting.fit.num_gains == 0
 
 
@@ -58,15 +58,15 @@ def test_gains_are_learned_where_the_full_run_has_been(monkeypatch):
     """On the noise of the probes, so that each iteration takes one run, of the mask."""
     config = EndToEnd(gains=6, num_probes=2, num_validation=3)
     learning = EndToEndLearning(job_for(dit_pipeline(), STEPS, config, target_macs=0.6))
-    judge, table = learning.judge, Table.of(fora(dit_pipeline(), STEPS, 2, forecast="linear"), learning.budget)
+    judge, table = learning.judge, Table.of(fora(dit_pipeline(), STEPS, 2, forecast="linear"), learning.budget.graph)
     for number in range(3):
         judge.probe(table, number)
     runs, latents = [], Noise.latents
     monkeypatch.setattr(Noise, "latents", lambda self, *part: runs.append(part[:2]) or latents(self, *part))
-    assert judge.with_gains(table, 6, lambda actions: True, 3).has_gains
+    assert judge.with_gains(table, 6, 3).has_gains
     assert runs == [(PROBES + image, 1) for image in range(6)]
     assert LEAST_PROBES > 3, "so that the next two are made"
-    judge.with_gains(table, 8, lambda actions: True, 3)
+    judge.with_gains(table, 8, 3)
     assert runs[6:] == [(PROBES + image, 1) for image in (0, 1, 2, 3, 4, 5, 6, 6, 7, 7)]
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from jobs import job_for
 from stepmask.learning import EndToEnd
+from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
 from stepmask.learning.end_to_end.learner import EndToEndLearning
-from stepmask.learning.end_to_end.measurement.judge import PSNR_CAP, Judge
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.mask import Action

@@ -8,6 +8,7 @@ from diffusers import DDIMScheduler
 import stepmask
 from stepmask import BlockGraph, CostTable, Site, State, StepMask, describe, make_plan, measure_cost
 from stepmask.inspection.registry import denoiser_of
+from stepmask.learning import EndToEnd
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.gradients.probe import Probe
 from stepmask.learning.end_to_end.search.selection import Selection
@@ -45,7 +46,8 @@ def first_switch(budget: Budget, probe: Probe, target: float, trust: float = 0.0
 
     rows, sites = probe.linear.shape[:2]
     full = np.full((rows, sites), Action.compute)
-    Selection(budget, full, probe, HOLD_OR_LINEAR, trust, fits).shrink(target)
+    budget.fits = fits
+    Selection(budget, full, probe, EndToEnd(), trust).shrink(target)
     ((row, site),) = np.argwhere(seen[0] != Action.compute)
     return int(row), int(site), int(seen[0][row, site])
 
@@ -80,7 +82,7 @@ def case(family: str, seed: int, share: float = 0.7, rows: int = 8):
     """Budget, a settled random table and a random probe of it, as the chain would leave it."""
     model = tiny_model(family)
     budget, random = Budget(describe(model), measure_cost(model)), np.random.default_rng(seed)
-    mask = settle(random_mask(model, DDIMScheduler(), rows, seed, share, True, forecasts=0.5), budget)
+    mask = settle(random_mask(model, DDIMScheduler(), rows, seed, share, True, forecasts=0.5), budget.graph)
     actions, states = mask.actions, make_plan(mask, budget.graph).states
     projections = random.normal(size=(*actions.shape, len(Action), 2, 2)) * random.lognormal(
         size=(*actions.shape, 3, 1, 1)
@@ -99,7 +101,7 @@ def case(family: str, seed: int, share: float = 0.7, rows: int = 8):
 def test_budgets_are_kept(family, seed, trust):
     budget, actions, probe = case(family, seed)
     before = budget.cost_of(actions)
-    selection = Selection(budget, actions, probe, HOLD_OR_LINEAR, trust)
+    selection = Selection(budget, actions, probe, EndToEnd(), trust)
     low, high = 0.88 * before, 0.95 * before
     shrunk = budget.cost_of(selection.shrink(low))
     assert shrunk <= low or not savings(budget, selection)
@@ -123,7 +125,7 @@ def test_targets_are_met_with_no_more_than_is_needed():
     sizes = np.random.default_rng(0).uniform(0.1, 1.0, (10, 3, 2))
     cell = 1 / 40
     for wanted in (1, 2, 4):
-        selection = Selection(budget, full, hand_made(sizes), HOLD_OR_LINEAR, 0.0)
+        selection = Selection(budget, full, hand_made(sizes), EndToEnd(), 0.0)
         cost = budget.cost_of(selection.shrink(1 - wanted * cell))
         assert cost == pytest.approx(1 - wanted * cell) and (selection.actions != Action.compute).sum() == wanted
 
@@ -136,7 +138,7 @@ def test_cells_that_help_are_computed_again_as_far_as_the_target_goes():
     linear[3, 0, Action.compute], linear[6, 1, Action.compute] = -0.1, -0.4
     probe, cost, cell = Probe(np.array([1.0]), linear, projections, 16), budget.cost_of(actions), 1 / 40
     for target, computed in [(cost + 0.5 * cell, []), (cost + 1.5 * cell, [(6, 1)]), (1.0, [(3, 0), (6, 1)])]:
-        selection = Selection(budget, actions, probe, HOLD_OR_LINEAR)
+        selection = Selection(budget, actions, probe, EndToEnd())
         grown = selection.grow(target)
         assert [tuple(int(i) for i in index) for index in np.argwhere(grown != actions)] == computed
         assert budget.cost_of(grown) <= target
@@ -146,19 +148,16 @@ def test_cells_that_help_are_computed_again_as_far_as_the_target_goes():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shrinking_stops_where_nothing_is_open(family):
     budget, actions, probe = case(family, 0)
-    selection = Selection(budget, actions, probe, HOLD_OR_LINEAR)
+    selection = Selection(budget, actions, probe, EndToEnd())
     assert 0 < budget.cost_of(selection.shrink(0.0)) < budget.cost_of(actions)
     assert not savings(budget, selection)
-    nothing = Probe(probe.square, 0 * probe.linear, 0 * probe.projections, probe.size)
-    only_hold = Selection(budget, actions, nothing, ())
-    assert np.array_equal(only_hold.shrink(0.0), actions)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_allowed_actions_are_taken(family):
     budget, actions, probe = case(family, 1)
     actions = np.where(actions == Action.linear, Action.hold, actions)
-    selection = Selection(budget, actions, probe, (Action.hold,))
+    selection = Selection(budget, actions, probe, EndToEnd(forecast=False))
     selection.shrink(0.5)
     selection.grow(0.7)
     selection.mend()
@@ -173,8 +172,10 @@ def test_what_does_not_fit_is_not_taken(family):
     def fits(table: np.ndarray) -> bool:
         return (table == Action.linear).sum() <= most
 
-    free = Selection(budget, actions, probe, HOLD_OR_LINEAR)
-    bound = Selection(budget, actions, probe, HOLD_OR_LINEAR, fits=fits)
+    free = Selection(budget, actions, probe, EndToEnd())
+    limited = Budget(budget.graph, budget.costs)
+    limited.fits = fits
+    bound = Selection(limited, actions, probe, EndToEnd())
     for selection in (free, bound):
         selection.shrink(0.6 * budget.cost_of(actions))
         selection.grow(0.8 * budget.cost_of(actions))
@@ -189,13 +190,13 @@ def test_what_does_not_fit_is_not_taken(family):
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
 def test_settling_keeps_plans_and_images(make, seed):
     pipe = make()
-    graph, budget = describe(pipe), Budget(describe(pipe), measure_cost(pipe))
+    graph = describe(pipe)
     mask = random_mask(denoiser_of(pipe), pipe.scheduler, 6, seed, 0.5, forecasts=0.5)
-    settled = settle(mask, budget)
+    settled = settle(mask, graph)
     before, after = make_plan(mask, graph), make_plan(settled, graph)
     assert np.array_equal(before.states, after.states) and np.array_equal(before.keep, after.keep)
     assert np.array_equal(settled.compute[1:], after.compute[1:]) and settled.compute[0].all()
-    assert settle(settled, budget) == settled
+    assert settle(settled, graph) == settled
     if make is ddim_pipeline:
         assert (settled.actions != mask.actions).any()
     assert (settled.scheduler, settled.graph, settled.timesteps) == (mask.scheduler, graph.fingerprint, mask.timesteps)
@@ -209,9 +210,9 @@ def test_settling_keeps_plans_and_images(make, seed):
 
 def test_settling_names_all_sites():
     model = tiny_model("DiTTransformer2DModel")
-    graph, budget = describe(model), Budget(describe(model), measure_cost(model))
+    graph = describe(model)
     two = graph.names[1:3]
     mask = StepMask(compute=[[1, 1], [0, 1], [1, 0]], sites=two, timesteps=[3, 2, 1])
-    settled = settle(mask, budget)
+    settled = settle(mask, graph)
     assert settled.sites == graph.names
     assert np.array_equal(settled.compute[:, 1:3], mask.compute) and settled.compute[:, [0, 3, 4, 5]].all()

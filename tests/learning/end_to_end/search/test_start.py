@@ -6,8 +6,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 import stepmask
 from stepmask import StepMask, StepMaskError, describe, learn, learn_family, make_plan, measure_cost
-from stepmask.learning.budget import Budget
-from stepmask.learning.end_to_end.measurement.judge import Judge
+from stepmask.learning.end_to_end.judge import Judge
 from stepmask.learning.end_to_end.search.search import Search
 from stepmask.learning.end_to_end.tables import settle
 from stepmask.runtime.noise import Noise
@@ -69,8 +68,8 @@ def test_a_start_that_is_behind_on_the_first_images_is_measured_on_all(monkeypat
     psnrs = Judge.psnrs
     monkeypatch.setattr(Judge, "psnrs", lambda self, table: measured.append(table.actions) or psnrs(self, table))
     learn(pipe, STEPS, 0.6, start=start, **{**QUICK, "rounds": 0})
-    budget = Budget(describe(pipe), measure_cost(pipe))
-    assert any(np.array_equal(actions, settle(start, budget).actions) for actions in measured)
+    graph = describe(pipe)
+    assert any(np.array_equal(actions, settle(start, graph).actions) for actions in measured)
 
 
 def test_a_mask_of_another_sampler_and_number_of_steps_is_resampled():

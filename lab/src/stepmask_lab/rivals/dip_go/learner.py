@@ -11,6 +11,7 @@ from torch import Tensor
 from stepmask.learning.budget import Budget
 from stepmask.learning.interception import frozen
 from stepmask.learning.job import Job
+from stepmask.learning.meet_target import meet_target
 from stepmask.learning.refusals import check_gradients, check_learnable, no_gradient
 from stepmask.liveness import make_plan, rows_of
 from stepmask.mask import StepMask
@@ -105,7 +106,7 @@ class _Learner:
         """Prune the lowest gates until the plan meets the target."""
         with torch.no_grad():
             scores = self._table(self._pruner()).numpy().astype(float)
-        compute = self.budget.meet(np.ones(self.task.shape, dtype=bool), scores, self._target)
+        compute = meet_target(self.budget, np.ones(self.task.shape, dtype=bool), scores, self._target)
         bare = StepMask(compute=compute, sites=self.task.graph.names, timesteps=self.task.timesteps)
         plan = make_plan(bare, self.task.graph)
         seeds = self.task.noise.seeds(0, self.config.iterations * self.config.chain_images)

@@ -70,8 +70,8 @@ class HarmoniCaLearner(ScoreLearner):
     def _importance(self) -> Tensor:
         """(T,) squared relative change of the final image where that step alone is reused, mean 1."""
         reused = _OneStepReused(self.task.description)
-        with intercepted(self.task.pipe, self.task.graph, reused.policy, reused) as running:
-            final = running.latents(self.sample_trajectory(0))
+        with intercepted(self.task.pipe, self.task.graph, reused.policy, reused) as decoder_inputs:
+            final = _latents(decoder_inputs, self.sample_trajectory(0))
             rows = 1 + max(row for row, _ in reused.outputs)
             streams = {stream for _, stream in reused.outputs}
             if rows <= 2 or any((row, stream) not in reused.outputs for row in range(rows) for stream in streams):
@@ -80,11 +80,17 @@ class HarmoniCaLearner(ScoreLearner):
             effects = []
             for row in probed.tolist():
                 reused.row = row
-                moved = relative_norm(running.latents(self.sample_trajectory(0)) - final, final).mean().item()
+                latents = _latents(decoder_inputs, self.sample_trajectory(0))
+                moved = relative_norm(latents - final, final).mean().item()
                 effects.append(max(moved, 1e-9) ** 2)
         log_effect = np.interp(np.arange(rows), probed, np.log(effects))
         importance = torch.tensor(np.exp(log_effect), dtype=torch.float32)
         return importance / importance[1:].mean()
+
+
+def _latents(decoder_inputs: list[Tensor], images: Tensor) -> Tensor:
+    """What a run made: the input of its decoder, or `images` where it has none."""
+    return decoder_inputs[0].float().cpu() if decoder_inputs else images
 
 
 class _OneStepReused(OutputRecorder):

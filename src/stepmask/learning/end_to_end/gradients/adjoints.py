@@ -34,7 +34,7 @@ def inner(cotangent: Parts, change: Parts, groups: int, num_images: int) -> Tens
 
 
 def inner_by_channel(cotangent: Parts, change: Parts, groups: int, num_images: int) -> Tensor:
-    """(copies, images, C) of the same by channel, of all tensors one after the other."""
+    """(copies, images, C) inner products as in `inner`, by channel, of all tensors one after the other."""
     found = []
     for g, d in zip(cotangent, change, strict=True):
         products = (g.float() * d.float()).movedim(channel_dim(d) % d.dim() + 1, 2)
@@ -56,19 +56,19 @@ class _Owed:
     reads: Parts | None = None
     """All reads of the newest value."""
     lines: Parts | None = None
-    """Forecasts from the newest value, weighted by their gains,"""
+    """Forecasts from the newest value, weighted by their gains."""
     lines_by_row: Parts | None = None
-    """and by their rows too."""
+    """Forecasts from the newest value, weighted by their gains and their rows."""
     older: Parts | None = None
-    """Forecasts that read it as the older value, weighted by gain and distance from the newer one,"""
+    """Forecasts that read it as the older value, weighted by gain and distance from the newer one."""
     newer_row: int = 0
-    """its row,"""
+    """The row at which the newer value was computed."""
     newer: Parts | None = None
-    """and its value."""
+    """The newer value."""
 
 
 class Adjoints:
-    """Of one stream."""
+    """What later rows owe to the cached values of every site, in one stream of calls."""
 
     def __init__(self) -> None:
         self._sites: dict[int, _Owed] = {}
@@ -108,12 +108,7 @@ class Adjoints:
     ) -> Tensor | float:
         """What later reads change by if the value computed at `row` is not: they read those before it.
 
-        Args:
-            site: Its index.
-            row: Where it computes.
-            value: What it computes.
-            before: Newest and second newest value before.
-            effect: Inner product of cotangents with a change.
+        `effect` makes the inner product of cotangents with a change.
         """
         owed = self._sites.get(site)
         if owed is None:

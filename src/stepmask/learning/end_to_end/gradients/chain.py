@@ -14,22 +14,23 @@ along each cotangent. Knows no budgets and makes no choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from stepmask.errors import UnsupportedModelError
 from stepmask.gate import copying, gated
 from stepmask.inspection.inputs import first_sample, rows_per_sample
 from stepmask.inspection.registry import denoiser_of
+from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.adjoints import Parts
 from stepmask.learning.end_to_end.gradients.effects import Effects
-from stepmask.learning.end_to_end.gradients.graph_memory import GraphMemory
 from stepmask.learning.end_to_end.gradients.history import History
 from stepmask.learning.end_to_end.gradients.list_calls import come_as_list, with_batch, without_batch
 from stepmask.learning.interception import companions
@@ -77,12 +78,11 @@ class Chain:
     Args:
         pipe: What samples; its denoiser is gated while `intercepting`.
         plan: What runs. Its mask must not compute what the plan leaves dead.
-        num_images: Images without their copies.
-        copies: Cotangents.
+        num_images: The number of images without their copies.
+        copies: The number of cotangents.
+        config: How many bytes of graphs are kept from the way forth, and whether values wait in host memory.
         fresh: Whether to account for computing cells that do not compute, at the price of computing them.
-        device: Where values wait between the two passes; None leaves them where they are made.
         by_channel: Whether to account for the gains of channels.
-        graph_bytes: Of graphs that may be kept from the way forth.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Chain:
         plan: Plan,
         num_images: int,
         copies: int,
+        config: EndToEnd,
+        *,
         fresh: bool = False,
-        device: torch.device | str | None = None,
         by_channel: bool = False,
-        graph_bytes: int = 0,
     ) -> None:
         self.pipe, self.plan, self.num_images, self.copies = pipe, plan, num_images, copies
-        self._fresh, self._waiting = fresh, device
+        self._fresh, self._offload = fresh, config.offload
         self._states = plan.states.tolist()
         self._tracker = PositionTracker()
         self._last_calls: dict[int, tuple[int, int]] = {}
@@ -108,8 +108,8 @@ class Chain:
         self.anchor = torch.zeros((), requires_grad=True)
         """Every call depends on it, so that gradients come back through all of them."""
         self._device = next(denoiser_of(pipe).parameters()).device
-        self._graph_memory = GraphMemory(graph_bytes, denoiser_of(pipe).parameters())
-        self.history = History(plan, self._device, device)
+        self._graph_memory = _GraphMemory(config.graph_bytes, denoiser_of(pipe).parameters())
+        self.history = History(plan, self._device, config.offload)
         """What waits between the two passes."""
         self.effects = Effects(plan, self.history, copies, num_images, self._device, by_channel)
         """What comes out."""
@@ -181,8 +181,8 @@ class Chain:
         finally:
             self._records = False
         tensors, call.output_spec = tree_flatten(output)
-        if self._waiting is not None:
-            call.leaves = [leaf.to(self._waiting) if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
+        if self._offload:
+            call.leaves = [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in call.leaves]
         size = call.groups, self.copies, self.num_images
         return tuple(
             t.unflatten(0, (call.groups, self.num_images)).unsqueeze(1).expand(*size, *t.shape[1:]).flatten(0, 2)
@@ -299,6 +299,30 @@ class Chain:
         wanted = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs))
         if wanted and not any(part.requires_grad for part in parts):
             raise not_differentiable(f"no gradient passes through {self.plan.sites[site]}")
+
+
+class _GraphMemory:
+    """Counts what autograd saves of calls that shall not be run again, weights aside, up to a number of bytes."""
+
+    def __init__(self, most: int, weights: Iterable[Tensor]) -> None:
+        self._left = most
+        self._counted = {weight.untyped_storage().data_ptr() for weight in weights}
+
+    @property
+    def is_left(self) -> bool:
+        """Whether what was counted so far is within the limit."""
+        return self._left > 0
+
+    def counting(self) -> saved_tensors_hooks:
+        """Count what is saved for as long as this lasts."""
+        return saved_tensors_hooks(self._pack, lambda saved: saved)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._counted:
+            self._counted.add(storage.data_ptr())
+            self._left -= storage.nbytes()
+        return tensor.detach()  # what a node saves of its own output would keep the node alive
 
 
 class _Node(torch.autograd.Function):

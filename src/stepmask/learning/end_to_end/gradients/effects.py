@@ -21,8 +21,8 @@ class Effects:
     Args:
         plan: What runs.
         history: What its sites have computed.
-        copies: Cotangents.
-        num_images: Images without their copies.
+        copies: The number of cotangents.
+        num_images: The number of images without their copies.
         device: Where the denoiser is: nothing is read from an accelerator before all is there.
         by_channel: Whether to account for the gains of channels.
     """
@@ -45,12 +45,12 @@ class Effects:
 
     @property
     def by_gain(self) -> np.ndarray:
-        """(T, B, copies, images): the same by gains of forecasts, per unit."""
+        """(T, B, copies, images): change of that inner product by the gain of a forecast, per unit."""
         return _on_host(self._slopes)
 
     @property
     def by_channel_gain(self) -> dict[int, np.ndarray]:
-        """By site that forecasts, (copies, images, C): the same by its channels' gains, summed over rows."""
+        """By site that forecasts, (copies, images, C): the change by its channels' gains, summed over rows."""
         return {site: _on_host(slopes) for site, slopes in self._channel_slopes.items()}
 
     def scale(self, sizes: Tensor) -> None:
@@ -75,16 +75,9 @@ class Effects:
         before: Before,
         owed: Parts | None,
     ) -> None:
-        """Effects of holding or forecasting a computed cell; then the adjoints as the rows before it see them.
+        """Account for holding or forecasting a computed cell; then go on to the adjoints that the rows before see.
 
-        Args:
-            position: Of the call.
-            groups: Batches of images in it.
-            site: That computed.
-            gradient: Cotangents of its value, with what later rows owe to it.
-            value: That it computed.
-            before: The values before it.
-            owed: As `owed` says.
+        `gradient` are the cotangents of its value, including what later rows owe to it: `owed`.
         """
         if not before:
             return
@@ -99,14 +92,9 @@ class Effects:
         adjoints.close(site, row, value)
 
     def cached(self, position: Position, groups: int, site: int, gradient: Parts, fresh: Parts | None) -> None:
-        """Effects of computing a cell that does not, or of forecasting instead of holding and back.
+        """Account for computing a cell that does not, or for forecasting instead of holding and back.
 
-        Args:
-            position: Of the call.
-            groups: Batches of images in it.
-            site: That held or forecast.
-            gradient: Cotangents of what it handed out.
-            fresh: What it would compute; None where that is not accounted for.
+        `gradient` are the cotangents of what it handed out; `fresh` is what it would compute, where that is known.
         """
         row, adjoints, effect = position.row, self._of_stream(position), self._effect(groups)
         effects, history = self._effects[row, site], self._history

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stepmask.learning.budget import Budget
-from stepmask.learning.end_to_end.config import Tuning
+from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.chain import Chain
 from stepmask.learning.end_to_end.gradients.probe import forth_and_back
 from stepmask.learning.end_to_end.tables import settle
@@ -29,34 +29,23 @@ class GainFit:
     """Gains of one mask, by Adam.
 
     Args:
-        mask: Settled; over all sites.
-        budget: Of its model.
-        iterations: To come.
-        fits: Says of a table (T, B) of `Action` whether its cache may be so large.
-        by_channel: Whether channels have gains too.
-        tuning: How far gains move.
+        mask: A settled mask over all sites.
+        budget: What may be forecast without costing anything.
+        config: Whether channels have gains too, how far gains move, and how the chain is run.
+        iterations: How many are to come.
     """
 
-    def __init__(
-        self,
-        mask: StepMask,
-        budget: Budget,
-        iterations: int,
-        fits: Callable[[np.ndarray], bool] = lambda table: True,
-        by_channel: bool = True,
-        tuning: Tuning | None = None,
-    ) -> None:
-        self._tuning = tuning = tuning or Tuning()
+    def __init__(self, mask: StepMask, budget: Budget, config: EndToEnd, iterations: int) -> None:
+        self._config, self._tuning = config, config.tuning
         self._iterations, self._done = iterations, 0
         self._graph = budget.graph
-        start = _with_forecasts(mask, budget, fits)
+        start = _with_forecasts(mask, budget)
         states = make_plan(start, budget.graph).states
         self._free = (states == State.forecast) & (_computed_before(start.compute) >= 2)
         self._mask = start
         learned = mask.gains is not None or mask.channel_gains is not None
-        self._rate = tuning.learned_gain_rate if learned else tuning.gain_rate
+        self._rate = self._tuning.learned_gain_rate if learned else self._tuning.gain_rate
         self._gains = np.ones(states.shape) if start.gains is None else start.gains.copy()
-        self._by_channel = by_channel
         self._channels = {site: vector.copy() for site, vector in (start.channel_gains or {}).items()}
         self._of_cells, self._of_channels = _Moments(), defaultdict(_Moments)
 
@@ -67,7 +56,7 @@ class GainFit:
 
     @property
     def mask(self) -> StepMask:
-        """With the gains so far."""
+        """The mask with the gains so far; a forecast of a negligible gain holds."""
         actions = self._mask.actions
         actions[self._free & (np.abs(self._gains) < self._tuning.negligible_gain)] = Action.hold
         return self._with_gains(actions)
@@ -77,8 +66,6 @@ class GainFit:
         pipe: object,
         batches: Sequence[tuple[Callable[[], Tensor], Tensor]],
         features: Callable[[Tensor], Tensor] = lambda images: images,
-        device: torch.device | str | None = None,
-        graph_bytes: int = 0,
     ) -> float:
         """One iteration: runs forth and back, as many as there are batches.
 
@@ -86,8 +73,6 @@ class GainFit:
             pipe: What samples.
             batches: What runs it and returns final images (n, ...), and (n, ...) features of the full run's.
             features: What is compared.
-            device: Where values wait between the passes.
-            graph_bytes: Of graphs that may be kept from the way forth.
 
         Returns:
             Mean of the errors' squares in dB, before the step.
@@ -101,9 +86,7 @@ class GainFit:
 
         gradient, by_channel, errors = np.zeros(self._gains.shape), {}, []
         for call, target in batches:
-            chain = Chain(
-                pipe, plan, len(target), 1, device=device, by_channel=self._by_channel, graph_bytes=graph_bytes
-            )
+            chain = Chain(pipe, plan, len(target), 1, self._config, by_channel=self._config.channel_gains)
             error = forth_and_back(chain, call, target, of_log_squares, features)
             gradient += _finite(chain.effects.by_gain).sum((-1, -2))
             for site, slopes in chain.effects.by_channel_gain.items():
@@ -127,7 +110,7 @@ class GainFit:
 
 
 class _Moments:
-    """Adam's."""
+    """The moments of Adam."""
 
     def __init__(self) -> None:
         self._first = self._second = 0.0
@@ -143,7 +126,7 @@ class _Moments:
 
 
 def _finite(slopes: np.ndarray) -> np.ndarray:
-    """Without what overflowed."""
+    """Slopes with 0 in the place of what overflowed."""
     return np.nan_to_num(slopes, posinf=0.0, neginf=0.0)
 
 
@@ -152,12 +135,12 @@ def _computed_before(compute: np.ndarray) -> np.ndarray:
     return np.cumsum(compute, axis=0) - compute
 
 
-def _with_forecasts(mask: StepMask, budget: Budget, fits: Callable[[np.ndarray], bool]) -> StepMask:
+def _with_forecasts(mask: StepMask, budget: Budget) -> StepMask:
     """The mask with forecasts of gain 0 where it holds and has two values, unless that costs anything."""
     holds = (make_plan(mask, budget.graph).states == State.reuse) & (_computed_before(mask.compute) >= 2)
     actions = np.where(holds, Action.linear, mask.actions)
     gains = np.where(holds, 0.0, 1.0 if mask.gains is None else mask.gains)
     tables = {"gains": gains, "channel_gains": mask.channel_gains, "provenance": mask.provenance}
-    wide = settle(mask.with_actions(actions, **tables), budget)
-    free = budget.cost_of(wide.actions) <= budget.cost_of(mask.actions) and fits(wide.actions)
+    wide = settle(mask.with_actions(actions, **tables), budget.graph)
+    free = budget.cost_of(wide.actions) <= budget.cost_of(mask.actions) and budget.fits(wide.actions)
     return wide if free else mask

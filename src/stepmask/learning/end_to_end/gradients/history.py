@@ -21,13 +21,13 @@ class History:
     """Values by stream and site.
 
     Args:
-        plan: Whose forecasts have gains.
+        plan: The plan whose forecasts have gains.
         device: Where the denoiser is.
-        waiting: Where values wait; None leaves them where they are made.
+        offload: Whether values wait in host memory.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, waiting: torch.device | str | None = None) -> None:
-        self._device, self._waiting = device, waiting
+    def __init__(self, plan: Plan, device: torch.device, offload: bool) -> None:
+        self._device, self._offload = device, offload
         self._gains = np.ones(plan.states.shape) if plan.gains is None else plan.gains
         self._by_channel = ChannelGains(plan.sites, plan.channel_gains)
         self._values: dict[tuple[int, int], list[tuple[int, Parts]]] = {}
@@ -40,9 +40,7 @@ class History:
 
     def keep(self, stream: int, site: int, row: int, parts: Parts) -> None:
         """Add the newest value of a site."""
-        kept = [part.detach() for part in parts]
-        if self._waiting is not None:
-            kept = [part.to(self._waiting) for part in kept]
+        kept = [part.detach().cpu() if self._offload else part.detach() for part in parts]
         self._values.setdefault((stream, site), []).append((row, kept))
 
     def before(self, stream: int, site: int, row: int) -> Before:
@@ -65,4 +63,4 @@ class History:
         return extrapolate(newest, second, gain * (row - row_1) / (row_1 - row_2), factors)
 
     def _at_home(self, parts: Parts) -> Parts:
-        return parts if self._waiting is None else [part.to(self._device) for part in parts]
+        return [part.to(self._device) for part in parts] if self._offload else parts

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stepmask.inspection.registry import denoiser_of
+from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.chain import Chain
 from stepmask.learning.interception import frozen
 from stepmask.learning.refusals import no_gradient
@@ -70,12 +71,9 @@ def probe(
     plan: Plan,
     call: Callable[[int], Tensor],
     target: Tensor,
-    num_projections: int,
+    features: Callable[[Tensor], Tensor],
+    config: EndToEnd,
     seed: int,
-    features: Callable[[Tensor], Tensor] = lambda images: images,
-    fresh: bool = False,
-    device: torch.device | str | None = None,
-    graph_bytes: int = 0,
 ) -> Probe:
     """Run a plan forwards and backwards.
 
@@ -84,15 +82,12 @@ def probe(
         plan: Its mask computes nothing that is dead.
         call: Runs `pipe` on that many copies of the probing noise; returns the final images (copies * n, ...).
         target: (n, ...) features of the full run's images.
-        num_projections: Random directions per image.
-        seed: Of the directions.
         features: What is compared, of images (N, ...); differentiable.
-        fresh: Whether to account for computing cells that do not compute, at the price of computing them.
-        device: Where values wait between the passes.
-        graph_bytes: Of graphs that may be kept from the way forth.
+        config: The number of random directions per image, and how the chain is run.
+        seed: The seed of the directions.
     """
-    num_images = len(target)
-    chain = Chain(pipe, plan, num_images, 1 + num_projections, fresh, device=device, graph_bytes=graph_bytes)
+    num_projections = config.num_projections
+    chain = Chain(pipe, plan, len(target), 1 + num_projections, config, fresh=True)
 
     def cotangents(error: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

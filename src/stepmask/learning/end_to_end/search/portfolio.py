@@ -15,20 +15,14 @@ from stepmask.mask import Action, StepMask
 from stepmask.schedules import deepcache, fora, key_steps
 
 MAX_INTERVAL = 7
-"""Of the regular schedules; beyond, too little is computed to be of use."""
+"""The longest interval of the regular schedules; beyond, too little is computed to be of use."""
 
 POWERS = (1.0, 1.1, 1.2, 1.35)
 """How much denser key steps are at the beginning."""
 
 
 def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[Action]) -> Iterator[StepMask]:
-    """All-compute; FORA, and on U-Nets DeepCache at each depth, at every interval that makes another mask.
-
-    Args:
-        graph: Of the model.
-        timesteps: T timesteps of the run.
-        allowed: Actions that cells may take.
-    """
+    """All-compute; FORA, and on U-Nets DeepCache at each depth, at every interval that makes another mask."""
     yield fora(graph, timesteps, 1)
     levels = [site.depth for site in graph.sites]
     for forecast in _forecasts(allowed):
@@ -48,12 +42,7 @@ def spaced_steps(
 ) -> Iterator[StepMask]:
     """As many key steps as cost at most `target`, and one more, spaced in several ways.
 
-    Args:
-        graph: Of the model.
-        timesteps: T timesteps of the run.
-        allowed: Actions that cells may take.
-        target: In the unit of `cost`.
-        cost: Of a mask's plan.
+    `cost` says what a mask's plan costs, in the unit of the target.
     """
     num_rows = len(timesteps)
     forecast = _forecasts(allowed)[0]

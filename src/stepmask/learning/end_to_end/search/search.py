@@ -18,14 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from stepmask.errors import TargetError
-from stepmask.learning.budget import TOLERANCE, Budget
-from stepmask.learning.end_to_end.config import EndToEnd
-from stepmask.learning.end_to_end.measurement.judge import FIRST_IMAGES, PSNR_CAP, Judge
+from stepmask.learning.budget import TOLERANCE
+from stepmask.learning.end_to_end.judge import FIRST_IMAGES, PSNR_CAP, Judge
 from stepmask.learning.end_to_end.search.portfolio import moved_steps, portfolio, spaced_steps
 from stepmask.learning.end_to_end.search.selection import Selection
 from stepmask.learning.end_to_end.search.sizes import Sizes
 from stepmask.learning.end_to_end.tables import Candidate, Table
-from stepmask.liveness import make_plan
 from stepmask.mask import Action, StepMask
 from stepmask.schedules import key_steps
 
@@ -64,33 +62,21 @@ class Search:
     """One pass of the search.
 
     Args:
-        judge: Runs tables.
-        budget: Costs of plans in the unit of the targets.
-        timesteps: T timesteps of a run.
-        config: Options of the search.
-        max_cache_bytes: Most bytes per image that a plan may keep; None for no limit.
+        judge: Runs tables of a task, within a budget in the unit of the targets.
         starts: Tables to start from too.
     """
 
-    def __init__(
-        self,
-        judge: Judge,
-        budget: Budget,
-        timesteps: list[float],
-        config: EndToEnd,
-        max_cache_bytes: int | None = None,
-        starts: Sequence[Table] = (),
-    ) -> None:
-        self.judge, self.budget, self._timesteps = judge, budget, timesteps
-        self.config, self._max_cache_bytes = config, max_cache_bytes
-        self._tuning = config.tuning
-        self._starts = [table for table in starts if self.fits(table.actions)]
+    def __init__(self, judge: Judge, starts: Sequence[Table] = ()) -> None:
+        self.judge, self.task, self.budget, self.config = judge, judge.task, judge.budget, judge.config
+        self._tuning = self.config.tuning
+        self._starts = [table for table in starts if self.budget.fits(table.actions)]
         self._tried: dict[tuple[str, float], int] = {}
         self._key_steps: dict[str, StepMask] = {}
-        self._sizes = Sizes((len(timesteps), len(budget.graph)))
+        self._sizes = Sizes(self.task.shape)
         self.num_probed = 0
-        """Tables probed."""
+        """The number of tables probed."""
         self.candidates: dict[str, Candidate] = {}
+        """All tables that were measured in full, by digest."""
 
     def run(self, targets: list[float]) -> Iterator[Round]:
         """Search at each target, most expensive first; yields after every round."""
@@ -139,24 +125,20 @@ class Search:
     def _climb(self, target: float) -> Iterator[Round]:
         """Move key steps of the best table of them, for as long as that helps."""
         best = self._best_of_whole_steps(self._tuning.reach * target)
-        if (
-            not self.config.num_moves
-            or best is None
-            or best.psnr < self._plain(target).psnr - self._tuning.climb_behind
-        ):
+        least = self._plain(target).psnr - self._tuning.climb_behind
+        if not self.config.num_moves or best is None or best.psnr < least:
             return
         tried, seen = 0, set()
         while best is not None:
             schedule, start, best = self._key_steps[best.table.digest], best, None
-            for steps in moved_steps(schedule.provenance["steps"], len(self._timesteps), seed=tried):
+            for steps in moved_steps(schedule.provenance["steps"], self.task.shape[0], seed=tried):
                 if tuple(steps) in seen or tried >= self.config.num_moves:
                     continue
                 seen.add(tuple(steps))
                 tried += 1
                 forecast = schedule.provenance.get("forecast")
-                moved = self._try_schedule(
-                    key_steps(self.budget.graph, self._timesteps, steps, forecast=forecast), start
-                )
+                schedule_of_steps = key_steps(self.task.graph, self.task.timesteps, steps, forecast=forecast)
+                moved = self._try_schedule(schedule_of_steps, start)
                 if moved is not None and moved.psnr > start.psnr and moved.cost <= self._tuning.reach * target:
                     best = moved
                     break
@@ -186,7 +168,7 @@ class Search:
 
     def _fit(self, table: Table, made_by: str, target: float) -> Iterator[Round]:
         """Learn the gains of a table."""
-        table = self.judge.with_gains(table, self.config.gains, self.fits, self.num_probed)
+        table = self.judge.with_gains(table, self.config.gains, self.num_probed)
         if table.digest not in self.candidates:
             self._keep(table, f"{made_by}, gains", fitted=True)
             self.judge.save()
@@ -224,25 +206,14 @@ class Search:
     def _searched(self) -> Iterator[Candidate]:
         return (candidate for candidate in self.candidates.values() if not candidate.fitted)
 
-    def mask(self, table: Table) -> StepMask:
-        """A mask over all sites, without identity."""
-        return table.mask(self.budget, self._timesteps)
-
-    def fits(self, actions: np.ndarray) -> bool:
-        """Whether a table's plan keeps no more than the cache may hold."""
-        if self._max_cache_bytes is None:
-            return True
-        plan = make_plan(self.mask(Table(actions)), self.budget.graph)
-        return self.budget.costs.peak_cache_bytes(plan) <= self._max_cache_bytes
-
     def _begin(self, targets: list[float]) -> None:
         """Measure the regular schedules near the targets, and the tables to start from."""
-        full = Table(np.full((len(self._timesteps), len(self.budget.graph)), Action.compute, dtype=np.uint8))
+        full = Table(np.full(self.task.shape, Action.compute, dtype=np.uint8))
         psnrs = np.full(self.config.num_validation, PSNR_CAP)
         cost = self.budget.cost_of(full.actions)
         self.candidates[full.digest] = Candidate(full, cost, psnrs, "the full run")
         low, high = self._tuning.near_below * targets[-1], self._tuning.near_above * targets[0]
-        inputs = self.budget.graph, self._timesteps, self.config.allowed
+        inputs = self.task.graph, self.task.timesteps, self.config.allowed
         schedules = [s for s in portfolio(*inputs) if low <= self._cost_of(s) <= high]
         schedules += [s for target in targets for s in spaced_steps(*inputs, target, self._cost_of)]
         for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
@@ -254,8 +225,8 @@ class Search:
 
     def _try_schedule(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
         """Measure a schedule; None if it is hopeless, or its cache too large."""
-        table = Table.of(schedule, self.budget)
-        if not self.fits(table.actions):
+        table = Table.of(schedule, self.task.graph)
+        if not self.budget.fits(table.actions):
             return None
         record = schedule.provenance
         if "steps" in record:
@@ -267,7 +238,7 @@ class Search:
         return self._try(table, " ".join(filter(None, words)), rival)
 
     def _cost_of(self, schedule: StepMask) -> float:
-        return self.budget.cost_of(Table.of(schedule, self.budget).actions)
+        return self.budget.cost_of(Table.of(schedule, self.task.graph).actions)
 
     def _round(self, base: Candidate, level: float, slack: float, target: float) -> Round:
         """Measure the tables of a cost of at most `level` that one probe of `base` proposes."""
@@ -283,14 +254,12 @@ class Search:
         sizes = self._sizes.average(base.actions, found.sizes, found.known)
         proposed: dict[str, tuple[Table, float]] = {}
         for trust, share, mended in PROPOSALS:
-            selection = Selection(
-                self.budget, base.actions, found, self.config.allowed, trust, self.fits, sizes, self._tuning
-            )
+            selection = Selection(self.budget, base.actions, found, self.config, trust, sizes)
             selection.shrink(min(level, base.cost) - share * slack * level)
             selection.grow(level)
             selection.mend(mended * slack * self._tuning.mended * base.actions.size)
-            table = base.table.switched(selection.actions, self.budget, self._timesteps)
-            if self.fits(table.actions):
+            table = base.table.switched(selection.actions, self.task)
+            if self.budget.fits(table.actions):
                 proposed.setdefault(table.digest, (table, base.psnr + selection.predicted))
         return sorted(proposed.values(), key=lambda one: -self.judge.first_psnrs(one[0]).mean())
 
@@ -304,11 +273,8 @@ class Search:
             slope = tuning.slope_down if way < 0 else tuning.slope_up
             return candidate.psnr + slope * way - tuning.patience * tried
 
-        near = [
-            c
-            for c in self._searched()
-            if self._tuning.near_below * target <= c.cost <= self._tuning.near_above * target
-        ]
+        low, high = tuning.near_below * target, tuning.near_above * target
+        near = [candidate for candidate in self._searched() if low <= candidate.cost <= high]
         base = max(near, key=worth, default=self._plain(target))
         key = (base.table.digest, target)
         self._tried[key] = self._tried.get(key, 0) + 1

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from stepmask.learning.budget import Budget
-from stepmask.learning.end_to_end.config import Tuning
+from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.probe import Probe
 from stepmask.mask import Action
 
@@ -22,14 +21,12 @@ class Selection:
     harm than a share of its size.
 
     Args:
-        budget: Costs.
+        budget: What tables cost, and what their caches may hold.
         actions: (T, B) of `Action`, settled.
         probe: What each switch does to the error.
-        allowed: Actions that a cell may take instead of computing.
-        trust: In the measured change, 0 to 1.
-        fits: Says of a table whether it may be taken, as far as more than its cost is limited.
+        config: Which actions are allowed, and how much a change counts.
+        trust: Trust in the measured change, 0 to 1.
         sizes: (T, B, actions, n) better known sizes of what cells add to the error; None for the probe's own.
-        tuning: How much a change counts, and how many cells are looked at.
     """
 
     def __init__(
@@ -37,15 +34,13 @@ class Selection:
         budget: Budget,
         actions: np.ndarray,
         probe: Probe,
-        allowed: tuple[Action, ...],
+        config: EndToEnd,
         trust: float = 0.5,
-        fits: Callable[[np.ndarray], bool] = lambda actions: True,
         sizes: np.ndarray | None = None,
-        tuning: Tuning | None = None,
     ) -> None:
-        self._tuning = tuning = tuning or Tuning()
+        self._tuning, allowed = config.tuning, config.allowed
         self.actions = actions.copy()
-        self._budget, self._live, self._fits = budget, budget.live(actions), fits
+        self._budget, self._live = budget, budget.live(actions)
         self._interaction = 0.5 + 0.5 * trust
         self._projections = probe.projections
         size = probe.sizes if sizes is None else sizes
@@ -54,7 +49,7 @@ class Selection:
         computing = actions == Action.compute
         leaving = np.maximum(measured, (1 - trust) * size) if trust else size
         moving = 0.5 * (size - now) + 0.5 * measured
-        self._alone = tuning.damping * np.where(computing[:, :, None, None], leaving, moving)
+        self._alone = self._tuning.damping * np.where(computing[:, :, None, None], leaving, moving)
         self._sum = np.zeros(probe.projections.shape[-2:])
         possible = np.abs(probe.projections).sum((-1, -2)) > 0
         typical = size[possible].mean(0) if possible.any() else 0.0
@@ -111,7 +106,7 @@ class Selection:
             if best is None:
                 return self.actions
             changed = self._changed(*best, Action.compute)
-            if self._budget.cost_of(changed) <= target and self._fits(changed):
+            if self._budget.cost_of(changed) <= target and self._budget.fits(changed):
                 self._take(*best, Action.compute)
             else:
                 self._open[(*best, Action.compute)] = False
@@ -132,7 +127,7 @@ class Selection:
             step, site, action = (int(i) for i in best)
             changed = self._changed(step, site, action)
             # a forecast may keep an older computation alive
-            if self._budget.cost_of(changed) <= self._budget.cost_of(self.actions) and self._fits(changed):
+            if self._budget.cost_of(changed) <= self._budget.cost_of(self.actions) and self._budget.fits(changed):
                 self._take(step, site, Action(action))
                 most -= 1
             else:
@@ -156,7 +151,7 @@ class Selection:
                 continue
             if abs(saved - self._saved[step, site]) > 1e-9:
                 self._saved[step, site] = saved  # measured anew; others may be better now
-            elif self._fits(self._changed(step, site, action)):
+            elif self._budget.fits(self._changed(step, site, action)):
                 return step, site, Action(action)
             else:
                 self._open[step, site, action] = False
@@ -172,7 +167,7 @@ class Selection:
         change = self._changes()[step, site, action]
         self._square = np.maximum(self._square + change, 0.5 * self._first)
         self._sum = self._sum + self._projections[step, site, action]
-        rows = self._live.flip(step, site, action)
+        rows = self._live.switch(step, site, action)
         moved = Action.compute in (action, self.actions[step, site])
         self.actions[step, site] = action
         self._open[step, site] = False

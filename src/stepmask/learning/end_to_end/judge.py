@@ -1,10 +1,15 @@
-"""Runs tables in the user's pipeline and remembers what came of it: PSNR against the full run, probes, gains."""
+"""Runs tables in the user's pipeline and remembers what came of it: PSNR against the full run, probes, gains.
+
+A search is a deterministic function of what is measured here. So an interrupted one is simply run again on the same
+checkpoint, and goes through what it knows in moments.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +20,9 @@ from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.gains import GainFit
 from stepmask.learning.end_to_end.gradients.probe import Probe, probe
-from stepmask.learning.end_to_end.measurement.measurements import Measurements
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.interception import frozen
-from stepmask.liveness import Plan, make_plan
+from stepmask.liveness import Plan
 from stepmask.runtime.task import Task
 
 VALIDATION, HELD_BACK, PROBES = 0, 20_000, 40_000
@@ -35,7 +39,7 @@ LEAST_PROBES, MOST_PROBES = 4, 16
 kept."""
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
-"""Of final latents, or images, (N, ...)."""
+"""A function of final latents, or images, (N, ...)."""
 
 
 class Judge:
@@ -43,16 +47,14 @@ class Judge:
 
     Args:
         task: The pipeline to be learned on.
-        budget: Costs of plans.
+        budget: What tables cost, and what their caches may hold.
         config: Options of the search.
         checkpoint: Where what was measured is kept, and read from.
     """
 
     def __init__(self, task: Task, budget: Budget, config: EndToEnd, checkpoint: Checkpoint) -> None:
-        self._noise, self._timesteps, self._denoiser = task.noise, task.timesteps, task.denoiser
-        self._apply = task.apply
-        self._budget, self._config, self._checkpoint = budget, config, checkpoint
-        self._measured = Measurements(checkpoint.arrays)
+        self.task, self.budget, self.config = task, budget, config
+        self._noise, self._denoiser, self._checkpoint = task.noise, task.denoiser, checkpoint
         self._full: dict[tuple[int, int, bool], torch.Tensor] = {}
         self._wanted: dict[int, torch.Tensor] = {}
 
@@ -90,90 +92,85 @@ class Judge:
         return self._psnrs(table, VALIDATION, FIRST_IMAGES, self._objective)
 
     def psnrs(self, table: Table) -> np.ndarray:
-        """The same of all validation images, per image."""
-        first, count = self.first_psnrs(table), self._config.num_validation - FIRST_IMAGES
+        """PSNR in dB of all validation images, or what the objective says of them, per image."""
+        first, count = self.first_psnrs(table), self.config.num_validation - FIRST_IMAGES
         rest = self._psnrs(table, VALIDATION + FIRST_IMAGES, count, self._objective)
         return np.concatenate([first, rest])
 
     def held_back(self, table: Table) -> np.ndarray:
         """PSNR in dB per image on noise that nothing was chosen on."""
-        most, end = self._config.num_validation, HELD_BACK + self._config.num_held_back
+        most, end = self.config.num_validation, HELD_BACK + self.config.num_held_back
         parts = [self._psnrs(table, first, min(most, end - first), None) for first in range(HELD_BACK, end, most)]
         self.save()
         return np.concatenate(parts)
 
     def probe(self, table: Table, number: int) -> Probe:
         """What every switch in a table would do, on noise of its own for each number."""
-        count, first = self._config.num_probes, PROBES + number * self._config.num_probes
-        key = f"{first}.{table.digest}"
-        found = self._measured.probe(key)
-        if found is None:
-            plan = make_plan(table.mask(self._budget, self._timesteps), self._budget.graph)
-            found = Probe.of_parts([self._probe(plan, *part) for part in self._parts(first, count)])
-            self._measured.keep_probe(key, found)
-            self.save()
-        return found
+        count, first = self.config.num_probes, PROBES + number * self.config.num_probes
+        key = f"probe.{first}.{table.digest}"
+        known = self._kept(key)
+        if not known:
+            plan = table.plan(self.task)
+            known = vars(Probe.of_parts([self._probe(plan, *part) for part in self._parts(first, count)]))
+            self._keep(key, known)
+        return Probe(**{**known, "size": np.asarray(known["size"]).item()})
 
-    def with_gains(self, table: Table, iterations: int, fits: Callable[[np.ndarray], bool], num_probed: int) -> Table:
+    def with_gains(self, table: Table, iterations: int, num_probed: int) -> Table:
         """The table with gains of its forecasts learned; itself where there is none to learn.
 
         Gains that are there already go on with half of the iterations. Each iteration runs on half of a probe's noise,
         in turns through that of the probes so far, since the full run has been there already.
         """
         iterations = math.ceil(iterations / 2) if table.has_gains else iterations
-        key = f"{iterations}.{table.digest}"
-        known = self._measured.gains(key)
-        if known is None:
-            mask = table.mask(self._budget, self._timesteps)
-            fit = GainFit(mask, self._budget, iterations, fits, self._config.channel_gains, self._config.tuning)
-            count = max(1, self._config.num_probes // 2)
-            num_batches = min(max(num_probed, LEAST_PROBES), MOST_PROBES) * self._config.num_probes // count
+        key = f"gains.{iterations}.{table.digest}"
+        known = self._kept(key)
+        if not known:
+            fit = GainFit(table.mask(self.task), self.budget, self.config, iterations)
+            count = max(1, self.config.num_probes // 2)
+            num_batches = min(max(num_probed, LEAST_PROBES), MOST_PROBES) * self.config.num_probes // count
             for iteration in range(iterations if fit.num_gains else 0):
                 first = PROBES + iteration % num_batches * count
                 batches = [
                     (partial(self._noise.latents, *part), self._features_of_full_run(*part))
                     for part in self._parts(first, count)
                 ]
-                fit.step(self._noise.pipe, batches, self._features, self._waiting, self._config.graph_bytes)
-            found = Table.of(fit.mask, self._budget) if fit.num_gains else table
-            known = found.actions, found.gains, found.channel_gains
-            self._measured.keep_gains(key, *known)
-            self.save()
-        return Table(*known)
+                fit.step(self.task.pipe, batches, self._features)
+            found = Table.of(fit.mask, self.task.graph) if fit.num_gains else table
+            channels = {f"channels.{site}": vector for site, vector in (found.channel_gains or {}).items()}
+            gains = {} if found.gains is None else {"gains": found.gains}
+            known = {"actions": found.actions, **gains, **channels}
+            self._keep(key, known)
+        channels = {name.removeprefix("channels."): known[name] for name in known if name.startswith("channels.")}
+        return Table(known["actions"], known.get("gains"), channels or None)
+
+    def _kept(self, key: str) -> dict[str, np.ndarray]:
+        """Parts of a result that were kept under this key, by name; none where it was not measured."""
+        arrays = self._checkpoint.arrays
+        return {name.removeprefix(f"{key}."): arrays[name] for name in arrays if name.startswith(f"{key}.")}
+
+    def _keep(self, key: str, parts: Mapping[str, Any]) -> None:
+        self._checkpoint.arrays |= {f"{key}.{name}": np.asarray(part) for name, part in parts.items()}
+        self.save()
 
     def _parts(self, first: int, count: int) -> Iterator[tuple[int, int]]:
         """Numbers of images that may run at once: the first, and how many."""
-        most = self._config.images_per_call or count
+        most = self.config.images_per_call or count
         return ((start, min(most, first + count - start)) for start in range(first, first + count, most))
 
     def _probe(self, plan: Plan, first: int, count: int) -> Probe:
-        return probe(
-            self._noise.pipe,
-            plan,
-            lambda copies: self._noise.latents(first, count, copies),
-            self._features_of_full_run(first, count),
-            self._config.num_projections,
-            seed=first,
-            features=self._features,
-            fresh=True,
-            device=self._waiting,
-            graph_bytes=self._config.graph_bytes,
-        )
+        images = partial(self._noise.latents, first, count)
+        target = self._features_of_full_run(first, count)
+        return probe(self.task.pipe, plan, images, target, self._features, self.config, seed=first)
 
     @property
     def _objective(self) -> Objective | None:
-        """The user's, whose values are checked."""
-        given = self._config.objective
+        """The user's objective, whose values are checked."""
+        given = self.config.objective
         return None if given is None else partial(_rows_of, given)
 
     @property
     def _features(self) -> Objective:
         return self._objective or (lambda images: images)
-
-    @property
-    def _waiting(self) -> str | None:
-        """Where values wait between the passes of a probe."""
-        return "cpu" if self._config.offload else None
 
     def _features_of_full_run(self, first: int, count: int) -> torch.Tensor:
         """(count, ...) what shall be reached from numbered noise; kept by image of the first probes, for gains."""
@@ -182,27 +179,25 @@ class Judge:
             return torch.stack([self._wanted[image] for image in images])
         with frozen(self._denoiser):
             found = _unbroken(self._features(self._noise.latents(first, count)).detach())
-        if self._config.learns_gains and images.stop <= PROBES + MOST_PROBES * self._config.num_probes:
+        if self.config.learns_gains and images.stop <= PROBES + MOST_PROBES * self.config.num_probes:
             self._wanted.update(zip(images, found, strict=True))
         return found
 
     def _psnrs(self, table: Table, first: int, count: int, objective: Objective | None) -> np.ndarray:
         """PSNR in dB of numbered images under a table, or what the objective says of them."""
-        key = f"{first}.{count}.{table.digest}"
-        known = self._measured.psnrs(key)
-        if known is not None:
-            return known
+        key, arrays = f"psnr.{first}.{count}.{table.digest}", self._checkpoint.arrays
+        if key in arrays:
+            return arrays[key]
         which = first, count, objective is None
         with frozen(self._denoiser):
             if which not in self._full:
                 self._full[which] = _unbroken(self._sampled(first, count, objective))
-            plan = make_plan(table.mask(self._budget, self._timesteps), self._budget.graph)
-            with self._apply(plan):
+            with self.task.apply(table.plan(self.task)):
                 found = self._sampled(first, count, objective)
         ratio = self._noise.psnrs if objective is None else size_over_error
         psnrs = np.minimum(np.nan_to_num(ratio(found, self._full[which]), nan=-PSNR_CAP), PSNR_CAP)
-        self._measured.keep_psnrs(key, psnrs)
-        return psnrs
+        arrays[key] = np.asarray(psnrs, dtype=np.float64)
+        return arrays[key]
 
     def _sampled(self, first: int, count: int, objective: Objective | None) -> torch.Tensor:
         parts = self._parts(first, count)

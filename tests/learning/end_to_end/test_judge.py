@@ -10,7 +10,7 @@ from jobs import job_for
 from stepmask import StepMaskError, learn
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import EndToEnd
-from stepmask.learning.end_to_end.gradients.probe import _overflow_as_worst
+from stepmask.learning.end_to_end.gradients.probe import Probe, _overflow_as_worst
 from stepmask.learning.end_to_end.learner import EndToEndLearning
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.runtime.apply import is_applied
@@ -77,3 +77,33 @@ def test_effects_that_overflow_are_the_worst():
 def test_objectives_that_say_nothing(objective, words):
     with pytest.raises(StepMaskError, match=words):
         learn(dit_pipeline(), STEPS, 0.6, objective=objective, **QUICK)
+
+
+def test_what_was_measured_is_given_back_in_the_next_process_too(tmp_path, monkeypatch):
+    job = job_for(dit_pipeline(), STEPS, EndToEnd(num_probes=3, num_validation=3, gains=2), target_macs=0.6)
+    schedules = [fora(job.task.graph, job.task.timesteps, 2, forecast=forecast) for forecast in ("linear", None)]
+    tables = [Table.of(schedule, job.task.graph) for schedule in schedules]
+
+    def measured() -> list[np.ndarray]:
+        judge = EndToEndLearning(replace(job, resume=tmp_path / "state")).judge
+        fitted = [judge.with_gains(table, 2, 1) for table in tables]
+        probes = [judge.probe(table, 0) for table in tables]
+        found = [*vars(probes[0]).values(), *vars(probes[1]).values(), *map(judge.psnrs, tables)]
+        found += [array for table in fitted for array in (table.actions, table.gains, *table.channel_gains.values())]
+        judge.save()
+        return found
+
+    once = measured()
+    for name in ("latents", "images"):
+        monkeypatch.setattr(Noise, name, lambda *numbers: pytest.fail("it runs again"))
+    for before, again in zip(once, measured(), strict=True):
+        assert np.array_equal(before, again)
+
+
+def test_one_plan_probed_in_parts_is_one_probe():
+    random, shapes = np.random.default_rng(0), {"square": (2,), "linear": (3, 4, 3, 2), "projections": (3, 4, 3, 2, 1)}
+    probe = Probe(size=12, **{name: random.normal(size=shape) for name, shape in shapes.items()})
+    both = Probe.of_parts([probe, probe])
+    assert both.square.shape == (4,) and both.size == probe.size
+    assert np.array_equal(both.linear, np.concatenate([probe.linear] * 2, axis=3))
+    assert np.array_equal(both.projections[..., 2:, :], probe.projections)
