@@ -45,10 +45,7 @@ def learn(job: Job) -> StepMask | MaskFamily:
 
 
 class EndToEndLearning:
-    """One search for one task.
-
-    Args:
-        job: What is asked for.
+    """One search for what a job asks for.
 
     Attributes:
         targets: Budgets as shares of the full run's cost, most expensive first.

@@ -83,9 +83,6 @@ class ScoreLearner(ABC):
     """Learns the scores of cells by an L1 penalty that is steered to the target.
 
     A subclass says which cells are learned, what is drawn from scores, what the loss is, and which steps matter.
-
-    Args:
-        job: What is asked for.
     """
 
     threshold: float = 0.5
@@ -254,11 +251,7 @@ class ScoreLearner(ABC):
 
 
 class PaperLearner(ScoreLearner):
-    """arXiv 2603.19939 as we read it.
-
-    Args:
-        job: What is asked for, with a `Paper` configuration.
-    """
+    """arXiv 2603.19939 as we read it."""
 
     config: Paper
 
