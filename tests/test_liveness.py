@@ -40,14 +40,6 @@ def test_worked_examples_of_exact_elimination(name):
     assert run_plan(symbols, plan) == run_table(symbols, mask_of(*rows).actions)
 
 
-def test_cost_is_not_monotone_in_the_mask():
-    chain = BlockGraph.chain(sites(3))
-    with_cell, without = mask_of("111", "110", "111", "011"), mask_of("111", "110", "101", "011")
-    assert (with_cell.compute.sum(), without.compute.sum()) == (11 - 1, 10 - 1)
-    assert make_plan(with_cell, chain).compute.sum() == 8
-    assert make_plan(without, chain).compute.sum() == 9
-
-
 def test_a_sampler_above_held_blocks_is_not_run_again():
     graph = BlockGraph(
         (Site("mid", "resnet"), Site("up", "sampler"), Site("last", "resnet")),

@@ -169,9 +169,3 @@ def test_steps_that_a_scheduler_cannot_make(steps, scheduler, run, folder, tmp_p
 def test_guidance_that_is_no_number(run, dit_folder, tmp_path):
     result = run("learn", dit_folder, "--guidance-scale", "nan", "-o", tmp_path / "m.json", code=2)
     assert "guidance must be a finite number" in words(result) and not (tmp_path / "m.json").exists()
-
-
-def test_a_class_that_the_model_does_not_have(run, dit_folder, tmp_path):
-    (tmp_path / "classes.txt").write_text("5000\n")
-    options = ["--conditions", tmp_path / "classes.txt", "--steps", 4, "-o", tmp_path / "m.json"]
-    assert "there is no class 5000: DiTPipeline has classes 0 to" in words(run("learn", dit_folder, *options, code=2))

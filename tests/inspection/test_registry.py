@@ -95,12 +95,6 @@ def test_the_u_net_graph_by_hand():
     assert set(graph.blocks) == {i for i, site in enumerate(graph.sites) if "sampler" not in site.name}
 
 
-def test_the_transformer_graph_by_hand():
-    graph = describe(tiny_model("DiTTransformer2DModel"))
-    assert graph.names[:3] == ("transformer_blocks.0.attn1", "transformer_blocks.0.ff", "transformer_blocks.1.attn1")
-    assert [graph.readers(i) for i in (0, 4, 5)] == [(OUT, 1, 2, 3, 4, 5), (OUT, 5), (OUT,)]
-
-
 def test_families_are_found_lazily(monkeypatch):
     """Registering imports no model class of diffusers."""
     import subprocess

@@ -1,6 +1,7 @@
 """Masked runs of pipelines without stepmask: hooks swap in what each site computed last."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,16 @@ def by_reference(pipe: Any, mask: StepMask, calls: Calls, run: Callable[[], Tens
             hook.remove()
     assert next(calls, None) is None, "fewer calls than expected"
     return made
+
+
+def interrupted(case: Case, last: int) -> Case:
+    """The case, whose runs end after a step."""
+
+    def interrupt(pipe, step, timestep, inputs):
+        pipe._interrupt = step == last
+        return inputs
+
+    return replace(case, options={"callback_on_step_end": interrupt})
 
 
 def random_actions(pipe: Any, seed: int = 0, share: float = 0.5, forecasts: float = 0.0) -> StepMask:

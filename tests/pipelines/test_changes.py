@@ -305,16 +305,6 @@ def test_a_cache_of_diffusers_over_a_mask_is_noticed():
     assert torch.equal(case.run(pipe), plain)
 
 
-def test_a_cache_of_diffusers_that_is_switched_off_under_a_mask(flux):
-    plain, mask = FLUX.run(flux), random_actions(flux, 3)
-    cached_attention(flux)
-    handle = stepmask.apply(flux, mask)
-    flux.transformer.disable_cache()
-    refused(r"attn was wrapped by something else when .* was undone since", FLUX.run, flux, error=UnsupportedModelError)
-    handle.remove()
-    assert torch.equal(FLUX.run(flux), plain)
-
-
 # --- torch.compile
 
 

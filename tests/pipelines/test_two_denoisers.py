@@ -1,11 +1,9 @@
 """Wan 2.2: a second transformer takes over in mid-run. The table of pipelines holds masked runs to the reference."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from cases import BY_NAME, WAN_2_2, wan_2_2
-from runs import all_ones, by_reference, calls_of, marks, random_actions
+from runs import all_ones, by_reference, calls_of, interrupted, marks, random_actions
 
 import stepmask
 from stepmask import UnsupportedModelError, describe, make_plan, schedules
@@ -84,18 +82,11 @@ def test_the_first_lets_go_when_the_second_begins(pipe):
 def test_another_run_and_an_interrupted_one(pipe):
     """Whichever transformer a run ends in, the next begins anew in both."""
 
-    def interrupt_after(last):
-        def interrupt(pipe, step, timestep, inputs):
-            pipe._interrupt = step == last
-            return inputs
-
-        return replace(CASE, options={"callback_on_step_end": interrupt})
-
     mask = random_actions(pipe, 3)
     wanted = by_reference(pipe, mask, calls_of(CASE, 6), lambda: CASE.run(pipe))
     with stepmask.apply(pipe, mask):
         for last in (1, TAKES_OVER - 1, TAKES_OVER):
-            interrupt_after(last).run(pipe, seed=7)
+            interrupted(CASE, last).run(pipe, seed=7)
             assert torch.equal(CASE.run(pipe), wanted)
 
 

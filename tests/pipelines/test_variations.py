@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 from cases import BY_NAME, ddim, stable_diffusion
-from runs import all_ones, by_reference, calls_of, random_actions
+from runs import all_ones, by_reference, calls_of, interrupted, random_actions
 
 import stepmask
 from refusal import refused
@@ -77,20 +77,6 @@ def test_autocast_and_inference_mode(case, mode):
         assert_runs_as_hooks_would(case, pipe)
 
 
-def test_pndm_repeats_a_timestep():
-    """51 rows for 50 steps: the usual default of Stable Diffusion 1.5."""
-    case = replace(SD, scheduler=SCHEDULERS["PNDM"], steps=50, options={"guidance_scale": 1.0})
-    pipe = case.build()
-    plain = case.run(pipe, batch=1)
-    timesteps = pipe.scheduler.timesteps
-    assert (len(timesteps), len(timesteps.unique())) == (51, 50)
-    mask = random_actions(pipe, 1)
-    wanted = by_reference(pipe, mask, calls_of(case, 51), lambda: case.run(pipe, batch=1))
-    with stepmask.apply(pipe, mask) as handle:
-        assert torch.equal(case.run(pipe, batch=1), wanted) and not torch.equal(wanted, plain)
-        assert handle.summary().rows == 51
-
-
 # --- guidance
 
 
@@ -117,16 +103,6 @@ def test_a_third_call_at_some_steps():
 
 
 # --- number formats
-
-
-def interrupted(case, last: int):
-    """The case, whose runs end after a step."""
-
-    def interrupt(pipe, step, timestep, inputs):
-        pipe._interrupt = step == last
-        return inputs
-
-    return replace(case, options={"callback_on_step_end": interrupt})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -121,14 +121,6 @@ def test_every_form_of_the_argument(name, form):
     assert loop(denoiser, scheduler, form=FORMS[form]) == denoiser.log
 
 
-@SCALES
-def test_rescaled_arguments_where_the_pipeline_sets_the_begin_index(scale):
-    """Flux and Lumina pass something else than the timestep; they call set_begin_index(0)."""
-    denoiser, scheduler, _ = begun("flow-match euler")
-    scheduler.set_begin_index(0)
-    assert loop(denoiser, scheduler, form=scale) == denoiser.log
-
-
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("start", [1, 6])
 def test_late_start(name, start):

@@ -17,7 +17,6 @@ from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.runtime.sampling import seeded
 from stepmask_lab.rivals import Recording, block_caching, ditfastattn, record, smoothcache
 from stepmask_lab.rivals.calibrated.block_caching import held
-from stepmask_lab.rivals.calibrated.ditfastattn import difference
 from stepmask_lab.rivals.calibrated.smoothcache import skipped
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
@@ -232,8 +231,3 @@ def test_ditfastattn_of_two_calls_decides_in_the_first():
 
 def test_ditfastattn_is_for_transformers():
     refused(r"is for transformers.*UNet2DModel has none", ditfastattn, ddim_pipeline(), 3)
-
-
-def test_difference_is_relative_to_the_larger():
-    one, other = torch.tensor([1.0, -2.0, 0.0]), torch.tensor([2.0, -1.0, 0.0])
-    assert difference(one, other) == pytest.approx(1 / 3, abs=1e-4)
