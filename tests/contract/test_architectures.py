@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 import stepmask
-from stepmask import StepMask, UnsupportedModelError, describe, make_plan, measure_cost
+from stepmask import StepMask, describe, make_plan, measure_cost
 from stepmask.graph import OUT, Site
 from stepmask.inspection.registry import architecture_of, registered_architectures
 from stepmask.inspection.sampler_loop import SamplerLoop
@@ -346,17 +346,6 @@ def test_applying_again_replaces(case):
     assert torch.equal(case.sample(), wanted), "the old handle must not remove the new mask"
     new.remove()
     assert not changed_modules(case.model)
-
-
-def test_a_compiled_model_is_refused(own):
-    mask = own.mask(0)
-    compiled = torch.compile(own.model)
-    with pytest.raises(UnsupportedModelError, match=r"compiled as a whole.*before torch\.compile"):
-        stepmask.apply(compiled, mask, scheduler=own.scheduler)
-    own.model.compile()
-    with pytest.raises(UnsupportedModelError, match="compiled as a whole"):
-        describe(own.model)
-    assert not changed_modules(own.model)
 
 
 def test_a_submodule_called_on_its_own_just_runs(case):

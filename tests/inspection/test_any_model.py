@@ -8,15 +8,8 @@ from torch import nn
 
 import stepmask
 from refusal import refused
-from stepmask import (
-    UnknownArchitectureError,
-    UnsupportedModelError,
-    apply,
-    describe,
-    make_plan,
-    register_sites,
-    schedules,
-)
+from stepmask import apply, describe, make_plan, register_sites, schedules
+from stepmask.errors import UnknownArchitectureError, UnsupportedModelError
 from stepmask.graph import OUT
 from stepmask.inspection.architecture import Architecture, Given
 from stepmask.inspection.registry import _architectures, architecture_of, register

@@ -16,15 +16,13 @@ def images(count=3, size=32, channels=3):
 def test_small_images_are_enlarged_by_a_whole_factor():
     batch = images(4)
     sheet = np.asarray(pictures.tiles(batch))
+    assert pictures.tiles(images(1, 128)).size == (128, 128), "large ones keep their size"
+    assert to_pixels(images(channels=1)).shape == to_pixels(images(channels=4)).shape == (3, 32, 32, 3)
     assert sheet.shape == (2 * 96 + GAP, 2 * 96 + GAP, 3)
     for i in range(4):
         top, left = (i // 2) * (96 + GAP), (i % 2) * (96 + GAP)
         tile = sheet[top : top + 96, left : left + 96]
         assert (tile[::3, ::3] == to_pixels(batch)[i]).all() and (tile[1::3, 2::3] == tile[::3, ::3]).all()
-
-
-def test_large_images_keep_their_size():
-    assert pictures.tiles(images(1, 128)).size == (128, 128)
 
 
 def test_halves_show_the_same_images_in_the_same_place():
@@ -41,10 +39,6 @@ def test_long_captions_widen_the_halves():
     short = pictures.side_by_side(images(1), images(1))
     long = pictures.side_by_side(images(1), images(1), notes=("a much longer note than the picture is wide", ""))
     assert long.width > short.width
-
-
-def test_grey_and_latent_images_can_be_shown():
-    assert to_pixels(images(channels=1)).shape == to_pixels(images(channels=4)).shape == (3, 32, 32, 3)
 
 
 def test_what_are_no_images_is_refused():

@@ -368,6 +368,7 @@ def test_a_compiled_denoiser_is_refused(case, way):
         compile_it()
         refused("compiled as a whole", case.run, pipe, error=UnsupportedModelError)
     refused(r"compiled as a whole.*before torch\.compile", stepmask.apply, pipe, mask, error=UnsupportedModelError)
+    refused("compiled as a whole", describe, pipe, error=UnsupportedModelError)
 
 
 def test_sites_compiled_after_a_mask_are_refused(flux):

@@ -9,7 +9,6 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
 from refusal import refused
-from stepmask import StepMaskError
 from stepmask_lab.scores import metrics, perceptual, standard
 from stepmask_lab.scores.distribution import Score, score_images
 from stepmask_lab.scores.features import FeatureStatistics
@@ -106,18 +105,11 @@ def test_what_is_missing_is_said(load, says, monkeypatch):
     refused(says, load)
 
 
-def test_weights_that_cannot_be_found(tmp_path):
-    with pytest.raises(StepMaskError, match="CLIP score: the weights of its network cannot be read or downloaded"):
-        perceptual.clip_network(str(tmp_path / "none"))
-
-
-def test_a_clip_score_needs_prompts(clip):
-    with pytest.raises(StepMaskError, match="DDIMPipeline takes none: leave clip out"):
-        Metrics(clip=clip).check(ddim_pipeline())
+def test_what_cannot_be_scored(clip, tmp_path):
+    missing = "CLIP score: the weights of its network cannot be read or downloaded"
+    refused(missing, perceptual.clip_network, str(tmp_path / "none"))
+    refused("DDIMPipeline takes none: leave clip out", Metrics(clip=clip).check, ddim_pipeline())
     Metrics(lpips=distance).check(ddim_pipeline())
-
-
-def test_a_reference_set_is_for_scores_of_sets(tmp_path):
     statistics = FeatureStatistics.of(pictures(), Features())
     refused("ask for one of them, or leave it out", load_metrics, [], statistics)
 

@@ -11,16 +11,8 @@ from diffusers import DDIMScheduler
 import stepmask
 from fakes import TwoCalls, assert_unchanged, snapshot
 from refusal import refused
-from stepmask import (
-    MaskFamily,
-    StepMask,
-    TargetError,
-    describe,
-    learn,
-    learn_family,
-    make_plan,
-    measure_cost,
-)
+from stepmask import MaskFamily, StepMask, describe, learn, learn_family, make_plan, measure_cost
+from stepmask.errors import TargetError
 from stepmask.evaluation import evaluation_seeds
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import EndToEnd
