@@ -97,18 +97,10 @@ def learn(
         needs_target=learner.needs_target,
     )
     learner.check(goals)
-    job = Job(
-        task=Task(
-            pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
-        ),
-        goals=goals,
-        config=config,
-        method=learner.name,
-        resume=resume,
-        callback=callback,
-        progress=progress,
+    task = Task(
+        pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
     )
-    return _run(learner, job)
+    return _run(learner, task=task, goals=goals, config=config, resume=resume, callback=callback, progress=progress)
 
 
 @torch.inference_mode(False)
@@ -145,22 +137,15 @@ def learn_family(
     learner, config = configured(method, options)
     goals = Goals(targets=shares_of(targets), max_cache_bytes=max_cache_bytes, start=masks_of(start))
     learner.check(goals)
-    job = Job(
-        task=Task(
-            pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
-        ),
-        goals=goals,
-        config=config,
-        method=learner.name,
-        resume=resume,
-        callback=callback,
-        progress=progress,
+    task = Task(
+        pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
     )
-    return _run(learner, job)
+    return _run(learner, task=task, goals=goals, config=config, resume=resume, callback=callback, progress=progress)
 
 
-def _run(learner: Learner, job: Job) -> Any:
+def _run(learner: Learner, **asked: Any) -> Any:
     """Learn, and note what it took."""
+    job = Job(method=learner.name, **asked)
     with job.effort.counting(job.task.denoiser):
         found = learner(job)
     if isinstance(found, MaskFamily):
