@@ -164,7 +164,8 @@ def test_evaluate_prints_a_table_and_writes_json(run, folder, mask_file, tmp_pat
 def test_evaluate_says_why_there_is_no_ssim(run, folder, mask_file, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
     text = run("evaluate", folder, "--mask", mask_file, "-n", 1, "--no-speed").stdout
-    assert "needs torchmetrics:" in next(line for line in text.splitlines() if "SSIM" in line)
+    said = next(line for line in text.splitlines() if "SSIM" in line)
+    assert "needs torchmetrics: pip install 'stepmask[metrics]'" in said
     assert "--metrics fid,kid" in words(run("evaluate", folder, "--mask", mask_file, "--real", mask_file, code=2))
 
 

@@ -84,6 +84,7 @@ class Evaluation:
 
     def __rich__(self) -> Table:
         """Return the table that the command line prints."""
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(title=f"{self.denoiser}, {self.scheduler}, {self.rows} steps", title_justify="left")
@@ -91,7 +92,7 @@ class Evaluation:
         table.add_column("value", justify="right", style="bold")
         table.add_column("spread", style="dim")
         for row in self._rows():
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         table.caption = f"{len(self.seeds)} images, seeds {_span(self.seeds)}; {self.dtype} on {self.device}"
         table.caption_justify = "left"
         return table
