@@ -7,7 +7,7 @@ import pytest
 from stepmask import StepMaskError
 
 
-def refused(says: str, call: Callable, *arguments, error: type[Exception] = StepMaskError, **options) -> None:
+def check_refused(says: str, call: Callable, *arguments, error: type[Exception] = StepMaskError, **options) -> None:
     """Assert that a call raises an error whose words match."""
     with pytest.raises(error, match=says):
         call(*arguments, **options)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import stepmask
-from refusal import refused
+from refusal import check_refused
 from stepmask import BlockGraph, CostTable, Site, StepMask, describe, make_plan, measure_cost
 from stepmask.inspection.registry import denoiser_of
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask
@@ -93,8 +93,8 @@ def test_convolutions_and_linear_layers_alone():
 
 
 def test_what_is_not_known_is_refused():
-    refused(r"no site 'x'.*same model", TABLE.fraction, mask("11", sites=("x", "a")))
-    refused("latency=True", CostTable(SITES, TABLE.macs, 2.0).fraction, mask("111"), "latency")
+    check_refused(r"no site 'x'.*same model", TABLE.fraction, mask("11", sites=("x", "a")))
+    check_refused("latency=True", CostTable(SITES, TABLE.macs, 2.0).fraction, mask("111"), "latency")
     plan = make_plan(mask("111"), BlockGraph.chain([Site(name, "resnet") for name in SITES]))
-    refused(r"size of values: use measure_cost", TABLE.peak_cache_bytes, plan)
-    refused(r"products of attention: use measure_cost", TABLE.conv_linear)
+    check_refused(r"size of values: use measure_cost", TABLE.peak_cache_bytes, plan)
+    check_refused(r"products of attention: use measure_cost", TABLE.conv_linear)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import MaskFamily, MaskFileError, StepMask, StepMaskError, TargetError
 from stepmask.family import Member
 from stepmask.mask import Action
@@ -47,12 +47,12 @@ def test_at():
     ({}, r"ask for target_macs=0\.5, for min_psnr=40, or for both"),
 ])  # fmt: skip
 def test_what_a_family_does_not_have(asked, message):
-    refused(message, FAMILY.at, **asked, error=TargetError)
+    check_refused(message, FAMILY.at, **asked, error=TargetError)
 
 
 @pytest.mark.parametrize(("macs", "psnr"), [(0, 40.0), (1.5, 40.0), (float("nan"), 40.0), (0.5, float("inf"))])
 def test_impossible_members(macs, psnr):
-    refused("of a member is a", member, macs, psnr)
+    check_refused("of a member is a", member, macs, psnr)
 
 
 def test_save_and_load(tmp_path):
@@ -70,7 +70,7 @@ def test_what_cannot_be_written_leaves_the_file(tmp_path):
     with pytest.raises(StepMaskError, match=r"cannot write .*it holds what JSON cannot"):
         MaskFamily((Member(0.5, 40.0, strange),)).save(path)
     assert path.read_text() == content
-    refused("cannot write", FAMILY.save, tmp_path / "nowhere" / "family.json")
+    check_refused("cannot write", FAMILY.save, tmp_path / "nowhere" / "family.json")
 
 
 def edited(change):
@@ -120,10 +120,10 @@ def test_files_that_are_no_family(tmp_path, how):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    refused(r"cannot read family .*No such file", MaskFamily.load, tmp_path / "none.json", error=MaskFileError)
+    check_refused(r"cannot read family .*No such file", MaskFamily.load, tmp_path / "none.json", error=MaskFileError)
     (tmp_path / "binary").write_bytes(bytes(range(256)))
-    refused("not valid JSON", MaskFamily.load, tmp_path / "binary", error=MaskFileError)
-    refused("cannot read", MaskFamily.load, tmp_path, error=MaskFileError)
+    check_refused("not valid JSON", MaskFamily.load, tmp_path / "binary", error=MaskFileError)
+    check_refused("cannot read", MaskFamily.load, tmp_path, error=MaskFileError)
 
 
 def test_a_mask_is_no_family_and_a_family_no_mask(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import MaskFamily, StepMask, StepMaskError
 from stepmask.cli.common.mask_files import load_mask, load_masks
 from stepmask.errors import MaskFileError
@@ -80,13 +80,13 @@ def test_what_is_not_there(hub, tmp_path, monkeypatch):
         StepMask.from_pretrained("me/none")
     with pytest.raises(MaskFileError, match=r"no a.json in me/none at v1, "):
         StepMask.from_pretrained("me/none", filename="a.json", revision="v1")
-    refused("cannot read mask", StepMask.from_pretrained, tmp_path, error=MaskFileError)
+    check_refused("cannot read mask", StepMask.from_pretrained, tmp_path, error=MaskFileError)
 
     def unreachable(*args, **kwargs):
         raise LocalEntryNotFoundError("An error happened while trying to locate the file")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    refused("An error happened", StepMask.from_pretrained, "me/none", error=MaskFileError)
+    check_refused("An error happened", StepMask.from_pretrained, "me/none", error=MaskFileError)
     with pytest.raises(StepMaskError, match=r"cannot write mask.json to ddpm on the hub: Repo id must be"):
         mask().push_to_hub("ddpm")
 
@@ -105,7 +105,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
 
 def test_what_lies_there_is_not_trusted(hub):
     family().push_to_hub("me/ddpm", filename="mask.json")
-    refused("not a mask file", StepMask.from_pretrained, "me/ddpm", error=MaskFileError)
+    check_refused("not a mask file", StepMask.from_pretrained, "me/ddpm", error=MaskFileError)
 
 
 def test_the_command_line_reads_them(hub, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graph_cases import BRANCHES, CHAIN, UNET, cases, mask_of, sites, words
-from refusal import refused
+from refusal import check_refused
 from simulator import Symbols, run_plan, run_table
 from stepmask import BlockGraph, Site, State, StepMask, make_plan
 from stepmask.errors import MaskMismatchError
@@ -149,10 +149,10 @@ def test_a_late_start_computes_its_first_row():
 
 
 def test_bad_input_is_refused():
-    refused(r"needs a BlockGraph, got str: use stepmask.describe", make_plan, mask_of("11"), "graph")
-    refused("'x'", make_plan, mask_of("1", names=("x",)), CHAIN, error=MaskMismatchError)
-    refused("must come after", BlockGraph, tuple(sites(2)), ((OUT,), (0,)), (True, True))
-    refused("for each of its sites", BlockGraph, tuple(sites(2)), ((OUT,),), (True, True))
+    check_refused(r"needs a BlockGraph, got str: use stepmask.describe", make_plan, mask_of("11"), "graph")
+    check_refused("'x'", make_plan, mask_of("1", names=("x",)), CHAIN, error=MaskMismatchError)
+    check_refused("must come after", BlockGraph, tuple(sites(2)), ((OUT,), (0,)), (True, True))
+    check_refused("for each of its sites", BlockGraph, tuple(sites(2)), ((OUT,),), (True, True))
 
 
 def test_fingerprint_is_of_the_structure():

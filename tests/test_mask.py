@@ -14,7 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler as FlowMatch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import BlockGraph, MaskFileError, MaskMismatchError, Site, StepMask, StepMaskError, make_plan
 from stepmask.mask import Action, scheduler_identity
 from stepmask.mask_file import MAX_CELLS
@@ -136,7 +136,7 @@ def test_equality_sees_every_field(change):
     *(({"channel_gains": {"blocks.0": wrong}, **FORECAST}, "between") for wrong in ([1, np.nan], [1e3])),
 ])  # fmt: skip
 def test_impossible_masks_are_refused(change, message):
-    refused(message, small, **change)
+    check_refused(message, small, **change)
 
 
 def test_actions_say_compute_hold_and_forecast():
@@ -269,7 +269,9 @@ EDITED_GAINS += [(2, "gains", wrong) for wrong in (None, 3, [], *([[], [], *rows
 def test_edited_gains_are_refused_in_words(tmp_path, stored, key, wrong):
     with pytest.raises(MaskFileError, match=r"mask .*mask\.json: it cannot be used"):
         StepMask.load(edited(tmp_path, STORED[stored], **{key: wrong}))
-    refused(f"'{key}' is missing", StepMask.load, edited(tmp_path, STORED[stored], **{key: ...}), error=MaskFileError)
+    check_refused(
+        f"'{key}' is missing", StepMask.load, edited(tmp_path, STORED[stored], **{key: ...}), error=MaskFileError
+    )
 
 
 def test_rows_are_strings_one_a_line(tmp_path):
@@ -355,18 +357,18 @@ OTHER_FILES += [(text, "not a mask file") for text in ("[]", "3", "null", '"step
 def test_other_files_are_refused(tmp_path, data, message):
     path = tmp_path / "mask.json"
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    refused(message, StepMask.load, path, error=MaskFileError)
+    check_refused(message, StepMask.load, path, error=MaskFileError)
 
 
 def test_huge_files_are_refused_before_they_take_memory(tmp_path):
     width = 100_000
     path = edited(tmp_path, rows=["1" * width] * (MAX_CELLS // width + 1))
-    refused("10,000,000 cells", StepMask.load, path, error=MaskFileError)
+    check_refused("10,000,000 cells", StepMask.load, path, error=MaskFileError)
 
 
 def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
-        refused("cannot read mask", StepMask.load, path, error=MaskFileError)
+        check_refused("cannot read mask", StepMask.load, path, error=MaskFileError)
 
 
 def test_saving_to_nowhere_says_so(tmp_path):
@@ -446,7 +448,7 @@ TEN = for_run(scheduler(10))
     (small(provenance={}), {"scheduler": scheduler(20)}, "a number of steps that makes 3 rows"),
 ])  # fmt: skip
 def test_check_refuses_what_is_another(mask, other, message):
-    refused(message, mask.check, **other, error=MaskMismatchError)
+    check_refused(message, mask.check, **other, error=MaskMismatchError)
 
 
 def test_shifted_timesteps_are_a_warning():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import BlockGraph, Site, StepMaskError, describe, make_plan, measure_cost, presets, schedules
 from stepmask.graph import OUT
 from stepmask.schedules.deepcache import quad_steps
@@ -90,7 +90,7 @@ def test_quad_spacing_of_any_run_begins_with_the_first_step(data):
     ({"branch": True}, r"branch must lie between 0 and 3 .* got True"),
 ])  # fmt: skip
 def test_what_deepcache_refuses(options, says):
-    refused(says, schedules.deepcache, UNET, range(9), **options)
+    check_refused(says, schedules.deepcache, UNET, range(9), **options)
 
 
 def test_a_branch_is_the_border_by_layers():
@@ -133,12 +133,12 @@ def test_faster_diffusion_of_other_lengths():
 
 @pytest.mark.parametrize("key_steps", [[1, 2], [0, 4], [0, -1], 3, "012", [0, 1.5], [0, True]])
 def test_key_steps_that_are_none(key_steps):
-    refused("key_steps", schedules.faster_diffusion, UNET, range(4), key_steps=key_steps)
+    check_refused("key_steps", schedules.faster_diffusion, UNET, range(4), key_steps=key_steps)
 
 
 @pytest.mark.parametrize("schedule", [schedules.faster_diffusion, lambda *a: schedules.deepcache(*a, branch=0)])
 def test_u_nets_only(schedule):
-    refused(r"needs a U-Net.*schedules\.fora", schedule, TRANSFORMER, range(3))
+    check_refused(r"needs a U-Net.*schedules\.fora", schedule, TRANSFORMER, range(3))
 
 
 def test_step_skipping():
@@ -164,7 +164,7 @@ def test_a_skipped_step_of_a_u_net_runs_no_block():
     ({"steps": 2}, "steps must be steps between 0 and 3, got 2"),
 ])  # fmt: skip
 def test_what_step_skipping_refuses(options, says):
-    refused(says, schedules.step_skipping, TRANSFORMER, range(4), **options)
+    check_refused(says, schedules.step_skipping, TRANSFORMER, range(4), **options)
 
 
 @settings(deadline=None, max_examples=30)
@@ -183,7 +183,7 @@ def test_random_has_the_density_to_the_nearest_cell(density, seed, rows):
     "options", [{"density": 1.1}, {"density": None}, {"density": True}, {"seed": -1}, {"seed": 0.5}]
 )
 def test_what_random_refuses(options):
-    refused(f"{next(iter(options))} must be", schedules.random_schedule, UNET, range(3), **options)
+    check_refused(f"{next(iter(options))} must be", schedules.random_schedule, UNET, range(3), **options)
 
 
 def test_postdiff_of_a_transformer_holds_cross_attention():

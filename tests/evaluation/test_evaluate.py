@@ -11,7 +11,7 @@ import torch
 from diffusers import HeunDiscreteScheduler
 
 import stepmask
-from refusal import refused
+from refusal import check_refused
 from stepmask import MaskMismatchError, StepMaskError, evaluate, schedules
 from stepmask.evaluation import evaluation_seeds
 from stepmask.evaluation.conditions import Conditions
@@ -75,7 +75,7 @@ def test_reference_saves_the_full_run(pipe, mask, monkeypatch):
     assert second.psnr == first.psnr and told == [(1, 1)]
     timed = evaluate(pipe, mask, seeds=2, batch_size=2, speed_pairs=1, reference=first.full)
     assert timed.psnr == first.psnr and timed.speed.pairs == 1
-    refused("2 images for 3 seeds", evaluate, pipe, mask, seeds=3, reference=first.full)
+    check_refused("2 images for 3 seeds", evaluate, pipe, mask, seeds=3, reference=first.full)
 
 
 def test_guided_pipeline_gets_the_same_labels_in_every_batch_size():
@@ -107,8 +107,8 @@ def test_bare_denoiser_with_a_second_order_scheduler():
 def test_seeds_that_learning_saw_are_refused(mask):
     learned = replace(mask, provenance={"noise_seeds": [10_005, 10_100]})
     assert evaluation_seeds(4, learned) == [10_000, 10_001, 10_002, 10_003]
-    refused("11 of 16 seeds, 10005 first", evaluation_seeds, 16, learned)
-    refused("at least one seed", evaluation_seeds, [], mask)
+    check_refused("11 of 16 seeds, 10005 first", evaluation_seeds, 16, learned)
+    check_refused("at least one seed", evaluation_seeds, [], mask)
 
 
 @pytest.mark.parametrize(("seeds", "words"), [
@@ -119,17 +119,17 @@ def test_seeds_that_learning_saw_are_refused(mask):
     ([5, 6, 5], "some seeds are there twice"),
 ])  # fmt: skip
 def test_seeds_that_are_none(seeds, words, mask):
-    refused(re.escape(words), evaluation_seeds, seeds, mask)
+    check_refused(re.escape(words), evaluation_seeds, seeds, mask)
 
 
 def test_refusals(pipe, mask):
     with pytest.raises(MaskMismatchError, match="num_inference_steps=4"):
         evaluate(pipe, mask, seeds=1, num_inference_steps=3, speed=False)
-    refused("StepMask or a Plan", evaluate, pipe, mask.compute, seeds=1)
-    refused("batch_size", evaluate, pipe, mask, batch_size=0)
+    check_refused("StepMask or a Plan", evaluate, pipe, mask.compute, seeds=1)
+    check_refused("batch_size", evaluate, pipe, mask, batch_size=0)
     with stepmask.apply(pipe, mask), pytest.raises(StepMaskError, match="remove it first"):
         evaluate(pipe, mask, seeds=1)
-    refused("generator", evaluate, pipe, mask, seeds=1, call_kwargs={"generator": None})
+    check_refused("generator", evaluate, pipe, mask, seeds=1, call_kwargs={"generator": None})
 
 
 @pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"])

@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler
 from torch import nn
 
 import stepmask
-from refusal import refused
+from refusal import check_refused
 from stepmask import apply, describe, make_plan, register_sites, schedules
 from stepmask.errors import UnknownArchitectureError, UnsupportedModelError
 from stepmask.graph import OUT
@@ -61,7 +61,7 @@ def test_a_model_that_is_not_from_diffusers(plain):
     assert [site.kind for site in graph.sites[:2]] == ["attention", "mlp"]
     assert graph.readers(0) == (OUT, 1, 2, 3, 4, 5) and graph.readers(5) == (OUT,)
     assert describe(plain) == graph, "the instance is known from now on"
-    refused("no architecture is registered for Plain", describe, Plain(), error=UnknownArchitectureError)
+    check_refused("no architecture is registered for Plain", describe, Plain(), error=UnknownArchitectureError)
 
 
 def test_describing_changes_nothing(plain):
@@ -71,7 +71,7 @@ def test_describing_changes_nothing(plain):
     mask = schedules.fora(graph, [3, 2, 1])
     scheduler = DDIMScheduler()
     for unknown in (describe, stepmask.measure_cost, lambda model: apply(model, mask, scheduler=scheduler)):
-        refused(r"call stepmask\.register_sites\(model, sites=", unknown, plain, error=UnknownArchitectureError)
+        check_refused(r"call stepmask\.register_sites\(model, sites=", unknown, plain, error=UnknownArchitectureError)
     register_sites(plain, PATTERNS[:1], example_inputs=inputs())
     assert describe(plain, sites=PATTERNS, example_inputs=inputs()) == graph
     assert describe(plain).names == graph.names[::2], "what was registered stays"
@@ -188,7 +188,7 @@ def test_a_made_up_architecture_takes_a_few_lines(monkeypatch):
     ([], "needs sites"),
 ])  # fmt: skip
 def test_patterns_that_cannot_be(plain, patterns, words):
-    refused(words, describe, plain, sites=patterns, example_inputs=inputs())
+    check_refused(words, describe, plain, sites=patterns, example_inputs=inputs())
 
 
 @pytest.mark.parametrize(("given", "words"), [
@@ -197,7 +197,7 @@ def test_patterns_that_cannot_be(plain, patterns, words):
     ({**inputs(), "z": 1}, r"cannot be traced without computing anything \(TypeError: .*'z'"),
 ], ids=["none", "no sample", "stranger"])  # fmt: skip
 def test_inputs_that_cannot_be(plain, given, words):
-    refused(words, describe, plain, sites=PATTERNS, example_inputs=given)
+    check_refused(words, describe, plain, sites=PATTERNS, example_inputs=given)
 
 
 class Odd(Plain):
@@ -224,7 +224,7 @@ def keeps(model, x, y):
     (keeps, r"\.memory of Odd keeps what a site made for a later call"),
 ], ids=["twice", "by value", "keeps"])  # fmt: skip
 def test_models_that_cannot_be_proven(odd, words):
-    refused(words, describe, Odd(odd), sites=PATTERNS, example_inputs=inputs(), error=UnsupportedModelError)
+    check_refused(words, describe, Odd(odd), sites=PATTERNS, example_inputs=inputs(), error=UnsupportedModelError)
 
 
 def test_sites_that_do_not_run(plain):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refusal import refused
+from refusal import check_refused
 from stepmask.inspection.prompts import (
     condition_arguments,
     default_prompts,
@@ -32,9 +32,9 @@ def test_a_file_holds_one_per_line(tmp_path):
     file.write_text("3\n0\n")
     assert read_conditions(file) == [3, 0]
     file.write_text("\n")
-    refused("holds no conditions: write one prompt", read_conditions, file)
-    refused("cannot read conditions from", read_conditions, tmp_path / "none.txt")
-    refused("cannot read conditions from", read_conditions, tmp_path)
+    check_refused("holds no conditions: write one prompt", read_conditions, file)
+    check_refused("cannot read conditions from", read_conditions, tmp_path / "none.txt")
+    check_refused("cannot read conditions from", read_conditions, tmp_path)
 
 
 def test_they_become_arguments_of_the_call(tmp_path):
@@ -55,7 +55,7 @@ def test_they_become_arguments_of_the_call(tmp_path):
     (TAKES["prompt"], [], "got none"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(takes, conditions, words):
-    refused(words, condition_arguments, takes, conditions, "P")
+    check_refused(words, condition_arguments, takes, conditions, "P")
 
 
 def test_embeddings_take_the_place_of_drawn_prompts():

@@ -7,7 +7,7 @@ import pytest
 from diffusers import UNet2DModel
 from torch import nn
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import UnknownArchitectureError, UnsupportedModelError, describe
 from stepmask.graph import OUT
 from stepmask.inspection.registry import architecture_of, denoiser_of, registered_architectures
@@ -33,7 +33,7 @@ def test_unknown_models_are_told_what_is_supported():
         UnknownArchitectureError, match=r"for Linear; supported are .*DiT.*UNet2DModel.*sites=.*CONTRIBUTING"
     ):
         describe(nn.Linear(1, 1))
-    refused("Linear", describe, SimpleNamespace(unet=nn.Linear(1, 1)), error=UnknownArchitectureError)
+    check_refused("Linear", describe, SimpleNamespace(unet=nn.Linear(1, 1)), error=UnknownArchitectureError)
 
 
 def test_what_wraps_a_model_says_so():
@@ -43,7 +43,7 @@ def test_what_wraps_a_model_says_so():
 
 @pytest.mark.parametrize("thing", ["unet", None, 3, object(), SimpleNamespace(unet=None), SimpleNamespace(vae=1)])
 def test_things_without_a_denoiser_are_refused(thing):
-    refused(f"a unet or transformer, or a denoiser, got {type(thing).__name__}", describe, thing)
+    check_refused(f"a unet or transformer, or a denoiser, got {type(thing).__name__}", describe, thing)
 
 
 def test_undeclared_blocks_are_refused_by_name():
@@ -52,7 +52,9 @@ def test_undeclared_blocks_are_refused_by_name():
         down_block_types=("SkipDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
     )  # fmt: skip
-    refused(r"with SkipDownBlock2D is not supported.*AttnDownBlock2D", describe, model, error=UnsupportedModelError)
+    check_refused(
+        r"with SkipDownBlock2D is not supported.*AttnDownBlock2D", describe, model, error=UnsupportedModelError
+    )
 
 
 @pytest.mark.parametrize("options", [

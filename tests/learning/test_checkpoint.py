@@ -9,7 +9,7 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from jobs import Stop, stop_after
-from refusal import refused
+from refusal import check_refused
 from stepmask import StepMaskError, TargetError, learn
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.effort import Effort
@@ -65,7 +65,9 @@ def test_the_state_of_another_run_is_refused_and_kept(now, says, tmp_path):
     path = tmp_path / "state"
     opened(path)
     content = path.read_bytes()
-    refused(rf"^\S*state belongs to another run .*{says}.*: delete it to begin", opened, path, {**IDENTITY, **now})
+    check_refused(
+        rf"^\S*state belongs to another run .*{says}.*: delete it to begin", opened, path, {**IDENTITY, **now}
+    )
     assert path.read_bytes() == content
 
 
@@ -92,13 +94,13 @@ def damaged(path, how: str) -> bytes:
 @pytest.mark.parametrize("how", ["truncated", "empty", "text", "foreign", "other values", "no identity"])
 def test_a_damaged_file_is_refused_and_kept(how, tmp_path):
     content = damaged(tmp_path / "state", how)
-    refused(r"is no state of an interrupted run .*: delete it to begin anew", opened, tmp_path / "state")
+    check_refused(r"is no state of an interrupted run .*: delete it to begin anew", opened, tmp_path / "state")
     assert (tmp_path / "state").read_bytes() == content
 
 
 def test_paths_that_cannot_be_used(tmp_path):
-    refused("is no state of an interrupted run", opened, tmp_path)
-    refused(r"cannot write .*state.*choose a file in a folder", opened, tmp_path / "nowhere" / "state")
+    check_refused("is no state of an interrupted run", opened, tmp_path)
+    check_refused(r"cannot write .*state.*choose a file in a folder", opened, tmp_path / "nowhere" / "state")
     assert not names(tmp_path)
 
 
@@ -141,8 +143,8 @@ def test_every_way_to_learn_writes_the_one_format(method, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_refused_leaves_nothing_behind(method, tmp_path):
     options = {"method": method, "progress": False, "resume": tmp_path / "state", **METHODS[method]}
-    refused("cannot be reached", learn, dit_pipeline(), 4, 0.01, **options, error=TargetError)
-    refused(r"there is no class|class", learn, dit_pipeline(), 4, 0.7, conditions=[5000], **options)
+    check_refused("cannot be reached", learn, dit_pipeline(), 4, 0.01, **options, error=TargetError)
+    check_refused(r"there is no class|class", learn, dit_pipeline(), 4, 0.7, conditions=[5000], **options)
     assert not names(tmp_path)
     seen = []
     with pytest.raises(StepMaskError, match="cannot write"):

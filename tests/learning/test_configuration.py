@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import StepMaskError
 from stepmask.learning import Configuration, EndToEnd, Paper, Tuning, learners, option
 
@@ -76,8 +76,8 @@ def test_values_that_do():
     assert replace(made, most=10).most == 10 and Derived().rate == 0.25 and Derived(count=1).names()[-1] == "word"
     with pytest.raises(FrozenInstanceError):
         made.count = 4
-    refused("between", replace, made, rate=-1)
-    refused("word must be a word, got 3", Derived, word=3)
+    check_refused("between", replace, made, rate=-1)
+    check_refused("word must be a word, got 3", Derived, word=3)
     with pytest.raises(TypeError):
         Example(3)
 
@@ -146,7 +146,7 @@ def test_ours_say_their_ranges_and_keep_to_them(configuration):
         for value in (one.low, one.high):
             assert getattr(replace(made, **{one.name: value}), one.name) == value
         for value in (one.low - 1, one.high * 2 + 1, float("nan"), "x", True):
-            refused(f"^{one.name} must be", replace, made, **{one.name: value})
+            check_refused(f"^{one.name} must be", replace, made, **{one.name: value})
     assert json.loads(json.dumps(made.to_dict())) == made.to_dict()
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import MaskFamily, TargetError, fit_gains, learn, learn_family
 from stepmask.family import Member
 from stepmask.learning import Goals
@@ -29,7 +29,7 @@ from tiny import dit_pipeline
     ({"target_macs": 0.5, "max_cache_bytes": "1 GB"}, "max_cache_bytes must be a positive number"),
 ])  # fmt: skip
 def test_goals_that_make_no_sense(goals, says):
-    refused(says, Goals, **goals, error=TargetError)
+    check_refused(says, Goals, **goals, error=TargetError)
 
 
 def test_what_is_given():
@@ -46,7 +46,7 @@ def test_masks_to_start_from():
     assert masks_of(None) == () and masks_of(mask) == (mask,) and masks_of([mask, mask]) == (mask, mask)
     assert masks_of(MaskFamily((Member(0.5, 30.0, mask),))) == (mask,)
     for start, kind in (("mask.json", "str"), (3, "int"), ([mask, None], "NoneType")):
-        refused(f"start takes a StepMask, a MaskFamily or several masks, got {kind}", masks_of, start)
+        check_refused(f"start takes a StepMask, a MaskFamily or several masks, got {kind}", masks_of, start)
 
 
 @pytest.mark.parametrize("targets", [0.5, "0.5", None])
@@ -67,7 +67,7 @@ def test_seeds(seed):
         lambda: learn_family(pipe, 4, (0.6,), seed=seed),
         lambda: fit_gains(pipe, fora(pipe, 4, 2, forecast="linear"), seed=seed),
     ):
-        refused(says, call)
+        check_refused(says, call)
 
 
 @pytest.mark.parametrize("method", ["end-to-end", "paper"])
@@ -84,9 +84,9 @@ def test_seeds(seed):
 ])  # fmt: skip
 def test_arguments_that_make_no_sense(arguments, says, method):
     arguments = {"pipe": dit_pipeline(), "num_inference_steps": 4, "progress": False, **arguments}
-    refused(says, learn, method=method, **arguments)
+    check_refused(says, learn, method=method, **arguments)
 
 
 def test_a_bare_denoiser_needs_its_scheduler():
-    refused("bare denoiser needs its scheduler", learn, dit_pipeline().transformer, 4)
-    refused("got none", learn, dit_pipeline(), 4, None, error=TargetError)
+    check_refused("bare denoiser needs its scheduler", learn, dit_pipeline().transformer, 4)
+    check_refused("got none", learn, dit_pipeline(), 4, None, error=TargetError)

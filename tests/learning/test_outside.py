@@ -75,7 +75,7 @@ except InterruptedError:
     assert stepmask.learn(pipe, 4, 0.6, method="every", most=3, resume="state", callback=seen.append) == mask
 assert len(seen) == 3 and seen[0] == "every 1: 100%", seen
 
-def refused(says, **options):
+def check_refused(says, **options):
     try:
         stepmask.learn(pipe, 4, **{"method": "every", **options})
     except stepmask.StepMaskError as error:
@@ -83,12 +83,12 @@ def refused(says, **options):
     else:
         raise AssertionError(f"not refused: {options}")
 
-refused("state belongs to another run (config.most was 3, now 4)", target_macs=0.6, resume="state")
-refused("most must be a number between 2 and 100, got 1", most=1)
-refused("method='every' has no option 'rounds'; there are most", rounds=1)
-refused("method 'every' does not know min_psnr; end-to-end does", min_psnr=30)
-refused("cannot be reached", target_macs=0.01, resume="other")
-refused("method must be one of end-to-end, paper, ", method="each")
+check_refused("state belongs to another run (config.most was 3, now 4)", target_macs=0.6, resume="state")
+check_refused("most must be a number between 2 and 100, got 1", most=1)
+check_refused("method='every' has no option 'rounds'; there are most", rounds=1)
+check_refused("method 'every' does not know min_psnr; end-to-end does", min_psnr=30)
+check_refused("cannot be reached", target_macs=0.01, resume="other")
+check_refused("method must be one of end-to-end, paper, ", method="each")
 assert not Path("other").exists()
 assert list(learners())[:2] == ["end-to-end", "paper"] and "every" in learners()
 print("all of it")

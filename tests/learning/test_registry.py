@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import StepMaskError, TargetError, learn, learn_family
 from stepmask.learning import Configuration, EndToEnd, Goals, Learner, Paper, learner_of, learners, option, register
 from stepmask.learning.registry import DEFAULT, configured
@@ -57,7 +57,7 @@ def test_by_name_and_by_configuration():
 ])  # fmt: skip
 def test_what_is_no_method_and_no_option(method, options, says):
     for door in (learn, learn_family):
-        refused(says, door, None, 4, method=method, **options)
+        check_refused(says, door, None, 4, method=method, **options)
 
 
 @pytest.mark.parametrize(("goals", "says"), [
@@ -74,15 +74,15 @@ def test_what_a_method_cannot_be_asked_for(goals, says):
 
 def test_refusals_come_before_the_pipeline_is_looked_at():
     for options in ({"min_psnr": 40}, {"max_cache_bytes": 10**6}):
-        refused("method 'paper' does not know", learn, None, 4, method=Paper(), **options)
-    refused("method 'paper' does not know targets; ", learn_family, None, 4, method="paper")
+        check_refused("method 'paper' does not know", learn, None, 4, method=Paper(), **options)
+    check_refused("method 'paper' does not know targets; ", learn_family, None, 4, method="paper")
 
 
 def test_one_that_knows_no_targets_is_asked_for_shares_alone(mine):
     for goals, says in (({"targets": (0.5, 0.4)}, "targets"), ({"min_psnr": 30}, "min_psnr")):
         with pytest.raises(StepMaskError, match=f"method 'mine' does not know {says}; "):
             learner_of(Mine()).check(Goals(**goals))
-    refused("got none", learn, dit_pipeline(), 3, None, method="mine", error=TargetError)
+    check_refused("got none", learn, dit_pipeline(), 3, None, method="mine", error=TargetError)
     with pytest.raises(StepMaskError, match="method 'mine' does not know start"):
         learn(dit_pipeline(), 3, 0.5, method="mine", start=fora(dit_pipeline(), 3))
     with pytest.raises(ZeroDivisionError):
@@ -97,7 +97,7 @@ def test_what_nobody_can_be_asked_for(mine):
     only = {"mine": learners()["mine"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stepmask.learning.registry._learners", only)
-        refused("method 'mine' does not know start; ask for less", only["mine"].check, start)
+        check_refused("method 'mine' does not know start; ask for less", only["mine"].check, start)
 
 
 def test_a_function_is_imported_when_it_is_needed():

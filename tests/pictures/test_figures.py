@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from figure_checks import texts_overlap
-from refusal import refused
+from refusal import check_refused
 from stepmask import BlockGraph, Site, StepMask, describe, make_plan, pictures, schedules
 from stepmask.pictures.figures import BLUE, GREEN, LIGHT, PALE, count_computes
 from stepmask.pictures.labels import group_of, group_starts, short_name
@@ -122,15 +122,15 @@ def test_scores_are_counted_where_they_are_learned(mask):
 
 
 def test_a_mask_without_scores_says_so(mask):
-    refused("no scores", pictures.score_histogram, mask)
+    check_refused("no scores", pictures.score_histogram, mask)
     one_row = StepMask(compute=[[True]], sites=["a"], timesteps=[1], scores=[[1.0]])
-    refused("single row", pictures.score_histogram, one_row)
+    check_refused("single row", pictures.score_histogram, one_row)
 
 
 def test_save_png_is_whole_or_not_at_all(tmp_path, plan):
     path = pictures.save_png(pictures.heatmap(plan), tmp_path / "heat.png")
     assert Image.open(path).format == "PNG" and [p.name for p in tmp_path.iterdir()] == ["heat.png"]
-    refused("cannot write", pictures.save_png, pictures.heatmap(plan), tmp_path / "no" / "heat.png")
+    check_refused("cannot write", pictures.save_png, pictures.heatmap(plan), tmp_path / "no" / "heat.png")
 
 
 def test_no_global_figures(plan):

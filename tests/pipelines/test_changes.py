@@ -10,7 +10,7 @@ from peft import LoraConfig
 from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
-from refusal import refused
+from refusal import check_refused
 from stepmask import UnsupportedModelError, describe, gate, measure_cost, schedules
 from stepmask.inspection.registry import denoiser_of
 
@@ -152,7 +152,9 @@ def test_freeu_under_inference_mode(sd):
     with torch.inference_mode(), stepmask.apply(sd, mask):
         SD.run(sd)
         sd.enable_freeu(0.9, 0.2, 1.2, 1.4)
-        refused(r"FreeU was switched on or off since, apply the mask again", SD.run, sd, error=UnsupportedModelError)
+        check_refused(
+            r"FreeU was switched on or off since, apply the mask again", SD.run, sd, error=UnsupportedModelError
+        )
         sd.disable_freeu()
         SD.run(sd)
 
@@ -163,7 +165,7 @@ def test_freeu(sd):
     with stepmask.apply(sd, mask, eliminate_dead=False):
         SD.run(sd)
         sd.enable_freeu(0.9, 0.2, 1.2, 1.4)
-        refused(r"FreeU was switched on after .* apply the mask again", SD.run, sd, error=UnsupportedModelError)
+        check_refused(r"FreeU was switched on after .* apply the mask again", SD.run, sd, error=UnsupportedModelError)
     assert not torch.equal(SD.run(sd), plain)
     for eliminate_dead in (True, False):
         with stepmask.apply(sd, mask, eliminate_dead=eliminate_dead):
@@ -299,7 +301,7 @@ def test_a_cache_of_diffusers_over_a_mask_is_noticed():
     handle.remove()
     handle = stepmask.apply(pipe, mask)
     cached_attention(pipe)
-    refused(r"attn did not run at a step at which .*enable_cache", case.run, pipe, error=UnsupportedModelError)
+    check_refused(r"attn did not run at a step at which .*enable_cache", case.run, pipe, error=UnsupportedModelError)
     pipe.transformer.disable_cache()
     handle.remove()
     assert torch.equal(case.run(pipe), plain)
@@ -366,16 +368,18 @@ def test_a_compiled_denoiser_is_refused(case, way):
 
     with stepmask.apply(pipe, mask):
         compile_it()
-        refused("compiled as a whole", case.run, pipe, error=UnsupportedModelError)
-    refused(r"compiled as a whole.*before torch\.compile", stepmask.apply, pipe, mask, error=UnsupportedModelError)
-    refused("compiled as a whole", describe, pipe, error=UnsupportedModelError)
+        check_refused("compiled as a whole", case.run, pipe, error=UnsupportedModelError)
+    check_refused(
+        r"compiled as a whole.*before torch\.compile", stepmask.apply, pipe, mask, error=UnsupportedModelError
+    )
+    check_refused("compiled as a whole", describe, pipe, error=UnsupportedModelError)
 
 
 def test_sites_compiled_after_a_mask_are_refused(flux):
     mask = random_actions(flux, 3)
     with stepmask.apply(flux, mask):
         compile_sites(flux)
-        refused("was compiled after the mask was applied", FLUX.run, flux, error=UnsupportedModelError)
+        check_refused("was compiled after the mask was applied", FLUX.run, flux, error=UnsupportedModelError)
 
 
 # --- the model itself is another

@@ -7,7 +7,7 @@ from runs import all_ones, by_reference, calls_of, random_actions
 from strangers import STRANGERS, cog_view_4, z_image
 
 import stepmask
-from refusal import refused
+from refusal import check_refused
 from stepmask import StepMaskError, UnknownArchitectureError
 from stepmask.inspection.registry import denoiser_of, registered_architectures
 from tiny import FEW, dit_pipeline, quiet
@@ -87,6 +87,6 @@ def test_what_runs_twice_is_left_out():
 
 def test_what_cannot_be_described_is_told_in_words():
     pipe = quiet(z_image())
-    refused(r"(?s)could not be seen by starting a run \(.*call_kwargs=\{", stepmask.describe, pipe)
-    refused("Of any other give the pipeline", stepmask.describe, pipe.transformer, error=UnknownArchitectureError)
-    refused("takes no prompt_embeds", stepmask.measure_cost, dit_pipeline(), call_kwargs={"prompt_embeds": 1})
+    check_refused(r"(?s)could not be seen by starting a run \(.*call_kwargs=\{", stepmask.describe, pipe)
+    check_refused("Of any other give the pipeline", stepmask.describe, pipe.transformer, error=UnknownArchitectureError)
+    check_refused("takes no prompt_embeds", stepmask.measure_cost, dit_pipeline(), call_kwargs={"prompt_embeds": 1})

@@ -9,7 +9,7 @@ from cases import BY_NAME, ddim, stable_diffusion
 from runs import all_ones, by_reference, calls_of, interrupted, random_actions
 
 import stepmask
-from refusal import refused
+from refusal import check_refused
 from tiny import quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ", "ignore:__array_wrap__:DeprecationWarning")
@@ -215,9 +215,9 @@ def test_another_pipeline_whose_timesteps_are_rescaled_is_refused(name, last):
 
     with stepmask.apply(pipe, mask):
         case.run(pipe)
-        refused("another pipeline", case.run, other, error=stepmask.PositionError)
+        check_refused("another pipeline", case.run, other, error=stepmask.PositionError)
         interrupted(case, last).run(pipe)
-        refused("another timestep than before", case.run, other, error=stepmask.PositionError)
+        check_refused("another timestep than before", case.run, other, error=stepmask.PositionError)
         assert torch.equal(case.run(pipe), wanted)
 
 
@@ -230,4 +230,4 @@ def test_a_first_step_that_fails_before_the_scheduler_steps():
         with pytest.raises(ZeroDivisionError):
             FLUX.run(pipe)
         hook.remove()
-        refused("another timestep than before, still at row 0", FLUX.run, other, error=stepmask.PositionError)
+        check_refused("another timestep than before, still at row 0", FLUX.run, other, error=stepmask.PositionError)

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 
-from refusal import refused
+from refusal import check_refused
 from stepmask.errors import PositionError
 from stepmask.runtime import position
 from stepmask.runtime.position import PositionTracker, match_row
@@ -220,7 +220,7 @@ def test_another_pipeline_after_a_run(name, after_step, stop):
             mine.set_timesteps(steps)
             count = len(loop(denoiser, mine, stop=stop, abort_after_step=after_step))
             other.set_timesteps(other_steps)
-            refused("another pipeline", loop, denoiser, other, error=PositionError)
+            check_refused("another pipeline", loop, denoiser, other, error=PositionError)
             assert len(denoiser.log) == count, "not even the first call may pass"
 
 
@@ -258,7 +258,7 @@ def test_another_pipeline_with_the_same_timesteps_while_mine_has_not_begun(name)
     if name == "ddim":  # keeps no state at all: the rows are right, whoever asks
         assert loop(denoiser, other) == denoiser.log
         return
-    refused("another pipeline", loop, denoiser, other, error=PositionError)
+    check_refused("another pipeline", loop, denoiser, other, error=PositionError)
     assert denoiser.log == [(0, 0, True)]
 
 
@@ -273,7 +273,7 @@ def test_match_row_needs_exactly_one_row():
     with pytest.raises(PositionError, match="no row of the DDIMScheduler's run has timestep 600"):
         match_row(scheduler, torch.tensor(600))
     scheduler.timesteps = torch.tensor([750, 500, 500, 0])
-    refused("2 rows of the DDIMScheduler's run", match_row, scheduler, torch.tensor(500), error=PositionError)
+    check_refused("2 rows of the DDIMScheduler's run", match_row, scheduler, torch.tensor(500), error=PositionError)
 
 
 def test_a_call_without_a_timestep():

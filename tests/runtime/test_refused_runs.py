@@ -11,7 +11,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler
 from loops import STEPS, Setup, bare_loop, condition_of, noise
 
 import stepmask
-from refusal import refused
+from refusal import check_refused
 from stepmask import MaskMismatchError, PositionError, StepMaskError, UnsupportedModelError
 from stepmask.runtime.apply import is_applied
 from tiny import ddim_pipeline, dit_pipeline, generator, random_mask, reference, tiny_model
@@ -40,7 +40,7 @@ def test_copies_of_a_masked_denoiser(copied):
     """Their gates would run the original's blocks."""
     pipe = ddim_pipeline()
     with stepmask.apply(pipe, random_mask(pipe, DDIMScheduler(), STEPS)):
-        refused("remove the mask first", copied, pipe.unet)
+        check_refused("remove the mask first", copied, pipe.unet)
         assert pipe.unet.state_dict()
     copied(pipe.unet)
 
@@ -128,9 +128,9 @@ def test_a_site_that_runs_twice_in_one_call():
 def test_wrong_inputs_to_apply():
     pipe = ddim_pipeline()
     mask = random_mask(pipe, DDIMScheduler(), STEPS)
-    refused(r"needs a StepMask or a Plan, got str: StepMask\.load", stepmask.apply, pipe, "mask.json")
-    refused(r"bare denoiser needs its scheduler.*scheduler=", stepmask.apply, pipe.unet, mask)
-    refused(r"set pipe\.scheduler instead", stepmask.apply, pipe, mask, scheduler=DDIMScheduler())
+    check_refused(r"needs a StepMask or a Plan, got str: StepMask\.load", stepmask.apply, pipe, "mask.json")
+    check_refused(r"bare denoiser needs its scheduler.*scheduler=", stepmask.apply, pipe.unet, mask)
+    check_refused(r"set pipe\.scheduler instead", stepmask.apply, pipe, mask, scheduler=DDIMScheduler())
     assert not is_applied(pipe.unet)
     with stepmask.apply(pipe, mask, scheduler=pipe.scheduler):
         assert is_applied(pipe.unet)
@@ -139,12 +139,14 @@ def test_wrong_inputs_to_apply():
 
 def test_another_model_number_of_steps_or_scheduler():
     setup = Setup("DDPMPipeline")
-    refused("belongs to another model", stepmask.apply, dit_pipeline(), setup.mask, error=MaskMismatchError)
+    check_refused("belongs to another model", stepmask.apply, dit_pipeline(), setup.mask, error=MaskMismatchError)
     with stepmask.apply(setup.pipe, setup.mask):
-        refused(r"6 rows.*has 9.*resample\(scheduler\)", setup.pipe, num_inference_steps=9, error=MaskMismatchError)
+        check_refused(
+            r"6 rows.*has 9.*resample\(scheduler\)", setup.pipe, num_inference_steps=9, error=MaskMismatchError
+        )
         assert torch.equal(setup.call(), setup.wanted())
         setup.pipe.scheduler = DDIMScheduler()
-        refused("made for DDPMScheduler, the run uses DDIMScheduler", setup.call, error=MaskMismatchError)
+        check_refused("made for DDPMScheduler, the run uses DDIMScheduler", setup.call, error=MaskMismatchError)
         setup.pipe.scheduler = DDPMScheduler()
         assert torch.equal(setup.call(), setup.wanted())
 

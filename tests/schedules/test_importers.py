@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import BlockGraph, Site, StepMaskError, describe, presets, schedules
 from stepmask.schedules import export_smoothcache, import_l2c, import_smoothcache
 from tiny import ddim_pipeline, dit_pipeline
@@ -66,8 +66,8 @@ def test_a_pipeline_takes_the_steps_of_the_router(tmp_path):
     path = router(tmp_path / "r.pt", [[-9.0] * 6] * 4)
     mask = import_l2c(path, pipe)
     assert words(mask) == ["111111", "000000"] * 2 and mask.provenance["num_inference_steps"] == 4
-    refused(r"router r\.pt has 4 steps, the run has 6", import_l2c, path, pipe, 6)
-    refused("give scheduler", import_l2c, path, describe(pipe))
+    check_refused(r"router r\.pt has 4 steps, the run has 6", import_l2c, path, pipe, 6)
+    check_refused("give scheduler", import_l2c, path, describe(pipe))
 
 
 @needs_published
@@ -104,11 +104,11 @@ def test_a_file_that_would_run_code_is_refused(key, tmp_path):
     marker = tmp_path / "ran"
     content = {"routers": {"0.prob": torch.zeros(4), "1.prob": torch.zeros(4)}, "opt": {}, "args": None}
     torch.save({**content, key: Evil(marker)}, tmp_path / "evil.pt")
-    refused("refused", import_l2c, tmp_path / "evil.pt", DIT, range(2))
+    check_refused("refused", import_l2c, tmp_path / "evil.pt", DIT, range(2))
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(marker)))
-    refused("no file of torch", import_l2c, tmp_path / "plain.pt", DIT, range(2))
+    check_refused("no file of torch", import_l2c, tmp_path / "plain.pt", DIT, range(2))
     torch.save({**content, key: Evil(marker)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    refused("no file of torch", import_l2c, tmp_path / "old.pt", DIT, range(2))
+    check_refused("no file of torch", import_l2c, tmp_path / "old.pt", DIT, range(2))
     assert not marker.exists()
 
 
@@ -121,7 +121,7 @@ def test_the_allow_list_is_left_as_it_was(tmp_path):
 def test_a_file_that_would_unpack_to_much_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bytes(2**27))
-    refused("would unpack to 128 MiB", import_l2c, tmp_path / "bomb.pt", DIT, range(2))
+    check_refused("would unpack to 128 MiB", import_l2c, tmp_path / "bomb.pt", DIT, range(2))
 
 
 V = torch.zeros(4)
@@ -153,18 +153,18 @@ SHAPES = {
 @pytest.mark.parametrize("name", SHAPES)
 def test_routers_of_the_wrong_shape(name, tmp_path):
     content, says = SHAPES[name]
-    refused(says, import_l2c, saved(tmp_path / "r.pt", content), DIT, range(2))
+    check_refused(says, import_l2c, saved(tmp_path / "r.pt", content), DIT, range(2))
 
 
 def test_files_that_are_no_routers(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "t.pt")
-    refused(r"is no router: .* got Tensor", import_l2c, tmp_path / "t.pt", DIT, range(2))
-    refused(r"cannot read .*No such file", import_l2c, tmp_path / "none.pt", DIT, range(2))
+    check_refused(r"is no router: .* got Tensor", import_l2c, tmp_path / "t.pt", DIT, range(2))
+    check_refused(r"cannot read .*No such file", import_l2c, tmp_path / "none.pt", DIT, range(2))
     whole = router(tmp_path / "r.pt", [[0.0] * 4] * 2).read_bytes()
     for cut in (10, len(whole) // 2, len(whole) - 30):
         (tmp_path / "cut.pt").write_bytes(whole[:cut])
-        refused(r"cut\.pt", import_l2c, tmp_path / "cut.pt", DIT, range(2))
-    refused("theta is a threshold between 0 and 1", import_l2c, tmp_path / "r.pt", DIT, range(2), theta=2)
+        check_refused(r"cut\.pt", import_l2c, tmp_path / "cut.pt", DIT, range(2))
+    check_refused("theta is a threshold between 0 and 1", import_l2c, tmp_path / "r.pt", DIT, range(2), theta=2)
 
 
 @pytest.mark.parametrize("graph", [PIXART, describe(ddim_pipeline())])
@@ -241,13 +241,13 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_schedule_is_refused(name, tmp_path):
     content, says = REFUSED[name]
-    refused(says, import_smoothcache, write(tmp_path, content), DIT, range(2))
+    check_refused(says, import_smoothcache, write(tmp_path, content), DIT, range(2))
 
 
 def test_binary_rubbish_and_missing_files(tmp_path):
     (tmp_path / "s.json").write_bytes(b"\xff\xfe\x00")
-    refused("not valid JSON", import_smoothcache, tmp_path / "s.json", DIT, range(2))
-    refused("cannot read", import_smoothcache, tmp_path / "none.json", DIT, range(2))
+    check_refused("not valid JSON", import_smoothcache, tmp_path / "s.json", DIT, range(2))
+    check_refused("cannot read", import_smoothcache, tmp_path / "none.json", DIT, range(2))
 
 
 JSON = st.recursive(
@@ -307,6 +307,8 @@ CANNOT = {
 @pytest.mark.parametrize("name", CANNOT)
 def test_what_a_file_cannot_say_is_not_written(name, tmp_path):
     make, says = CANNOT[name]
-    refused(says, export_smoothcache, make(), tmp_path / "s.json")
+    check_refused(says, export_smoothcache, make(), tmp_path / "s.json")
     assert not list(tmp_path.iterdir())
-    refused("names must be one of", export_smoothcache, schedules.fora(DIT, range(4), 2), tmp_path / "s.json", "qkv")
+    check_refused(
+        "names must be one of", export_smoothcache, schedules.fora(DIT, range(4), 2), tmp_path / "s.json", "qkv"
+    )

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import BlockGraph, Site, State, describe, make_plan, schedules
 from stepmask.graph import OUT
 from stepmask.mask import scheduler_identity
@@ -92,13 +92,13 @@ def test_spaced_steps_are_so_many_and_denser_at_the_beginning(power):
     ({"steps": 3, "power": "2"}, "power must be a number from 1 to 4, got '2'"),
 ])  # fmt: skip
 def test_key_steps_that_make_no_sense(options, message):
-    refused(message, schedules.key_steps, TRANSFORMER, range(6), **options)
+    check_refused(message, schedules.key_steps, TRANSFORMER, range(6), **options)
 
 
 @pytest.mark.parametrize("forecast", ["cubic", "", True])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_unknown_forecasts(schedule, forecast):
-    refused(rf"None or one of linear, got {forecast!r}", schedule, UNET, range(3), forecast=forecast)
+    check_refused(rf"None or one of linear, got {forecast!r}", schedule, UNET, range(3), forecast=forecast)
 
 
 def test_depth_moves_the_border():
@@ -144,21 +144,21 @@ def test_provenance_names_the_schedule():
 
 def test_deepcache_needs_a_u_net():
     for model, timesteps in ((TRANSFORMER, range(3)), (dit_pipeline(), 3)):
-        refused(r"needs a U-Net.*schedules\.fora", schedules.deepcache, model, timesteps)
+        check_refused(r"needs a U-Net.*schedules\.fora", schedules.deepcache, model, timesteps)
 
 
 @pytest.mark.parametrize("depth", [0, 2, -1])
 def test_depth_must_leave_a_level_below(depth):
-    refused(f"depth must lie between 1 and 1 .* got {depth}", schedules.deepcache, UNET, range(3), depth=depth)
+    check_refused(f"depth must lie between 1 and 1 .* got {depth}", schedules.deepcache, UNET, range(3), depth=depth)
 
 
 @pytest.mark.parametrize("interval", [0, -2, 1.5, "2", None])
 @pytest.mark.parametrize("schedule", INTERVALS)
 def test_bad_intervals(schedule, interval):
-    refused(r"whole number of steps, at least 1, got", schedule, UNET, range(3), interval=interval)
+    check_refused(r"whole number of steps, at least 1, got", schedule, UNET, range(3), interval=interval)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_mixed_up_inputs(schedule):
-    refused(r"with a graph give the timesteps", schedule, UNET, 10)
-    refused(r"with a pipeline give the number", schedule, ddim_pipeline(), [3, 2, 1])
+    check_refused(r"with a graph give the timesteps", schedule, UNET, 10)
+    check_refused(r"with a pipeline give the number", schedule, ddim_pipeline(), [3, 2, 1])

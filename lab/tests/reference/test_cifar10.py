@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refusal import refused
+from refusal import check_refused
 from stepmask_lab.reference.cifar10 import CLASSES, load_cifar10
 
 
@@ -49,10 +49,10 @@ def test_folders_and_archives(folder, split, count):
 
 
 def test_what_is_not_there(folder, tmp_path):
-    refused(r"no CIFAR-10 at .*nowhere", load_cifar10, tmp_path / "nowhere")
-    refused(r"holds no images under validation/<class>/.*airplane", load_cifar10, folder, "validation")
+    check_refused(r"no CIFAR-10 at .*nowhere", load_cifar10, tmp_path / "nowhere")
+    check_refused(r"holds no images under validation/<class>/.*airplane", load_cifar10, folder, "validation")
 
 
 def test_a_file_that_is_no_archive(tmp_path):
     (tmp_path / "data.tar").write_text("not an archive")
-    refused(r"data\.tar", load_cifar10, tmp_path / "data.tar")
+    check_refused(r"data\.tar", load_cifar10, tmp_path / "data.tar")

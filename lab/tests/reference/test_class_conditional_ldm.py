@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from refusal import refused
+from refusal import check_refused
 from small import ldm_pipeline
 from stepmask import StepMaskError
 from stepmask.inspection.pipeline_call import PipelineCall
@@ -130,19 +130,19 @@ def test_saved_and_loaded(tmp_path, names):
 
 def test_names_of_classes(pipe):
     assert pipe.get_label_ids(["class 3", "number 7"]) == [3, 7] and pipe.get_label_ids("class 9") == [9]
-    refused("no class 'unicorn'; there are class 0, number 0", pipe.get_label_ids, ["class 1", "unicorn"])
+    check_refused("no class 'unicorn'; there are class 0, number 0", pipe.get_label_ids, ["class 1", "unicorn"])
     with pytest.raises(StepMaskError, match="no names, only numbers"):
         ldm_pipeline(names=False).get_label_ids("cat")
 
 
 @pytest.mark.parametrize("labels", [[11], [-1], [], [0.5]])
 def test_labels_that_there_are_not(pipe, labels):
-    refused(r"whole numbers from 0 to 9 \(10 is the null class\)", pipe, labels)
+    check_refused(r"whole numbers from 0 to 9 \(10 is the null class\)", pipe, labels)
 
 
 def test_other_refusals_and_what_stepmask_finds(pipe):
-    refused("no output_type 'png'; there are pil, pt, np, latent", pipe, [1], output_type="png")
-    refused("3 generators for 2 images", pipe, [1, 2], generator=seeded([1, 2, 3]))
+    check_refused("no output_type 'png'; there are pil, pt, np, latent", pipe, [1], output_type="png")
+    check_refused("3 generators for 2 images", pipe, [1, 2], generator=seeded([1, 2, 3]))
     conditions = PipelineCall(pipe).drawn(3, generator())
     assert len(conditions["class_labels"]) == 3 and set(conditions) == {"class_labels"}
     assert PipelineCall(ldm_pipeline(names=False, classes=6)).num_classes == 6

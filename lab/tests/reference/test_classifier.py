@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from refusal import refused
+from refusal import check_refused
 from stepmask_lab import reference
 from stepmask_lab.reference import train_classifier
 from stepmask_lab.reference.cifar10 import CLASSES
@@ -78,7 +78,7 @@ def test_images_of_other_sizes_are_resized():
     model = tiny().eval()
     large = pictures().repeat_interleave(4, 2).repeat_interleave(4, 3)
     assert (model(large)["features"] - model(pictures())["features"]).abs().max() < 0.5
-    refused(r"\(N, 3, H, W\), got \(6, 1, 32, 32\)", model, pictures()[:, :1])
+    check_refused(r"\(N, 3, H, W\), got \(6, 1, 32, 32\)", model, pictures()[:, :1])
 
 
 def test_the_first_layer_whitens():
@@ -161,8 +161,8 @@ def test_a_stopped_training_goes_on(data, tmp_path, monkeypatch):
 
 
 def test_refused(data, tmp_path):
-    refused("say when to stop", main, data, tmp_path)
-    refused("train one with python", load_classifier, tmp_path)
+    check_refused("say when to stop", main, data, tmp_path)
+    check_refused("train one with python", load_classifier, tmp_path)
 
 
 @shipped

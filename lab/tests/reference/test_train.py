@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from refusal import refused
+from refusal import check_refused
 from small import autoencoder, ldm_pipeline, pixart_pipeline
 from stepmask import StepMaskError
 from stepmask_lab import reference
@@ -177,8 +177,8 @@ def test_weights_change_and_the_average_is_what_is_left(data, tmp_path):
 
 
 def test_refused_commands(data, tmp_path):
-    refused("say when to stop", main, "ddpm-cifar10", data, tmp_path)
-    refused("unknown reference model 'ddpm'", main, "ddpm", data, tmp_path, images=16)
+    check_refused("say when to stop", main, "ddpm-cifar10", data, tmp_path)
+    check_refused("unknown reference model 'ddpm'", main, "ddpm", data, tmp_path, images=16)
 
 
 def test_a_budget_ends_by_hours_or_images():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import StepMaskError
 from stepmask_lab.scores.distribution import compare_sets, score_images
 from stepmask_lab.scores.features import FeatureSet, FeatureStatistics
@@ -173,8 +173,8 @@ def test_an_extractor_of_features_alone(reference):
 
     scores = compare_sets(pictures(), pictures(seed=1), plain, bootstrap=2)
     assert list(scores.scores) == ["fd_features", "precision_features", "recall_features", "kid_features"]
-    refused("brings no reference set along", score_images, pictures(), plain)
-    refused("made with 'tiny', not 'features'", score_images, pictures(), plain, reference)
+    check_refused("brings no reference set along", score_images, pictures(), plain)
+    check_refused("made with 'tiny', not 'features'", score_images, pictures(), plain, reference)
 
 
 @pytest.mark.parametrize(("images", "words"), [
@@ -186,23 +186,23 @@ def test_an_extractor_of_features_alone(reference):
     (pictures(1), "at least 2 images, got 1"),
 ])  # fmt: skip
 def test_images_that_cannot_be_scored(images, words, extractor, reference):
-    refused(words, score_images, images, extractor, reference)
+    check_refused(words, score_images, images, extractor, reference)
 
 
 def test_refused(extractor, reference, tmp_path):
-    refused("at least 2 draws, got 1", score_images, pictures(), extractor, reference, bootstrap=1)
-    refused("batch_size must be at least 1", score_images, pictures(), extractor, reference, batch_size=0)
+    check_refused("at least 2 draws, got 1", score_images, pictures(), extractor, reference, bootstrap=1)
+    check_refused("batch_size must be at least 1", score_images, pictures(), extractor, reference, batch_size=0)
     with pytest.raises(StepMaskError, match=r"one row per image; got .*'features': \(3,\)"):
         FeatureStatistics.of(pictures(), lambda images: {"features": images.mean((0, 2, 3))})
-    refused("call its eval", score_images, pictures(), Tiny().train(), reference)
-    refused("no statistics at", FeatureStatistics.load, tmp_path / "none.safetensors")
+    check_refused("call its eval", score_images, pictures(), Tiny().train(), reference)
+    check_refused("no statistics at", FeatureStatistics.load, tmp_path / "none.safetensors")
     np.savez(tmp_path / "other.npz", a=np.zeros(2))
-    refused("no mu and sigma", FeatureStatistics.load, tmp_path / "other.npz")
+    check_refused("no mu and sigma", FeatureStatistics.load, tmp_path / "other.npz")
 
 
 def test_the_standard_network_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    refused(r"pip install 'stepmask-lab\[metrics\]'", standard_features)
+    check_refused(r"pip install 'stepmask-lab\[metrics\]'", standard_features)
 
 
 @pytest.mark.slow

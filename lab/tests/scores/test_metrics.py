@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
-from refusal import refused
+from refusal import check_refused
 from stepmask_lab.scores import metrics, perceptual, standard
 from stepmask_lab.scores.distribution import Score, score_images
 from stepmask_lab.scores.features import FeatureStatistics
@@ -62,7 +62,7 @@ def test_lpips_is_asked_of_each_pair_in_batches():
     found = lpips_per_image(one, other, distance, batch_size=2)
     assert torch.allclose(found, 4 * (one - other).square().mean((1, 2, 3)))
     assert lpips_per_image(one, one, distance).tolist() == [0] * 5
-    refused("images of one shape", lpips_per_image, one, other[:2], distance)
+    check_refused("images of one shape", lpips_per_image, one, other[:2], distance)
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_clip_score_is_the_cosine_of_image_and_prompt(clip):
 def test_clip_score_cuts_long_prompts_and_refuses_missing_ones(clip):
     long, short = (clip_score_per_image(pictures(1), ["red " * count], *clip) for count in (500, 8))
     assert long == short
-    refused("a prompt for each", clip_score_per_image, pictures(2), ["red"], *clip)
+    check_refused("a prompt for each", clip_score_per_image, pictures(2), ["red"], *clip)
 
 
 @pytest.mark.parametrize(("load", "says"), [
@@ -102,16 +102,16 @@ def test_clip_score_cuts_long_prompts_and_refuses_missing_ones(clip):
 ])  # fmt: skip
 def test_what_is_missing_is_said(load, says, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    refused(says, load)
+    check_refused(says, load)
 
 
 def test_what_cannot_be_scored(clip, tmp_path):
     missing = "CLIP score: the weights of its network cannot be read or downloaded"
-    refused(missing, perceptual.clip_network, str(tmp_path / "none"))
-    refused("DDIMPipeline takes none: leave clip out", Metrics(clip=clip).check, ddim_pipeline())
+    check_refused(missing, perceptual.clip_network, str(tmp_path / "none"))
+    check_refused("DDIMPipeline takes none: leave clip out", Metrics(clip=clip).check, ddim_pipeline())
     Metrics(lpips=distance).check(ddim_pipeline())
     statistics = FeatureStatistics.of(pictures(), Features())
-    refused("ask for one of them, or leave it out", load_metrics, [], statistics)
+    check_refused("ask for one of them, or leave it out", load_metrics, [], statistics)
 
 
 def test_metrics_by_name(clip, monkeypatch):
@@ -163,4 +163,4 @@ def test_only_like_is_compared_in_pairs():
     many, few = (
         score_images(pictures(n), Features(), FeatureStatistics.of(pictures(), Features()))["fid"] for n in (40, 20)
     )
-    refused("as many images and bootstrap draws", many.against, few)
+    check_refused("as many images and bootstrap draws", many.against, few)

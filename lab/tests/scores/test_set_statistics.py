@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refusal import refused
+from refusal import check_refused
 from stepmask_lab.scores import set_statistics
 from stepmask_lab.scores.set_statistics import covered, inception_score, kernel_distance, kernel_distance_of_subsets
 
@@ -26,7 +26,7 @@ def test_inception_score_of_splits_is_the_mean_over_parts():
     assert inception_score(sure) == pytest.approx(4)
     assert inception_score(sure, splits=4) == pytest.approx(1), "every part has one class"
     assert inception_score(sure, splits=2) == pytest.approx(2)
-    refused("splits must be between 1 and the number of images, 40; got 41", inception_score, sure, splits=41)
+    check_refused("splits must be between 1 and the number of images, 40; got 41", inception_score, sure, splits=41)
 
 
 @settings(max_examples=30, deadline=None)
@@ -79,7 +79,7 @@ def test_kernel_distance_of_subsets():
     mean, spread = kernel_distance_of_subsets(x, y, subset_size=20, num_subsets=200)
     assert abs(mean - whole) < 4 * spread / 200**0.5 and spread > 0
     assert kernel_distance_of_subsets(x, y, 20, 3, seed=1) == kernel_distance_of_subsets(x, y, 20, 3, seed=1)
-    refused("the smaller set, 50; got 51", kernel_distance_of_subsets, x, y, subset_size=51)
+    check_refused("the smaller set, 50; got 51", kernel_distance_of_subsets, x, y, subset_size=51)
 
 
 def test_identical_sets_cover_each_other_and_distant_ones_do_not():
@@ -115,6 +115,6 @@ def test_chunks_do_not_matter(count, seed):
 
 
 def test_refused():
-    refused("one extractor for both", kernel_distance, normal(5, 3), normal(5, 4))
-    refused("at least 2 images are needed, got 1 and 5", kernel_distance, normal(1, 3), normal(5, 3))
-    refused("between 1 and one less than the 3 images of the set, got 3", covered, normal(9, 3), normal(3, 3))
+    check_refused("one extractor for both", kernel_distance, normal(5, 3), normal(5, 4))
+    check_refused("at least 2 images are needed, got 1 and 5", kernel_distance, normal(1, 3), normal(5, 3))
+    check_refused("between 1 and one less than the 3 images of the set, got 3", covered, normal(9, 3), normal(3, 3))

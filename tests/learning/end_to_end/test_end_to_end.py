@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 
 import stepmask
 from fakes import TwoCalls, assert_unchanged, snapshot
-from refusal import refused
+from refusal import check_refused
 from stepmask import MaskFamily, StepMask, describe, learn, learn_family, make_plan, measure_cost
 from stepmask.errors import TargetError
 from stepmask.evaluation import evaluation_seeds
@@ -161,7 +161,9 @@ def test_a_psnr(learned):
 def test_what_is_out_of_reach():
     with pytest.raises(TargetError, match=r"min_psnr=79\.9 was not reached"):
         learn(ddim_pipeline(), 3, min_psnr=79.9, **{**QUICK, "rounds": 0})
-    refused("ask for more of the", learn, dit_pipeline(), STEPS, 0.5, max_cache_bytes=1, **QUICK, error=TargetError)
+    check_refused(
+        "ask for more of the", learn, dit_pipeline(), STEPS, 0.5, max_cache_bytes=1, **QUICK, error=TargetError
+    )
     with pytest.raises(TargetError, match=r"target_speedup=50 cannot be reached: .* \d\.\d\d times as fast"):
         learn(dit_pipeline(), STEPS, target_speedup=50.0, **QUICK)
 
@@ -198,7 +200,7 @@ def test_what_is_reported_was_measured_on_other_noise(name, learned):
     first, last = record["noise_seeds"]
     assert first == min(case.seeds) and max(case.seeds) <= last, "all noise that was used"
     assert first <= noise.seeds(20_000, 2)[0] <= last
-    refused("used to learn", evaluation_seeds, [first], case.mask)
+    check_refused("used to learn", evaluation_seeds, [first], case.mask)
 
 
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.706), (4, 2.776), (5, 2.571), (15, 2.131), (100, 1.984)])
@@ -297,4 +299,4 @@ def test_a_family(tmp_path):
     assert cheapest.macs <= 0.45 and family.at(0.45) == cheapest.mask
     family.save(tmp_path / "family.json")
     assert MaskFamily.load(tmp_path / "family.json") == family
-    refused("cannot be reached", learn_family, pipe, STEPS, (0.7, 0.05), **QUICK, error=TargetError)
+    check_refused("cannot be reached", learn_family, pipe, STEPS, (0.7, 0.05), **QUICK, error=TargetError)

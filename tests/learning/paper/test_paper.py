@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 import stepmask
 from fakes import TwoCalls, assert_unchanged, snapshot
 from jobs import Stop, job_for, stop_after
-from refusal import refused
+from refusal import check_refused
 from stepmask import StepMask, TargetError, describe, learn, make_plan, measure_cost
 from stepmask.evaluation import evaluation_seeds
 from stepmask.inspection.registry import denoiser_of
@@ -103,7 +103,7 @@ def test_targets_at_both_ends():
     assert not mask.compute[1:].any()
     mask = learn(pipe, STEPS, 1.0, **QUICK)
     assert assert_cost(mask, pipe, 1.0) > 0.97
-    refused(r"in \(0, 1\]", learn, pipe, STEPS, 1.5, **QUICK, error=TargetError)
+    check_refused(r"in \(0, 1\]", learn, pipe, STEPS, 1.5, **QUICK, error=TargetError)
 
 
 @pytest.mark.parametrize(("steps", "target"), [(1, None), (2, 0.8)])
@@ -149,7 +149,7 @@ def test_provenance_says_what_was_seen(usual):
     first, last = record["noise_seeds"]
     assert first == min(seeds) and max(seeds) <= last < max(seeds) + 5
     assert not set(evaluation_seeds(1000, mask)) & set(range(first, last + 1))
-    refused("used to learn", evaluation_seeds, [last], mask)
+    check_refused("used to learn", evaluation_seeds, [last], mask)
 
 
 def test_the_callback_sees_every_trajectory(usual, capsys):
@@ -354,7 +354,7 @@ class Either(TwoCalls):
 
 def test_prompts_that_must_be_given_and_embeddings_in_the_place_of_drawn_ones():
     pipe = Prompted(tiny_model("DiTTransformer2DModel"), DDIMScheduler())
-    refused(r"Prompted needs conditions .*\(prompt\): give call_kwargs", learn, pipe, 3, 0.6, **QUICK)
+    check_refused(r"Prompted needs conditions .*\(prompt\): give call_kwargs", learn, pipe, 3, 0.6, **QUICK)
     assert learn(pipe, 3, 0.6, call_kwargs={"prompt": ["a", "bcd"]}, **QUICK).provenance["macs"] <= 0.6
     pipe = Either(tiny_model("DiTTransformer2DModel"), DDIMScheduler())
     mask = learn(pipe, 3, 0.6, call_kwargs={"prompt_embeds": torch.tensor([3, 7])}, **QUICK)

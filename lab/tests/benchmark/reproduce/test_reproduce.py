@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from refusal import refused
+from refusal import check_refused
 from small import ldm_pipeline, pixart_pipeline
 from stepmask import StepMask
 from stepmask.cli import app
@@ -170,7 +170,7 @@ def test_an_interrupted_table_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_folder_keeps_to_its_options(folder):
-    refused(r"other options \(num_images 2, now 64; trajectories 1, now 8", Bench, folder, Options())
+    check_refused(r"other options \(num_images 2, now 64; trajectories 1, now 8", Bench, folder, Options())
 
 
 def test_a_model_of_the_users_stands_for_what_it_is(tmp_path):
@@ -180,8 +180,8 @@ def test_a_model_of_the_users_stands_for_what_it_is(tmp_path):
     assert [run and run.model.name for run in measured] == [None, None, "DiT-XL/2, ImageNet 512"]
     assert measured[2].subject.pipe is pipe and measured[2].subject.targets == (0.681,)
     bench.check_own(["table2"])
-    refused("is a DiTTransformer2DModel, table1 has UNet2DModel: give google/ddpm", bench.check_own, ["table1"])
-    refused(r"of a DDPM for CIFAR-10, facebook/DiT-XL-2-512 is none", ablation_table, "table4", bench)
+    check_refused("is a DiTTransformer2DModel, table1 has UNet2DModel: give google/ddpm", bench.check_own, ["table1"])
+    check_refused(r"of a DDPM for CIFAR-10, facebook/DiT-XL-2-512 is none", ablation_table, "table4", bench)
 
 
 def test_only_macs_needs_no_model(tmp_path, monkeypatch):

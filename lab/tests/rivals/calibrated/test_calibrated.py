@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fakes import TwoCalls
-from refusal import refused
+from refusal import check_refused
 from stepmask import StepMaskError, TargetError, apply, describe, make_plan, measure_cost
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.runtime.sampling import seeded
@@ -116,7 +116,7 @@ def test_targets_are_met_after_elimination(method, model, target, recordings):
 def test_what_cannot_be_reached(recordings):
     with pytest.raises(TargetError, match=r"target_macs=0\.3 cannot be reached by smoothcache.*ask for 0\.\d+ or more"):
         smoothcache(recordings["dit"], target_macs=0.3)
-    refused("share of the full run", block_caching, recordings["dit"], target_macs=1.5, error=TargetError)
+    check_refused("share of the full run", block_caching, recordings["dit"], target_macs=1.5, error=TargetError)
 
 
 @pytest.mark.parametrize("method", FROM_RECORDINGS)
@@ -128,7 +128,7 @@ def test_what_cannot_be_reached(recordings):
     ({"threshold": 1, "seed": 2}, "a recording is made already: leave seed out"),
 ])  # fmt: skip
 def test_options_that_make_no_sense(method, options, says, recordings):
-    refused(says, FROM_RECORDINGS[method], recordings["unet"], **options)
+    check_refused(says, FROM_RECORDINGS[method], recordings["unet"], **options)
 
 
 def held_kinds(mask, graph) -> set[str]:
@@ -138,7 +138,7 @@ def held_kinds(mask, graph) -> set[str]:
 def test_options_of_one_method_alone(recordings):
     with pytest.raises(StepMaskError, match="max_skips must be a whole number between 1 and 3, got 4"):
         smoothcache(recordings["unet"], threshold=1, max_skips=4)
-    refused("kinds must be some of", block_caching, recordings["unet"], threshold=1, kinds="resnet")
+    check_refused("kinds must be some of", block_caching, recordings["unet"], threshold=1, kinds="resnet")
     with pytest.raises(StepMaskError, match="no sites of kind mlp; it has attention, resnet"):
         block_caching(recordings["unet"], threshold=1, kinds=["mlp"])
     mask = block_caching(recordings["unet"], threshold=9, kinds=["attention"])
@@ -230,4 +230,4 @@ def test_ditfastattn_of_two_calls_decides_in_the_first():
 
 
 def test_ditfastattn_is_for_transformers():
-    refused(r"is for transformers.*UNet2DModel has none", ditfastattn, ddim_pipeline(), 3)
+    check_refused(r"is for transformers.*UNet2DModel has none", ditfastattn, ddim_pipeline(), 3)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import TargetError, describe, learn, make_plan, measure_cost
 from stepmask_lab.rivals import DipGo
 from tiny import ddim_pipeline, dit_pipeline
@@ -33,5 +33,5 @@ def test_sparsity_closes_the_gates_and_consistency_keeps_them_open():
 
 
 def test_what_cannot_be_had_is_said():
-    refused("cannot be reached", learn, dit_pipeline(), STEPS, 0.01, **QUICK, error=TargetError)
-    refused("consistency must be one of ssim, squared", DipGo, consistency="lpips")
+    check_refused("cannot be reached", learn, dit_pipeline(), STEPS, 0.01, **QUICK, error=TargetError)
+    check_refused("consistency must be one of ssim, squared", DipGo, consistency="lpips")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refusal import refused
+from refusal import check_refused
 from stepmask import TargetError, apply, describe, learn, learn_family, make_plan, measure_cost
 from stepmask.runtime.noise import Noise
 from stepmask.schedules import fora
@@ -48,7 +48,7 @@ def test_a_family_has_the_best_at_each_target():
 
 
 def test_what_cannot_be_had_is_said():
-    refused("cannot be reached", learn, dit_pipeline(), STEPS, 0.01, **QUICK, error=TargetError)
+    check_refused("cannot be reached", learn, dit_pipeline(), STEPS, 0.01, **QUICK, error=TargetError)
     with pytest.raises(TargetError, match=r"no mask within target_macs=0\.34 was found, the cheapest costs"):
         learn(dit_pipeline(), STEPS, 0.34, **{**QUICK, "generations": 0, "population": 4})
-    refused("population must be a number between 4", Ecad, population=3)
+    check_refused("population must be a number between 4", Ecad, population=3)
