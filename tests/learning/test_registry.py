@@ -46,9 +46,9 @@ def test_by_name_and_by_configuration():
 @pytest.mark.parametrize(("method", "options", "says"), [
     ("best", {}, "method must be one of end-to-end, paper, .*or a configuration, got 'best'"),
     ("per-step", {}, "method must be one of end-to-end, paper"),
-    (3, {}, r"method takes a name or a configuration \(EndToEnd, Paper.*\), got int"),
-    (Mine(), {}, r"method takes a name or a configuration \(EndToEnd, Paper.*\), got Mine"),
-    (EndToEnd, {}, "got type"),
+    (3, {}, r"method takes a name or a configuration, such as EndToEnd\(\) \(EndToEnd, Paper.*\), got int"),
+    (Mine(), {}, r"method takes a name or a configuration, such as EndToEnd\(\) \(EndToEnd, Paper.*\), got Mine"),
+    (EndToEnd, {}, "got the class EndToEnd"),
     (EndToEnd(), {"rounds": 2}, r"give a configuration or single options, not both \(rounds\)"),
     ("end-to-end", {"num_trajectories": 3}, "'end-to-end' has no option 'num_trajectories'; there are rounds, "),
     ("paper", {"batchsize": 2}, "no option 'batchsize'; there are .*batch_size"),

@@ -95,7 +95,8 @@ def learner_of(method: str | Configuration) -> Learner:
     found = [one for one in learners().values() if type(method) is one.configuration]
     if not found:
         names = ", ".join(one.configuration.__name__ for one in learners().values())
-        raise StepMaskError(f"method takes a name or a configuration ({names}), got {type(method).__name__}")
+        got = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
+        raise StepMaskError(f"method takes a name or a configuration, such as EndToEnd() ({names}), got {got}")
     return found[0]
 
 
