@@ -182,9 +182,3 @@ def _shown(value: Any) -> str:
 
 def _spelled(number: float) -> str:
     return f"{number:.3g}" if abs(number) > 1e6 else f"{number:g}"
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise unless it is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise StepMaskError(f"{name} must be a whole number of at least 1, got {value!r}")

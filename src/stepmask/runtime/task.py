@@ -64,8 +64,8 @@ class Task:
         conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
         mask: StepMask | Plan | None = None,
     ) -> None:
-        _check_whole("num_inference_steps", num_inference_steps, 1)
-        _check_whole("seed", seed, 0)
+        check_whole("num_inference_steps", num_inference_steps, 1)
+        check_whole("seed", seed, 0)
         self.pipe = as_pipeline(pipe, scheduler)
         self.denoiser: nn.Module = denoiser_of(self.pipe)
         self.num_inference_steps, self.seed = num_inference_steps, seed
@@ -168,7 +168,8 @@ class Task:
         )
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise unless a value is a whole number that is large enough."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise StepMaskError(f"{name} must be a whole number of at least {least}, got {value!r}")
 

@@ -11,14 +11,13 @@ import torch
 
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
-from stepmask.learning.configuration import check_count
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.judge import PROBES, Judge
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.refusals import check_gradients, check_learnable
 from stepmask.mask import StepMask
-from stepmask.runtime.task import Task
+from stepmask.runtime.task import Task, check_whole
 
 NUM_PROBES = 8
 """So many probes' worth of noise is gone through in turns."""
@@ -58,7 +57,7 @@ def fit_gains(
         MaskMismatchError: The mask belongs to another model, scheduler or number of steps.
         UnsupportedModelError: No gradient reaches the images.
     """
-    check_count("iterations", iterations)
+    check_whole("iterations", iterations, 1)
     steps = mask.provenance.get("num_inference_steps") or mask.num_rows
     task = Task(pipe, steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions)
     config, effort = EndToEnd(gains=iterations, channel_gains=channel_gains, offload=offload), Effort()

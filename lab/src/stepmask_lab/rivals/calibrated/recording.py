@@ -18,14 +18,13 @@ from torch import Tensor
 
 from stepmask.graph import BlockGraph
 from stepmask.learning.budget import Budget
-from stepmask.learning.configuration import check_count
 from stepmask.learning.effort import Effort
 from stepmask.learning.interception import OnCall, intercepted
 from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
-from stepmask.runtime.task import Task
+from stepmask.runtime.task import Task, check_whole
 from stepmask.values import Value, take_apart
 
 LOOKBACK = 3
@@ -107,7 +106,7 @@ class WatchedRun:
     """
 
     def __init__(self, task: Task, num_images: int) -> None:
-        check_count("num_images", num_images)
+        check_whole("num_images", num_images, 1)
         self.task, self.effort, self._num_images = task, Effort(), num_images
         self.timesteps: tuple[float, ...] = ()
 

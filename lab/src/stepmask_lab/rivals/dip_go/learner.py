@@ -13,7 +13,6 @@ from stepmask.learning.interception import frozen
 from stepmask.learning.job import Job
 from stepmask.learning.meet_target import meet_target
 from stepmask.learning.refusals import check_gradients, check_learnable, no_gradient
-from stepmask.liveness import make_plan, rows_of
 from stepmask.mask import StepMask
 from stepmask_lab.rivals.dip_go.losses import consistency_loss
 from stepmask_lab.rivals.dip_go.pruner import Pruner
@@ -107,17 +106,8 @@ class _Learner:
         with torch.no_grad():
             scores = self._table(self._pruner()).numpy().astype(float)
         compute = meet_target(self.budget, np.ones(self.task.shape, dtype=bool), scores, self._target)
-        bare = StepMask(compute=compute, sites=self.task.graph.names, timesteps=self.task.timesteps)
-        plan = make_plan(bare, self.task.graph)
         seeds = self.task.noise.seeds(0, self.config.iterations * self.config.chain_images)
-        return self.task.mask(
-            compute,
-            scores,
-            target_macs=self._target,
-            macs=round(self.budget.cost(rows_of(compute)), 6),
-            cache_bytes_per_image=self.task.costs.peak_cache_bytes(plan),
-            **self.task.facts(seeds),
-        )
+        return self.task.mask(compute, scores, target_macs=self._target, **self.task.facts(seeds))
 
     def _table(self, gates: Tensor) -> Tensor:
         """(T, B) of the gates, 1 where there is none."""

@@ -20,7 +20,7 @@ from stepmask.learning.budget import Budget
 from stepmask.learning.interception import frozen
 from stepmask.learning.job import Job
 from stepmask.learning.refusals import check_learnable
-from stepmask.liveness import make_plan, rows_of
+from stepmask.liveness import rows_of
 from stepmask.mask import StepMask
 from stepmask.schedules import fora
 from stepmask_lab.rivals.ecad.nsga2 import children, survivors
@@ -135,18 +135,9 @@ class _Search:
             "held_back_images": self.config.num_checked,
             "calibration_mean": round(self.measured[genes][0], 3),
         }
-        table = self._table(genes)
-        plan = make_plan(self._bare(table), self.task.graph)
         seeds = self.task.noise.seeds(0, self.config.num_calibration + self.config.num_checked)
-        return self.task.mask(
-            table,
-            target_macs=target,
-            macs=round(self.measured[genes][1], 6),
-            cache_bytes_per_image=self.task.costs.peak_cache_bytes(plan),
-            psnr=record,
-            masks_tried=len(self.measured),
-            **self.task.facts(seeds),
-        )
+        found = {"target_macs": target, "psnr": record, "masks_tried": len(self.measured)}
+        return self.task.mask(self._table(genes), **found, **self.task.facts(seeds))
 
     def _bare(self, table: np.ndarray) -> StepMask:
         """A mask without identity, to try."""
