@@ -85,7 +85,10 @@ _model_sources: dict[str, ModelSource] = {}
 _pipelines: dict[str, str] = {}
 _metrics: list[tuple[Callable[[str, Path | None], Metrics], str]] = []
 
-NO_METRICS = "they come with the laboratory (pip install stepmask-lab); PSNR and SSIM against the full run need none"
+NO_METRICS = (
+    "they come with the laboratory (in a clone of the repository: pip install ./lab); PSNR and SSIM against the full "
+    "run need none"
+)
 
 
 def register_models(source: ModelSource) -> None:

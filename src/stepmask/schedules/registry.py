@@ -66,7 +66,7 @@ def get(name: str) -> Schedule:
     return _schedules[name]
 
 
-class Option(NamedTuple):
+class ScheduleOption(NamedTuple):
     """What a user may choose about a schedule."""
 
     name: str
@@ -75,11 +75,11 @@ class Option(NamedTuple):
     """What the docstring says of it; empty where that says nothing."""
 
 
-def options(schedule: Schedule) -> tuple[Option, ...]:
+def options(schedule: Schedule) -> tuple[ScheduleOption, ...]:
     """Options of a schedule, from its signature and its docstring."""
     said = _arguments(inspect.getdoc(schedule) or "")
     parameters = list(inspect.signature(schedule).parameters.values())[2:]
-    return tuple(Option(p.name, p.default, said.get(p.name, "")) for p in parameters)
+    return tuple(ScheduleOption(p.name, p.default, said.get(p.name, "")) for p in parameters)
 
 
 def summary(schedule: Schedule) -> str:

@@ -90,7 +90,9 @@ def _load(model: str, dtype: DType | None) -> Any:
     if prefix in sources:
         return sources[prefix].load(name, precision)
     if prefix == "reference" and colon:
-        raise StepMaskError(f"{model} comes with the laboratory, which is not installed: pip install stepmask-lab")
+        raise StepMaskError(
+            f"{model} comes with the laboratory, which is not installed: pip install ./lab in a clone of the repository"
+        )
     own = Path(model).is_dir()
     if own and not (Path(model) / "model_index.json").exists():
         raise StepMaskError(f"folder {model} has no model_index.json: give a folder that pipe.save_pretrained wrote")
