@@ -140,7 +140,8 @@ def forwards(model: nn.Module) -> Iterator[tuple[str, bool, object]]:
 def snapshot(model: nn.Module) -> tuple:
     """Weights, flags and forwards of a model, to compare before and after."""
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()]
-    checkpointing = [getattr(m, "gradient_checkpointing", None) for m in model.modules()]
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    checkpointing = [{name: vars(m)[name] for name in names if name in vars(m)} for m in model.modules()]
     flags = [(name, p.requires_grad, p.grad is None) for name, p in model.named_parameters()]
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
     return list(forwards(model)), hooks, checkpointing, flags, weights

@@ -161,4 +161,4 @@ def test_tuned_numbers_are_stored_where_they_are_unusual():
     assert EndToEnd(tuning=Tuning(patience=1.0)).to_dict()["tuning"]["patience"] == 1.0
     assert EndToEnd().identity()["tuning"]["patience"] == 2.0
     changing = {one.name for one in EndToEnd.options() if one.may_change}
-    assert changing == {"num_held_back", "images_per_call", "offload", "graph_bytes"}
+    assert changing == {"num_held_back", "images_per_call", "offload", "gradient_checkpointing", "graph_bytes"}

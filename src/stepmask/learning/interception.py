@@ -28,6 +28,9 @@ OnCall = Callable[[Position, Callable[[], Any]], Any]
 """Takes the place of a denoiser call and returns the output that the pipeline gets to see. It is given the position of
 the call and a function that runs the gated model on the call's inputs, any number of times."""
 
+CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
+"""Attributes in which diffusers keeps whether a block runs again on the way back, and what runs it."""
+
 
 def detached(output: Any) -> Any:
     """The same output without its autograd graph."""
@@ -72,21 +75,26 @@ def _again(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
 
 
 @contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No gradients for the weights, eval mode, no gradient checkpointing; all of it is put back."""
+def frozen(model: nn.Module, checkpointing: bool = False) -> Iterator[None]:
+    """No gradients for the weights, eval mode, gradient checkpointing or none; all of it is put back."""
     wanted_gradient = [parameter.requires_grad for parameter in model.parameters()]
     training = {module: module.training for module in model.modules()}
-    checkpointing = {m: m.gradient_checkpointing for m in model.modules() if hasattr(m, "gradient_checkpointing")}
+    blocks = [module for module in model.modules() if hasattr(module, CHECKPOINTING[0])]
+    before = [{name: vars(block)[name] for name in CHECKPOINTING if name in vars(block)} for block in blocks]
     try:
         model.requires_grad_(False)
         model.eval()
-        for module in checkpointing:
-            module.gradient_checkpointing = False
+        for block in blocks:
+            block.gradient_checkpointing = False
+        if checkpointing:
+            model.enable_gradient_checkpointing()
         yield
     finally:
         for parameter, wanted in zip(model.parameters(), wanted_gradient, strict=True):
             parameter.requires_grad_(wanted)
         for module, was in training.items():
             module.training = was
-        for module, was in checkpointing.items():
-            module.gradient_checkpointing = was
+        for block, was in zip(blocks, before, strict=True):
+            for name in CHECKPOINTING:
+                vars(block).pop(name, None)
+            vars(block).update(was)

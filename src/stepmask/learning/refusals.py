@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.inspection.graph_bytes import can_checkpoint
 from stepmask.inspection.pipeline_call import is_modular
 from stepmask.inspection.registry import denoiser_of, denoisers_of
 from stepmask.runtime.apply import diffusers_hooks, has_cache_of_diffusers, is_applied
@@ -72,6 +73,19 @@ def check_gradients(pipe: Any) -> None:
             f"the blocks of a {type(pipe).__name__} switch gradients off, so no error of its images comes back through "
             "them: learn with the standard pipeline of the same denoiser and scheduler, the mask works in both; or "
             f"{INSTEAD}"
+        )
+
+
+def check_checkpointing(denoiser: nn.Module) -> None:
+    """Refuse gradient checkpointing where a denoiser has none.
+
+    Raises:
+        UnsupportedModelError: It has none.
+    """
+    if not can_checkpoint(denoiser):
+        raise UnsupportedModelError(
+            f"{type(denoiser).__name__} has no gradient checkpointing: leave gradient_checkpointing out; "
+            "images_per_call=1 takes less memory too"
         )
 
 

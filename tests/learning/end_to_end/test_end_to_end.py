@@ -245,9 +245,11 @@ def test_flags_of_the_model_are_put_back():
         parameter.requires_grad_(index % 2 == 0)
     before = snapshot(pipe.transformer), snapshot(pipe.vae)
     mask = learn(pipe, 3, 0.8, **QUICK)
+    again = learn(pipe, 3, 0.8, gradient_checkpointing=True, **QUICK)
     assert_unchanged(pipe.transformer, before[0])
     assert_unchanged(pipe.vae, before[1])
     assert mask == learn(dit_pipeline(), 3, 0.8, **QUICK)
+    assert np.array_equal(mask.actions, again.actions) and mask.provenance["psnr"] == again.provenance["psnr"]
 
 
 def test_a_bfloat16_model():

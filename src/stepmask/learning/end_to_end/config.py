@@ -91,15 +91,22 @@ class EndToEnd(Configuration):
     forecast: bool = option(True, "Whether cells may extrapolate; without, the mask is binary.")
     images_per_call: int | None = option(
         None,
-        "Most images that are run at once: fewer take less memory and more time; by default all.",
+        "Most images that are run at once: fewer take less memory and more time; by default as many as fit.",
         low=1,
         high=10**6,
         unit="images",
         may_change=True,
     )
-    offload: bool = option(
-        False,
-        "Whether what the sites compute waits in host memory between the passes; for accelerators.",
+    offload: bool | None = option(
+        None,
+        "Whether what the sites compute waits in host memory between the passes; for accelerators. By default where "
+        "the device would not hold it.",
+        may_change=True,
+    )
+    gradient_checkpointing: bool | None = option(
+        None,
+        "Whether blocks of the denoiser run again on the way back, in the place of keeping their graphs, as diffusers "
+        "can do it. By default where the graph of one call would not fit.",
         may_change=True,
     )
     graph_bytes: int = option(

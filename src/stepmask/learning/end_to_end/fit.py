@@ -14,6 +14,7 @@ from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.judge import PROBES, Judge
+from stepmask.learning.end_to_end.memory import fitted
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.refusals import check_gradients, check_learnable
 from stepmask.mask import StepMask
@@ -34,7 +35,7 @@ def fit_gains(
     seed: int = 0,
     call_kwargs: Mapping[str, Any] | None = None,
     conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
-    offload: bool = False,
+    offload: bool | None = None,
 ) -> StepMask:
     """Learn how far each forecast of a mask extrapolates, by gradients of the final images; at the same cost.
 
@@ -47,7 +48,8 @@ def fit_gains(
         seed: The seed of noise and conditions.
         call_kwargs: Arguments for the pipeline's call.
         conditions: Prompts or class numbers to learn on, or a text file with one per line.
-        offload: Whether what the sites compute waits in host memory between the passes; for accelerators.
+        offload: Whether what the sites compute waits in host memory between the passes; for accelerators. None is
+            where the device would not hold it.
 
     Returns:
         A mask of all sites that says compute where the plan does. ``denoiser_calls`` and ``seconds`` are those of both
@@ -60,10 +62,11 @@ def fit_gains(
     check_whole("iterations", iterations, 1)
     steps = mask.provenance.get("num_inference_steps") or mask.num_rows
     task = Task(pipe, steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions)
-    config, effort = EndToEnd(gains=iterations, channel_gains=channel_gains, offload=offload), Effort()
+    effort = Effort()
     with effort.counting(task.denoiser):
         check_learnable(task.pipe)
         check_gradients(task.pipe)
+        config, _ = fitted(EndToEnd(gains=iterations, channel_gains=channel_gains, offload=offload), task)
         judge = Judge(task, Budget(task.graph, task.costs), config, Checkpoint(None, {}, effort))
         _ = task.timesteps  # sets the scheduler to a run, which the mask is checked against
         mask.check(graph=task.graph, scheduler=task.pipe.scheduler)

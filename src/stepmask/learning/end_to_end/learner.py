@@ -18,6 +18,7 @@ from stepmask.family import MaskFamily, Member
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES, Judge
+from stepmask.learning.end_to_end.memory import fitted
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.job import Job
@@ -54,9 +55,10 @@ class EndToEndLearning:
     """
 
     def __init__(self, job: Job) -> None:
-        self._task, self._goals, self.config = job.task, job.goals, job.config
+        self._task, self._goals = job.task, job.goals
         check_learnable(job.task.pipe)
         check_gradients(job.task.pipe)
+        self.config, self.needs = fitted(job.config, job.task)
         starts = [Table(mask.actions, mask.gains, mask.channel_gains).digest for mask in job.goals.start]
         self.budget = Budget(job.task.graph, job.task.costs, max_cache_bytes=job.goals.max_cache_bytes)
         tables = [self._table_to_start_from(mask) for mask in job.goals.start]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
+from diffusers.models.activations import GELU
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 import stepmask
@@ -128,11 +130,11 @@ def prepared(name: str, copies: int = COPIES, channels: bool = False):
 
 
 def run_chain(
-    pipe, call, plan, along: Tensor, config: EndToEnd = LEAN, fresh: bool = True, **options
+    pipe, call, plan, along: Tensor, config: EndToEnd = LEAN, fresh: bool = True, checkpointing=False, **options
 ) -> tuple[Effects, Tensor]:
     """The effects that a chain finds along (copies, IMAGES, ...) cotangents, and the images that it made."""
     chain = Chain(pipe, plan, IMAGES, len(along), config, fresh=fresh, **options)
-    with frozen(denoiser_of(pipe)), chain.intercepting():
+    with frozen(denoiser_of(pipe), checkpointing), chain.intercepting():
         images = final(pipe, call, len(along))
         images.backward(along.flatten(0, 1).to(images))
     return chain.effects, images.detach()
@@ -306,6 +308,29 @@ def test_several_cotangents_are_as_many_runs(name):
         alone, _ = run_chain(pipe, call, plan, one[None])
         assert_close(together.by_action[:, :, :, copy], alone.by_action[:, :, :, 0])
     assert not np.allclose(together.by_action[:, :, :, 0], together.by_action[:, :, :, 1])
+
+
+@pytest.mark.parametrize("graph_bytes", [0, 2**30])
+@pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls", "one by one", "blocks as sites"])
+def test_blocks_that_are_checkpointed_run_again_and_change_nothing(name, graph_bytes):
+    """Bitwise: the gates hand out again what they did, to each cotangent."""
+    pipe, call = make("guidance" if name == "blocks as sites" else name)
+    if name == "blocks as sites":
+        register_sites(denoiser_of(pipe), ["transformer_blocks.*"])
+    plan, along = make_plan(settled(pipe, call, channels=True), describe(pipe)), cotangents(pipe, call)
+    calls = []
+    for module in denoiser_of(pipe).modules():
+        if isinstance(module, GELU | ResnetBlock2D):
+            module.register_forward_pre_hook(lambda module, args: calls.append(module))
+
+    def with_checkpointing(on):
+        calls.clear()
+        effects, images = run_chain(pipe, call, plan, along, EndToEnd(graph_bytes=graph_bytes), checkpointing=on)
+        return effects, images, len(calls)
+
+    (plain, images, before), (again, same, after) = map(with_checkpointing, (False, True))
+    assert after > before > 0 and torch.equal(images, same)
+    assert np.array_equal(again.by_action, plain.by_action) and np.array_equal(again.by_gain, plain.by_gain)
 
 
 # --- the run itself

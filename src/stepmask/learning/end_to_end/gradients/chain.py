@@ -14,8 +14,8 @@ along each cotangent. Knows no budgets and makes no choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,22 +97,24 @@ class Chain:
         by_channel: bool = False,
     ) -> None:
         self.pipe, self.plan, self.num_images, self.copies = pipe, plan, num_images, copies
-        self._fresh, self._offload = fresh, config.offload
+        self._fresh, self._offload = fresh, bool(config.offload)
         self._states = plan.states.tolist()
         self._tracker = PositionTracker()
         self._last_calls: dict[int, tuple[int, int]] = {}
         self._call: _Call | None = None
         self._ran: _Ran | None = None
-        self._records = False
+        self._records = self._runs_again = False
         self._layouts: dict[int, Layout] = {}
         self.anchor = torch.zeros((), requires_grad=True)
         """Every call depends on it, so that gradients come back through all of them."""
         self._device = next(denoiser_of(pipe).parameters()).device
         self._graph_memory = _GraphMemory(config.graph_bytes, denoiser_of(pipe).parameters())
-        self.history = History(plan, self._device, config.offload)
+        self.history = History(plan, self._device, self._offload)
         """What waits between the two passes."""
         self.effects = Effects(plan, self.history, copies, num_images, self._device, by_channel)
         """What comes out."""
+        self.checkpointing = bool(config.gradient_checkpointing)
+        """Whether blocks of the denoiser shall run again on the way back."""
 
     def intercepting(self) -> AbstractContextManager[None]:
         """Gate the denoiser and its sites for a while."""
@@ -173,6 +175,7 @@ class Chain:
             if self._graph_memory.is_left and call.differentiable:
                 with self._graph_memory.counting():
                     ran = self._run(call)
+                self._graph_memory.add(ran)
                 output = tree_map_only(Tensor, lambda t: t.detach().clone(), ran.output)
                 call.ran = ran if self._graph_memory.is_left else None
             else:
@@ -232,12 +235,13 @@ class Chain:
                 owed[site] = later
                 ends += done.values[site]
                 gradients += later
-        found = [
-            torch.autograd.grad(
-                ends, sources, [g[c] for g in gradients], retain_graph=c + 1 < self.copies, allow_unused=True
-            )
-            for c in range(self.copies)
-        ]
+        with self._running_again(call):
+            found = [
+                torch.autograd.grad(
+                    ends, sources, [g[c] for g in gradients], retain_graph=c + 1 < self.copies, allow_unused=True
+                )
+                for c in range(self.copies)
+            ]
         stacked = [
             torch.stack([torch.zeros_like(s) if one is None else one for one in by_copy])
             for s, by_copy in zip(sources, zip(*found, strict=True), strict=True)
@@ -253,6 +257,15 @@ class Chain:
                 self.effects.cached(*where, site, gradient, done.fresh.get(site))
             at += size
         return [self._with_copies(g, call) for g in stacked[: len(inputs)]]
+
+    @contextmanager
+    def _running_again(self, call: _Call) -> Iterator[None]:
+        """Let gates hand out what they did, and keep nothing: checkpointed blocks run again while gradients come."""
+        self._call, self._runs_again = call, True
+        try:
+            yield
+        finally:
+            self._call, self._runs_again = None, False
 
     def _with_copies(self, gradient: Tensor, call: _Call) -> Tensor:
         """(copies, groups * images, ...) in the order of the pipeline's batch."""
@@ -271,12 +284,14 @@ class Chain:
                 parts, self._layouts[site] = take_apart(value)
                 if self._records:
                     self.history.keep(stream, site, row, parts)
-                if self._ran is None:
+                if self._ran is None and not self._runs_again:
                     return value
-                self._check_gradient(site, (args, kwargs), parts)
+                if self._ran is not None:
+                    self._check_gradient(site, (args, kwargs), parts)
                 # what is made of the text and the timestep alone begins a graph here
                 parts = [part if part.requires_grad else part.detach().requires_grad_() for part in parts]
-                self._ran.values[site] = parts
+                if self._ran is not None:
+                    self._ran.values[site] = parts
                 return put_together(parts, self._layouts[site])
             before = self.history.before(stream, site, row)
             if state == State.dead and not self._fresh:
@@ -285,8 +300,9 @@ class Chain:
                 parts = self.history.ahead(site, before, row, self.history.gain(row, site))
             else:
                 parts = before[0][1]
-            if self._ran is not None and state != State.dead:
+            if (self._ran is not None or self._runs_again) and state != State.dead:
                 parts = [part.detach().requires_grad_() for part in parts]
+            if self._ran is not None and state != State.dead:
                 self._ran.leaves[site] = parts
                 if self._fresh:
                     with torch.no_grad():
@@ -317,12 +333,21 @@ class _GraphMemory:
         """Count what is saved for as long as this lasts."""
         return saved_tensors_hooks(self._pack, lambda saved: saved)
 
+    def add(self, ran: _Ran) -> None:
+        """Count what the gates collected."""
+        for parts in (*ran.values.values(), *ran.leaves.values(), *ran.fresh.values()):
+            for part in parts:
+                self._count(part)
+
     def _pack(self, tensor: Tensor) -> Tensor:
+        self._count(tensor)
+        return tensor.detach()  # what a node saves of its own output would keep the node alive
+
+    def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._counted:
             self._counted.add(storage.data_ptr())
             self._left -= storage.nbytes()
-        return tensor.detach()  # what a node saves of its own output would keep the node alive
 
 
 class _Node(torch.autograd.Function):

@@ -132,7 +132,7 @@ def forth_and_back(
     Raises:
         UnsupportedModelError: No gradient reaches the images.
     """
-    with frozen(denoiser_of(chain.pipe)), chain.intercepting():
+    with frozen(denoiser_of(chain.pipe), chain.checkpointing), chain.intercepting():
         images = call()
         with torch.enable_grad():
             found = features(images)
