@@ -16,6 +16,7 @@ from stepmask.cli.common.call_arguments import Call, call_kwargs
 from stepmask.cli.common.mask_files import load_masks
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_file
+from stepmask.cli.common.processes import one_voice
 from stepmask.cli.common.provenance import asked, family_table, reached
 from stepmask.errors import StepMaskError
 from stepmask.learning import Goals, learners
@@ -117,38 +118,43 @@ def learn(
 ) -> None:
     """Learn for MODEL which block computes, holds or forecasts at which step.
 
-    Needs no data: it looks at what the model itself makes of noise. Its weights stay as they are.
+    Needs no data: it looks at what the model itself makes of noise. Its weights stay as they are. Several devices share
+    the images out where it is started with accelerate launch or torchrun, one process for each.
     """
-    kinds = {"target_macs": target_macs, "targets": targets, "target_speedup": target_speedup, "min_psnr": min_psnr}
-    wanted = _goals(kinds, max_cache_mib)
-    learner, config = configured(method.value, options)
-    if not wanted.keys() - {"max_cache_bytes"}:
-        wanted["target_macs"] = DEFAULT_TARGET_MACS
-    masks = load_masks(start) if start else None
-    learner.check(Goals(**wanted, start=masks_of(masks)))  # what is wrong is said before the model is loaded
-    output = output or Path("family.json" if targets else "mask.json")
-    ready_file(output)
-    if resume is not None:
-        ready_file(resume)
-    import stepmask
+    with one_voice() as processes:
+        kinds = {"target_macs": target_macs, "targets": targets, "target_speedup": target_speedup, "min_psnr": min_psnr}
+        wanted = _goals(kinds, max_cache_mib)
+        learner, config = configured(method.value, options)
+        if not wanted.keys() - {"max_cache_bytes"}:
+            wanted["target_macs"] = DEFAULT_TARGET_MACS
+        masks = load_masks(start) if start else None
+        learner.check(Goals(**wanted, start=masks_of(masks)))  # what is wrong is said before the model is loaded
+        output = output or Path("family.json" if targets else "mask.json")
+        if processes.is_first:
+            ready_file(output)
+            if resume is not None:
+                ready_file(resume)
+        import stepmask
 
-    given = {**wanted, "start": masks, "seed": seed, "resume": resume, "conditions": conditions}
-    given |= {"num_inference_steps": steps, "call_kwargs": call_kwargs(guidance_scale, call) or None}
-    pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
-    try:
-        make = stepmask.learn_family if targets else stepmask.learn
-        made = make(pipe, method=config, **given)
-    except KeyboardInterrupt:
-        if resume is not None and resume.exists():
-            stderr().print(f"the state is kept in {resume}; run the same command again to go on")
-        raise
-    made.save(output)
-    out = stdout()
-    mask = next(iter(made)).mask if targets else made
-    size = f"{len(made)} masks of " if targets else ""
-    out.print(f"{output}: {size}{mask.num_rows} steps x {len(mask.sites)} sites", soft_wrap=True)
-    out.print(f"asked for {asked(mask)}", soft_wrap=True)
-    out.print(family_table(made) if targets else f"reached {reached(mask)}", soft_wrap=True)
+        given = {**wanted, "start": masks, "seed": seed, "resume": resume, "conditions": conditions}
+        given |= {"num_inference_steps": steps, "call_kwargs": call_kwargs(guidance_scale, call) or None}
+        pipe = load(model, scheduler=scheduler, device=device, dtype=dtype)
+        try:
+            make = stepmask.learn_family if targets else stepmask.learn
+            made = make(pipe, method=config, **given)
+        except KeyboardInterrupt:
+            if processes.is_first and resume is not None and resume.exists():
+                stderr().print(f"the state is kept in {resume}; run the same command again to go on")
+            raise
+        if not processes.is_first:
+            return
+        made.save(output)
+        out = stdout()
+        mask = next(iter(made)).mask if targets else made
+        size = f"{len(made)} masks of " if targets else ""
+        out.print(f"{output}: {size}{mask.num_rows} steps x {len(mask.sites)} sites", soft_wrap=True)
+        out.print(f"asked for {asked(mask)}", soft_wrap=True)
+        out.print(family_table(made) if targets else f"reached {reached(mask)}", soft_wrap=True)
 
 
 def _goals(kinds: dict[str, Any], max_cache_mib: float | None) -> dict[str, Any]:

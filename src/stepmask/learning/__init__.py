@@ -51,6 +51,7 @@ register(
         summary="selects by the final image what each block does at each step: compute, hold its last value, or "
         "forecast from its last two.",
         goals=frozenset({"target_macs", "target_speedup", "min_psnr", "targets", "max_cache_bytes", "start"}),
+        shares=True,
     )
 )
 register(

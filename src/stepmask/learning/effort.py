@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from stepmask.gate import gated
+from stepmask.learning.processes import current
 from stepmask.mask import DENOISER_CALLS, SECONDS
 
 
@@ -17,17 +18,18 @@ class Effort:
     """Counts from when it is made; what an interrupted session took is added with `go_on_from`.
 
     A call is one forward pass of the denoiser, whatever its batch and with gradient or without; passes that are run
-    again on the way back count again.
+    again on the way back count again. What several processes shared out counts as if one had done it all.
     """
 
     def __init__(self) -> None:
-        self._calls, self._before, self._began = 0, 0.0, time.perf_counter()
+        self._processes = current()
+        self._calls, self._before, self._began = -self._processes.calls, 0.0, time.perf_counter()
 
     def counting(self, denoiser: nn.Module) -> AbstractContextManager[None]:
         """Count the calls of this denoiser for a while, those made by whatever gates it meanwhile included."""
 
         def count(compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            self._calls += 1
+            self._processes.calls += 1
             return compute()
 
         return gated([(type(denoiser).__name__, denoiser, count)])
@@ -40,4 +42,4 @@ class Effort:
     def facts(self) -> dict[str, Any]:
         """For the provenance of masks: ``denoiser_calls`` and ``seconds`` so far."""
         seconds = self._before + time.perf_counter() - self._began
-        return {DENOISER_CALLS: self._calls, SECONDS: round(seconds, 3)}
+        return {DENOISER_CALLS: self._calls + self._processes.calls, SECONDS: round(seconds, 3)}

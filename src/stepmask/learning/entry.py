@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from stepmask.family import MaskFamily, Member
 from stepmask.learning.configuration import Configuration
 from stepmask.learning.goals import DEFAULT_TARGET_MACS, Goals, Start, masks_of, shares_of
 from stepmask.learning.job import Job
+from stepmask.learning.processes import current, together
 from stepmask.learning.registry import DEFAULT, Learner, configured
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
@@ -27,6 +29,7 @@ DEFAULT_TARGET = _Unasked(DEFAULT_TARGET_MACS)
 
 
 @torch.inference_mode(False)  # what is made under a caller's inference mode could not be updated
+@together()
 def learn(
     pipe: Any,
     num_inference_steps: int = 50,
@@ -47,6 +50,10 @@ def learn(
     **options: Any,
 ) -> StepMask:
     """Learn which block computes, holds or forecasts at which step.
+
+    Where several processes run, started by ``torchrun`` or ``accelerate launch`` or in a group of
+    ``torch.distributed``, each calls this with the same arguments, its pipeline on a device of its own. They share the
+    images out, and all return the same mask.
 
     Args:
         pipe: A diffusers pipeline, unconditional or class-conditional, or any other with `call_kwargs`; or a denoiser
@@ -72,8 +79,9 @@ def learn(
             sampler or by another method. On the validation noise the result is not worse than those that keep to the
             target; where one costs nearly as much, the walk down from the full run is left out.
         resume: File to keep the state in. Where it exists, learning goes on from it, to the same mask.
-        callback: Called with a report after each step of the work; an exception in it stops learning.
-        progress: Whether to show a progress bar.
+        callback: Called with a report after each step of the work, in the first of several processes; an exception in
+            it stops learning.
+        progress: Whether to show a progress bar, in the first of several processes.
         options: Single options of the method, in place of a configuration.
 
     Returns:
@@ -83,7 +91,7 @@ def learn(
     Raises:
         TargetError: No plan can cost so little, or none was found that has the PSNR.
         UnsupportedModelError: The model is offloaded, compiled, or not differentiable.
-        StepMaskError: An option makes no sense, or `resume` belongs to another run.
+        StepMaskError: An option makes no sense, `resume` belongs to another run, or one of several processes failed.
     """
     learner, config = configured(method, options)
     if isinstance(target_macs, _Unasked):
@@ -104,6 +112,7 @@ def learn(
 
 
 @torch.inference_mode(False)
+@together()
 def learn_family(
     pipe: Any,
     num_inference_steps: int = 50,
@@ -144,6 +153,20 @@ def learn_family(
 
 
 def _run(learner: Learner, **asked: Any) -> Any:
+    """Learn, together with the other processes or in the first one alone; all return what the first one has."""
+    processes = current()
+    if learner.shares:
+        return processes.gather(_learned(learner, **asked))[0]
+    if processes.count > 1 and processes.is_first:
+        warnings.warn(
+            f"method {learner.name!r} does not share its work out: it learns in the first of the {processes.count} "
+            "processes, and the others wait",
+            stacklevel=2,
+        )
+    return processes.of_first(lambda: _learned(learner, **asked))
+
+
+def _learned(learner: Learner, **asked: Any) -> Any:
     """Learn, and note what it took."""
     job = Job(method=learner.name, **asked)
     with job.effort.counting(job.task.denoiser):

@@ -15,6 +15,7 @@ from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.configuration import Configuration
 from stepmask.learning.effort import Effort
 from stepmask.learning.goals import Goals
+from stepmask.learning.processes import Processes, current
 from stepmask.runtime.task import Task
 
 
@@ -28,9 +29,10 @@ class Job:
         config: Options of the way to learn.
         method: Name of the way to learn.
         resume: File of the checkpoint; None keeps the state in memory.
-        callback: Called with each report.
+        callback: Called with each report, in the first process.
         progress: Whether to show a progress bar.
         effort: Counts denoiser calls and seconds.
+        processes: Those that learn together: the first one keeps the checkpoint and tells how it goes.
     """
 
     task: Task
@@ -41,12 +43,16 @@ class Job:
     callback: Callable[[Any], None] | None = None
     progress: bool = False
     effort: Effort = field(default_factory=Effort)
+    processes: Processes = field(default_factory=current)
 
     def checkpoint(self, **more: Any) -> Checkpoint:
         """The state to go on from, or a fresh one. Call it once, after everything that can be refused was.
 
         Args:
             more: JSON values that must be the same too when the run goes on.
+
+        Raises:
+            StepMaskError: The file cannot be used, or another process learns something else.
         """
         identity = {
             "method": self.method,
@@ -55,7 +61,11 @@ class Job:
             **self.task.identity(),
             **more,
         }
-        return Checkpoint(self.resume, identity, self.effort)
+        self.processes.check_agreement({**identity, "config": self.config.to_dict()})
+        checkpoint = Checkpoint(self.resume if self.processes.is_first else None, identity, self.effort)
+        state = self.processes.of_first(lambda: (checkpoint.arrays, checkpoint.values, checkpoint.resumed))
+        checkpoint.arrays, checkpoint.values, checkpoint.resumed = state
+        return checkpoint
 
     @contextlib.contextmanager
     def reporting(self, total: int, doing: str, first: str = "starting") -> Iterator[Callable[[Any], None]]:
@@ -67,13 +77,13 @@ class Job:
             first: What is said before the first report.
         """
         columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
-        console = Console(stderr=True)
-        with Progress(*columns, TimeRemainingColumn(), console=console, disable=not self.progress) as bar:
+        console, shown = Console(stderr=True), self.progress and self.processes.is_first
+        with Progress(*columns, TimeRemainingColumn(), console=console, disable=not shown) as bar:
             task = bar.add_task(doing, total=total, now=first)
 
             def tell(report: Any) -> None:
                 bar.update(task, advance=1, now=str(report))
-                if self.callback is not None:
+                if self.callback is not None and self.processes.is_first:
                     self.callback(report)
 
             yield tell

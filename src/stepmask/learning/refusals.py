@@ -10,6 +10,7 @@ from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.inspection.graph_bytes import can_checkpoint
 from stepmask.inspection.pipeline_call import is_modular
 from stepmask.inspection.registry import denoiser_of, denoisers_of
+from stepmask.learning.processes import launched
 from stepmask.runtime.apply import diffusers_hooks, has_cache_of_diffusers, is_applied
 
 INSTEAD = "stepmask.schedules.key_steps(pipe, steps) makes a good mask there without learning"
@@ -22,13 +23,19 @@ def check_learnable(pipe: Any) -> None:
 
     Raises:
         StepMaskError: A mask is applied to the model.
-        UnsupportedModelError: It is offloaded, has a cache of diffusers, or another one takes over in mid-run.
+        UnsupportedModelError: It is offloaded, spread over processes, has a cache of diffusers, or another one takes
+            over in mid-run.
     """
     denoiser, *others = denoisers_of(pipe)
     if others:
         raise UnsupportedModelError(
             f"{type(pipe).__name__} runs two denoisers one after the other, and learning follows one alone: {INSTEAD}, "
             "and apply runs it in both"
+        )
+    if launched()[1] > 1 and _is_spread(denoiser):
+        raise UnsupportedModelError(
+            "the denoiser is spread over the processes (enable_parallelism, or sharded weights), and learning shares "
+            "out images instead: learn with a whole denoiser in each process, the mask works on the spread one too"
         )
     if is_applied(denoiser):
         raise StepMaskError("a mask is applied to this model: remove it before learning another")
@@ -39,6 +46,14 @@ def check_learnable(pipe: Any) -> None:
             "hooks of diffusers carry values of the denoiser from step to step (enable_cache?), so its full run cannot "
             "be learned from: call disable_cache() first"
         )
+
+
+def _is_spread(denoiser: nn.Module) -> bool:
+    """Whether several processes run each call in common, by context parallelism of diffusers or sharded weights."""
+    from torch.distributed.tensor import DTensor
+
+    in_context = getattr(denoiser, "_parallel_config", None) is not None
+    return in_context or any(isinstance(parameter, DTensor) for parameter in denoiser.parameters())
 
 
 def _is_offloaded(module: nn.Module) -> bool:

@@ -36,6 +36,8 @@ class Learner:
         summary: What it does, in one sentence for ``--help``.
         goals: Names of the goals that it can be asked for; see `Goals`.
         needs_target: Whether one of the targets must be given.
+        shares: Whether it shares its work out where several processes learn together, by the `Processes` of its job;
+            else it runs in the first of them alone, and the others wait.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Learner:
     summary: str
     goals: frozenset[str] = frozenset({"target_macs"})
     needs_target: bool = True
+    shares: bool = False
 
     def __call__(self, job: Job) -> StepMask | MaskFamily:
         """Learn."""

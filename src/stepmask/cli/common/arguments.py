@@ -59,7 +59,8 @@ Device = Annotated[
     str | None,
     typer.Option(
         metavar="DEVICE",
-        help="Where to run: cpu, cuda, cuda:1, mps, ... The default is an accelerator if there is one.",
+        help="Where to run: cpu, cuda, cuda:1, mps, ... The default is an accelerator if there is one; for several "
+        "processes that learn together, one for each.",
     ),
 ]
 Conditions = Annotated[

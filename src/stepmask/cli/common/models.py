@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from stepmask import plugins, presets
 from stepmask.cli.common.app import stderr
 from stepmask.cli.common.arguments import DType, Scheduler
 from stepmask.errors import MaskMismatchError, StepMaskError
+from stepmask.learning.processes import current
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.timesteps import start_run
 
@@ -42,7 +44,7 @@ def load(
         StepMaskError: The model cannot be loaded, or not run with this scheduler.
     """
     console = stderr()
-    with console.status(f"loading {model}") if console.is_terminal else contextlib.nullcontext():
+    with console.status(f"loading {model}") if console.is_terminal and current().is_first else contextlib.nullcontext():
         pipe = _to(_load(model, dtype), device)
     if mask is not None:
         return _with_scheduler_of(pipe, mask)
@@ -108,16 +110,40 @@ def _load(model: str, dtype: DType | None) -> Any:
 
 
 def _to(pipe: Any, device: str | None) -> Any:
-    import torch
-
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = str(accelerator or "cpu")
+    device = device or _accelerator()
+    if current().count > 1 and device == _accelerator() != "cpu":
+        device = f"{device}:{_own_accelerator()}"
     try:
         return pipe.to(device)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise StepMaskError(f"cannot use device {device!r}: {reason}") from error
+
+
+def _accelerator() -> str:
+    """The kind of accelerator that is there and wanted, else ``cpu``."""
+    import torch
+
+    cpu_alone = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")  # accelerate launch --cpu
+    there = torch.accelerator.is_available() and not cpu_alone
+    return torch.accelerator.current_accelerator().type if there else "cpu"
+
+
+def _own_accelerator() -> int:
+    """The number of this process's accelerator on its machine, where several processes learn together.
+
+    Raises:
+        StepMaskError: There are fewer than processes.
+    """
+    import torch
+
+    number, there = int(os.environ.get("LOCAL_RANK", current().number)), torch.accelerator.device_count()
+    if number >= there:
+        raise StepMaskError(
+            f"process {number} of this machine finds no accelerator of its own, there are {there}: start as many "
+            "processes, or say with --device where all of them run"
+        )
+    return number
 
 
 def with_scheduler(pipe: Any, scheduler: Any) -> Any:

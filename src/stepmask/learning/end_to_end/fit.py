@@ -16,6 +16,7 @@ from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.judge import PROBES, Judge
 from stepmask.learning.end_to_end.memory import fitted
 from stepmask.learning.end_to_end.tables import Table
+from stepmask.learning.processes import current, together
 from stepmask.learning.refusals import check_gradients, check_learnable
 from stepmask.mask import StepMask
 from stepmask.runtime.task import Task, check_whole
@@ -25,6 +26,7 @@ NUM_PROBES = 8
 
 
 @torch.inference_mode(False)
+@together()
 def fit_gains(
     pipe: Any,
     mask: StepMask,
@@ -38,6 +40,8 @@ def fit_gains(
     offload: bool | None = None,
 ) -> StepMask:
     """Learn how far each forecast of a mask extrapolates, by gradients of the final images; at the same cost.
+
+    Several processes share the images out, as in `learn`.
 
     Args:
         pipe: A diffusers pipeline; or a denoiser with its `scheduler`.
@@ -66,8 +70,9 @@ def fit_gains(
     with effort.counting(task.denoiser):
         check_learnable(task.pipe)
         check_gradients(task.pipe)
-        config, _ = fitted(EndToEnd(gains=iterations, channel_gains=channel_gains, offload=offload), task)
-        judge = Judge(task, Budget(task.graph, task.costs), config, Checkpoint(None, {}, effort))
+        given = EndToEnd(gains=iterations, channel_gains=channel_gains, offload=offload)
+        config, _ = fitted(given, task, current())
+        judge = Judge(task, Budget(task.graph, task.costs), config, Checkpoint(None, {}, effort), current())
         _ = task.timesteps  # sets the scheduler to a run, which the mask is checked against
         mask.check(graph=task.graph, scheduler=task.pipe.scheduler)
         table = judge.with_gains(Table.of(mask, task.graph), iterations, NUM_PROBES)
@@ -83,4 +88,5 @@ def fit_gains(
         **took,
     }
     bare = table.mask(task)
-    return replace(bare, scheduler=task.scheduler, graph=task.graph.fingerprint, provenance=provenance)
+    made = replace(bare, scheduler=task.scheduler, graph=task.graph.fingerprint, provenance=provenance)
+    return current().gather(made)[0]

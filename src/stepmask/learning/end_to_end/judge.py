@@ -22,7 +22,7 @@ from stepmask.learning.end_to_end.gradients.gains import GainFit
 from stepmask.learning.end_to_end.gradients.probe import Probe, probe
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.interception import frozen
-from stepmask.liveness import Plan
+from stepmask.learning.processes import Processes
 from stepmask.runtime.task import Task
 
 VALIDATION, HELD_BACK, PROBES = 0, 20_000, 40_000
@@ -38,6 +38,9 @@ LEAST_PROBES, MOST_PROBES = 4, 16
 """Gains are fitted on the noise of the probes so far, of at least and at most so many; what the full run makes of it is
 kept."""
 
+Part = tuple[int, int]
+"""Images by number: the first, and how many."""
+
 Objective = Callable[[torch.Tensor], torch.Tensor]
 """A function of final latents, or images, (N, ...)."""
 
@@ -50,13 +53,22 @@ class Judge:
         budget: What tables cost, and what their caches may hold.
         config: Options of the search.
         checkpoint: Where what was measured is kept, and read from.
+        processes: Those that share the images out; this one alone where none are given.
     """
 
-    def __init__(self, task: Task, budget: Budget, config: EndToEnd, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self,
+        task: Task,
+        budget: Budget,
+        config: EndToEnd,
+        checkpoint: Checkpoint,
+        processes: Processes | None = None,
+    ) -> None:
         self.task, self.budget, self.config = task, budget, config
         self._noise, self._denoiser, self._checkpoint = task.noise, task.denoiser, checkpoint
+        self._processes = processes or Processes()
         self._full: dict[tuple[int, int, bool], torch.Tensor] = {}
-        self._wanted: dict[int, torch.Tensor] = {}
+        self._wanted: dict[int, torch.Tensor] = {}  # by number of probe
 
     def check_objective(self) -> None:
         """See that the objective is one, and that which the measurements so far were made by.
@@ -66,9 +78,13 @@ class Judge:
         """
         if self._objective is None:
             return
-        which = VALIDATION, FIRST_IMAGES, False
-        with frozen(self._denoiser):
-            found = self._full[which] = self._sampled(*which[:2], self._objective)
+
+        def run(part: Part) -> torch.Tensor:
+            with frozen(self._denoiser):
+                found = self._full[(*part, False)] = self._sampled(*part, self._objective)
+            return found.cpu()
+
+        found = torch.cat(self._processes.share("the objective", run, self._parts(VALIDATION, FIRST_IMAGES)))
         facts = np.array([found.double().mean().item(), found.double().std().item()])
         if not np.isfinite(facts).all():
             raise StepMaskError("the objective makes NaN or infinite values of what the full run makes, or that does")
@@ -110,8 +126,13 @@ class Judge:
         key = f"probe.{first}.{table.digest}"
         known = self._kept(key)
         if not known:
-            plan = table.plan(self.task)
-            known = vars(Probe.of_parts([self._probe(plan, *part) for part in self._parts(first, count)]))
+            plan, wanted = table.plan(self.task), self._features_of_probe(number)
+
+            def run(part: Part) -> Probe:
+                images, target = partial(self._noise.latents, *part), _slice(wanted, part, first)
+                return probe(self.task.pipe, plan, images, target, self._features, self.config, seed=part[0])
+
+            known = vars(Probe.of_parts(self._processes.share(key, run, self._parts(first, count))))
             self._keep(key, known)
         return Probe(**{**known, "size": np.asarray(known["size"]).item()})
 
@@ -130,11 +151,10 @@ class Judge:
             num_batches = min(max(num_probed, LEAST_PROBES), MOST_PROBES) * self.config.num_probes // count
             for iteration in range(iterations if fit.num_gains else 0):
                 first = PROBES + iteration % num_batches * count
-                batches = [
-                    (partial(self._noise.latents, *part), self._features_of_full_run(*part))
-                    for part in self._parts(first, count)
-                ]
-                fit.step(self.task.pipe, batches, self._features)
+                wanted = self._features_of_images(first, count)
+                parts = self._parts(first, count)
+                batches = [(partial(self._noise.latents, *part), _slice(wanted, part, first)) for part in parts]
+                fit.step(self.task.pipe, batches, self._features, self._processes)
             found = Table.of(fit.mask, self.task.graph) if fit.num_gains else table
             channels = {f"channels.{site}": vector for site, vector in (found.channel_gains or {}).items()}
             gains = {} if found.gains is None else {"gains": found.gains}
@@ -152,15 +172,10 @@ class Judge:
         self._checkpoint.arrays |= {f"{key}.{name}": np.asarray(part) for name, part in parts.items()}
         self.save()
 
-    def _parts(self, first: int, count: int) -> Iterator[tuple[int, int]]:
-        """Numbers of images that may run at once: the first, and how many."""
-        most = self.config.images_per_call or count
+    def _parts(self, first: int, count: int) -> Iterator[Part]:
+        """Images that run at once; with `images_per_call` the same however many processes share them out."""
+        most = self.config.images_per_call or math.ceil(count / self._processes.count)
         return ((start, min(most, first + count - start)) for start in range(first, first + count, most))
-
-    def _probe(self, plan: Plan, first: int, count: int) -> Probe:
-        images = partial(self._noise.latents, first, count)
-        target = self._features_of_full_run(first, count)
-        return probe(self.task.pipe, plan, images, target, self._features, self.config, seed=first)
 
     @property
     def _objective(self) -> Objective | None:
@@ -172,15 +187,26 @@ class Judge:
     def _features(self) -> Objective:
         return self._objective or (lambda images: images)
 
-    def _features_of_full_run(self, first: int, count: int) -> torch.Tensor:
-        """(count, ...) what shall be reached from numbered noise; kept by image of the first probes, for gains."""
-        images = range(first, first + count)
-        if all(image in self._wanted for image in images):
-            return torch.stack([self._wanted[image] for image in images])
-        with frozen(self._denoiser):
-            found = _unbroken(self._features(self._noise.latents(first, count)).detach())
-        if self.config.learns_gains and images.stop <= PROBES + MOST_PROBES * self.config.num_probes:
-            self._wanted.update(zip(images, found, strict=True))
+    def _features_of_images(self, first: int, count: int) -> torch.Tensor:
+        """(count, ...) what shall be reached from the noise of probes: numbered images of one, or of some in a row."""
+        size = self.config.num_probes
+        start, end = (first - PROBES) // size, (first + count - 1 - PROBES) // size
+        found = torch.cat([self._features_of_probe(number) for number in range(start, end + 1)])
+        return _slice(found, (first, count), PROBES + start * size)
+
+    def _features_of_probe(self, number: int) -> torch.Tensor:
+        """(num_probes, ...) what shall be reached from a probe's noise, on the host; of the first probes it is kept."""
+        if number in self._wanted:
+            return self._wanted[number]
+
+        def run(part: Part) -> torch.Tensor:
+            with frozen(self._denoiser):
+                return _unbroken(self._features(self._noise.latents(*part)).detach()).cpu()
+
+        parts = self._parts(PROBES + number * self.config.num_probes, self.config.num_probes)
+        found = torch.cat(self._processes.share(f"the full run of probe {number}", run, parts))
+        if self.config.learns_gains and number < MOST_PROBES:
+            self._wanted[number] = found
         return found
 
     def _psnrs(self, table: Table, first: int, count: int, objective: Objective | None) -> np.ndarray:
@@ -188,22 +214,31 @@ class Judge:
         key, arrays = f"psnr.{first}.{count}.{table.digest}", self._checkpoint.arrays
         if key in arrays:
             return arrays[key]
-        which = first, count, objective is None
-        with frozen(self._denoiser):
-            if which not in self._full:
-                self._full[which] = _unbroken(self._sampled(first, count, objective))
-            with self.task.apply(table.plan(self.task)):
-                found = self._sampled(first, count, objective)
-        ratio = self._noise.psnrs if objective is None else size_over_error
-        psnrs = np.minimum(np.nan_to_num(ratio(found, self._full[which]), nan=-PSNR_CAP), PSNR_CAP)
+        plan, ratio = table.plan(self.task), self._noise.psnrs if objective is None else size_over_error
+
+        def run(part: Part) -> np.ndarray:
+            which = *part, objective is None
+            with frozen(self._denoiser):
+                if which not in self._full:
+                    self._full[which] = _unbroken(self._sampled(*part, objective))
+                with self.task.apply(plan):
+                    found = self._sampled(*part, objective)
+            return ratio(found, self._full[which])
+
+        found = np.concatenate(self._processes.share(key, run, self._parts(first, count)))
+        psnrs = np.minimum(np.nan_to_num(found, nan=-PSNR_CAP), PSNR_CAP)
         arrays[key] = np.asarray(psnrs, dtype=np.float64)
         return arrays[key]
 
     def _sampled(self, first: int, count: int, objective: Objective | None) -> torch.Tensor:
-        parts = self._parts(first, count)
         if objective is None:
-            return torch.cat([self._noise.images(*part) for part in parts])
-        return torch.cat([objective(self._noise.latents(*part)).detach() for part in parts])
+            return self._noise.images(first, count)
+        return objective(self._noise.latents(first, count)).detach()
+
+
+def _slice(values: torch.Tensor, part: Part, start: int) -> torch.Tensor:
+    """The rows of some images in a tensor whose first row is that of the image with number `start`."""
+    return values[part[0] - start :][: part[1]]
 
 
 def _rows_of(objective: Objective, latents: torch.Tensor) -> torch.Tensor:

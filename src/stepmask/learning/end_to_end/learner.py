@@ -22,6 +22,7 @@ from stepmask.learning.end_to_end.memory import fitted
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.job import Job
+from stepmask.learning.processes import Processes
 from stepmask.learning.refusals import check_gradients, check_learnable
 from stepmask.mask import StepMask
 
@@ -58,7 +59,7 @@ class EndToEndLearning:
         self._task, self._goals = job.task, job.goals
         check_learnable(job.task.pipe)
         check_gradients(job.task.pipe)
-        self.config, self.needs = fitted(job.config, job.task)
+        self.config, self.needs = fitted(job.config, job.task, job.processes)
         starts = [Table(mask.actions, mask.gains, mask.channel_gains).digest for mask in job.goals.start]
         self.budget = Budget(job.task.graph, job.task.costs, max_cache_bytes=job.goals.max_cache_bytes)
         tables = [self._table_to_start_from(mask) for mask in job.goals.start]
@@ -66,10 +67,10 @@ class EndToEndLearning:
         self.targets = [] if timed else self._checked_targets()
         checkpoint = job.checkpoint(**({"start": starts} if starts else {}))
         if timed:
-            costs = self._with_latencies(checkpoint)
+            costs = self._with_latencies(checkpoint, job.processes)
             self.budget = Budget(job.task.graph, costs, "latency", job.goals.max_cache_bytes)
             self.targets = self._checked_targets()
-        self.judge = Judge(job.task, self.budget, self.config, checkpoint)
+        self.judge = Judge(job.task, self.budget, self.config, checkpoint, job.processes)
         self.search = Search(self.judge, tables)
 
     def _table_to_start_from(self, mask: StepMask) -> Table:
@@ -85,11 +86,14 @@ class EndToEndLearning:
             mask = mask.resample(self._task.timesteps)
         return Table.of(mask, self._task.graph)
 
-    def _with_latencies(self, checkpoint: Checkpoint) -> CostTable:
-        """Costs with latencies; those of an interrupted search are kept, for measured again they would differ."""
+    def _with_latencies(self, checkpoint: Checkpoint, processes: Processes) -> CostTable:
+        """Costs with latencies, those of the first process for all.
+
+        Those of an interrupted search are kept, for measured again they would differ.
+        """
         known = checkpoint.arrays.get("latencies")
         if known is None:
-            cost = self._task.timed_costs(self.config.images_per_call or 16)
+            cost = processes.of_first(lambda: self._task.timed_costs(self.config.images_per_call or 16))
             known = np.append(cost.latency_ms, cost.always_latency_ms).astype(np.float64)
             checkpoint.arrays["latencies"] = known
         return replace(self._task.costs, latency_ms=known[:-1], always_latency_ms=float(known[-1]))

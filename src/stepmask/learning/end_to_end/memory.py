@@ -19,6 +19,7 @@ import torch
 from stepmask.inspection.first_step import first_step
 from stepmask.inspection.graph_bytes import GraphBytes, graph_bytes
 from stepmask.learning.end_to_end.config import EndToEnd
+from stepmask.learning.processes import Processes, num_on_this_machine
 from stepmask.learning.refusals import check_checkpointing
 from stepmask.runtime.task import Task
 from stepmask.values import num_bytes
@@ -105,10 +106,11 @@ class Memory:
                     yield replace(config, images_per_call=count, offload=away, gradient_checkpointing=again)
 
 
-def fitted(config: EndToEnd, task: Task) -> tuple[EndToEnd, Needs | None]:
+def fitted(config: EndToEnd, task: Task, processes: Processes | None = None) -> tuple[EndToEnd, Needs | None]:
     """The options, those that were left open chosen for the memory that is free; and what learning then needs.
 
-    Where it is not known what learning needs, or what is free, it runs as if there were enough.
+    Where it is not known what learning needs, or what is free, it runs as if there were enough. Of several processes
+    that learn together all run as many images at once as fit in each.
 
     Raises:
         UnsupportedModelError: Gradient checkpointing is asked for, and the denoiser has none.
@@ -117,11 +119,11 @@ def fitted(config: EndToEnd, task: Task) -> tuple[EndToEnd, Needs | None]:
         check_checkpointing(task.denoiser)
     memory, free = Memory.of(task), free_bytes(_device_of(task))
     chosen = replace(config, offload=bool(config.offload), gradient_checkpointing=bool(config.gradient_checkpointing))
-    if memory is None:
-        return chosen, None
-    if free is not None:
+    if memory is not None and free is not None:
         chosen = memory.choose(config, free)
-    return chosen, memory.needs(chosen)
+    counts = (processes or Processes()).gather(chosen.images_per_call)
+    chosen = replace(chosen, images_per_call=min(filter(None, counts), default=None))
+    return chosen, None if memory is None else memory.needs(chosen)
 
 
 def model_bytes(task: Task) -> int:
@@ -150,7 +152,7 @@ def free_bytes(device: torch.device) -> Needs | None:
 
 
 def _free_on_host() -> int | None:
-    """Bytes that can be taken without swapping, within the limit of a container; None where it is not known."""
+    """Bytes that each process can take without swapping, within the limit of a container; None where it is not known."""
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -161,7 +163,7 @@ def _free_on_host() -> int | None:
         lines = (group / "memory.stat").read_text().splitlines()
         given_up = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file"))
         found.append(most - used + given_up)
-    return min(found, default=None)
+    return min(found) // num_on_this_machine() if found else None
 
 
 def _device_of(task: Task) -> torch.device:

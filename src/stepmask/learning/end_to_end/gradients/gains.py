@@ -21,6 +21,7 @@ from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.chain import Chain
 from stepmask.learning.end_to_end.gradients.probe import forth_and_back
 from stepmask.learning.end_to_end.tables import settle
+from stepmask.learning.processes import Processes
 from stepmask.liveness import State, make_plan
 from stepmask.mask import Action, StepMask
 
@@ -66,6 +67,7 @@ class GainFit:
         pipe: object,
         batches: Sequence[tuple[Callable[[], Tensor], Tensor]],
         features: Callable[[Tensor], Tensor] = lambda images: images,
+        processes: Processes | None = None,
     ) -> float:
         """One iteration: runs forth and back, as many as there are batches.
 
@@ -73,6 +75,7 @@ class GainFit:
             pipe: What samples.
             batches: What runs it and returns final images (n, ...), and (n, ...) features of the full run's.
             features: What is compared.
+            processes: Those that share the batches out; this one alone where none are given.
 
         Returns:
             Mean of the errors' squares in dB, before the step.
@@ -84,16 +87,22 @@ class GainFit:
             squares = error.flatten(1).square().sum(1).clamp_min(1e-20)
             return error * (2 / count / squares).view(-1, *[1] * (error.dim() - 1))
 
-        gradient, by_channel, errors = np.zeros(self._gains.shape), {}, []
-        for call, target in batches:
+        def run(batch: tuple[Callable[[], Tensor], Tensor]) -> tuple[np.ndarray, dict[int, np.ndarray], Tensor]:
+            call, target = batch
             chain = Chain(pipe, plan, len(target), 1, self._config, by_channel=self._config.channel_gains)
             error = forth_and_back(chain, call, target, of_log_squares, features)
-            gradient += _finite(chain.effects.by_gain).sum((-1, -2))
-            for site, slopes in chain.effects.by_channel_gain.items():
-                by_channel[site] = by_channel.get(site, 0.0) + _finite(slopes).sum((0, 1))
-            errors.append(error.flatten(1).double().square().mean(1).log10())
+            slopes = {site: _finite(found).sum((0, 1)) for site, found in chain.effects.by_channel_gain.items()}
+            squares = error.flatten(1).double().square().mean(1).cpu()
+            return _finite(chain.effects.by_gain).sum((-1, -2)), slopes, squares
+
+        found = (processes or Processes()).share(f"iteration {self._done} of gains", run, batches)
+        gradient, by_channel = np.zeros(self._gains.shape), {}
+        for of_cells, of_channels, _ in found:
+            gradient += of_cells
+            for site, slopes in of_channels.items():
+                by_channel[site] = by_channel.get(site, 0.0) + slopes
         self._descend(gradient, {self._graph.names[site]: slopes for site, slopes in by_channel.items()})
-        return float(10 * torch.cat(errors).mean())
+        return float(10 * torch.cat([squares.log10() for _, _, squares in found]).mean())
 
     def _with_gains(self, actions: np.ndarray) -> StepMask:
         return self._mask.with_actions(

@@ -138,7 +138,7 @@ def forth_and_back(
             found = features(images)
             if not found.requires_grad:
                 raise no_gradient("the images", chain.pipe)
-            error = found[: len(target)].detach().float() - target.float()
+            error = found[: len(target)].detach().float() - target.to(found.device).float()
             along = cotangents(error)
             sizes = along.flatten(1).square().mean(1).sqrt().clamp_min(TINY)
             unit = along / sizes.view(-1, *[1] * (along.dim() - 1))

@@ -1,0 +1,160 @@
+"""Processes that learn together come to the mask of one process, and none waits for one that has gone."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+import several
+from several import SEARCH, STEPS, TARGET, Started
+from stepmask import StepMask, StepMaskError, TargetError, UnsupportedModelError, fit_gains, learn, schedules
+from stepmask.learning import refusals
+from stepmask.learning.processes import LostProcessError, Processes
+from tiny import dit_pipeline
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process comes to."""
+    return several.search()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def facts(mask: StepMask) -> dict:
+    return {name: value for name, value in mask.provenance.items() if name != "seconds"}
+
+
+def test_the_mask_is_that_of_one_process(alone):
+    """And takes as many calls in all, for none is made twice."""
+    first, second = Started(2, several.search).results()
+    assert first == alone and second == alone and alone.gains is not None
+    assert first.provenance == second.provenance and facts(first) == facts(alone)
+    assert 10 < alone.provenance["psnr"]["mean"] < 70, "the numbers decide"
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_what_was_measured_is_there_when_one_has_died(who, alone, tmp_path):
+    path = str(tmp_path / "state")
+    results = Started(2, several.search_and_die, who, path).results()
+    assert results[who] is None and isinstance(results[1 - who], LostProcessError)
+    assert "the file that resume names" in str(results[1 - who]) and "any number of processes" in str(results[1 - who])
+    with safe_open(path, framework="np") as file:
+        assert any(name.startswith("probe.") for name in file.keys())
+    again = several.search(resume=path) if who else Started(2, several.search_on, path).results()[1]
+    assert again == alone
+
+
+@pytest.mark.parametrize(("who", "raised", "by_the_other"), [
+    (1, StepMaskError("mend it"), StepMaskError("mend it")),
+    (1, ValueError("a bug"), StepMaskError("process 1 of the 2 that learn together ended with ValueError: a bug")),
+    (0, KeyboardInterrupt(), KeyboardInterrupt()),
+])  # fmt: skip
+def test_an_error_in_one_ends_all(who, raised, by_the_other):
+    results = Started(2, several.search_and_fail, who, raised).results()
+    for found, expected in ((results[who], raised), (results[1 - who], by_the_other)):
+        assert type(found) is type(expected) and str(found) == str(expected)
+
+
+def test_what_is_refused_is_refused_in_all():
+    first, second = Started(2, several.search_for_too_little).results()
+    assert type(first) is type(second) is TargetError and str(first) == str(second)
+    first, second = Started(2, several.search_unlike).results()
+    assert "goals and seed differ: start all of them with the same arguments" in str(first) == str(second)
+
+
+def test_none_waits_for_ever():
+    hangs = Started(2, several.search_and_hang, 3.0, 1)
+    assert isinstance(hangs.result(0), LostProcessError)
+    hangs.kill()
+    comes = Started(2, several.one_comes, 2.0)
+    assert "not all of the 2 processes" in str(comes.result(0))
+    comes.kill()
+
+
+def test_in_a_group_of_the_users_own():
+    """Learning by methods that do not share, gains alone, and by latencies; in one call after the other."""
+    first, second = Started(2, several.in_a_group_of_their_own, free_port()).results()
+    assert isinstance(first, list), first
+    papers, fitted, fast, reports, words, total = first
+    quick = {"num_inference_steps": STEPS, "target_macs": TARGET, "progress": False}
+    assert papers == learn(dit_pipeline(), method="paper", num_trajectories=2, batch_size=1, **quick)
+    schedule = schedules.key_steps(dit_pipeline(), 4, 2, forecast="linear")
+    assert fitted.actions.tolist() == fit_gains(dit_pipeline(), schedule, iterations=2).actions.tolist()
+    assert [papers, fitted, fast] == second[:3] and total == 2
+    assert reports > 2 and second[3] == 0, "the first one alone tells how it goes"
+    assert "learns in the first of the 2 processes" in words[0] and not second[4]
+
+
+def test_a_denoiser_that_is_spread_over_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(refusals, "launched", lambda: (0, 2))
+    pipe = dit_pipeline()
+    pipe.transformer._parallel_config = object()
+    with pytest.raises(UnsupportedModelError, match="spread over the processes"):
+        refusals.check_learnable(pipe)
+
+
+def test_alone_nothing_is_exchanged():
+    processes = Processes()
+    assert processes.share("squares", lambda part: part**2, range(4)) == [0, 1, 4, 9]
+    assert processes.gather(3) == [3] and processes.of_first(lambda: 5) == 5
+
+
+# --- the command line
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    """Of a search like the others."""
+    from tiny import ddim_pipeline
+
+    folder = tmp_path_factory.mktemp("model")
+    ddim_pipeline().save_pretrained(folder)
+    words = ["learn", str(folder), "--steps", STEPS, "--target-macs", TARGET]
+    for name, value in SEARCH.items():
+        words += [f"--{name.replace('_', '-')}", value] if name != "progress" else []
+    return [str(word) for word in words]
+
+
+def test_the_first_one_speaks(arguments, alone, tmp_path):
+    path = tmp_path / "mask.json"
+    first, second = Started(2, several.command, *arguments, "-o", str(path)).results()
+    assert first[0] == 0 and second == (0, "", "") and "reached" in first[1]
+    assert StepMask.load(path) == alone
+    first, second = Started(2, several.command, "learn", str(tmp_path / "nowhere")).results()
+    assert first[0] == 2 and second == (2, "", "") and first[2].count("error:") == 1
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_when_one_has_died_one_says_how_to_go_on(who, arguments, tmp_path):
+    paths = "-o", str(tmp_path / "mask.json"), "--resume", str(tmp_path / "state")
+    results = Started(3, several.command_and_die, who, *arguments, *paths).results()
+    codes, errors = zip(*(one[::2] for one in results if one is not None), strict=True)
+    assert results[who] is None and codes == (2, 2)
+    assert sorted(text.count("the same call goes on from there") for text in errors) == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [
+    ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "-m", "stepmask"],
+    ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "stepmask"],
+    ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(Path(sys.executable).parent / "stepmask")],
+], ids=["torchrun", "accelerate", "accelerate on the CPU"])  # fmt: skip
+def test_launchers(launcher, arguments, alone, tmp_path):
+    """The last one starts a single process, where no MPI is."""
+    path = tmp_path / "mask.json"
+    done = subprocess.run(
+        [sys.executable, *launcher, *arguments, "-o", str(path), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("reached") == 1 and StepMask.load(path) == alone
