@@ -141,20 +141,19 @@ def test_when_one_has_died_one_says_how_to_go_on(who, arguments, tmp_path):
     assert sorted(text.count("the same call goes on from there") for text in errors) == [0, 1]
 
 
+ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "2"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [
-    ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "-m", "stepmask"],
-    ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "stepmask"],
-    ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(Path(sys.executable).parent / "stepmask")],
+    ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "stepmask"],
+    [*ACCELERATE, "--multi_gpu", "--main_process_port", "0", "-m", "stepmask"],
+    [*ACCELERATE, "--cpu", str(Path(sys.executable).parent / "stepmask")],
 ], ids=["torchrun", "accelerate", "accelerate on the CPU"])  # fmt: skip
 def test_launchers(launcher, arguments, alone, tmp_path):
-    """The last one starts a single process, where no MPI is."""
+    """The last one starts a single process, where there is no MPI."""
     path = tmp_path / "mask.json"
-    done = subprocess.run(
-        [sys.executable, *launcher, *arguments, "-o", str(path), "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, *launcher, *arguments, "-o", str(path), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("reached") == 1 and StepMask.load(path) == alone

@@ -152,7 +152,7 @@ def free_bytes(device: torch.device) -> Needs | None:
 
 
 def _free_on_host() -> int | None:
-    """Bytes that each process can take without swapping, within the limit of a container; None where it is not known."""
+    """Bytes that this process can take without swapping, within the limit of a container; None where nobody says."""
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
