@@ -7,7 +7,7 @@ checkpoint, and goes through what it knows in moments.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -106,6 +106,10 @@ class Judge:
     def first_psnrs(self, table: Table) -> np.ndarray:
         """PSNR in dB of the first validation images, or what the objective says of them, per image."""
         return self._psnrs(table, VALIDATION, FIRST_IMAGES, self._objective)
+
+    def measure_first(self, tables: Iterable[Table]) -> None:
+        """Find `first_psnrs` of all these tables, which several processes do side by side."""
+        self._measure(tables, VALIDATION, FIRST_IMAGES, self._objective)
 
     def psnrs(self, table: Table) -> np.ndarray:
         """PSNR in dB of all validation images, or what the objective says of them, per image."""
@@ -211,29 +215,40 @@ class Judge:
 
     def _psnrs(self, table: Table, first: int, count: int, objective: Objective | None) -> np.ndarray:
         """PSNR in dB of numbered images under a table, or what the objective says of them."""
-        key, arrays = f"psnr.{first}.{count}.{table.digest}", self._checkpoint.arrays
-        if key in arrays:
-            return arrays[key]
-        plan, ratio = table.plan(self.task), self._noise.psnrs if objective is None else size_over_error
+        self._measure([table], first, count, objective)
+        return self._checkpoint.arrays[_psnr_key(table, first, count)]
 
-        def run(part: Part) -> np.ndarray:
+    def _measure(self, tables: Iterable[Table], first: int, count: int, objective: Objective | None) -> None:
+        """Let it be known what `_psnrs` returns of these tables."""
+        arrays, keys = self._checkpoint.arrays, {_psnr_key(table, first, count): table for table in tables}
+        plans = {key: table.plan(self.task) for key, table in keys.items() if key not in arrays}
+        parts, ratio = list(self._parts(first, count)), self._noise.psnrs if objective is None else size_over_error
+
+        def run(work: tuple[str, Part]) -> np.ndarray:
+            key, part = work
             which = *part, objective is None
             with frozen(self._denoiser):
                 if which not in self._full:
                     self._full[which] = _unbroken(self._sampled(*part, objective))
-                with self.task.apply(plan):
+                with self.task.apply(plans[key]):
                     found = self._sampled(*part, objective)
             return ratio(found, self._full[which])
 
-        found = np.concatenate(self._processes.share(key, run, self._parts(first, count)))
-        psnrs = np.minimum(np.nan_to_num(found, nan=-PSNR_CAP), PSNR_CAP)
-        arrays[key] = np.asarray(psnrs, dtype=np.float64)
-        return arrays[key]
+        if plans:
+            found = self._processes.share(" ".join(plans), run, [(key, part) for key in plans for part in parts])
+            for number, key in enumerate(plans):
+                of_table = np.concatenate(found[number * len(parts) :][: len(parts)])
+                psnrs = np.minimum(np.nan_to_num(of_table, nan=-PSNR_CAP), PSNR_CAP)
+                arrays[key] = np.asarray(psnrs, dtype=np.float64)
 
     def _sampled(self, first: int, count: int, objective: Objective | None) -> torch.Tensor:
         if objective is None:
             return self._noise.images(first, count)
         return objective(self._noise.latents(first, count)).detach()
+
+
+def _psnr_key(table: Table, first: int, count: int) -> str:
+    return f"psnr.{first}.{count}.{table.digest}"
 
 
 def _slice(values: torch.Tensor, part: Part, start: int) -> torch.Tensor:

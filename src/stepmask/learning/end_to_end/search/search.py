@@ -261,6 +261,7 @@ class Search:
             table = base.table.switched(selection.actions, self.task)
             if self.budget.fits(table.actions):
                 proposed.setdefault(table.digest, (table, base.psnr + selection.predicted))
+        self.judge.measure_first(table for table, _ in proposed.values())
         return sorted(proposed.values(), key=lambda one: -self.judge.first_psnrs(one[0]).mean())
 
     def _base(self, target: float) -> Candidate:
