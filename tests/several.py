@@ -28,7 +28,7 @@ from tiny import ddim_pipeline, dit_pipeline
 
 STEPS, TARGET = 3, 0.7
 SEARCH = {
-    "rounds": 1, "gains": 2, "num_probes": 3, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.5,
+    "rounds": 0, "gains": 2, "num_probes": 3, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.5,
     "images_per_call": 1, "progress": False,
 }  # fmt: skip
 LONG = 120
@@ -195,14 +195,14 @@ def command(*arguments: str) -> tuple[int, str, str]:
             return error.code, out.getvalue(), err.getvalue()
 
 
-def command_and_die(who: int, *arguments: str) -> tuple[int, str, str]:
-    """The same, where one of them is killed and the launcher tells the others to end."""
+def command_and_die(*arguments: str) -> tuple[int, str, str]:
+    """The same, where the first one is killed and the launcher tells the others to end."""
     times, save = itertools.count(1), Judge.save
 
     def save_and_die(judge: Judge) -> None:
         save(judge)
         if next(times) == 3:
-            os.kill(os.getpid(), signal.SIGKILL if number() == who else signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM if number() else signal.SIGKILL)
 
     Judge.save = save_and_die
     return command(*arguments)
