@@ -4,13 +4,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors import safe_open
 
 import several
 from several import SEARCH, STEPS, TARGET, Started
 from stepmask import StepMask, StepMaskError, TargetError, UnsupportedModelError, fit_gains, learn, schedules
+from stepmask.cli.common import models
 from stepmask.learning import refusals
 from stepmask.learning.processes import LostProcessError, Processes
 from tiny import dit_pipeline
@@ -138,6 +141,25 @@ def test_when_the_first_has_died_one_other_says_how_to_go_on(arguments, tmp_path
     codes, errors = zip(*(one[::2] for one in others), strict=True)
     assert first is None and codes == (2, 2)
     assert sorted(text.count("the same call goes on from there") for text in errors) == [0, 1]
+
+
+@pytest.mark.parametrize(("given", "cpu_alone", "expected"), [
+    (None, "", "cuda:1"), ("cuda", "", "cuda:1"), ("cuda:0", "", "cuda:0"), ("cpu", "", "cpu"), (None, "True", "cpu"),
+])  # fmt: skip
+def test_each_has_an_accelerator_of_its_own(given, cpu_alone, expected, monkeypatch):
+    accelerator = SimpleNamespace(
+        is_available=lambda: True, current_accelerator=lambda: torch.device("cuda"), device_count=lambda: 2
+    )
+    monkeypatch.setattr(torch, "accelerator", accelerator)
+    monkeypatch.setattr(models, "current", lambda: Processes(1, 2))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", cpu_alone)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    pipe = SimpleNamespace(to=lambda device: device)
+    assert models._to(pipe, given) == expected
+    accelerator.device_count = lambda: 1
+    if expected == "cuda:1":
+        with pytest.raises(StepMaskError, match="process 1 has no accelerator of its own among the 1"):
+            models._to(pipe, given)
 
 
 ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "2"]
