@@ -140,8 +140,8 @@ def _own_accelerator() -> int:
     number, there = int(os.environ.get("LOCAL_RANK", current().number)), torch.accelerator.device_count()
     if number >= there:
         raise StepMaskError(
-            f"process {number} has no accelerator of its own among the {there} of this machine: start no more processes "
-            "than that, or say with --device where all of them run"
+            f"process {number} has no accelerator of its own among the {there} of this machine: start no more "
+            "processes than that, or say with --device where all of them run"
         )
     return number
 
