@@ -24,6 +24,7 @@ ALSO = {
         "stepmask.runtime.task.Task",
         "stepmask.learning.checkpoint.Checkpoint",
         "stepmask.learning.effort.Effort",
+        "stepmask.learning.processes.Processes",
         "stepmask.runtime.noise.Noise",
     ),
     "stepmask.evaluation": (

@@ -37,7 +37,7 @@ Found = TypeVar("Found")
 
 
 class LostProcessError(StepMaskError):
-    """A process that learns together with this one has ended without a word, or hangs."""
+    """A process that should learn together with this one has not come, has ended without a word, or hangs."""
 
 
 class Processes:
@@ -215,8 +215,8 @@ def together() -> Iterator[Processes]:
     Within itself it does nothing, and neither where there is one process.
 
     Raises:
-        StepMaskError: Some did not come, or another process raised it.
-        LostProcessError: Another process has ended, or hangs.
+        StepMaskError: Another process raised it.
+        LostProcessError: Another process did not come, has ended, or hangs.
     """
     number, total = launched()
     if _current is not None or total == 1:
@@ -256,7 +256,7 @@ def _connected(number: int, total: int) -> Iterator[Any]:
             dist.init_process_group("gloo", store=store, rank=number, world_size=total, timeout=PATIENCE)
             groups.append(dist.group.WORLD)
     except RuntimeError as error:
-        raise StepMaskError(
+        raise LostProcessError(
             f"not all of the {total} processes that were started have begun to learn within "
             f"{MEETING.total_seconds() / 60:g} minutes: call learn in each of them, with the same arguments, or in a "
             "program of one process"

@@ -16,14 +16,15 @@ from stepmask.learning.processes import GO_ON, LostProcessError, Processes, is_f
 @contextlib.contextmanager
 def one_voice() -> Iterator[Processes]:
     """Meet the other processes for a while; what goes wrong in any of them ends all, and one of them says it."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = None
     try:
         with together() as processes:
             if processes.count > 1:
-                signal.signal(signal.SIGTERM, _told_to_end)
+                before = signal.signal(signal.SIGTERM, _told_to_end)
             yield processes
     except LostProcessError:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends now in any case, and shall say why
+        before = signal.SIG_IGN  # it ends now in any case, and shall say why
+        signal.signal(signal.SIGTERM, before)
         if not is_first_to_say("lost"):
             raise typer.Exit(2) from None
         raise
@@ -31,7 +32,9 @@ def one_voice() -> Iterator[Processes]:
         if launched()[0]:
             raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
         raise
-    signal.signal(signal.SIGTERM, before)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _told_to_end(number: int, frame: Any) -> None:
