@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stepmask.errors import StepMaskError
+from stepmask.nesting import parents_of
 
 Unit = Literal["macs", "latency"]
 
@@ -22,7 +23,8 @@ class CostTable:
     Attributes:
         sites: B names in execution order.
         macs: (B,) multiply-accumulates of each site per image and step, attention products counted, guidance
-            included (a guided image runs the denoiser on two inputs or more).
+            included (a guided image runs the denoiser on two inputs or more). Of a site that contains others, what
+            runs in it outside of those.
         always_macs: What runs outside of all sites.
         forwards_per_image: Denoiser inputs per image and step: 2 with classifier-free guidance, 3 with some others.
         value_bytes: (B,) bytes of each site's value per image, guidance included, in the model's dtype; or None.
@@ -83,17 +85,21 @@ class CostTable:
         """Kept share of the full run's cost, in (0, 1].
 
         Args:
-            plan: A `Plan`; or a `StepMask`, then every cell that says compute is counted, dead ones included.
+            plan: A `Plan`; or a `StepMask`, then every cell that says compute is counted, dead ones included, unless it
+                lies within a site that does not.
             unit: ``"macs"`` or ``"latency"``.
         """
-        index = {name: i for i, name in enumerate(plan.sites)}
-        strangers = set(index) - set(self.sites)
+        strangers = set(plan.sites) - set(self.sites)
         if strangers:
             raise StepMaskError(f"this cost table has no site {min(strangers)!r}: measure the cost of the same model")
-        cells = np.asarray(plan.compute)
-        columns = [cells[:, index[name]].mean() if name in index else 1.0 for name in self.sites]
+        cells = np.ones((len(plan.compute), len(self.sites)), dtype=bool)
+        given = np.asarray(getattr(plan, "called", plan.compute))
+        cells[:, [self.sites.index(name) for name in plan.sites]] = given
+        for i, parent in reversed([*enumerate(parents_of(self.sites))]):  # what contains others comes after them
+            if parent is not None:
+                cells[:, i] &= cells[:, parent]
         sites, always = self.shares(unit)
-        return float(np.dot(sites, columns) + always)
+        return float(np.dot(sites, cells.mean(axis=0)) + always)
 
     def total_macs(self, plan: Any) -> float:
         """MACs per image of a whole run under `plan` (or mask)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +22,26 @@ Controller = Callable[[Callable[..., Any], tuple, dict], Any]
 others; either may be called any number of times."""
 
 
+def copied(value: Any) -> Any:
+    """A copy of a value into which the model writes."""
+    return tree_map_only(Tensor, torch.clone, value)
+
+
 def copying(controller: Controller) -> Controller:
-    """The same, but what comes out is a copy: for a module into whose value the model writes."""
+    """The same, but what comes out is a copy."""
+    return lambda compute, args, kwargs: copied(controller(compute, args, kwargs))
 
-    def copied(compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-        return tree_map_only(Tensor, torch.clone, controller(compute, args, kwargs))
 
-    return copied
+def one_within_the_other(outer: Controller, inner: Controller) -> Controller:
+    """One controller for a module that is two sites at once: what the outer one computes is what the inner one says."""
+
+    def control(compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        def within(a: tuple = args, k: dict = kwargs) -> Any:
+            return inner(partial(compute, a, k), a, k)
+
+        return outer(within, args, kwargs)
+
+    return control
 
 
 class Gate:

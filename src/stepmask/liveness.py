@@ -7,6 +7,10 @@ Two rules, both without effect on the output:
 * unchanged inputs: a site that would compute the same value again, since nothing that it reads has changed, reuses,
   unless a forecast needs the value at this step.
 
+Where a site that contains others does not compute, nothing within it is called: whatever the mask says of what lies
+within, it does not compute there, and the values it had stay. Where it computes, the sites within it act, and its value
+is told apart by what it is made of: only what of it is read keeps them alive, unless it is kept as a whole.
+
 Rows are kept as integers, one bit per site, so that a learner can ask for the cost of thousands of masks.
 """
 
@@ -15,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +27,7 @@ import numpy as np
 from stepmask.errors import StepMaskError
 from stepmask.graph import OUT, BlockGraph
 from stepmask.mask import Action, StepMask
+from stepmask.nesting import around, without_what_rests
 
 
 class State(IntEnum):
@@ -67,8 +73,14 @@ class Plan:
 
     @property
     def compute(self) -> np.ndarray:
-        """(T, B) bool: the cells that really run."""
+        """(T, B) bool: the cells whose value is computed."""
         return self.states == State.compute
+
+    @cached_property
+    def called(self) -> np.ndarray:
+        """(T, B) bool: the cells that run, those among them that run for what lies within them alone."""
+        rows = [around(row, self.graph.within) for row in rows_of(self.compute)]
+        return table_of(rows, len(self.sites))
 
     @property
     def num_rows(self) -> int:
@@ -114,6 +126,7 @@ class LiveRows(NamedTuple):
     """Result of `Elimination`: per row one integer, bit b for site b, and what is read later."""
 
     runs: list[int]
+    """Sites whose value is computed; those that contain one of them are called too."""
     read_now: list[int]
     later: list[Reads]
 
@@ -122,11 +135,10 @@ class Elimination:
     """Both rules over one graph; `apply` costs about a millisecond at 50 rows x 40 sites."""
 
     def __init__(self, graph: BlockGraph) -> None:
-        self.count = len(graph)
-        self._backward = []
-        for site in reversed(range(self.count)):
-            readers = graph.readers(site)
-            self._backward.append((1 << site, sum(1 << r for r in readers if r != OUT), OUT in readers))
+        self.count, self.within = len(graph), graph.within
+        self._backward = [
+            (1 << site, *_bits(graph.readers(site)), *_parts_read(graph, site)) for site in reversed(range(self.count))
+        ]
         self._forward = [(site, graph.writers(site)) for site in range(self.count) if not graph.depends_on_step(site)]
 
     def apply(
@@ -140,6 +152,7 @@ class Elimination:
             skip_unchanged: Whether to apply the second rule too.
         """
         forecasts = forecasts or [0] * len(rows)
+        rows = self.effective(rows)
         live = _live(self.row, rows, forecasts)
         lines = extrapolating(rows, forecasts)
         while skip_unchanged and self._forward:
@@ -149,12 +162,30 @@ class Elimination:
             live = _live(self.row, runs, forecasts)
         return live
 
+    def effective(self, rows: Sequence[int]) -> list[int]:
+        """What computes: nothing within a site that does not."""
+        return [without_what_rests(row, self.within) for row in rows] if self.within else list(rows)
+
+    def handed_out(self, row: int) -> int:
+        """The sites that are asked for a value in a row: all but those within a site that does not compute."""
+        handed = (1 << self.count) - 1
+        for outer, inside in self.within.items():
+            if not row >> outer & 1:
+                handed &= ~inside
+        return handed
+
     def row(self, mask: int, later: int) -> tuple[int, int]:
-        """Backward rule for one row: what runs and what is read now, given whose newest value is read later."""
+        """Backward rule for one row: what runs and what is read now, given whose newest value is read later.
+
+        Both ways to tell who reads a value are right about whom they leave out. One takes every site for a reader, and
+        so sees where one that rests cuts the way; the other sees through those that compute.
+        """
         run = now = 0
-        for bit, readers, read_by_output in self._backward:
+        kept = mask & later
+        for bit, readers, read_by_output, parts_readers, output_reads_part, kept_readers in self._backward:
             if read_by_output or run & readers:
-                now |= bit
+                if output_reads_part or run & parts_readers or kept & kept_readers:
+                    now |= bit
             if mask & bit and (now | later) & bit:
                 run |= bit
         return run, now
@@ -194,12 +225,29 @@ class Elimination:
                     value = step
                     if site in independent:
                         value = known.setdefault((site, tuple(now[writer] for writer in independent[site])), step)
-                    if value == computed[site] and not live.later[step].points & bit:
+                    # of several values, some might be kept for the sake of one that was not read
+                    as_good = site not in self.within or len(independent.get(site, ())) == 1
+                    if as_good and value == computed[site] and not live.later[step].points & bit:
                         kept &= ~bit
                     computed[site] = value
                 now[site] = computed[site]
             result.append(kept)
         return result
+
+
+def _bits(readers: Sequence[int]) -> tuple[int, bool]:
+    """Readers as one bit for each site, and whether the output is among them."""
+    return sum(1 << reader for reader in readers if reader != OUT), OUT in readers
+
+
+def _parts_read(graph: BlockGraph, site: int) -> tuple[int, bool, int]:
+    """Who reads a value where all that contain sites compute, and which of those have it in their own value."""
+    if graph.inner is None or site in graph.within:
+        return *_bits(graph.readers(site)), 0
+    places = [graph.names.index(name) for name in graph.inner.names]
+    leaf = places.index(site)
+    readers = [OUT if reader == OUT else places[reader] for reader in graph.inner.readers(leaf)]
+    return *_bits(readers), sum(1 << outer for outer, leaves in graph.made_of.items() if leaf in leaves)
 
 
 def _live(in_row: Callable[[int, int], tuple[int, int]], rows: Sequence[int], forecasts: Sequence[int]) -> LiveRows:
@@ -274,12 +322,13 @@ def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *,
     if not isinstance(graph, BlockGraph):
         raise StepMaskError(f"make_plan needs a BlockGraph, got {type(graph).__name__}: use stepmask.describe(pipe)")
     actions, count = full_actions(mask, graph), len(graph)
-    rows = rows_of(actions == Action.compute)
+    elimination = Elimination(graph)
+    rows = elimination.effective(rows_of(actions == Action.compute))
     forecasts = extrapolating(rows, rows_of(actions == Action.linear))
     if eliminate_dead:
-        live = Elimination(graph).apply(rows, forecasts, skip_unchanged)
+        live = elimination.apply(rows, forecasts, skip_unchanged)
     else:
-        live = _live(lambda row, later: (row, (1 << count) - 1), rows, forecasts)
+        live = _live(lambda row, later: (row, elimination.handed_out(row)), rows, forecasts)
     runs, now = table_of(live.runs, count), table_of(live.read_now, count)
     instead = np.where(table_of(forecasts, count), State.forecast, State.reuse)
     states = np.where(runs, State.compute, np.where(now, instead, State.dead)).astype(np.uint8)

@@ -27,8 +27,9 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 
 def num_bytes(value: Value) -> int:
-    """Bytes of all tensors in a value."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(value))
+    """Bytes of all tensors in a value, one that stands there twice counted once."""
+    tensors = {id(tensor): tensor for tensor in tensors_in(value)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def take_apart(value: Value) -> tuple[list[Tensor], Layout]:

@@ -1,7 +1,7 @@
 """Diffusion transformers: patterns of their sites, and the shapes of example inputs. A table to extend.
 
-Who reads whom is traced, except where all values are `branches`. Sites are what is computed before a block's gate, so
-that the gate stays that of the current step. Where blocks have two streams, what is added to the text reaches the image
+Who reads whom is traced, and so is what contains the sites: blocks, and lists of blocks. The innermost sites are what is
+computed before a block's gate, so that the gate stays that of the current step. Where blocks have two streams, what is added to the text reaches the image
 through later attention only: the traced graph says so, and it is dead where that is held.
 """
 
@@ -78,7 +78,6 @@ class DiT(WithVariance):
     patterns = {"transformer_blocks.*.attn1": "attention", "transformer_blocks.*.ff": "mlp"}
     # what modulates the norms also makes the gates, which are needed at every step
     feeding = {"attn1": ("norm1.norm",), "ff": ("norm3",)}
-    branches = True
     shapes = {"hidden_states": LATENTS}
 
     def others(self, model: nn.Module, like: Tensor) -> dict[str, Any]:
@@ -92,7 +91,6 @@ class PixArt(WithVariance):
 
     patterns = SELF_CROSS_FF
     feeding = {"attn1": ("norm1",), "ff": ("norm2",)}
-    branches = True
     shapes = {"hidden_states": LATENTS, "encoder_hidden_states": (300, "caption_channels")}
 
     def others(self, model: nn.Module, like: Tensor) -> dict[str, Any]:
@@ -167,7 +165,6 @@ class Wan(Architecture):
     """
 
     patterns = {"blocks.*.attn1": "attention", "blocks.*.attn2": "cross_attention", "blocks.*.ffn": "mlp"}
-    branches = True
 
     def example_inputs(
         self, model: nn.Module, batch_size: int = 1, video: tuple[int, int, int] = (2, 8, 8), tokens: int = 6

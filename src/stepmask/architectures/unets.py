@@ -6,7 +6,7 @@ The attention and feed-forward layers within the transformers of Stable Diffusio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -14,47 +14,32 @@ import torch
 from torch import nn
 
 from stepmask.errors import UnsupportedModelError
-from stepmask.graph import FRESH, BlockGraph, GraphBuilder, Origins, Site
+from stepmask.graph import BlockGraph, Kind, Site
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.inputs import noise
 from stepmask.inspection.registry import register
-from stepmask.inspection.sites import kind_of
+from stepmask.inspection.sites import find_sites, kind_of
 
 
 class UNet(Architecture):
-    """Sites are resnets, what follows them (attention or a transformer), and samplers.
+    """The innermost sites are resnets, what follows them (attention or a transformer), and samplers.
 
-    The decoder also reads every state of the encoder.
+    The decoder also reads every state of the encoder, so blocks of the encoder rest layer by layer alone.
     """
 
     step_inputs = ("sample", "timestep")
     declared_blocks: ClassVar[frozenset[str]]
     """Classes of blocks that run their layers in the order assumed here."""
 
-    def graph(self, model: nn.Module) -> BlockGraph:
-        """Sites in execution order; raises UnsupportedModelError for blocks that are not declared."""
-        self._check(model)
-        builder = GraphBuilder()
-        deepest = len(model.down_blocks) - 1
-        hidden: Origins = FRESH  # conv_in
-        skips = [hidden]
-        for level, block in enumerate(model.down_blocks):
-            name = f"down_blocks.{level}"
-            skips += _layers(builder, name, block, hidden, level)
-            skips += _samplers(builder, f"{name}.downsamplers", block.downsamplers, skips[-1], level)
-            hidden = skips[-1]
-        if model.mid_block is not None:
-            hidden = _middle(builder, model.mid_block, hidden, deepest)
-        for index, block in enumerate(model.up_blocks):
-            name, level = f"up_blocks.{index}", deepest - index
-            values = _layers(builder, name, block, hidden, level, skips)
-            values += _samplers(builder, f"{name}.upsamplers", block.upsamplers, values[-1], level)
-            hidden = values[-1]
-        return builder.finish(hidden)
-
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
-        """The declared sites, in execution order."""
-        return self.graph(model).sites
+        """Every layer of every block; raises UnsupportedModelError for blocks of other classes."""
+        self._check(model)
+        layers = (
+            name
+            for name, _ in model.named_modules()
+            if re.fullmatch(r"(.+_blocks\.\d+|mid_block)\.(resnets|attentions|downsamplers|upsamplers)\.\d+", name)
+        )
+        return find_sites(model, {name: _kind(name, model.get_submodule(name)) for name in layers})
 
     def _check(self, model: nn.Module) -> None:
         blocks = [*model.down_blocks, *model.up_blocks, *([] if model.mid_block is None else [model.mid_block])]
@@ -94,17 +79,17 @@ class UNet2DCondition(UNet):
     )
 
     def graph(self, model: nn.Module) -> BlockGraph:
-        """The declared graph, with the values that are written into in place.
+        """The traced graph, with the values that are written into in place.
 
         A T2I-Adapter adds to the values of encoder blocks and of the middle. FreeU, where it is on, scales what a
         decoder's layer reads.
         """
         graph = super().graph(model)
-        blocks = [
-            ".".join(name.split(".")[:2]) if name.startswith("down") else name.split(".")[0] for name in graph.names
-        ]
-        last = {block: i for i, block in enumerate(blocks)}
+        parts = [name.split(".") for name in graph.names]
+        blocks = [".".join(part[: 2 if part[0] == "down_blocks" else 1]) for part in parts]
+        last = {block: i for i, block in enumerate(blocks) if i not in graph.within}
         rewritten = {i for block, i in last.items() if block != "up_blocks"}
+        rewritten |= {i for i in graph.within if not graph.names[i].startswith("up_blocks")}
         if any(getattr(block, "b1", None) for block in model.up_blocks):
             rewritten |= {i for i, block in enumerate(blocks) if block == "up_blocks"}
         return replace(graph, rewritten=frozenset(rewritten))
@@ -136,39 +121,8 @@ def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _layers(
-    builder: GraphBuilder, name: str, block: nn.Module, hidden: Origins, level: int, skips: list[Origins] | None = None
-) -> list[Origins]:
-    """The value after each layer of a block; a decoder's layers also take and read a skip each."""
-    values = []
-    for layer, attention in enumerate(getattr(block, "attentions", None) or [None] * len(block.resnets)):
-        skip = skips.pop() if skips is not None else frozenset()
-        hidden = builder.site(f"{name}.resnets.{layer}", "resnet", hidden | skip | FRESH, level)
-        hidden = _attention(builder, f"{name}.attentions.{layer}", attention, hidden, level)
-        values.append(hidden)
-    return values
-
-
-def _middle(builder: GraphBuilder, block: nn.Module, hidden: Origins, level: int) -> Origins:
-    hidden = builder.site("mid_block.resnets.0", "resnet", hidden | FRESH, level)
-    for layer, attention in enumerate(block.attentions):
-        hidden = _attention(builder, f"mid_block.attentions.{layer}", attention, hidden, level)
-        hidden = builder.site(f"mid_block.resnets.{layer + 1}", "resnet", hidden | FRESH, level)
-    return hidden
-
-
-def _attention(builder: GraphBuilder, name: str, module: nn.Module | None, hidden: Origins, level: int) -> Origins:
-    return hidden if module is None else builder.site(name, kind_of(name, module), hidden, level)
-
-
-def _samplers(
-    builder: GraphBuilder, name: str, samplers: Iterable[nn.Module] | None, hidden: Origins, level: int
-) -> list[Origins]:
-    """Convolutions, or resnets that change the resolution and read the timestep embedding."""
-    values = []
-    for i, sampler in enumerate(samplers or ()):
-        timed = hasattr(sampler, "time_emb_proj")
-        reads = hidden | FRESH if timed else hidden
-        hidden = builder.site(f"{name}.{i}", "resnet" if timed else "sampler", reads, level)
-        values.append(hidden)
-    return values
+def _kind(name: str, module: nn.Module) -> Kind:
+    """Samplers are convolutions, or resnets that change the resolution and read the timestep embedding."""
+    if re.search(r"\.(down|up)samplers\.", name):
+        return "resnet" if hasattr(module, "time_emb_proj") else "sampler"
+    return "resnet" if ".resnets." in name else kind_of(name, module)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph, Site
 from stepmask.inspection.inputs import as_batch, num_samples, repeated
-from stepmask.inspection.sites import Patterns, find_sites
+from stepmask.inspection.sites import Patterns, find_sites, sites_around
 from stepmask.inspection.structure import Incomparable, remembered, sizes_of
 from stepmask.inspection.trace import trace
 from stepmask.inspection.twin import Twin, on_a_twin
@@ -38,8 +39,6 @@ class Architecture(ABC):
     """Names of the forward arguments that change from step to step, the noisy sample first."""
     timestep_name: str = "timestep"
     """The forward argument that says where the run stands."""
-    branches: ClassVar[bool] = False
-    """Whether every site's value is added to one residual stream, which all later sites and the output read."""
     feeding: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Siblings that feed a site alone, by the last part of the site's name; `feeders` reads it."""
 
@@ -52,21 +51,19 @@ class Architecture(ABC):
         return self
 
     def graph(self, model: nn.Module) -> BlockGraph:
-        """The block graph of `model`: its sites in execution order, and which of them read which.
+        """The block graph of `model`: its sites in execution order, which lies within which, and which read which.
 
-        The default traces it, once for all models of the same structure. A family that declares its graph sets
-        `branches` or overrides this; the contract tests hold the declared graph to the traced one.
+        It is traced, once for all models of the same structure. What contains sites and can rest as a whole is a site
+        too: blocks, and lists of blocks.
 
         Raises:
             UnsupportedModelError: The model has blocks that the family does not know, or cannot be traced.
         """
         sites = self.sites(model)
-        if self.branches:
-            return BlockGraph.branches(sites)
         return remembered(model, ("graph", self.key, sites), None, lambda: self.trace(model, sites))
 
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
-        """The places that a mask decides on, in any order."""
+        """The innermost places that a mask decides on, in any order."""
         return find_sites(model, self.patterns)
 
     @abstractmethod
@@ -105,18 +102,24 @@ class Architecture(ABC):
         return output
 
     def trace(self, model: nn.Module, sites: Sequence[Site]) -> BlockGraph:
-        """The graph of these sites, traced on a copy of the model without values.
+        """The graph of these sites and of what is around them, traced on copies of the model without values.
 
         Raises:
             UnsupportedModelError: It cannot be traced, or the trace cannot prove who reads whom.
         """
+        around = sites_around(model, sites)
 
-        def traced(twin: Twin) -> BlockGraph:
+        def traced(twin: Twin) -> tuple[BlockGraph | None, list[str]]:
             with twin.running():
                 inputs = twin.inputs(self.example_inputs(twin.model), hidden=self.step_inputs)
-                return trace(twin.model, sites, inputs, self.step_inputs, lambda: self.run_for_all(twin.model, inputs))
+                run = partial(self.run_for_all, twin.model, inputs)
+                return trace(twin.model, sites, around, inputs, self.step_inputs, run)
 
-        return on_a_twin(model, traced)
+        graph, unfit = on_a_twin(model, traced)
+        while graph is None:
+            around = tuple(site for site in around if site.name not in unfit)
+            graph, unfit = on_a_twin(model, traced)
+        return graph
 
 
 class Given(Architecture):

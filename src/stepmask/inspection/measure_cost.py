@@ -15,14 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from stepmask.cost import CostTable
 from stepmask.gate import gated
+from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.describe import Description, description_of
 from stepmask.inspection.first_step import FirstStep, first_step
 from stepmask.inspection.inputs import repeated
 from stepmask.inspection.pipeline_call import PipelineCall
-from stepmask.inspection.sites import Patterns
+from stepmask.inspection.sites import Patterns, ends_of, gates_of
 from stepmask.inspection.structure import remembered
 from stepmask.inspection.twin import Twin, on_a_twin
+from stepmask.nesting import parents_of
 from stepmask.values import num_bytes
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
@@ -112,15 +114,16 @@ def _count_macs(twin: Twin, description: Description, inputs: Mapping[str, Any] 
     size: dict[str, int] = {}
     modules, names = dict(twin.model.named_modules()), description.graph.names
     for name in names:
-        modules[name].register_forward_hook(lambda _m, _a, value, name=name: size.update({name: num_bytes(value)}))
+        last = modules[ends_of(twin.model, name)[1]]
+        last.register_forward_hook(lambda _m, _a, value, name=name: size.update({name: num_bytes(value)}))
     with torch.no_grad(), twin.running():
         inputs = twin.inputs(_inputs(description.architecture, twin.model, inputs))
         with FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter:
             description.architecture.run(twin.model, inputs)
     by_module = counter.get_flop_counts()
     prefix = type(twin.model).__name__
-    macs = np.array([sum(by_module.get(f"{prefix}.{name}", {}).values()) / 2 for name in names])
-    products = np.array([_product_macs(by_module, prefix, name, modules[name]) for name in names])
+    macs = _own(description.graph, lambda name: sum(by_module.get(f"{prefix}.{name}", {}).values()) / 2)
+    products = _own(description.graph, lambda name: _product_macs(by_module, prefix, name, modules[name]))
     return CostTable(
         names,
         macs,
@@ -129,6 +132,17 @@ def _count_macs(twin: Twin, description: Description, inputs: Mapping[str, Any] 
         product_macs=products,
         always_product_macs=_product_macs(by_module, prefix, "", twin.model) - products.sum(),
     )
+
+
+def _own(graph: BlockGraph, of_module: Callable[[str], float]) -> np.ndarray:
+    """What of each site's cost lies in no site within it; nothing of a list's, whose blocks are called one by one."""
+    parents = parents_of(graph.names)
+    own = np.array([0.0 if site.kind == "stack" else of_module(site.name) for site in graph.sites])
+    total = own.copy()
+    for i, parent in enumerate(parents):
+        if parent is not None and graph.sites[parent].kind != "stack":
+            own[parent] -= total[i]
+    return own
 
 
 def _product_macs(by_module: Mapping[str, Mapping[Any, int]], prefix: str, name: str, module: nn.Module) -> float:
@@ -168,17 +182,18 @@ def _time_sites(
 
         return control
 
-    modules = dict(denoiser.named_modules())
     training = denoiser.training
     denoiser.eval()
     try:
         architecture.run(denoiser, inputs)
-        with gated([(name, modules[name], timer(i)) for i, name in enumerate(graph.names)]):
+        with gated(gates_of(denoiser, graph, timer)):
             for current in range(rounds):
                 start = now()
                 architecture.run(denoiser, inputs)
-                spent[current, -1] = now() - start - spent[current, :-1].sum()
+                spent[current, -1] = now() - start
     finally:
         denoiser.train(training)
     median = np.median(spent, axis=0)
-    return median[:-1], float(max(median[-1], 0.0))
+    place = {name: i for i, name in enumerate(graph.names)}
+    own = np.maximum(_own(graph, lambda name: median[place[name]]), 0.0)
+    return own, float(max(median[-1] - own.sum(), 0.0))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import get_args
 
 from torch import nn
 
 from stepmask.errors import StepMaskError, UnsupportedModelError
-from stepmask.graph import Kind, Site
+from stepmask.gate import Controller, one_within_the_other
+from stepmask.graph import BlockGraph, Kind, Site
 
 Patterns = Mapping[str, Kind] | Sequence[str]
 """Names of submodules, perhaps with their kinds: ``*`` stands for one part of a dotted name, ``**`` for any number."""
@@ -58,6 +59,50 @@ def find_sites(model: nn.Module, patterns: Patterns) -> tuple[Site, ...]:
     )
 
 
+def sites_around(model: nn.Module, sites: Iterable[Site]) -> tuple[Site, ...]:
+    """Modules and lists of modules that contain some of the sites, outermost first: what may rest as a whole."""
+    given = {site.name for site in sites}
+    parts = [name.split(".") for name in given]
+    names = {".".join(path[:length]) for path in parts for length in range(1, len(path))} - given
+    found = []
+    for name, module in model.named_modules():
+        if name not in names:
+            continue
+        if not isinstance(module, nn.ModuleList):
+            found.append(Site(name, "block", depth_of(name, model)))
+        elif len(module) > 1 and not (given & {f"{name}.{i}" for i in range(len(module))} and _in_block(name, names)):
+            found.append(Site(name, "stack", depth_of(name, model)))
+    return tuple(sorted(found, key=lambda site: site.name.count(".")))
+
+
+def _in_block(name: str, names: set[str]) -> bool:
+    """Whether a module of these names contains this one, so that a list of layers says nothing that it does not say."""
+    return any(name.startswith(f"{other}.") for other in names)
+
+
+def ends_of(model: nn.Module, site: str) -> tuple[str, str]:
+    """Names of the modules with which a site begins and ends: of a list its first and its last, else the site's own."""
+    module = model.get_submodule(site)
+    return (f"{site}.0", f"{site}.{len(module) - 1}") if isinstance(module, nn.ModuleList) else (site, site)
+
+
+def gates_of(
+    model: nn.Module, graph: BlockGraph, controller: Callable[[int], Controller]
+) -> list[tuple[str, nn.Module, Controller]]:
+    """A gate for every site of a graph; a list of blocks has it on its last block, around that block's own.
+
+    Args:
+        model: The denoiser.
+        graph: Its sites.
+        controller: Makes the controller of a site from its index.
+    """
+    gates: dict[str, Controller] = {}
+    for index, site in enumerate(graph.sites):  # of two sites that end with one module, the inner one comes first
+        name, control = ends_of(model, site.name)[1], controller(index)
+        gates[name] = one_within_the_other(control, gates[name]) if name in gates else control
+    return [(name, model.get_submodule(name), control) for name, control in gates.items()]
+
+
 def kind_of(name: str, module: nn.Module) -> Kind:
     """What a submodule is, as its name and the name of its class tell."""
     last = name.rpartition(".")[2]
@@ -76,9 +121,11 @@ def depth_of(name: str, model: nn.Module) -> int | None:
     deepest = len(model.down_blocks) - 1
     part, _, rest = name.partition(".")
     number = rest.partition(".")[0]
-    if part == "down_blocks":
-        return int(number)
-    return deepest - int(number) if part == "up_blocks" else deepest
+    if part not in ("down_blocks", "up_blocks"):
+        return deepest
+    if not number:  # the list of all levels
+        return 0
+    return int(number) if part == "down_blocks" else deepest - int(number)
 
 
 def _regex(pattern: str) -> re.Pattern:

@@ -168,22 +168,23 @@ def _run(learner: Learner, **asked: Any) -> Any:
 
 def _learned(learner: Learner, **asked: Any) -> Any:
     """Learn, and note what it took."""
-    job = Job(method=learner.name, **asked)
-    with job.effort.counting(job.task.denoiser):
+    task = asked.pop("task")
+    job = Job(method=learner.name, task=task if learner.nested else task.innermost, **asked)
+    with job.effort.counting(task.denoiser):
         found = learner(job)
     if isinstance(found, MaskFamily):
-        return MaskFamily(tuple(Member(one.macs, one.psnr, _noted(one.mask, job)) for one in found))
-    return _noted(found, job)
+        return MaskFamily(tuple(Member(one.macs, one.psnr, _noted(one.mask, job, task)) for one in found))
+    return _noted(found, job, task)
 
 
-def _noted(mask: StepMask, job: Job) -> StepMask:
+def _noted(mask: StepMask, job: Job, task: Task) -> StepMask:
     """The mask with the way it was learned, what was asked, what its plan costs, and what learning took."""
-    plan = make_plan(mask, job.task.graph)
+    plan = make_plan(mask, task.graph)
     facts = {
         "method": job.method,
         "asked": job.goals.to_dict(),
-        "macs": round(job.task.costs.fraction(plan), 6),
-        "cache_bytes_per_image": job.task.costs.peak_cache_bytes(plan),
+        "macs": round(task.costs.fraction(plan), 6),
+        "cache_bytes_per_image": task.costs.peak_cache_bytes(plan),
     }
     known = {**facts, **mask.provenance, "config": job.config.to_dict(), **job.effort.facts()}
     return replace(mask, provenance=known)

@@ -38,6 +38,7 @@ class Learner:
         needs_target: Whether one of the targets must be given.
         shares: Whether it shares its work out where several processes learn together, by the `Processes` of its job;
             else it runs in the first of them alone, and the others wait.
+        nested: Whether it decides on blocks and lists of blocks too; else its task has the innermost sites alone.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Learner:
     goals: frozenset[str] = frozenset({"target_macs"})
     needs_target: bool = True
     shares: bool = False
+    nested: bool = False
 
     def __call__(self, job: Job) -> StepMask | MaskFamily:
         """Learn."""

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
-from stepmask.gate import Gates, copying
+from stepmask.gate import Gates, copied
 from stepmask.graph import BlockGraph
 from stepmask.inspection.first_step import without_fractions
+from stepmask.inspection.sites import gates_of
 from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
@@ -36,6 +37,8 @@ class Stream:
     policy: Policy
     cache: Cache
     arguments: _Arguments
+    asked: Sequence[bool] = ()
+    """Per site, whether the policy is asked in this row; the others compute."""
 
 
 class _Arguments:
@@ -98,10 +101,8 @@ class Executor:
         self.first_call: tuple[tuple, dict] | None = None
         """Arguments of that run's first call, of fractions the shapes alone."""
         modules = dict(denoiser.named_modules())
-        gates = [
-            (site.name, modules[site.name], self._controller(i, i in graph.rewritten))
-            for i, site in enumerate(graph.sites)
-        ]
+        self._every_site = [True] * len(graph)
+        gates = gates_of(denoiser, graph, lambda i: self._controller(i, i in graph.rewritten))
         for i, site in enumerate(graph.sites):
             for name in (feeders or {}).get(site.name, ()):
                 gates.append((name, modules[name], self._feeder_controller(i)))
@@ -137,11 +138,12 @@ class Executor:
     def _controller(self, site: int, rewritten: bool) -> Callable[[Callable[[], Value], tuple, dict], Value]:
         def control(compute: Callable[[], Value], args: tuple, kwargs: dict) -> Value:
             stream = self._current
-            if stream is None:  # a submodule called on its own, outside of the denoiser
+            if stream is None or not stream.asked[site]:  # None: a submodule called on its own, outside of the denoiser
                 return compute()
-            return stream.policy(stream.row - stream.start, site, compute, stream.cache)
+            value = stream.policy(stream.row - stream.start, site, compute, stream.cache)
+            return copied(value) if rewritten else value
 
-        return copying(control) if rewritten else control
+        return control
 
     def _feeder_controller(self, site: int) -> Callable[[Callable[[], Tensor], tuple, dict], Tensor]:
         def control(compute: Callable[[], Tensor], args: tuple, kwargs: dict) -> Tensor:
@@ -192,6 +194,8 @@ class Executor:
                 self.stretches.pop()
             self.stretches.append((stream.start, position.row))
         stream.row, stream.arguments = position.row, arguments
+        asks = getattr(stream.policy, "asks", None)
+        stream.asked = self._every_site if asks is None else asks(stream.row - stream.start)
         return stream
 
     def __deepcopy__(self, memo: dict) -> None:

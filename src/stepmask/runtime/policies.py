@@ -28,6 +28,10 @@ class RunPlan:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._states = plan.states.tolist()
+        self._called = plan.called.tolist()
+        unread = plan.called & (plan.states != State.reuse) & (plan.states != State.forecast) & (plan.keep == 0)
+        unread[0] = False
+        self._asked = (~unread).tolist()
         self._keep = plan.keep.tolist()
         rows = np.arange(plan.num_rows)[:, None]
         self._computed = np.maximum.accumulate(np.where(plan.compute, rows, -1)).tolist()  # last, at each cell
@@ -37,6 +41,10 @@ class RunPlan:
     def runs(self, step: int, site: int) -> bool:
         """Whether a site computes: at its first step also where it is dead, to learn the shape of its value."""
         return step == 0 or self._states[step][site] == State.compute
+
+    def asks(self, step: int) -> list[bool]:
+        """Per site whether anything is to be done at a step but to run it."""
+        return self._asked[step]
 
     def __call__(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """Compute, reuse, extrapolate, or stand in for a dead value."""
@@ -60,6 +68,8 @@ class RunPlan:
                 cache.learn_shape(site, value)
                 return value
             return cache.dead(site)
+        if self._called[step][site]:
+            compute()  # for the sake of what lies within
         self._check_cached(step, site, cache)
         value = cache.get(site) if state == State.reuse else self.forecast(step, site, cache)
         cache.trim(site, keep)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,15 @@ class Task:
         if self._mask is None:
             return description_of(self.pipe, call_kwargs=self.call_kwargs)
         return description_for(self.pipe, self._mask, self.call_kwargs)
+
+    @property
+    def innermost(self) -> Task:
+        """The same task with the innermost sites alone, for rules that know of no others."""
+        task = copy.copy(self)
+        known = self.description
+        task.__dict__ |= {"description": replace(known, graph=known.graph.innermost)}
+        task.__dict__.pop("costs", None)
+        return task
 
     @property
     def graph(self) -> BlockGraph:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from stepmask.errors import StepMaskError
-from stepmask.graph import BlockGraph
+from stepmask.graph import BlockGraph, Level
 from stepmask.mask import NOMINAL, TIMESTEPS, StepMask, scheduler_identity
 from stepmask.timesteps import says_timesteps, start_run
 
@@ -28,9 +28,14 @@ class ScheduleInputs:
     Args:
         model: A `BlockGraph`, or anything with ``scheduler`` whose graph `describe` finds (a diffusers pipeline).
         timesteps: With a graph the T timesteps; with a pipeline the number of inference steps.
+        level: The level that the schedule decides on, as `BlockGraph.level` has it.
+
+    Attributes:
+        graph: The sites of that level alone: of the innermost with the samplers, of others without.
+        timesteps: T timesteps.
     """
 
-    def __init__(self, model: Any, timesteps: int | Iterable[float]) -> None:
+    def __init__(self, model: Any, timesteps: int | Iterable[float], level: Level = "branch") -> None:
         self.scheduler: dict[str, Any] | None = None
         self.provenance: dict[str, Any] = {}
         if isinstance(model, BlockGraph):
@@ -51,6 +56,9 @@ class ScheduleInputs:
                 self.provenance[TIMESTEPS] = NOMINAL
             timesteps = scheduler.timesteps
         self.timesteps = [float(t) for t in timesteps]
+        self.level, self.fingerprint = level, self.graph.fingerprint
+        decided = self.graph.level(level)
+        self.graph = self.graph.innermost if level == "branch" else self.graph.only(decided)
 
     def mask(self, compute: np.ndarray, forecast: Forecast | None = None, **provenance: Any) -> StepMask:
         """A mask over all sites of the graph, whose cells that do not compute hold, or with `forecast` extrapolate."""
@@ -58,13 +66,15 @@ class ScheduleInputs:
             raise StepMaskError(f"forecast must be None or one of {', '.join(get_args(Forecast))}, got {forecast!r}")
         if forecast:
             provenance["forecast"] = forecast
+        if self.level != "branch":
+            provenance["level"] = self.level
         return StepMask(
             compute=compute,
             forecast=~compute if forecast else None,
             sites=self.graph.names,
             timesteps=self.timesteps,
             scheduler=self.scheduler,
-            graph=self.graph.fingerprint,
+            graph=self.fingerprint,
             provenance={**self.provenance, **provenance},
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stepmask.errors import StepMaskError
+from stepmask.graph import Level
 from stepmask.mask import StepMask
 from stepmask.schedules.inputs import Forecast, ScheduleInputs, check_steps
 from stepmask.schedules.registry import register
@@ -24,6 +25,7 @@ def key_steps(
     steps: int | Iterable[int] | None = None,
     power: float = POWER,
     forecast: Forecast | None = "linear",
+    level: Level = "stack",
 ) -> StepMask:
     """All blocks compute at some steps and are forecast between: FORA for any budget, spaced as forecasts need it.
 
@@ -37,11 +39,13 @@ def key_steps(
         power: Where `steps` is a number, step i of n is ``T (i / n) ** power``: 1 spaces them evenly, more puts more
             of them at the beginning.
         forecast: ``"linear"`` extrapolates the two values computed last between key steps; None holds the last.
+        level: ``"stack"`` forecasts the value of all blocks together, which takes the least cache and the least time;
+            ``"block"`` and ``"branch"`` those of each block, or of the parts that are added up within them.
 
     Raises:
         StepMaskError: `steps` are not steps of the run, or `power` is below 1.
     """
-    inputs = ScheduleInputs(graph_or_pipe, timesteps)
+    inputs = ScheduleInputs(graph_or_pipe, timesteps, level)
     num_rows = len(inputs.timesteps)
     if steps is None:
         steps = (num_rows + 1) // 2

@@ -137,7 +137,9 @@ class Search:
                 seen.add(tuple(steps))
                 tried += 1
                 forecast = schedule.provenance.get("forecast")
-                schedule_of_steps = key_steps(self.task.graph, self.task.timesteps, steps, forecast=forecast)
+                schedule_of_steps = key_steps(
+                    self.task.graph, self.task.timesteps, steps, forecast=forecast, level="branch"
+                )
                 moved = self._try_schedule(schedule_of_steps, start)
                 if moved is not None and moved.psnr > start.psnr and moved.cost <= self._tuning.reach * target:
                     best = moved
