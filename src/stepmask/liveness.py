@@ -3,7 +3,7 @@
 Two rules, both without effect on the output:
 
 * backward liveness: a computation whose value nobody reads, now or from the cache later, is dead. A forecast reads two
-  values, so liveness follows the newest and the second newest of each site;
+  values or more, so liveness follows the newest, the second newest and older ones of each site;
 * unchanged inputs: a site that would compute the same value again, since nothing that it reads has changed, reuses,
   unless a forecast needs the value at this step.
 
@@ -40,7 +40,7 @@ class State(IntEnum):
     compute = 2
     """Run the site."""
     forecast = 3
-    """Extrapolate the two cached values."""
+    """Extrapolate cached values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +50,13 @@ class Plan:
     Attributes:
         states: (T, B) uint8 of `State`, read-only.
         keep: (T, B) uint8, how many of a site's values, newest first, are read at later steps: what stays in the
-            cache after the step. 2 where a forecast will read two.
+            cache after the step. 2 or more where a forecast will read so many.
         mask: The mask that the plan was made from.
         graph: The graph that the plan was made with.
         eliminate_dead: Whether dead computations were removed.
         gains: (T, B) factors of the slopes of forecasts; None where all are 1.
         channel_gains: Further factors (C,) by site, one for each channel of its value; other sites have 1.
+        weights: (T, K, C) by site whose forecasts are weighted sums, as `StepMask.weights` has them.
     """
 
     states: np.ndarray
@@ -65,6 +66,7 @@ class Plan:
     eliminate_dead: bool = True
     gains: np.ndarray | None = None
     channel_gains: Mapping[int, np.ndarray] = field(default_factory=dict)
+    weights: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -104,9 +106,8 @@ class Plan:
             return self
         actions = self.mask.actions[start:]
         actions[0] = Action.compute
-        gains = None if self.mask.gains is None else self.mask.gains[start:]
         suffix = self.mask.with_actions(
-            actions, timesteps=self.mask.timesteps[start:], gains=gains, channel_gains=self.mask.channel_gains
+            actions, timesteps=self.mask.timesteps[start:], **self.mask.forecasting(range(start, self.num_rows))
         )
         return make_plan(suffix, self.graph, eliminate_dead=self.eliminate_dead)
 
@@ -114,12 +115,15 @@ class Plan:
 class Reads(NamedTuple):
     """What later rows read, one bit per site: after a row, of the values known then."""
 
-    newest: int = 0
-    """Sites whose newest value is read."""
-    second: int = 0
-    """Sites whose second newest value is read too; always within `newest`."""
+    ages: tuple[int, ...]
+    """Sites whose newest value is read; those whose second newest is too; and so on."""
     points: int = 0
     """Sites whose newest value is read by a forecast."""
+
+    @property
+    def newest(self) -> int:
+        """Sites whose newest value is read."""
+        return self.ages[0]
 
 
 class LiveRows(NamedTuple):
@@ -132,10 +136,19 @@ class LiveRows(NamedTuple):
 
 
 class Elimination:
-    """Both rules over one graph; `apply` costs about a millisecond at 50 rows x 40 sites."""
+    """Both rules over one graph; `apply` costs about a millisecond at 50 rows x 40 sites.
 
-    def __init__(self, graph: BlockGraph) -> None:
+    Args:
+        graph: The sites, and who reads whom.
+        num_values: By site how many values its forecasts read, where that is not 2.
+    """
+
+    def __init__(self, graph: BlockGraph, num_values: Mapping[int, int] | None = None) -> None:
         self.count, self.within = len(graph), graph.within
+        num_values = num_values or {}
+        most = max(num_values.values(), default=2)
+        self._reading_more = [sum(1 << i for i, n in num_values.items() if n > age) for age in range(2, most)]
+        self.nothing = Reads((0,) * max(2, most))
         self._backward = [
             (1 << site, *_bits(graph.readers(site)), *_parts_read(graph, site)) for site in reversed(range(self.count))
         ]
@@ -153,14 +166,27 @@ class Elimination:
         """
         forecasts = forecasts or [0] * len(rows)
         rows = self.effective(rows)
-        live = _live(self.row, rows, forecasts)
+        live = self.backward(self.row, rows, forecasts)
         lines = extrapolating(rows, forecasts)
         while skip_unchanged and self._forward:
             runs = self._without_unchanged(live, lines)
             if runs == live.runs:
                 break
-            live = _live(self.row, runs, forecasts)
+            live = self.backward(self.row, runs, forecasts)
         return live
+
+    def backward(
+        self, in_row: Callable[[int, int], tuple[int, int]], rows: Sequence[int], forecasts: Sequence[int]
+    ) -> LiveRows:
+        """What runs and is read, row by row from the last; `in_row` says it of one row, as `row` does."""
+        every = len(rows)
+        runs, read_now, read_later = [0] * every, [0] * every, [self.nothing] * every
+        later = self.nothing
+        for step in reversed(range(every)):
+            runs[step], read_now[step] = in_row(rows[step], later.newest)
+            read_later[step] = later
+            later = self.before(rows[step], forecasts[step], read_now[step], later)
+        return LiveRows(runs, read_now, read_later)
 
     def effective(self, rows: Sequence[int]) -> list[int]:
         """What computes: nothing within a site that does not."""
@@ -190,18 +216,19 @@ class Elimination:
                 run |= bit
         return run, now
 
-    @staticmethod
-    def before(mask: int, forecast: int, now: int, later: Reads) -> Reads:
+    def before(self, mask: int, forecast: int, now: int, later: Reads) -> Reads:
         """What is read of the values known before a row, given what the row reads and what is read after it.
 
-        Where the row computes, the newest value becomes the second newest.
+        Where the row computes, the newest value becomes the second newest, and so on.
         """
         kept, reads = ~mask, now & forecast & ~mask
-        return Reads(
-            (kept & (now | later.newest)) | (mask & later.second),
-            reads | (kept & later.second),
-            reads | (kept & later.points) | (mask & later.second),
+        read_here = (now, reads, *(reads & more for more in self._reading_more))
+        older = (*later.ages[1:], 0)
+        ages = (
+            (kept & (here | age)) | (mask & next_age)
+            for here, age, next_age in zip(read_here, later.ages, older, strict=True)
         )
+        return Reads(tuple(ages), reads | (kept & later.points) | (mask & later.ages[1]))
 
     def _without_unchanged(self, live: LiveRows, forecasts: Sequence[int]) -> list[int]:
         """Drop computations of the value that the site computed last.
@@ -248,18 +275,6 @@ def _parts_read(graph: BlockGraph, site: int) -> tuple[int, bool, int]:
     leaf = places.index(site)
     readers = [OUT if reader == OUT else places[reader] for reader in graph.inner.readers(leaf)]
     return *_bits(readers), sum(1 << outer for outer, leaves in graph.made_of.items() if leaf in leaves)
-
-
-def _live(in_row: Callable[[int, int], tuple[int, int]], rows: Sequence[int], forecasts: Sequence[int]) -> LiveRows:
-    """What runs and is read, row by row from the last; `in_row` says it of one row, as `Elimination.row` does."""
-    every = len(rows)
-    runs, read_now, read_later = [0] * every, [0] * every, [Reads()] * every
-    later = Reads()
-    for step in reversed(range(every)):
-        runs[step], read_now[step] = in_row(rows[step], later.newest)
-        read_later[step] = later
-        later = Elimination.before(rows[step], forecasts[step], read_now[step], later)
-    return LiveRows(runs, read_now, read_later)
 
 
 def rows_of(table: np.ndarray) -> list[int]:
@@ -322,18 +337,21 @@ def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *,
     if not isinstance(graph, BlockGraph):
         raise StepMaskError(f"make_plan needs a BlockGraph, got {type(graph).__name__}: use stepmask.describe(pipe)")
     actions, count = full_actions(mask, graph), len(graph)
-    elimination = Elimination(graph)
+    places = {name: i for i, name in enumerate(graph.names)}
+    weights = {places[site]: table for site, table in (mask.weights or {}).items()}
+    elimination = Elimination(graph, {site: table.shape[1] for site, table in weights.items()})
     rows = elimination.effective(rows_of(actions == Action.compute))
     forecasts = extrapolating(rows, rows_of(actions == Action.linear))
     if eliminate_dead:
         live = elimination.apply(rows, forecasts, skip_unchanged)
     else:
-        live = _live(lambda row, later: (row, elimination.handed_out(row)), rows, forecasts)
+        live = elimination.backward(lambda row, later: (row, elimination.handed_out(row)), rows, forecasts)
     runs, now = table_of(live.runs, count), table_of(live.read_now, count)
     instead = np.where(table_of(forecasts, count), State.forecast, State.reuse)
     states = np.where(runs, State.compute, np.where(now, instead, State.dead)).astype(np.uint8)
-    keep = sum(table_of([getattr(later, age) for later in live.later], count) for age in ("newest", "second"))
-    keep = np.asarray(keep, dtype=np.uint8)
+    ages = zip(*(later.ages for later in live.later), strict=True)
+    keep = np.sum([table_of(read, count) for read in ages], axis=0, dtype=np.uint8)
+    keep = np.minimum(keep, np.cumsum(runs, axis=0)).astype(np.uint8)  # a forecast may find fewer than it could read
     states.flags.writeable = keep.flags.writeable = False
     return Plan(
         states,
@@ -342,5 +360,6 @@ def make_plan(mask: StepMask, graph: BlockGraph, eliminate_dead: bool = True, *,
         graph=graph,
         eliminate_dead=eliminate_dead,
         gains=full_gains(mask, graph),
-        channel_gains={graph.names.index(site): vector for site, vector in (mask.channel_gains or {}).items()},
+        channel_gains={places[site]: vector for site, vector in (mask.channel_gains or {}).items()},
+        weights=weights,
     )

@@ -24,19 +24,24 @@ from stepmask.mask_file import (
     FORECAST_VERSION,
     FORMAT_VERSION,
     GAINS_VERSION,
+    NESTED_VERSION,
     VERSIONS,
     listed_gains,
+    listed_weights,
     parsed,
     readable_json,
 )
 from stepmask.mask_tables import (
     Channels,
+    Weights,
     boolean_table,
     channel_table,
     forecast_table,
     gain_table,
     score_table,
+    weight_table,
 )
+from stepmask.nesting import parents_of
 from stepmask.resample import places_among, rows_taken
 
 DENOISER_CALLS, SECONDS = "denoiser_calls", "seconds"
@@ -72,7 +77,8 @@ class Action(IntEnum):
     compute = 1
     """Run the site; ``1`` in a file."""
     linear = 2
-    """Extrapolate the two values computed last over the step index; with only one yet, hold. ``l`` in a file."""
+    """Extrapolate the values computed last over the step index: two, or as many as the mask has weights for. With only
+    one yet, hold. ``l`` in a file."""
 
 
 SYMBOLS = {Action.hold: "0", Action.compute: "1", Action.linear: "l"}
@@ -96,6 +102,10 @@ class StepMask(Shared):
             a cell does not. None where all are 1.
         channel_gains: By name of a site that forecasts, (C,) float64 of three decimals, read-only: more such factors,
             one for each channel of its value. None where all are 1.
+        weights: By name of a site that forecasts, (T, K, C) float64 of four decimals, read-only: its forecast at each
+            row is a sum of K terms, 2 to 4, with a factor for each channel of its value, or one for all: the newest value, the slope
+            through the newest two times the steps gone since, and the next divided differences in Newton's form. Such
+            a site has no gains. Where fewer values are known yet, the first terms alone.
         provenance: Whatever says how the mask came to be, as JSON values.
     """
 
@@ -110,6 +120,7 @@ class StepMask(Shared):
     scores: np.ndarray | None = None
     gains: np.ndarray | None = None
     channel_gains: Channels | None = None
+    weights: Weights | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,6 +146,20 @@ class StepMask(Shared):
             set_(self, "gains", gain_table(self.gains, self.forecast))
         if self.channel_gains is not None:
             set_(self, "channel_gains", channel_table(self.channel_gains, self.sites, self.forecast))
+        if self.weights is not None:
+            set_(self, "weights", weight_table(self.weights, self.sites, self.forecast))
+            self._leave_gains_to_others()
+
+    def _leave_gains_to_others(self) -> None:
+        """Sites with weights have no gains beside them."""
+        weighted = [i for i, site in enumerate(self.sites) if site in (self.weights or {})]
+        if self.gains is not None and weighted:
+            gains = self.gains.copy()
+            gains[:, weighted] = 1.0
+            object.__setattr__(self, "gains", gain_table(gains, self.forecast))
+        if self.channel_gains is not None and weighted:
+            others = {site: vector for site, vector in self.channel_gains.items() if site not in self.weights}
+            object.__setattr__(self, "channel_gains", others or None)
 
     def __eq__(self, other: object) -> bool:
         """Equal in every field, scores to the last bit; what it took to make them is left out."""
@@ -170,8 +195,17 @@ class StepMask(Shared):
         """This mask with another (T, B) table of `Action`, and without the scores and gains of the old one."""
         actions = np.asarray(actions)
         compute, forecast = actions == Action.compute, actions == Action.linear
-        blank = {"scores": None, "gains": None, "channel_gains": None}
+        blank = {"scores": None, "gains": None, "channel_gains": None, "weights": None}
         return replace(self, compute=compute, forecast=forecast, **blank | changes)
+
+    def forecasting(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
+        """How the forecasts of this mask extrapolate, on these of its rows, for `with_actions` to pass on."""
+        rows = slice(None) if rows is None else list(rows)
+        return {
+            "gains": None if self.gains is None else self.gains[rows],
+            "channel_gains": self.channel_gains,
+            "weights": None if self.weights is None else {site: w[rows] for site, w in self.weights.items()},
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """What a mask file says, as JSON values."""
@@ -182,6 +216,10 @@ class StepMask(Shared):
         if self.channel_gains is not None:
             gains["channel_gains"] = {site: vector.tolist() for site, vector in self.channel_gains.items()}
         version = FORMAT_VERSION if self.is_binary else (FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION)[len(gains)]
+        if self.weights is not None or any(parent is not None for parent in parents_of(self.sites)):
+            version = NESTED_VERSION
+            gains = {name: gains.get(name) for name in ("gains", "channel_gains")}
+            gains["weights"] = self.weights and listed_weights(self.weights, self.sites, self.forecast)
         return {
             "format": "stepmask",
             "format_version": version,
@@ -336,8 +374,7 @@ class StepMask(Shared):
         actions[0] = Action.compute
         return self.with_actions(
             actions,
-            gains=None if self.gains is None else self.gains[taken],
-            channel_gains=self.channel_gains,
+            **self.forecasting(taken),
             timesteps=new.tolist(),
             scheduler=scheduler,
             provenance={

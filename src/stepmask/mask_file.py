@@ -17,7 +17,9 @@ GAINS_VERSION = 3
 """Of masks whose forecasts have gains."""
 CHANNELS_VERSION = 4
 """Of those that have gains by channel too."""
-VERSIONS = (FORMAT_VERSION, FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION)
+NESTED_VERSION = 5
+"""Of masks whose sites contain each other, or whose forecasts are weighted sums of several values."""
+VERSIONS = (FORMAT_VERSION, FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION, NESTED_VERSION)
 MAX_CELLS = 10_000_000
 """More cells than this in a file are refused: no sampler of diffusers comes near."""
 
@@ -41,8 +43,11 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
                 "l (linear forecast)"
             )
     kinds = {"sites": list, "timesteps": list, "provenance": dict}
-    if content["format_version"] >= CHANNELS_VERSION:
+    nested = content["format_version"] >= NESTED_VERSION
+    if content["format_version"] == CHANNELS_VERSION or (nested and content["channel_gains"] is not None):
         kinds["channel_gains"] = dict
+    if nested and content["weights"] is not None:
+        kinds["weights"] = dict
     for key, kind in kinds.items():
         if not isinstance(content[key], kind):
             raise StepMaskError(f'"{key}" must be a {"list" if kind is list else "JSON object"}')
@@ -59,8 +64,9 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
     return {
         "compute": np.array([[cell == "1" for cell in row] for row in rows]),
         "forecast": np.array([[cell == "l" for cell in row] for row in rows]),
-        "gains": _gains(content["gains"], rows) if content["format_version"] >= GAINS_VERSION else None,
+        "gains": _gains(content["gains"], rows) if _has_gains(content) else None,
         "channel_gains": content["channel_gains"] if "channel_gains" in kinds else None,
+        "weights": _weights(content["weights"], rows, content["sites"]) if "weights" in kinds else None,
         "sites": content["sites"],
         "timesteps": content["timesteps"],
         "scheduler": scheduler,
@@ -100,6 +106,33 @@ def _gains(listed: Any, rows: list[str]) -> np.ndarray:
     return table
 
 
+def _has_gains(content: dict[str, Any]) -> bool:
+    version = content["format_version"]
+    return content["gains"] is not None if version >= NESTED_VERSION else version >= GAINS_VERSION
+
+
+def _weights(listed: dict[str, Any], rows: list[str], sites: list[str]) -> dict[str, np.ndarray]:
+    """(T, K, C) by site, from one table of terms x channels for each of its forecasts."""
+    found = {}
+    for site, tables in listed.items():
+        if site not in sites:
+            raise StepMaskError(f"weights are given for {site!r}, which is no site of the mask")
+        forecasts = [number for number, row in enumerate(rows) if row[sites.index(site)] == "l"]
+        if not isinstance(tables, list) or not tables or len(tables) != len(forecasts):
+            raise StepMaskError(f"{site!r} has {len(forecasts)} forecasts, and weights for another number of them")
+        given = np.array(tables, dtype=np.float64)
+        if given.ndim != 3:
+            raise StepMaskError(f"weights of {site!r} must be one list of channels for each term of each forecast")
+        found[site] = np.ones((len(rows), *given.shape[1:]))
+        found[site][forecasts] = given
+    return found
+
+
+def listed_weights(weights: Any, sites: Any, forecast: np.ndarray) -> dict[str, list[list[list[float]]]]:
+    """The inverse."""
+    return {site: table[forecast[:, sites.index(site)]].tolist() for site, table in weights.items()}
+
+
 def listed_gains(gains: np.ndarray, forecast: np.ndarray) -> list[list[float]]:
     """The inverse."""
     return [row[cells].tolist() for row, cells in zip(gains, forecast, strict=True)]
@@ -109,7 +142,7 @@ def readable_json(content: dict[str, Any]) -> str:
     """JSON with one row of the mask a line, so that a diff shows what changed."""
     lines = []
     for key, value in content.items():
-        if key == "channel_gains":
+        if key in ("channel_gains", "weights") and value:
             items = ",\n".join(f"    {json.dumps(site)}: {json.dumps(numbers)}" for site, numbers in value.items())
             lines.append(f"  {json.dumps(key)}: {{\n{items}\n  }}")
         elif key in ("rows", "gains", "sites", "scores") and value:

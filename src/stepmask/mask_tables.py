@@ -12,6 +12,13 @@ from stepmask.errors import StepMaskError
 GAIN_DECIMALS, MAX_GAIN = 4, 100.0
 CHANNEL_DECIMALS = 3
 
+WEIGHT_DECIMALS = 4
+NUM_VALUES = (2, 3, 4)
+"""Of how many values forecasts may be weighted sums."""
+
+Weights = Mapping[str, np.ndarray]
+"""By site, (T, K, C): at each row a factor for each of K terms of the forecast and each channel of the value."""
+
 Channels = Mapping[str, np.ndarray]
 """By site, (C,) factors for the channels of its value; of a value with several tensors those of one after the other."""
 
@@ -83,6 +90,36 @@ def channel_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.
         if (vector != 1).any():
             found[site] = vector
     return found or None
+
+
+def weight_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.ndarray) -> Weights | None:
+    """Weights of forecasts to so many decimals, those of a line where a row does not forecast; None where all are."""
+    if not isinstance(values, Mapping):
+        raise StepMaskError("weights must map names of sites to a table of rows x terms x channels")
+    strange = [site for site in values if site not in sites]
+    if strange:
+        raise StepMaskError(f"weights are given for {strange[0]!r}, which is no site of the mask")
+    found = {}
+    for site, forecasts in zip(sites, forecast.T, strict=True):
+        if not forecasts.any() or site not in values:
+            continue
+        table = np.round(np.asarray(values[site], dtype=np.float64), WEIGHT_DECIMALS)
+        if table.ndim != 3 or table.shape[:1] != forecasts.shape or table.shape[1] not in NUM_VALUES or not table.size:
+            raise StepMaskError(
+                f"weights of {site!r} must have the shape (rows, terms, channels) with {len(forecasts)} rows and "
+                f"{NUM_VALUES[0]} to {NUM_VALUES[-1]} terms, got {table.shape}"
+            )
+        table[~forecasts] = weights_of_a_line(table.shape[1])
+        if not (np.abs(table) <= MAX_GAIN).all():
+            raise StepMaskError(f"weights of {site!r} must lie between -{MAX_GAIN:g} and {MAX_GAIN:g}")
+        table.flags.writeable = False
+        found[site] = table
+    return found or None
+
+
+def weights_of_a_line(num_terms: int) -> np.ndarray:
+    """(K, 1): the newest value and the slope of the line through two, nothing of what bends it."""
+    return (np.arange(num_terms) < 2).astype(np.float64)[:, None]
 
 
 def _check_shape(name: str, table: np.ndarray, shape: tuple[int, int]) -> None:

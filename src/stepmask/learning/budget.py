@@ -14,6 +14,8 @@ from stepmask.graph import BlockGraph
 from stepmask.learning.live_plan import LivePlan
 from stepmask.liveness import Elimination, make_plan, rows_of, table_of
 from stepmask.mask import Action, StepMask
+from stepmask.mask_tables import Weights
+from stepmask.nesting import around
 
 TOLERANCE = 0.01
 """How far under its target a plan's cost may end, as a share of the full run, unless no single cell fits."""
@@ -35,10 +37,14 @@ class Budget:
         self.graph, self.costs, self._max_cache_bytes = graph, costs, max_cache_bytes
         self._elimination = Elimination(graph)
         self.site_share, self.always_share = costs.shares(unit)
+        inside = table_of([graph.within.get(site, 0) | 1 << site for site in range(len(graph))], len(graph))
+        self.whole_share = inside @ self.site_share
+        """(B,) share of a full step, with all that lies within a site."""
 
     def cost(self, rows: Sequence[int], forecasts: Sequence[int] | None = None) -> float:
         """Kept share of the full run's cost; rows, and those of the forecasts, as made by `rows_of`."""
-        runs = table_of(self._elimination.apply(rows, forecasts).runs, len(self.graph))
+        live = self._elimination.apply(rows, forecasts)
+        runs = table_of([around(run, self.graph.within) for run in live.runs], len(self.graph))
         share = float(runs.mean(axis=0) @ self.site_share + self.always_share)
         return math.floor(share * 1e12) / 1e12  # down, so that the noise of a sum never passes a target
 
@@ -51,12 +57,17 @@ class Budget:
         compute, forecasts = rows_of(actions == Action.compute), rows_of(actions == Action.linear)
         return LivePlan(self._elimination, compute, forecasts, self.site_share)
 
-    def fits(self, actions: np.ndarray) -> bool:
-        """Whether the plan of a (T, B) table of `Action` keeps no more than the cache may hold."""
+    def fits(self, actions: np.ndarray, weights: Weights | None = None) -> bool:
+        """Whether the plan of a (T, B) table of `Action` keeps no more than the cache may hold.
+
+        Args:
+            actions: The table.
+            weights: Of its forecasts, which say how many values they read.
+        """
         if self._max_cache_bytes is None:
             return True
         blank = StepMask(compute=np.ones(actions.shape, bool), sites=self.graph.names, timesteps=range(len(actions)))
-        plan = make_plan(blank.with_actions(actions), self.graph)
+        plan = make_plan(blank.with_actions(actions, weights=weights), self.graph)
         return self.costs.peak_cache_bytes(plan) <= self._max_cache_bytes
 
     def floor(self, num_rows: int) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 
 from stepmask.liveness import Elimination, Reads
 from stepmask.mask import Action
+from stepmask.nesting import around, without_what_rests
 
 
 class LivePlan:
@@ -29,11 +30,12 @@ class LivePlan:
         self._share = (share / len(rows)).tolist()
         self.rows = list(rows)
         self.forecasts = list(forecasts or [0] * len(rows))
+        self._within = elimination.within
         live = elimination.apply(self.rows, self.forecasts, skip_unchanged=False)
         self.runs, self._later = live.runs, live.later
 
     def change(self, step: int, site: int, action: Action) -> float:
-        """By how much the cost would change if a cell took another action."""
+        """By how much the cost would change if a cell took another action; one that computes does with all within it."""
         return sum(self._cost_of(self.runs[row], run) for row, run, _ in self._effects(step, site, action))
 
     def switch(self, step: int, site: int, action: Action) -> list[int]:
@@ -46,7 +48,7 @@ class LivePlan:
 
     def _changed(self, step: int, site: int, action: Action) -> tuple[int, int]:
         bit, row, forecast = 1 << site, self.rows[step], self.forecasts[step]
-        row = row | bit if action == Action.compute else row & ~bit
+        row = row | bit | self._within.get(site, 0) if action == Action.compute else row & ~bit
         forecast = forecast | bit if action == Action.linear else forecast & ~bit
         return row, forecast
 
@@ -56,6 +58,7 @@ class LivePlan:
         mask, forecast = self._changed(step, site, action)
         later = self._later[step]
         for row in range(step, -1, -1):
+            mask = without_what_rests(mask, self._within)
             run, now = self._elimination.row(mask, later.newest)
             effects.append((row, run, later))
             if row == 0:
@@ -67,6 +70,7 @@ class LivePlan:
         return effects
 
     def _cost_of(self, old: int, new: int) -> float:
+        old, new = around(old, self._within), around(new, self._within)
         changed, total, share = old ^ new, 0.0, self._share
         while changed:
             bit = changed & -changed

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from stepmask.runtime.channels import ChannelGains
-from stepmask.values import Value, num_bytes, put_together, take_apart, tensors_in
+from stepmask.values import Value, num_bytes, tensors_in
 
 
 def poison_like(value: Value) -> Value:
@@ -20,17 +18,6 @@ def poison_like(value: Value) -> Value:
         return torch.full((), torch.nan, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
     return tree_map_only(Tensor, poison, value)
-
-
-def extrapolate(
-    newest: Sequence[Tensor], second: Sequence[Tensor], distance: float, factors: Sequence[Tensor] | None = None
-) -> list[Tensor]:
-    """``newest + distance * factor * (newest - second)``, where distance 1 is as far again as the two are apart.
-
-    Factors, one to spread over each tensor, stand for 1 where there are none.
-    """
-    weights = [1 + distance] * len(newest) if factors is None else [1 + distance * factor for factor in factors]
-    return [torch.lerp(old, new, weight) for new, old, weight in zip(newest, second, weights, strict=True)]
 
 
 def versions(value: Value) -> list[int]:
@@ -86,16 +73,9 @@ class Cache:
         """Whether something has written into the newest value of a site since it was put here."""
         return versions(self.get(site)) != self._versions[site]
 
-    def forecast(self, site: int, step: int, gain: float = 1.0, by_channel: ChannelGains | None = None) -> Value:
-        """The line through the two newest values, its slope times gains, at `step`; where there is one value, that."""
-        values = self._values[site]
-        if len(values) < 2:
-            return values[0][1]
-        (step_1, newest), (step_2, second) = values[:2]
-        parts, layout = take_apart(newest)
-        factors = None if by_channel is None else by_channel.of(site, parts)
-        distance = gain * (step - step_1) / (step_1 - step_2)
-        return put_together(extrapolate(parts, take_apart(second)[0], distance, factors), layout)
+    def known(self, site: int) -> list[tuple[int, Value]]:
+        """The values of a site, the newest first, each with the step at which it was computed."""
+        return self._values[site]
 
     def trim(self, site: int, keep: int) -> None:
         """Let all but the newest `keep` values of a site go."""

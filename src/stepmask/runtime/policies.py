@@ -10,8 +10,8 @@ import numpy as np
 from stepmask.errors import UnsupportedModelError
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Cache
-from stepmask.runtime.channels import ChannelGains
-from stepmask.values import Value
+from stepmask.runtime.forecasts import Forecasts
+from stepmask.values import Value, put_together, take_apart
 
 
 class Policy(Protocol):
@@ -35,8 +35,7 @@ class RunPlan:
         self._keep = plan.keep.tolist()
         rows = np.arange(plan.num_rows)[:, None]
         self._computed = np.maximum.accumulate(np.where(plan.compute, rows, -1)).tolist()  # last, at each cell
-        self._gains = None if plan.gains is None else plan.gains.tolist()
-        self._by_channel = ChannelGains(plan.sites, plan.channel_gains)
+        self._forecasts = Forecasts(plan)
 
     def runs(self, step: int, site: int) -> bool:
         """Whether a site computes: at its first step also where it is dead, to learn the shape of its value."""
@@ -91,5 +90,7 @@ class RunPlan:
 
     def forecast(self, step: int, site: int, cache: Cache) -> Value:
         """What a site that does not compute extrapolates to."""
-        gain = 1.0 if self._gains is None else self._gains[step][site]
-        return cache.forecast(site, step, gain, self._by_channel)
+        known = cache.known(site)[: self._forecasts.num_values(site)]
+        taken_apart = [(at, *take_apart(value)) for at, value in known]
+        parts = self._forecasts(site, step, [(at, parts) for at, parts, _ in taken_apart])
+        return put_together(parts, taken_apart[0][2])

@@ -35,6 +35,7 @@ class Tuning(Configuration):
     gain_rate: float = _factor(0.1, "How far a gain moves in one iteration at first; it falls to 0 as a cosine.")
     learned_gain_rate: float = _factor(0.03, "The same for gains that were learned before.")
     channel_share: float = _factor(1 / 3, "How far the gain of a channel moves, as a share of that.")
+    weight_share: float = _factor(1.0, "How far a weight of one row and channel moves, as a share of that.")
     negligible_gain: float = _factor(0.02, "A forecast of a smaller gain holds.")
 
 
@@ -62,6 +63,14 @@ class EndToEnd(Configuration):
     )
     channel_gains: bool = option(
         True, "Whether each channel of a site has a gain too; mask files get longer by one number for each."
+    )
+    num_values: int = option(
+        3,
+        "Of so many values a block, or a list of blocks, is forecast, with a learned weight for each step and channel; "
+        "fewer where the cache has no room; 0 for lines with gains.",
+        low=0,
+        high=4,
+        unit="values",
     )
     num_probes: int = option(8, "Images per probing run.", low=1, high=10**4, unit="images")
     num_projections: int = option(

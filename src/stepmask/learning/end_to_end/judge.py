@@ -160,12 +160,15 @@ class Judge:
                 batches = [(partial(self._noise.latents, *part), _slice(wanted, part, first)) for part in parts]
                 fit.step(self.task.pipe, batches, self._features, self._processes)
             found = Table.of(fit.mask, self.task.graph) if fit.num_gains else table
-            channels = {f"channels.{site}": vector for site, vector in (found.channel_gains or {}).items()}
-            gains = {} if found.gains is None else {"gains": found.gains}
-            known = {"actions": found.actions, **gains, **channels}
+            known = {"actions": found.actions, **({} if found.gains is None else {"gains": found.gains})}
+            for name, by_site in (("channels", found.channel_gains), ("weights", found.weights)):
+                known |= {f"{name}.{site}": numbers for site, numbers in (by_site or {}).items()}
             self._keep(key, known)
-        channels = {name.removeprefix("channels."): known[name] for name in known if name.startswith("channels.")}
-        return Table(known["actions"], known.get("gains"), channels or None)
+        channels, weights = (
+            {key.removeprefix(f"{name}."): known[key] for key in known if key.startswith(f"{name}.")} or None
+            for name in ("channels", "weights")
+        )
+        return Table(known["actions"], known.get("gains"), channels, weights)
 
     def _kept(self, key: str) -> dict[str, np.ndarray]:
         """Parts of a result that were kept under this key, by name; none where it was not measured."""

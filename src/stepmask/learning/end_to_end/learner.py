@@ -60,7 +60,7 @@ class EndToEndLearning:
         check_learnable(job.task.pipe)
         check_gradients(job.task.pipe)
         self.config, self.needs = fitted(job.config, job.task, job.processes)
-        starts = [Table(mask.actions, mask.gains, mask.channel_gains).digest for mask in job.goals.start]
+        starts = [Table(mask.actions, **mask.forecasting()).digest for mask in job.goals.start]
         self.budget = Budget(job.task.graph, job.task.costs, max_cache_bytes=job.goals.max_cache_bytes)
         tables = [self._table_to_start_from(mask) for mask in job.goals.start]
         timed = job.goals.target_speedup is not None

@@ -133,7 +133,7 @@ def run_chain(
     pipe, call, plan, along: Tensor, config: EndToEnd = LEAN, fresh: bool = True, checkpointing=False, **options
 ) -> tuple[Effects, Tensor]:
     """The effects that a chain finds along (copies, IMAGES, ...) cotangents, and the images that it made."""
-    chain = Chain(pipe, plan, IMAGES, len(along), config, fresh=fresh, **options)
+    chain = Chain(pipe, plan, IMAGES, len(along), config, probing=fresh, **options)
     with frozen(denoiser_of(pipe), checkpointing), chain.intercepting():
         images = final(pipe, call, len(along))
         images.backward(along.flatten(0, 1).to(images))
@@ -343,7 +343,7 @@ def test_the_images_are_those_of_the_plan_bitwise_in_every_copy(name, fresh):
     plan = make_plan(settled(pipe, call), describe(pipe))
     with stepmask.apply(pipe, plan):
         expected = final(pipe, call)
-    chain = Chain(pipe, plan, IMAGES, 3, LEAN, fresh=fresh)
+    chain = Chain(pipe, plan, IMAGES, 3, LEAN, probing=fresh)
     with frozen(denoiser_of(pipe)), chain.intercepting():
         images = final(pipe, call, 3)
     assert images.requires_grad and not torch.equal(expected, final(pipe, call))

@@ -28,9 +28,10 @@ from stepmask.errors import UnsupportedModelError
 from stepmask.gate import copying, gated
 from stepmask.inspection.inputs import first_sample, rows_per_sample
 from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.sites import gates_of
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.adjoints import Parts
-from stepmask.learning.end_to_end.gradients.effects import Effects
+from stepmask.learning.end_to_end.gradients.effects import ActionEffects, ForecastEffects
 from stepmask.learning.end_to_end.gradients.history import History
 from stepmask.learning.end_to_end.gradients.list_calls import come_as_list, with_batch, without_batch
 from stepmask.learning.interception import companions
@@ -81,8 +82,8 @@ class Chain:
         num_images: The number of images without their copies.
         copies: The number of cotangents.
         config: How many bytes of graphs are kept from the way forth, and whether values wait in host memory.
-        fresh: Whether to account for computing cells that do not compute, at the price of computing them.
-        by_channel: Whether to account for the gains of channels.
+        probing: Whether to account for other actions of all cells, computing those that do not compute among them, at
+            the price of computing them; else for gains and weights of forecasts.
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class Chain:
         copies: int,
         config: EndToEnd,
         *,
-        fresh: bool = False,
-        by_channel: bool = False,
+        probing: bool = False,
     ) -> None:
         self.pipe, self.plan, self.num_images, self.copies = pipe, plan, num_images, copies
-        self._fresh, self._offload = fresh, bool(config.offload)
-        self._states = plan.states.tolist()
+        self._probing, self._offload = probing, bool(config.offload)
+        self._states, self._called, self._keep = plan.states.tolist(), plan.called.tolist(), plan.keep.tolist()
+        self._computing_afresh = False
         self._tracker = PositionTracker()
         self._last_calls: dict[int, tuple[int, int]] = {}
         self._call: _Call | None = None
@@ -111,16 +112,19 @@ class Chain:
         self._graph_memory = _GraphMemory(config.graph_bytes, denoiser_of(pipe).parameters())
         self.history = History(plan, self._device, self._offload)
         """What waits between the two passes."""
-        self.effects = Effects(plan, self.history, copies, num_images, self._device, by_channel)
-        """What comes out."""
+        self.effects: Any = (
+            ActionEffects(plan, self.history, copies, num_images, self._device)
+            if probing
+            else ForecastEffects(plan, self.history, copies, num_images, self._device, config.channel_gains)
+        )
+        """What comes out: `ActionEffects` where it is probing, else `ForecastEffects`."""
         self.checkpointing = bool(config.gradient_checkpointing)
         """Whether blocks of the denoiser shall run again on the way back."""
 
     def intercepting(self) -> AbstractContextManager[None]:
         """Gate the denoiser and its sites for a while."""
         denoiser = denoiser_of(self.pipe)
-        modules = dict(denoiser.named_modules())
-        gates = [(name, modules[name], self._site(i)) for i, name in enumerate(self.plan.sites)]
+        gates = gates_of(denoiser, self.plan.graph, self._site)
         return gated([*companions(self.pipe), *gates, (type(denoiser).__name__, denoiser, self._denoiser)])
 
     def _denoiser(self, compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
@@ -227,10 +231,9 @@ class Chain:
                 gradients.append(by_copy.flatten(1, 2))
         if not any(output.requires_grad for output in outputs if isinstance(output, Tensor)):
             raise not_differentiable(f"no gradient reaches the output of {type(denoiser_of(self.pipe)).__name__}")
-        owed, befores = {}, {}
+        owed = {}
         for site in done.values:
-            befores[site] = self.history.before(call.position.stream, site, call.position.row)
-            later = self.effects.owed(call.position, site, befores[site])
+            later = self.effects.owed(call.position, site)
             if later is not None:
                 owed[site] = later
                 ends += done.values[site]
@@ -252,7 +255,7 @@ class Chain:
             gradient = stacked[at : at + size]
             if site in done.values:
                 value = [part.detach() for part in done.values[site]]
-                self.effects.computed(*where, site, gradient, value, befores[site], owed.get(site))
+                self.effects.computed(*where, site, gradient, value, owed.get(site))
             else:
                 self.effects.cached(*where, site, gradient, done.fresh.get(site))
             at += size
@@ -275,16 +278,17 @@ class Chain:
     def _site(self, site: int) -> Callable[[Callable[[], Any], tuple, dict], Any]:
         def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
             call = self._call
-            if call is None:
+            if call is None or self._computing_afresh:
                 return compute()
             row, stream = call.position.row, call.position.stream
             state = self._states[row][site]
             if state == State.compute or row == 0:
                 value = compute()
                 parts, self._layouts[site] = take_apart(value)
-                if self._records:
+                wanted = self._probing or self._keep[row][site] > 0
+                if self._records and (wanted or row == 0):
                     self.history.keep(stream, site, row, parts)
-                if self._ran is None and not self._runs_again:
+                if not wanted or (self._ran is None and not self._runs_again):
                     return value
                 if self._ran is not None:
                     self._check_gradient(site, (args, kwargs), parts)
@@ -293,23 +297,33 @@ class Chain:
                 if self._ran is not None:
                     self._ran.values[site] = parts
                 return put_together(parts, self._layouts[site])
+            if self._called[row][site]:
+                compute()  # for the sake of what lies within
             before = self.history.before(stream, site, row)
-            if state == State.dead and not self._fresh:
+            if state == State.dead and not self._probing:
                 parts = [p.new_full((), torch.nan).expand(p.shape) for p in before[0][1]]
-            elif state == State.forecast and len(before) > 1:
-                parts = self.history.ahead(site, before, row, self.history.gain(row, site))
+            elif state == State.forecast:
+                parts = self.history.forecasts(site, row, before)
             else:
                 parts = before[0][1]
             if (self._ran is not None or self._runs_again) and state != State.dead:
                 parts = [part.detach().requires_grad_() for part in parts]
             if self._ran is not None and state != State.dead:
                 self._ran.leaves[site] = parts
-                if self._fresh:
-                    with torch.no_grad():
-                        self._ran.fresh[site] = take_apart(compute())[0]
+                if self._probing:
+                    self._ran.fresh[site] = self._afresh(compute)
             return put_together(parts, self._layouts[site])
 
         return copying(control) if site in self.plan.graph.rewritten else control
+
+    def _afresh(self, compute: Callable[[], Any]) -> Parts:
+        """What a site would compute if it did, with all that lies within it."""
+        self._computing_afresh = True
+        try:
+            with torch.no_grad():
+                return take_apart(compute())[0]
+        finally:
+            self._computing_afresh = False
 
     def _check_gradient(self, site: int, inputs: Any, parts: Parts) -> None:
         wanted = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from stepmask.learning.end_to_end.gradients.adjoints import Parts
 from stepmask.liveness import Plan
-from stepmask.runtime.cache import extrapolate
-from stepmask.runtime.channels import ChannelGains
+from stepmask.runtime.forecasts import Forecasts, extrapolate
 
 Before = list[tuple[int, Parts]]
-"""The newest and second newest value before a row, as far as there are some, each with its row."""
+"""The newest values before a row, as far as there are some, each with its row."""
 
 
 class History:
@@ -28,8 +26,7 @@ class History:
 
     def __init__(self, plan: Plan, device: torch.device, offload: bool) -> None:
         self._device, self._offload = device, offload
-        self._gains = np.ones(plan.states.shape) if plan.gains is None else plan.gains
-        self._by_channel = ChannelGains(plan.sites, plan.channel_gains)
+        self.forecasts = Forecasts(plan)
         self._values: dict[tuple[int, int], list[tuple[int, Parts]]] = {}
 
     @property
@@ -44,21 +41,22 @@ class History:
         self._values.setdefault((stream, site), []).append((row, kept))
 
     def before(self, stream: int, site: int, row: int) -> Before:
-        """The newest and second newest value computed before a row, where the denoiser is."""
-        found = [entry for entry in self._values.get((stream, site), []) if entry[0] < row][-2:]
+        """The newest values computed before a row, where the denoiser is: two, or as many as forecasts read."""
+        most = self.forecasts.num_values(site)
+        found = [entry for entry in self._values.get((stream, site), []) if entry[0] < row][-most:]
         return [(at, self._at_home(parts)) for at, parts in reversed(found)]
 
     def gain(self, row: int, site: int) -> float:
         """Of a cell's forecast."""
-        return float(self._gains[row, site])
+        return float(self.forecasts.gain(row, site))
 
     def factors(self, site: int, value: Parts) -> Sequence[Tensor] | None:
         """Gains of a site's channels, to spread over its value; None where all are 1."""
-        return self._by_channel.of(site, value)
+        return self.forecasts.factors(site, value)
 
     def ahead(self, site: int, before: Before, row: int, gain: float = 1.0, by_channel: bool = True) -> Parts:
         """The line through two values at `row`, its slope times `gain` and, if so, the gains of channels."""
-        (row_1, newest), (row_2, second) = before
+        (row_1, newest), (row_2, second) = before[:2]
         factors = self.factors(site, newest) if by_channel else None
         return extrapolate(newest, second, gain * (row - row_1) / (row_1 - row_2), factors)
 

@@ -87,7 +87,7 @@ def probe(
         seed: The seed of the directions.
     """
     num_projections = config.num_projections
-    chain = Chain(pipe, plan, len(target), 1 + num_projections, config, fresh=True)
+    chain = Chain(pipe, plan, len(target), 1 + num_projections, config, probing=True)
 
     def cotangents(error: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

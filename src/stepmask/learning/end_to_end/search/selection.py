@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class Selection:
         config: Which actions are allowed, and how much a change counts.
         trust: Trust in the measured change, 0 to 1.
         sizes: (T, B, actions, n) better known sizes of what cells add to the error; None for the probe's own.
+        fixed: Sites whose cells stay as they are.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Selection:
         config: EndToEnd,
         trust: float = 0.5,
         sizes: np.ndarray | None = None,
+        fixed: Collection[int] = (),
     ) -> None:
         self._tuning, allowed = config.tuning, config.allowed
         self.actions = actions.copy()
@@ -60,7 +63,11 @@ class Selection:
         # a computed cell without effect holds what it would compute: it saves and harms nothing
         possible[..., Action.hold] |= computing & (Action.hold in allowed)
         possible[0] = False
+        possible[:, list(fixed)] = False
         self._open = possible
+        within, sites = budget.graph.within, range(actions.shape[1])
+        self._inside = [[i for i in sites if within.get(site, 0) >> i & 1] for site in sites]
+        self._around = [[i for i in within if within[i] >> site & 1] for site in sites]
         self._saved = np.zeros(actions.shape)
 
     @property
@@ -96,7 +103,7 @@ class Selection:
             harm = self.harm()[..., Action.compute]
             room = target - self._budget.cost_of(self.actions)
             gain = np.where(self._open[..., Action.compute] & (harm < 0), -harm, 0.0)
-            own = np.maximum(self._budget.site_share, 1e-9) / len(self.actions)
+            own = np.maximum(self._budget.whole_share, 1e-9) / len(self.actions)
             best, best_rate = None, 0.0
             for index in np.argsort(-(gain / own).ravel(), kind="stable")[: self._tuning.patient_cells]:
                 step, site = (int(i) for i in np.unravel_index(index, gain.shape))
@@ -158,9 +165,11 @@ class Selection:
         return step, site, Action(action)
 
     def _changed(self, step: int, site: int, action: int) -> np.ndarray:
-        """The table with one more switch."""
+        """The table with one more switch; what computes does with all that lies within it."""
         changed = self.actions.copy()
         changed[step, site] = action
+        if action == Action.compute:
+            changed[step, self._inside[site]] = Action.compute
         return changed
 
     def _take(self, step: int, site: int, action: Action) -> None:
@@ -169,8 +178,10 @@ class Selection:
         self._sum = self._sum + self._projections[step, site, action]
         rows = self._live.switch(step, site, action)
         moved = Action.compute in (action, self.actions[step, site])
-        self.actions[step, site] = action
+        self.actions = self._changed(step, site, action)
         self._open[step, site] = False
+        if moved:  # what was measured of one of the two no longer holds for the other
+            self._open[step, [*self._inside[site], *self._around[site]]] = False
         if moved:
             self._lock(step, site)
             self._measure(rows)
