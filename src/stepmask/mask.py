@@ -103,9 +103,9 @@ class StepMask(Shared):
         channel_gains: By name of a site that forecasts, (C,) float64 of three decimals, read-only: more such factors,
             one for each channel of its value. None where all are 1.
         weights: By name of a site that forecasts, (T, K, C) float64 of four decimals, read-only: its forecast at each
-            row is a sum of K terms, 2 to 4, with a factor for each channel of its value, or one for all: the newest value, the slope
-            through the newest two times the steps gone since, and the next divided differences in Newton's form. Such
-            a site has no gains. Where fewer values are known yet, the first terms alone.
+            row is a sum of K terms, 2 to 4, with a factor for each channel of its value, or one for all: the newest
+            value, the slope through the newest two times the steps gone since, and the next divided differences in
+            Newton's form. Such a site has no gains. Where fewer values are known yet, the first terms alone.
         provenance: Whatever says how the mask came to be, as JSON values.
     """
 

@@ -1,8 +1,9 @@
 """Diffusion transformers: patterns of their sites, and the shapes of example inputs. A table to extend.
 
-Who reads whom is traced, and so is what contains the sites: blocks, and lists of blocks. The innermost sites are what is
-computed before a block's gate, so that the gate stays that of the current step. Where blocks have two streams, what is added to the text reaches the image
-through later attention only: the traced graph says so, and it is dead where that is held.
+Who reads whom is traced, and so is what contains the sites: blocks, and lists of blocks. The innermost sites are what
+is computed before a block's gate, so that the gate stays that of the current step. Where blocks have two streams, what
+is added to the text reaches the image through later attention only: the traced graph says so, and it is dead where
+that is held.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ register(
         "forecast from its last two.",
         goals=frozenset({"target_macs", "target_speedup", "min_psnr", "targets", "max_cache_bytes", "start"}),
         shares=True,
+        nested=True,
     )
 )
 register(

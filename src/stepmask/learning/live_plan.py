@@ -35,7 +35,7 @@ class LivePlan:
         self.runs, self._later = live.runs, live.later
 
     def change(self, step: int, site: int, action: Action) -> float:
-        """By how much the cost would change if a cell took another action; one that computes does with all within it."""
+        """By how much the cost would change if a cell took another action; what computes does with all within it."""
         return sum(self._cost_of(self.runs[row], run) for row, run, _ in self._effects(step, site, action))
 
     def switch(self, step: int, site: int, action: Action) -> list[int]:

@@ -102,9 +102,7 @@ class Forecasts:
                 )
             by_value = terms([at for at, _ in known], row, len(weights)).T @ weights  # (n, C)
             spread = [torch.from_numpy(vector).split(counts) for vector in by_value]
-            self._made[key] = [
-                [along_channels(vectors[i], part) for vectors in spread] for i, part in enumerate(parts)
-            ]
+            self._made[key] = [[along_channels(vectors[i], part) for vectors in spread] for i, part in enumerate(parts)]
         return self._made[key]
 
     def _of_a_line(self, site: int, row: int, known: Known) -> list[list[Any]]:

@@ -123,15 +123,10 @@ class EndToEndLearning:
 
     @property
     def num_rounds(self) -> int:
-        """Rounds of the whole search, if each on the way down gets as far as it may and every second is made again."""
-        walked = [target for target in self.targets if not self.search.starts_at(target)]
-        down = math.log(min(walked, default=1.0)) / math.log(1 - self.config.shrink)
-        return math.ceil(1.5 * down) + len(self.targets) * (self.config.rounds + self._num_others)
-
-    @property
-    def _num_others(self) -> int:
-        """At each target at most: moves of key steps, and fits of gains."""
-        return int(self.config.num_moves > 0) + (3 if self.config.learns_gains else 0)
+        """Reports of the whole search at most: at each target moves of key steps, fits of gains, and rounds."""
+        fits = 2 if self.config.learns_gains else 1  # of a round: what was tried, and its gains
+        first = int(self.config.num_moves > 0) + (4 if self.config.learns_gains else 0)
+        return len(self.targets) * (fits * self.config.rounds + first)
 
     def run(self, report: Callable[[Round], None]) -> None:
         """Search at all targets; with ``min_psnr`` until a target has less."""

@@ -196,7 +196,7 @@ class ForecastEffects:
 
     @property
     def by_weight(self) -> dict[int, np.ndarray]:
-        """By site with weights, (T, K, copies, images, C): the change by each of them, for each channel of its value."""
+        """By site with weights, (T, K, copies, images, C): the change by each of them, for each channel."""
         found = {}
         for (site, row, term), slopes in self._weight_slopes.items():
             shape = (*self._weighted[site].shape[:2], *slopes.shape)

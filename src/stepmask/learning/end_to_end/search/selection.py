@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 
 import numpy as np
 
 from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.probe import Probe
+from stepmask.learning.end_to_end.tables import Table
 from stepmask.mask import Action
 
 
@@ -23,25 +23,24 @@ class Selection:
 
     Args:
         budget: What tables cost, and what their caches may hold.
-        actions: (T, B) of `Action`, settled.
+        table: Settled. Sites with weights stay as they are: those were learned for the rows at which they compute.
         probe: What each switch does to the error.
         config: Which actions are allowed, and how much a change counts.
         trust: Trust in the measured change, 0 to 1.
         sizes: (T, B, actions, n) better known sizes of what cells add to the error; None for the probe's own.
-        fixed: Sites whose cells stay as they are.
     """
 
     def __init__(
         self,
         budget: Budget,
-        actions: np.ndarray,
+        table: Table,
         probe: Probe,
         config: EndToEnd,
         trust: float = 0.5,
         sizes: np.ndarray | None = None,
-        fixed: Collection[int] = (),
     ) -> None:
         self._tuning, allowed = config.tuning, config.allowed
+        actions, self._weights = table.actions, table.weights
         self.actions = actions.copy()
         self._budget, self._live = budget, budget.live(actions)
         self._interaction = 0.5 + 0.5 * trust
@@ -63,7 +62,7 @@ class Selection:
         # a computed cell without effect holds what it would compute: it saves and harms nothing
         possible[..., Action.hold] |= computing & (Action.hold in allowed)
         possible[0] = False
-        possible[:, list(fixed)] = False
+        possible[:, [budget.graph.names.index(site) for site in table.weights or ()]] = False
         self._open = possible
         within, sites = budget.graph.within, range(actions.shape[1])
         self._inside = [[i for i in sites if within.get(site, 0) >> i & 1] for site in sites]
@@ -113,7 +112,7 @@ class Selection:
             if best is None:
                 return self.actions
             changed = self._changed(*best, Action.compute)
-            if self._budget.cost_of(changed) <= target and self._budget.fits(changed):
+            if self._budget.cost_of(changed) <= target and self._budget.fits(changed, self._weights):
                 self._take(*best, Action.compute)
             else:
                 self._open[(*best, Action.compute)] = False
@@ -134,7 +133,9 @@ class Selection:
             step, site, action = (int(i) for i in best)
             changed = self._changed(step, site, action)
             # a forecast may keep an older computation alive
-            if self._budget.cost_of(changed) <= self._budget.cost_of(self.actions) and self._budget.fits(changed):
+            if self._budget.cost_of(changed) <= self._budget.cost_of(self.actions) and self._budget.fits(
+                changed, self._weights
+            ):
                 self._take(step, site, Action(action))
                 most -= 1
             else:
@@ -158,7 +159,7 @@ class Selection:
                 continue
             if abs(saved - self._saved[step, site]) > 1e-9:
                 self._saved[step, site] = saved  # measured anew; others may be better now
-            elif self._budget.fits(self._changed(step, site, action)):
+            elif self._budget.fits(self._changed(step, site, action), self._weights):
                 return step, site, Action(action)
             else:
                 self._open[step, site, action] = False
