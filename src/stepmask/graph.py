@@ -153,7 +153,7 @@ class BlockGraph:
         return tuple(i for i in self.blocks if self.sites[i].name in outermost)
 
     def only(self, sites: Sequence[int]) -> BlockGraph:
-        """The graph of some of the sites: none contains another, and together they contain or are all innermost ones."""
+        """The graph of some sites: none contains another, and together they contain or are all innermost ones."""
         kept = set(sites)
         builder = GraphBuilder()
         values: dict[int, Origins] = {}

@@ -21,6 +21,21 @@ TOLERANCE = 0.01
 """How far under its target a plan's cost may end, as a share of the full run, unless no single cell fits."""
 
 
+VALUES, LEAST_BYTES = 6, 64 * 2**20
+"""Where no limit is given, the cache may hold so many of the largest values that pass between the outermost sites, or so
+many bytes where that is more."""
+
+
+def default_cache_bytes(graph: BlockGraph, costs: CostTable) -> int:
+    """Bytes of cache per image that masks keep to where no limit is given: small beside what the model takes itself.
+
+    That is six of the tensors that pass from block to block, 0.17 GiB for flux-dev at 1024 pixels, and at least 64 MiB.
+    """
+    size = dict(zip(costs.sites, costs.value_bytes, strict=True))
+    largest = max(size[graph.names[site]] for site in graph.level("stack"))
+    return int(max(LEAST_BYTES, VALUES * largest))
+
+
 class Budget:
     """Cost of masks over one graph, as a share of the full run after elimination.
 

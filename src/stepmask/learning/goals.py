@@ -30,7 +30,7 @@ class Goals:
         target_speedup: Factor by which the denoiser's time shall fall.
         min_psnr: Least mean PSNR in dB against the full run; the cheapest mask that has it is wanted.
         targets: Several shares of the full run's MACs, for a family.
-        max_cache_bytes: Most bytes of cached values per image; None for no limit.
+        max_cache_bytes: Most bytes of cached values per image; None for what the learner takes for usual.
         start: Masks to start from.
         needs_target: Whether one of the first four must be given.
     """

@@ -15,7 +15,7 @@ import numpy as np
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily, Member
-from stepmask.learning.budget import Budget
+from stepmask.learning.budget import Budget, default_cache_bytes
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES, Judge
 from stepmask.learning.end_to_end.memory import fitted
@@ -61,14 +61,15 @@ class EndToEndLearning:
         check_gradients(job.task.pipe)
         self.config, self.needs = fitted(job.config, job.task, job.processes)
         starts = [Table(mask.actions, **mask.forecasting()).digest for mask in job.goals.start]
-        self.budget = Budget(job.task.graph, job.task.costs, max_cache_bytes=job.goals.max_cache_bytes)
+        limit = job.goals.max_cache_bytes or default_cache_bytes(job.task.graph, job.task.costs)
+        self.budget = Budget(job.task.graph, job.task.costs, max_cache_bytes=limit)
         tables = [self._table_to_start_from(mask) for mask in job.goals.start]
         timed = job.goals.target_speedup is not None
         self.targets = [] if timed else self._checked_targets()
         checkpoint = job.checkpoint(**({"start": starts} if starts else {}))
         if timed:
             costs = self._with_latencies(checkpoint, job.processes)
-            self.budget = Budget(job.task.graph, costs, "latency", job.goals.max_cache_bytes)
+            self.budget = Budget(job.task.graph, costs, "latency", limit)
             self.targets = self._checked_targets()
         self.judge = Judge(job.task, self.budget, self.config, checkpoint, job.processes)
         self.search = Search(self.judge, tables)

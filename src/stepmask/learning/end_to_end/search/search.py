@@ -167,7 +167,10 @@ class Search:
         low, high = self._tuning.near_below * targets[-1], self._tuning.near_above * targets[0]
         inputs = self.task.graph, self.task.timesteps, self.config.allowed
         schedules = [s for s in portfolio(*inputs) if low <= self._cost_of(s) <= high]
-        schedules += [s for target in targets for s in spaced_steps(*inputs, target, self._cost_of)]
+        bounds = {scale * target for target in targets for scale in (1.0, self._tuning.near_above)}
+        for bound in sorted(bounds):
+            spaced = [s for s in spaced_steps(*inputs, bound, self._cost_of) if self._fits(s)]
+            schedules += sorted(spaced, key=lambda s: -self.judge.first_psnrs(self._table_of(s)).mean())[:1]
         for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
             self._try_schedule(schedule)
         for table in self._starts:  # what was given is measured in full, however far behind it begins
@@ -177,7 +180,7 @@ class Search:
 
     def _try_schedule(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
         """Measure a schedule; None if it is hopeless, or its cache too large."""
-        table = Table.of(schedule, self.task.graph)
+        table = self._table_of(schedule)
         if not self.budget.fits(table.actions):
             return None
         record = schedule.provenance
@@ -189,8 +192,14 @@ class Search:
         words = [record["method"], kind, record.get("forecast", "")]
         return self._try(table, " ".join(filter(None, words)), rival)
 
+    def _table_of(self, schedule: StepMask) -> Table:
+        return Table.of(schedule, self.task.graph)
+
     def _cost_of(self, schedule: StepMask) -> float:
-        return self.budget.cost_of(Table.of(schedule, self.task.graph).actions)
+        return self.budget.cost_of(self._table_of(schedule).actions)
+
+    def _fits(self, schedule: StepMask) -> bool:
+        return self.budget.fits(self._table_of(schedule).actions)
 
     def _round(self, base: Candidate, level: float, slack: float, target: float) -> Generator[Round, None, Round]:
         """Measure what one probe of `base` proposes at a cost of at most `level`; the best learns its gains."""
