@@ -47,6 +47,14 @@ def without_what_rests(row: int, contained: dict[int, int]) -> int:
     return row
 
 
+def inside_of(row: int, contained: dict[int, int]) -> int:
+    """All that lies within the names whose bit is set."""
+    found = 0
+    for outer, inside in contained.items():
+        found |= inside if row >> outer & 1 else 0
+    return found
+
+
 def around(row: int, contained: dict[int, int]) -> int:
     """A row of bits with those of all names that contain one whose bit is set."""
     for outer, inside in contained.items():

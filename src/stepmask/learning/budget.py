@@ -22,8 +22,8 @@ TOLERANCE = 0.01
 
 
 VALUES, LEAST_BYTES = 6, 64 * 2**20
-"""Where no limit is given, the cache may hold so many of the largest values that pass between the outermost sites, or so
-many bytes where that is more."""
+"""Where no limit is given, the cache may hold so many of the largest values that pass between the outermost sites, or
+so many bytes where that is more."""
 
 
 def default_cache_bytes(graph: BlockGraph, costs: CostTable) -> int:

@@ -18,6 +18,10 @@ INSTEAD = "stepmask.schedules.key_steps(pipe, steps) makes a good mask there wit
 learner, which needs no gradient between steps, had 19.7 (lab/results)."""
 
 
+class NoGradientError(UnsupportedModelError):
+    """No gradient of the images comes back through the run, which may be learned from without."""
+
+
 def check_learnable(pipe: Any) -> None:
     """Refuse a pipeline whose full run cannot be learned from.
 
@@ -65,12 +69,12 @@ def check_layers(pipe: Any) -> None:
     """Refuse layers that are known to let no gradient through, beside others that would: what came back would be wrong.
 
     Raises:
-        UnsupportedModelError: There is one, a quantised layer of torch.
+        NoGradientError: There is one, a quantised layer of torch.
     """
     for name, module in denoiser_of(pipe).named_modules():
         home = type(module).__module__
         if home.startswith("torch.") and ".quantized" in home:
-            raise UnsupportedModelError(
+            raise NoGradientError(
                 f"{name} is a quantised {type(module).__name__}, which lets no gradient through: learn on the plain "
                 f"model, the mask works on the quantised one too; or {INSTEAD}"
             )
@@ -80,11 +84,11 @@ def check_gradients(pipe: Any) -> None:
     """Refuse also what is known to let no gradient through from one step to the next.
 
     Raises:
-        UnsupportedModelError: The pipeline is modular, or a layer is a quantised one of torch.
+        NoGradientError: The pipeline is modular, or a layer is a quantised one of torch.
     """
     check_layers(pipe)
     if is_modular(pipe):
-        raise UnsupportedModelError(
+        raise NoGradientError(
             f"the blocks of a {type(pipe).__name__} switch gradients off, so no error of its images comes back through "
             "them: learn with the standard pipeline of the same denoiser and scheduler, the mask works in both; or "
             f"{INSTEAD}"
@@ -104,17 +108,17 @@ def check_checkpointing(denoiser: nn.Module) -> None:
         )
 
 
-def no_gradient(row: str, pipe: Any) -> UnsupportedModelError:
+def no_gradient(row: str, pipe: Any) -> NoGradientError:
     """What to raise where no gradient arrives at a row of a run, as in ``"row 3"``, or at ``"the images"``."""
-    return UnsupportedModelError(
+    return NoGradientError(
         f"no gradient reaches {row} through {type(pipe.scheduler).__name__} or the pipeline's loop: take another "
         f"scheduler; or {INSTEAD}"
     )
 
 
-def not_differentiable(where: str) -> UnsupportedModelError:
+def not_differentiable(where: str) -> NoGradientError:
     """What to raise where a denoiser lets no gradient through, which `where` says in a few words."""
-    return UnsupportedModelError(
+    return NoGradientError(
         f"{where}: it is quantised or compiled in a way that cannot be differentiated; learn on the plain model, the "
         f"mask works on this one too; or {INSTEAD}"
     )

@@ -94,6 +94,11 @@ class EndToEnd(Configuration):
         low=0.001,
         high=0.5,
     )
+    gradients: bool = option(
+        True,
+        "Whether gradients of the images decide; without, key steps are moved and weights fitted step by step, by runs "
+        "alone. Where none comes back, learning goes on so by itself.",
+    )
     forecast: bool = option(True, "Whether cells may extrapolate; without, the mask is binary.")
     images_per_call: int | None = option(
         None,

@@ -17,6 +17,7 @@ import torch
 from stepmask.errors import StepMaskError
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
+from stepmask.learning.end_to_end.calibration import calibrated
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.gains import GainFit
 from stepmask.learning.end_to_end.gradients.probe import Probe, probe
@@ -40,6 +41,9 @@ kept."""
 
 Part = tuple[int, int]
 """Images by number: the first, and how many."""
+
+CALIBRATED = 16
+"""Images on which weights are fitted step by step, where no gradient comes back."""
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
 """A function of final latents, or images, (N, ...)."""
@@ -147,8 +151,13 @@ class Judge:
         in turns through that of the probes so far, since the full run has been there already.
         """
         iterations = math.ceil(iterations / 2) if table.has_gains else iterations
-        key = f"gains.{iterations}.{table.digest}"
+        key = f"gains.{iterations if self.config.gradients else 'by runs'}.{table.digest}"
         known = self._kept(key)
+        if not known and not self.config.gradients:
+            with frozen(self._denoiser):
+                found = calibrated(self.task, table, PROBES, min(CALIBRATED, self.config.images_per_call or CALIBRATED))
+            known = self._parts_of(found)
+            self._keep(key, known)
         if not known:
             fit = GainFit(table.mask(self.task), self.budget, self.config, iterations)
             count = max(1, self.config.num_probes // 2)
@@ -159,16 +168,21 @@ class Judge:
                 parts = self._parts(first, count)
                 batches = [(partial(self._noise.latents, *part), _slice(wanted, part, first)) for part in parts]
                 fit.step(self.task.pipe, batches, self._features, self._processes)
-            found = Table.of(fit.mask, self.task.graph) if fit.num_gains else table
-            known = {"actions": found.actions, **({} if found.gains is None else {"gains": found.gains})}
-            for name, by_site in (("channels", found.channel_gains), ("weights", found.weights)):
-                known |= {f"{name}.{site}": numbers for site, numbers in (by_site or {}).items()}
+            known = self._parts_of(Table.of(fit.mask, self.task.graph) if fit.num_gains else table)
             self._keep(key, known)
         channels, weights = (
             {key.removeprefix(f"{name}."): known[key] for key in known if key.startswith(f"{name}.")} or None
             for name in ("channels", "weights")
         )
         return Table(known["actions"], known.get("gains"), channels, weights)
+
+    @staticmethod
+    def _parts_of(table: Table) -> dict[str, np.ndarray]:
+        """What is kept of a table with gains."""
+        known = {"actions": table.actions, **({} if table.gains is None else {"gains": table.gains})}
+        for name, by_site in (("channels", table.channel_gains), ("weights", table.weights)):
+            known |= {f"{name}.{site}": numbers for site, numbers in (by_site or {}).items()}
+        return known
 
     def _kept(self, key: str) -> dict[str, np.ndarray]:
         """Parts of a result that were kept under this key, by name; none where it was not measured."""

@@ -7,6 +7,7 @@ once. What is reported was measured on held-back noise.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.job import Job
 from stepmask.learning.processes import Processes
-from stepmask.learning.refusals import check_gradients, check_learnable
+from stepmask.learning.refusals import NoGradientError, check_gradients, check_learnable
 from stepmask.mask import StepMask
 
 PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
@@ -58,7 +59,6 @@ class EndToEndLearning:
     def __init__(self, job: Job) -> None:
         self._task, self._goals = job.task, job.goals
         check_learnable(job.task.pipe)
-        check_gradients(job.task.pipe)
         self.config, self.needs = fitted(job.config, job.task, job.processes)
         starts = [Table(mask.actions, **mask.forecasting()).digest for mask in job.goals.start]
         limit = job.goals.max_cache_bytes or default_cache_bytes(job.task.graph, job.task.costs)
@@ -72,7 +72,20 @@ class EndToEndLearning:
             self.budget = Budget(job.task.graph, costs, "latency", limit)
             self.targets = self._checked_targets()
         self.judge = Judge(job.task, self.budget, self.config, checkpoint, job.processes)
+        self._tables, self._why_by_runs = tables, ""
         self.search = Search(self.judge, tables)
+        if self.config.gradients:
+            try:
+                check_gradients(job.task.pipe)
+            except NoGradientError as error:
+                self._go_by_runs(error)
+
+    def _go_by_runs(self, error: NoGradientError) -> None:
+        """Begin anew without gradients; what was measured stays."""
+        self._why_by_runs = str(error)
+        warnings.warn(f"{error}. Learning goes on by runs alone, which is not as good.", stacklevel=2)
+        self.config = self.judge.config = replace(self.config, gradients=False)
+        self.search = Search(self.judge, self._tables)
 
     def _table_to_start_from(self, mask: StepMask) -> Table:
         """A given mask on the rows of the task's run; resampled if it has other timesteps.
@@ -126,12 +139,19 @@ class EndToEndLearning:
     def num_rounds(self) -> int:
         """Reports of the whole search at most: at each target moves of key steps, fits of gains, and rounds."""
         fits = 2 if self.config.learns_gains else 1  # of a round: what was tried, and its gains
-        first = int(self.config.num_moves > 0) + (4 if self.config.learns_gains else 0)
-        return len(self.targets) * (fits * self.config.rounds + first)
+        first = int(self.config.num_moves > 0) + (3 if self.config.learns_gains else 0)
+        return len(self.targets) * (fits * self.config.rounds * self.config.gradients + first)
 
     def run(self, report: Callable[[Round], None]) -> None:
-        """Search at all targets; with ``min_psnr`` until a target has less."""
+        """Search at all targets, by runs alone where no gradient comes back; with ``min_psnr`` until one has less."""
         self.judge.check_objective()
+        try:
+            self._search(report)
+        except NoGradientError as error:
+            self._go_by_runs(error)
+            self._search(report)
+
+    def _search(self, report: Callable[[Round], None]) -> None:
         enough, before = self._goals.min_psnr, None
         for done in self.search.run(self.targets):
             if enough is not None and before is not None and done.target < before:
@@ -198,6 +218,7 @@ class EndToEndLearning:
                 **({"validation_mean": round(candidate.psnr, 3)} if self.config.objective is None else {}),
             },
             "made_by": candidate.made_by,
+            **({"without_gradients": self._why_by_runs} if self._why_by_runs else {}),
             **({"started_from_masks": len(self._goals.start)} if self._goals.start else {}),
         }
         scheduler, graph = self._task.scheduler, self._task.graph.fingerprint

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
-from stepmask.errors import UnsupportedModelError
 from stepmask.gate import copying, gated
 from stepmask.inspection.inputs import first_sample, rows_per_sample
 from stepmask.inspection.registry import denoiser_of
@@ -35,8 +34,9 @@ from stepmask.learning.end_to_end.gradients.effects import ActionEffects, Foreca
 from stepmask.learning.end_to_end.gradients.history import History
 from stepmask.learning.end_to_end.gradients.list_calls import come_as_list, with_batch, without_batch
 from stepmask.learning.interception import companions
-from stepmask.learning.refusals import INSTEAD, no_gradient, not_differentiable
-from stepmask.liveness import Plan, State
+from stepmask.learning.refusals import INSTEAD, NoGradientError, no_gradient, not_differentiable
+from stepmask.liveness import Plan, State, rows_of
+from stepmask.nesting import inside_of
 from stepmask.runtime.position import Position, PositionTracker, timestep_of
 from stepmask.values import Layout, put_together, take_apart
 
@@ -100,6 +100,12 @@ class Chain:
         self._probing, self._offload = probing, bool(config.offload)
         self._states, self._called, self._keep = plan.states.tolist(), plan.called.tolist(), plan.keep.tolist()
         self._computing_afresh = False
+        stacks = {i: bits for i, bits in plan.graph.within.items() if plan.graph.sites[i].kind == "stack"}
+        # blocks that come before what their list would compute
+        self._computes_for = [
+            inside_of(row, {i: bits for i, bits in stacks.items() if i not in plan.weights})
+            for row in rows_of((plan.states == State.reuse) | (plan.states == State.forecast))
+        ]
         self._tracker = PositionTracker()
         self._last_calls: dict[int, tuple[int, int]] = {}
         self._call: _Call | None = None
@@ -138,7 +144,7 @@ class Chain:
         sample = first_sample(leaves)
         batch = len(sample)
         if batch % (self.num_images * self.copies):
-            raise UnsupportedModelError(
+            raise NoGradientError(
                 f"the denoiser was called with a batch of {batch} for {self.num_images * self.copies} images, and "
                 f"learning end to end needs a pipeline that runs all images together; {INSTEAD}"
             )
@@ -157,7 +163,7 @@ class Chain:
         last = self._last_calls.get(position.stream, (-1, groups))
         self._last_calls[position.stream] = position.row, groups
         if last != (position.row - 1, groups):
-            raise UnsupportedModelError(
+            raise NoGradientError(
                 f"{type(self.pipe).__name__} calls the denoiser at row {position.row} as it did not before, and "
                 f"learning end to end needs the same calls at every step, from the first on; {INSTEAD}"
             )
@@ -281,6 +287,9 @@ class Chain:
             if call is None or self._computing_afresh:
                 return compute()
             row, stream = call.position.row, call.position.stream
+            if self._probing and self._ran is not None and self._computes_for[row] >> site & 1:
+                with torch.no_grad():
+                    return compute()
             state = self._states[row][site]
             if state == State.compute or row == 0:
                 value = compute()
@@ -310,7 +319,7 @@ class Chain:
                 parts = [part.detach().requires_grad_() for part in parts]
             if self._ran is not None and state != State.dead:
                 self._ran.leaves[site] = parts
-                if self._probing:
+                if self._probing and site not in self.plan.weights:
                     self._ran.fresh[site] = self._afresh(compute)
             return put_together(parts, self._layouts[site])
 

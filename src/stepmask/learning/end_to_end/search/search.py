@@ -27,6 +27,9 @@ from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.mask import Action, StepMask
 from stepmask.schedules import key_steps
 
+MOVES_BY_RUNS = 4
+"""Where no gradient comes back, so many times as many moves of key steps are tried."""
+
 FAR, NEARBY = math.inf, 1.0
 PROPOSALS = (
     (0.0, 1.0, FAR), (0.4, 1.0, FAR), (0.8, 1.0, FAR), (0.0, 0.3, FAR), (0.4, 0.3, FAR), (0.8, 0.3, FAR),
@@ -89,7 +92,8 @@ class Search:
                     f"no table that costs at most {target:g} and keeps to the cache was found: ask for more of the "
                     "cost or of the cache"
                 )
-            yield from self._refine(target)
+            if self.config.gradients:
+                yield from self._refine(target)
 
     def _climb(self, target: float) -> Iterator[Round]:
         """Move key steps of the best table of them, for as long as that helps."""
@@ -97,10 +101,11 @@ class Search:
         if not self.config.num_moves or best is None:
             return
         tried, seen = 0, set()
+        most = self.config.num_moves * (1 if self.config.gradients else MOVES_BY_RUNS)
         while best is not None:
             schedule, start, best = self._key_steps[best.table.digest], best, None
             for steps in moved_steps(schedule.provenance["steps"], self.task.shape[0], seed=tried):
-                if tuple(steps) in seen or tried >= self.config.num_moves:
+                if tuple(steps) in seen or tried >= most:
                     continue
                 seen.add(tuple(steps))
                 tried += 1
