@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from stepmask import StepMask, describe
 from stepmask.inspection.registry import registered_architectures
@@ -59,7 +59,13 @@ def sample_of(args: tuple, kwargs: dict) -> torch.Tensor:
 
 
 def nan_like(value):
-    return tree_map(lambda tensor: torch.full_like(tensor, torch.nan), value)
+    return tree_map_only(Tensor, lambda tensor: torch.full_like(tensor, torch.nan), value)
+
+
+def module_of(model: nn.Module, site: str) -> nn.Module:
+    """The module that returns a site's value: of a list of blocks its last."""
+    module = model.get_submodule(site)
+    return module[-1] if isinstance(module, nn.ModuleList) else module
 
 
 def quiet(pipe):
@@ -72,21 +78,33 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def random_mask(
-    model, scheduler, steps: int, seed: int = 0, share: float = 0.5, only_blocks: bool = False, forecasts: float = 0.0
+    model,
+    scheduler,
+    steps: int,
+    seed: int = 0,
+    share: float = 0.5,
+    only_blocks: bool = False,
+    forecasts: float = 0.0,
+    nested: bool = True,
 ) -> StepMask:
-    """Each cell computes with probability `share`; samplers take part unless `only_blocks`.
+    """Each cell computes with probability `share`, or halfway to 1 where the site contains others.
 
-    Of the others, a share of `forecasts` extrapolates, with gains around 1.
+    Samplers take part unless `only_blocks`; sites that contain others unless not `nested`. Of the cells that do not
+    compute, a share of `forecasts` extrapolates, with gains around 1.
     """
-    graph = describe(model)
+    graph = describe(model) if nested else describe(model).innermost
     scheduler.set_timesteps(steps)
     random = np.random.default_rng(seed)
-    compute = random.random((len(scheduler.timesteps), len(graph))) < share
+    compute = random.random((len(scheduler.timesteps), len(graph))) < shares_of(graph, share)
     compute[0] = True
     if only_blocks:
         compute[:, [site.kind == "sampler" for site in graph.sites]] = True
     forecast = ~compute & (random.random(compute.shape) < forecasts)
     return mask_of(compute, graph, scheduler, forecast, random.uniform(0.5, 1.5, compute.shape))
+
+
+def shares_of(graph, share: float) -> list[float]:
+    return [(1 + share) / 2 if site in graph.within else share for site in range(len(graph))]
 
 
 def mask_of(
@@ -100,16 +118,16 @@ def mask_of(
 
 def with_channel_gains(mask: StepMask, model: nn.Module, run: Callable[[], object], seed: int = 0) -> StepMask:
     """The mask with random gains for the channels of its sites; `run` calls the model, to see how many there are."""
-    modules, widths = dict(model.named_modules()), {}
+    widths = {}
 
     def measure(site):
         def hook(module, args, output):
-            parts = [part for part in tree_leaves(output) if isinstance(part, Tensor)]
+            parts = {id(part): part for part in tree_leaves(output) if isinstance(part, Tensor)}.values()
             widths[site] = sum(part.shape[1 if part.dim() > 3 else -1] for part in parts)
 
         return hook
 
-    hooks = [modules[site].register_forward_hook(measure(site)) for site in mask.sites]
+    hooks = [module_of(model, site).register_forward_hook(measure(site)) for site in mask.sites]
     try:
         run()
     finally:
@@ -119,23 +137,49 @@ def with_channel_gains(mask: StepMask, model: nn.Module, run: Callable[[], objec
     return replace(mask, channel_gains={site: random.uniform(0.5, 1.5, width) for site, width in widths.items()})
 
 
+def copies(value):
+    """Copies of the tensors in a value; one that stands there twice is copied once."""
+    made = {}
+    return tree_map_only(Tensor, lambda tensor: made.setdefault(id(tensor), tensor.clone()), value)
+
+
+def map_pairs(function: Callable, first, second):
+    """The second value, each of its tensors in the place of that function of the first's and its own."""
+    tensors, made = iter(leaf for leaf in tree_leaves(first) if isinstance(leaf, Tensor)), {}
+
+    def map_pair(tensor):
+        other = next(tensors)
+        if id(tensor) not in made:
+            made[id(tensor)] = function(other, tensor)
+        return made[id(tensor)]
+
+    return tree_map_only(Tensor, map_pair, second)
+
+
 class Reference:
     """Runs a mask in the most obvious way: every site computes always, a hook swaps in the value of its last 1.
 
-    Where the mask forecasts, it swaps in the line through the values of its last two. The loop that uses it sets
-    `row`; a `stream` of its own has values of its own.
+    Where the mask forecasts, it swaps in the line through the values of its last two. Within a site that does not
+    compute nothing does: a 1 there counts for nothing. The loop that uses it sets `row`; a `stream` of its own has
+    values of its own.
     """
 
     def __init__(self, model: nn.Module, mask: StepMask) -> None:
         self.row, self.stream = 0, 0
         self._mask, self._computed = mask, {}
-        modules = dict(model.named_modules())
-        self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(mask.sites)]
+        self._computes = mask.compute.copy()
+        for i, inner in enumerate(mask.sites):
+            for j, outer in enumerate(mask.sites):
+                if inner.startswith(f"{outer}."):
+                    self._computes[:, i] &= mask.compute[:, j]
+        self._hooks = [
+            module_of(model, name).register_forward_hook(self._hook(i)) for i, name in enumerate(mask.sites)
+        ]
 
     def _hook(self, site: int) -> Callable:
         def swap(module, args, output):
             values = self._computed.setdefault((self.stream, site), [])
-            if self._mask.compute[self.row, site]:
+            if self._computes[self.row, site]:
                 values.append((self.row, output))
             row_1, newest = values[-1]
             if self._mask.forecast[self.row, site] and len(values) > 1:
@@ -144,7 +188,7 @@ class Reference:
                 distance = gain * (self.row - row_1) / (row_1 - row_2)
                 factors = (self._mask.channel_gains or {}).get(self._mask.sites[site])
                 if factors is None:
-                    return tree_map(lambda a, b: torch.lerp(a, b, 1 + distance), second, newest)
+                    return map_pairs(lambda a, b: torch.lerp(a, b, 1 + distance), second, newest)
                 rest = list(factors)
 
                 def line(old, new):
@@ -153,7 +197,7 @@ class Reference:
                     weights = torch.ones_like(new).movedim(dim, -1).mul(1 + distance * mine).movedim(-1, dim)
                     return torch.lerp(old, new, weights)
 
-                return tree_map(line, second, newest)
+                return map_pairs(line, second, newest)
             return newest
 
         return swap
@@ -181,9 +225,9 @@ def suffix(mask: StepMask, start: int) -> StepMask:
 
 @contextlib.contextmanager
 def count_computes(model: nn.Module, names: Sequence[str], poison: tuple[int, str] | None = None) -> Iterator[list]:
-    """Log (call, name) of every site that really runs; `poison` turns the value of one of them into NaN.
+    """Log (call, name) of every module among the sites that has run; `poison` turns the value of one of them into NaN.
 
-    Wraps forwards, so enter it before a mask is applied and leave it after.
+    Wraps forwards, so enter it before a mask is applied and leave it after. Lists of blocks have none.
     """
     log: list[tuple[int, str]] = []
     call = -1
@@ -196,13 +240,14 @@ def count_computes(model: nn.Module, names: Sequence[str], poison: tuple[int, st
         original = module.forward
 
         def forward(*args, **kwargs):
-            log.append((call, name))
             value = original(*args, **kwargs)
+            log.append((call, name))
             return nan_like(value) if poison == (call, name) else value
 
         module.forward = forward
 
     modules = dict(model.named_modules())
+    names = [name for name in names if not isinstance(modules[name], nn.ModuleList)]
     hook = model.register_forward_pre_hook(next_call, with_kwargs=True)
     for name in names:
         wrap(modules[name], name)

@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch import nn
 
 from stepmask.errors import UnsupportedModelError
+from stepmask.values import Value, put_together, take_apart
 
 Controller = Callable[[Callable[..., Any], tuple, dict], Any]
 """Gets ``compute``, args and kwargs. ``compute()`` runs the module on the same arguments, ``compute(args, kwargs)`` on
 others; either may be called any number of times."""
 
 
-def copied(value: Any) -> Any:
-    """A copy of a value into which the model writes."""
-    return tree_map_only(Tensor, torch.clone, value)
+def copied(value: Value) -> Value:
+    """A copy of a value into which the model writes; a tensor that stands there twice stays one."""
+    tensors, layout = take_apart(value)
+    return put_together([tensor.clone() for tensor in tensors], layout)
 
 
 def copying(controller: Controller) -> Controller:
@@ -131,7 +131,7 @@ class Gates:
                     f"{gate.name} was wrapped by something else when the mask was applied (offload hooks, a cache of "
                     "diffusers?), which was undone since: remove the mask before such changes and apply it after them"
                 )
-            if gate.bypassed:
+            if gate.bypassed and not any(other.name.startswith(f"{gate.name}.") for other in self._gates):
                 raise UnsupportedModelError(
                     f"{gate.name} was compiled after the mask was applied: remove the mask, compile, apply it again"
                 )
@@ -139,7 +139,7 @@ class Gates:
             if root.get_submodule(name)._compiled_call_impl is not None:
                 raise UnsupportedModelError(
                     f"{name or type(root).__name__} is compiled as a whole, so no block of it can be skipped: compile "
-                    "the sites instead, before the mask is applied: for name in describe(model).names: "
+                    "the sites instead, before the mask is applied: for name in describe(model).innermost.names: "
                     "model.get_submodule(name).compile()"
                 )
 

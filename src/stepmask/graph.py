@@ -130,9 +130,12 @@ class BlockGraph:
         """The graph of the sites that contain no others; itself where none does."""
         if self.inner is None:
             return self
-        names = {self.names[i] for i in self.rewritten}
-        rewritten = frozenset(i for i, name in enumerate(self.inner.names) if name in names)
-        return replace(self.inner, rewritten=rewritten)
+        return self.inner.rewriting(self)
+
+    def rewriting(self, other: BlockGraph) -> BlockGraph:
+        """This graph, whose model writes into the values that another graph of the same model says, of these sites."""
+        names = {other.names[i] for i in other.rewritten}
+        return replace(self, rewritten=frozenset(i for i, name in enumerate(self.names) if name in names))
 
     def level(self, level: Level) -> tuple[int, ...]:
         """The sites of one level, samplers left out: together they contain all others, and none contains another.

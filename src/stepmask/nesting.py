@@ -34,6 +34,12 @@ def within(names: Sequence[str]) -> dict[int, int]:
     return dict(sorted(found.items(), key=lambda item: names[item[0]].count(".")))
 
 
+def innermost(names: Sequence[str]) -> list[str]:
+    """The names that contain no others, in order."""
+    outer = within(names)
+    return [name for i, name in enumerate(names) if i not in outer]
+
+
 def without_what_rests(row: int, contained: dict[int, int]) -> int:
     """A row of bits without those that lie within a name whose bit is not set.
 

@@ -17,8 +17,8 @@ class Layout(NamedTuple):
     spec: TreeSpec
     others: tuple[Any, ...]
     """Leaves, with None in the place of tensors."""
-    tensors: tuple[int, ...]
-    """Positions of the tensors among the leaves."""
+    places: tuple[tuple[int, int], ...]
+    """Of the leaves that are tensors, the position and which of the tensors it is; one may stand at several."""
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
@@ -28,21 +28,22 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 def num_bytes(value: Value) -> int:
     """Bytes of all tensors in a value, one that stands there twice counted once."""
-    tensors = {id(tensor): tensor for tensor in tensors_in(value)}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in take_apart(value)[0])
 
 
 def take_apart(value: Value) -> tuple[list[Tensor], Layout]:
-    """The tensors in a value, in order, and what it takes to put others in their place."""
+    """The tensors in a value, in order and each once, and what it takes to put others in their place."""
     leaves, spec = tree_flatten(value)
-    tensors = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}
+    number = {key: i for i, key in enumerate(tensors)}
+    places = tuple((i, number[id(leaf)]) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
     others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-    return [leaves[i] for i in tensors], Layout(spec, others, tensors)
+    return list(tensors.values()), Layout(spec, others, places)
 
 
 def put_together(tensors: list[Tensor], layout: Layout) -> Value:
     """The value with these tensors."""
     leaves = list(layout.others)
-    for position, tensor in zip(layout.tensors, tensors, strict=True):
-        leaves[position] = tensor
+    for position, number in layout.places:
+        leaves[position] = tensors[number]
     return tree_unflatten(leaves, layout.spec)

@@ -1,23 +1,37 @@
 """What every registered family promises, on its tiny model. Registering a family tests it."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 import stepmask
 from stepmask import StepMask, describe, make_plan, measure_cost
-from stepmask.graph import OUT, Site
+from stepmask.graph import OUT, Level, Site
 from stepmask.inspection.registry import architecture_of, registered_architectures
 from stepmask.inspection.sampler_loop import SamplerLoop
-from stepmask.liveness import State
-from tiny import conditions, count_computes, generator, nan_like, random_mask, reference, tiny_model, with_channel_gains
+from stepmask.liveness import Plan, State
+from stepmask.runtime.policies import RunPlan
+from stepmask.values import tensors_in
+from tiny import (
+    conditions,
+    count_computes,
+    generator,
+    module_of,
+    nan_like,
+    random_mask,
+    reference,
+    tiny_model,
+    with_channel_gains,
+)
 
 FAMILIES = sorted(registered_architectures())
 STEPS = 5
@@ -28,6 +42,10 @@ PACKED |= {"CogVideoXTransformer3DModel", "Lumina2Transformer2DModel"}
 
 def inputs_of(model):
     return architecture_of(model).example_inputs(model, 2)
+
+
+def inside_of(graph, site: int) -> set[int]:
+    return {i for i in range(len(graph)) if graph.within.get(site, 0) >> i & 1}
 
 
 def trace(model, sites):
@@ -54,6 +72,22 @@ class Case:
     @cached_property
     def plain(self) -> torch.Tensor:
         return self.sample()
+
+    @cached_property
+    def num_tensors(self) -> dict[str, int]:
+        """By site, of how many tensors its value is."""
+        found, hooks = {}, []
+        for name in self.graph.names:
+
+            def count(module, args, output, name=name):
+                found[name] = len(tensors_in(output))
+
+            hooks.append(module_of(self.model, name).register_forward_hook(count))
+        with torch.no_grad():
+            self.model(**inputs_of(self.model))
+        for hook in hooks:
+            hook.remove()
+        return found
 
     def masked(self, mask, **options) -> torch.Tensor:
         with stepmask.apply(self.model, mask, scheduler=self.scheduler, **options):
@@ -104,8 +138,10 @@ def changed_modules(model) -> dict[str, list[str]]:
 
 def test_sites_are_modules_in_the_order_in_which_they_run(case):
     ran = []
-    modules = dict(case.model.named_modules())
-    hooks = [modules[name].register_forward_hook(lambda *_, name=name: ran.append(name)) for name in case.graph.names]
+    hooks = [
+        module_of(case.model, name).register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name in case.graph.names
+    ]
     with torch.no_grad():
         case.model(**inputs_of(case.model))
     for hook in hooks:
@@ -113,17 +149,38 @@ def test_sites_are_modules_in_the_order_in_which_they_run(case):
     assert ran == list(case.graph.names)
 
 
-def test_declared_graph_is_the_traced_graph(case):
-    traced = trace(case.model, case.graph.sites)
-    assert traced.sites == case.graph.sites and traced.all_readers == case.graph.all_readers
-    assert traced.reads_step == case.graph.reads_step
+def test_levels_nest(case):
+    """Each level covers the whole model, the coarser ones with fewer sites; what contains others comes after them."""
+    graph, family = case.graph, architecture_of(case.model)
+    named = {site.name for site in family.sites(case.model)}
+    assert {graph.names[i] for i in range(len(graph)) if i not in graph.within} == named == set(graph.innermost.names)
+    branches, blocks, stacks = (graph.level(level) for level in get_args(Level))
+    assert {graph.names[i] for i in branches} == {graph.innermost.names[i] for i in graph.innermost.blocks}
+    assert len(branches) > len(blocks) >= len(stacks) >= 1
+    for level in (blocks, stacks):
+        covered = set(level).union(*(inside_of(graph, i) for i in level))
+        assert covered >= set(branches), "every branch lies within a site of the level, or is one"
+        assert not any(inside_of(graph, i) & set(level) for i in level), "none of them contains another"
+    for outer in graph.within:
+        assert graph.sites[outer].kind in ("block", "stack") and max(inside_of(graph, outer)) < outer
+    lists = {site.name for site in graph.sites if site.kind == "stack"}
+    assert lists == {name for name in graph.names if isinstance(case.model.get_submodule(name), nn.ModuleList)}
+    assert lists or family.class_name == "LatteTransformer3DModel", "its two lists run in turns"
+
+
+def test_the_innermost_graph_knows_nothing_of_what_is_around_it(case, monkeypatch):
+    monkeypatch.setattr("stepmask.inspection.architecture.sites_around", lambda model, sites: ())
+    flat = trace(case.model, case.graph.innermost.sites)
+    assert not flat.within and flat.inner is None and flat.innermost is flat
+    assert replace(case.graph.innermost, rewritten=frozenset()) == replace(flat, rewritten=frozenset())
+    assert case.graph.fingerprint == flat.fingerprint == case.graph.innermost.fingerprint
 
 
 def test_feeders_feed_their_site_alone(case):
     feeders = architecture_of(case.model).feeders(case.model)
     names = [feeder for site in feeders.values() for feeder in site]
     assert set(feeders) <= set(case.graph.names) and len(set(names)) == len(names)
-    traced = trace(case.model, [*case.graph.sites, *(Site(name, "mlp") for name in names)])
+    traced = trace(case.model, [*case.graph.innermost.sites, *(Site(name, "mlp") for name in names)]).innermost
     index = {name: i for i, name in enumerate(traced.names)}
     for site, feeding in feeders.items():
         for feeder in feeding:
@@ -152,7 +209,7 @@ def test_feeders_rest_where_their_site_does(own):
 
 def test_tracing_leaves_the_model_alone(own):
     before = {name: (p.device, p.requires_grad) for name, p in own.model.named_parameters()}
-    trace(own.model.train(), own.graph.sites)
+    trace(own.model.train(), own.graph.innermost.sites)
     measure_cost(own.model)
     assert own.model.training and not changed_modules(own.model)
     assert before == {name: (p.device, p.requires_grad) for name, p in own.model.named_parameters()}
@@ -168,7 +225,7 @@ def nan_readers(case: Case, poisoned: int | None, inputs: dict, clean: dict[int,
     modules = dict(case.model.named_modules())
     found: set[int] = set()
     hooks = []
-    for site, name in enumerate(case.graph.names):
+    for site, name in enumerate(case.graph.innermost.names):
 
         def after(module, args, output, site=site):
             if has_nan(output):
@@ -185,17 +242,17 @@ def nan_readers(case: Case, poisoned: int | None, inputs: dict, clean: dict[int,
 
 
 def test_nan_finds_the_same_readers(case):
-    """Cross-check of declaration and trace with real numbers."""
-    family = architecture_of(case.model)
+    """Cross-check of the trace with real numbers, of the innermost sites."""
+    family, graph = architecture_of(case.model), case.graph.innermost
     inputs = family.example_inputs(case.model, 2)
     clean: dict[int, torch.Tensor] = {}
     assert nan_readers(case, None, inputs, clean) == set()
-    for site in range(len(case.graph)):
-        found, said = nan_readers(case, site, inputs, clean), set(case.graph.readers(site))
-        assert found == said or (case.packed and found < said), case.graph.names[site]
+    for site in range(len(graph)):
+        found, said = nan_readers(case, site, inputs, clean), set(graph.readers(site))
+        assert found == said or (case.packed and found < said), graph.names[site]
     fresh = {name: torch.full_like(inputs[name], torch.nan, dtype=torch.float32) for name in family.step_inputs}
     reached = nan_readers(case, None, {**inputs, **fresh}, clean) - {OUT}
-    assert reached == {site for site in range(len(case.graph)) if case.graph.depends_on_step(site)}
+    assert reached == {site for site in range(len(graph)) if graph.depends_on_step(site)}
 
 
 def test_graph_does_not_depend_on_weights_dtype_or_mode(case, family):
@@ -206,14 +263,16 @@ def test_graph_does_not_depend_on_weights_dtype_or_mode(case, family):
 def test_costs_add_up(case):
     cost = measure_cost(case.model)
     assert cost.sites == case.graph.names
-    assert (cost.macs > 0).all() and cost.always_macs > 0
+    innermost = [i for i in range(len(case.graph)) if i not in case.graph.within]
+    assert (cost.macs >= 0).all() and (cost.macs[innermost] > 0).all() and cost.always_macs > 0
     assert cost.fraction(case.all_ones()) == pytest.approx(1)
-    unread = [i for i in range(len(case.graph)) if not case.graph.readers(i)]
+    graph = case.graph.innermost
+    unread = [i for i in range(len(graph)) if not graph.readers(i)]
     still = []  # what nothing that changes reaches computes once: the text's own blocks of Lumina 2
-    for site in range(len(case.graph)):
-        if not case.graph.depends_on_step(site) and set(case.graph.writers(site)) <= set(still):
+    for site in range(len(graph)):
+        if not graph.depends_on_step(site) and set(graph.writers(site)) <= set(still):
             still.append(site)
-    shares = cost.shares()[0]
+    shares = cost.shares()[0][innermost]
     wanted = 1 - shares[unread].sum() - shares[still].sum() * (STEPS - 1) / STEPS
     assert cost.fraction(make_plan(case.all_ones(), case.graph)) == pytest.approx(wanted)
 
@@ -264,10 +323,10 @@ def test_the_plan_is_what_runs(case):
         plan = make_plan(mask, case.graph)
         with count_computes(case.model, case.graph.names) as log:
             case.masked(plan)
-        runs = plan.compute.copy()
+        runs = plan.called.copy()
         runs[0] = True  # what nobody ever reads runs once, to show its shape
-        wanted = [(row, case.graph.names[site]) for row, site in np.argwhere(runs).tolist()]
-        assert log == wanted
+        modules = [site for site in range(len(case.graph)) if case.graph.sites[site].kind != "stack"]
+        assert log == [(row, case.graph.names[site]) for row, site in np.argwhere(runs).tolist() if site in modules]
 
 
 def test_dead_values_never_reach_the_output(case):
@@ -281,13 +340,41 @@ def test_dead_values_never_reach_the_output(case):
     assert (dead == 0) == always_read
 
 
-def test_every_surviving_compute_matters(case):
-    plan = make_plan(case.mask(1, share=0.4, forecasts=0.4), case.graph)
+@pytest.mark.parametrize("nested", [False, True], ids=["branches", "nested"])
+def test_every_surviving_compute_matters(case, nested):
+    """It reaches the output.
+
+    Where sites nest, it may also lie in the part that nobody reads of a value of two streams, which is kept as one.
+    """
+    graph = case.graph if nested else case.graph.innermost
+    plan = make_plan(case.mask(1, share=0.4, forecasts=0.4, nested=nested), graph)
     cells = np.argwhere(plan.compute)
     chosen = np.random.default_rng(0).permutation(cells)[:16]
     for row, site in chosen.tolist():
-        with count_computes(case.model, case.graph.names, poison=(row, case.graph.names[site])):
-            assert case.masked(plan).isnan().any(), f"row {row}, {case.graph.names[site]}"
+        poisoned = PoisonedPlan(**{f.name: getattr(plan, f.name) for f in fields(plan)}, poison=(row, site))
+        kept = [outer for outer, inside in graph.within.items() if inside >> site & 1 and plan.keep[row, outer]]
+        two_streams = any(case.num_tensors[graph.names[outer]] > 1 for outer in kept)
+        matters = case.masked(poisoned).isnan().any()
+        assert matters or (nested and (two_streams or case.packed)), f"row {row}, {graph.names[site]}"
+
+
+@dataclass(frozen=True, eq=False)
+class PoisonedPlan(Plan):
+    """One site computes NaN at one row."""
+
+    poison: tuple[int, int] = (-1, -1)
+
+    class policy(RunPlan):
+        def asks(self, step):
+            asked = list(super().asks(step))
+            row, site = self.plan.poison
+            asked[site] |= row == step
+            return asked
+
+        def __call__(self, step, site, compute, cache):
+            if self.plan.poison != (step, site):
+                return super().__call__(step, site, compute, cache)
+            return super().__call__(step, site, lambda: nan_like(compute()), cache)
 
 
 def test_sites_may_be_named_in_part(case):
@@ -303,7 +390,9 @@ def test_sites_may_be_named_in_part(case):
 
 def test_leaving_restores_every_module(case):
     feeders = architecture_of(case.model).feeders(case.model).values()
-    gated = {"", *case.graph.names, *(name for names in feeders for name in names)}
+    modules = dict(case.model.named_modules())
+    sites = {name for name in case.graph.names if not isinstance(modules[name], nn.ModuleList)}
+    gated = {"", *sites, *(name for names in feeders for name in names)}
     with stepmask.apply(case.model, case.mask(0), scheduler=case.scheduler):
         assert set(changed_modules(case.model)) == gated
         assert not changed_modules(case.untouched), "another instance"
@@ -315,7 +404,7 @@ def test_leaving_restores_every_module(case):
 def test_leaving_by_an_exception_restores_every_module_and_the_next_run_is_right(case):
     mask, rows = case.mask(0), iter(range(STEPS))
     wanted = case.by_reference(mask)
-    last = dict(case.model.named_modules())[case.graph.names[-1]]
+    last = dict(case.model.named_modules())[case.graph.innermost.names[-1]]
 
     def fail(*_):
         if next(rows) == 2:

@@ -10,7 +10,7 @@ import stepmask
 from refusal import check_refused
 from stepmask import apply, describe, make_plan, register_sites, schedules
 from stepmask.errors import UnknownArchitectureError, UnsupportedModelError
-from stepmask.graph import OUT
+from stepmask.graph import OUT, Site
 from stepmask.inspection.architecture import Architecture, Given
 from stepmask.inspection.registry import _architectures, architecture_of, register
 from stepmask.inspection.sampler_loop import SamplerLoop
@@ -57,9 +57,10 @@ def plain() -> Plain:
 
 def test_a_model_that_is_not_from_diffusers(plain):
     graph = register_sites(plain, PATTERNS, example_inputs=inputs())
-    assert graph.names[:3] == ("blocks.0.attn", "blocks.0.mlp", "blocks.1.attn")
-    assert [site.kind for site in graph.sites[:2]] == ["attention", "mlp"]
-    assert graph.readers(0) == (OUT, 1, 2, 3, 4, 5) and graph.readers(5) == (OUT,)
+    assert graph.names[:4] == ("blocks.0.attn", "blocks.0.mlp", "blocks.0", "blocks.1.attn")
+    assert [site.kind for site in graph.sites[:3]] == ["attention", "mlp", "block"]
+    assert graph.sites[-1] == Site("blocks", "stack") and graph.readers(len(graph) - 1) == (OUT,)
+    assert graph.innermost.readers(0) == (OUT, 1, 2, 3, 4, 5) and graph.innermost.readers(5) == (OUT,)
     assert describe(plain) == graph, "the instance is known from now on"
     check_refused("no architecture is registered for Plain", describe, Plain(), error=UnknownArchitectureError)
 
@@ -74,7 +75,7 @@ def test_describing_changes_nothing(plain):
         check_refused(r"call stepmask\.register_sites\(model, sites=", unknown, plain, error=UnknownArchitectureError)
     register_sites(plain, PATTERNS[:1], example_inputs=inputs())
     assert describe(plain, sites=PATTERNS, example_inputs=inputs()) == graph
-    assert describe(plain).names == graph.names[::2], "what was registered stays"
+    assert describe(plain).innermost.names == graph.innermost.names[::2], "what was registered stays"
     assert register_sites(plain, PATTERNS, example_inputs=inputs()) == describe(plain) == graph, "until it is anew"
 
 
@@ -95,7 +96,8 @@ class Sounding(Plain):
 def test_all_that_it_returns_is_used():
     model = Sounding().eval()
     graph = register_sites(model, PATTERNS, example_inputs=inputs())
-    assert OUT in graph.readers(5), "of the second result"
+    assert OUT in graph.innermost.readers(5) and OUT in graph.readers(graph.names.index("blocks.2")), "the second's"
+    assert "blocks" not in graph.names, "its first value is used outside of it"
     plan = make_plan(random_mask(model, DDIMScheduler(), 3, share=1.1), graph)
     assert plan.compute.all()
 
@@ -110,7 +112,7 @@ def test_it_runs_masks(plain):
     plan = make_plan(mask, describe(plain))
     with count_computes(plain, mask.sites) as log, apply(plain, plan, scheduler=scheduler):
         assert not torch.equal(loop(3, 5, generator(), y=y).images, full)
-    assert len(log) == plan.compute.sum()
+    assert len(log) == plan.called[:, :-1].sum()
     with apply(plain, random_mask(plain, scheduler, 5, share=1.1), scheduler=scheduler):
         assert torch.equal(loop(3, 5, generator(), y=y).images, full)
 
@@ -118,7 +120,7 @@ def test_it_runs_masks(plain):
 def test_it_learns_and_costs(plain):
     register_sites(plain, PATTERNS, example_inputs=inputs())
     cost = stepmask.measure_cost(plain)
-    assert cost.macs.tolist() == [5 * 8 * 8] * 6 and cost.always_macs == 8
+    assert cost.macs.tolist() == [5 * 8 * 8, 5 * 8 * 8, 0] * 3 + [0] and cost.always_macs == 8
     few = {"rounds": 1, "gains": 1, "num_probes": 2, "num_validation": 3, "num_held_back": 3}
     options = {"scheduler": DDIMScheduler(clip_sample=False), "call_kwargs": {"y": torch.randn(2, 8)}}
     mask = stepmask.learn(plain, 6, 0.6, **options, **few)
@@ -142,12 +144,12 @@ def test_other_sites_of_a_registered_family():
     default = describe(model)
     within = ["**.attn1", "**.attn2", "**.ff"]
     graph = register_sites(model, ["**.resnets.*", *within, "**.downsamplers.*", "**.upsamplers.*"])
-    assert {site.kind for site in graph.sites} == {"resnet", "attention", "cross_attention", "mlp", "sampler"}
     same = [site for site in default.sites if site.kind != "transformer"]
     assert [site for site in graph.sites if site in default.sites] == same
+    inner = graph.innermost
+    assert {site.kind for site in inner.sites} == {"resnet", "attention", "cross_attention", "mlp", "sampler"}
     name = "mid_block.attentions.0.transformer_blocks.0."
-    index = {name: i for i, name in enumerate(graph.names)}
-    readers = {graph.names[i] for i in graph.readers(index[f"{name}attn1"])}
+    readers = {inner.names[i] for i in inner.readers(inner.names.index(f"{name}attn1"))}
     assert readers == {f"{name}attn2", f"{name}ff", "mid_block.resnets.1"}, "not the output: a resnet's state hides it"
     scheduler = DDIMScheduler(clip_sample=False)
     mask = random_mask(model, scheduler, 4)
@@ -175,7 +177,7 @@ def test_a_made_up_architecture_takes_a_few_lines(monkeypatch):
             return model(**given)
 
     graph = describe(Plain())
-    assert len(graph) == 6 and graph.sites[0].kind == "attention"
+    assert len(graph) == 6 + 3 + 1 and graph.sites[0].kind == "attention"
 
 
 # --- what is refused
@@ -291,5 +293,5 @@ def test_foreign_kernels_are_traced_around():
     for block in model.transformer_blocks:
         block.attn1.processor = Foreign()
     family = architecture_of(model)
-    assert family.trace(model, wanted.sites) == wanted
+    assert family.trace(model, wanted.innermost.sites) == wanted
     assert stepmask.measure_cost(model).macs.tolist() == cost.macs.tolist()

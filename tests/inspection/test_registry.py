@@ -76,12 +76,13 @@ def test_u_nets_of_other_configurations_match_the_probe(options):
     }  # fmt: skip
     model = UNet2DModel(**{**config, **options})
     graph = describe(model)
-    assert architecture_of(model).trace(model, graph.sites) == graph
+    assert architecture_of(model).trace(model, graph.innermost.sites[::-1]) == graph, "in the order in which they run"
 
 
 def test_the_u_net_graph_by_hand():
     """The decoder also reads the encoder; levels count from full resolution."""
-    graph = describe(tiny_model("UNet2DModel"))
+    nested = describe(tiny_model("UNet2DModel"))
+    graph = nested.innermost
     index = {name: i for i, name in enumerate(graph.names)}
 
     def readers(name: str) -> set[str]:
@@ -95,6 +96,10 @@ def test_the_u_net_graph_by_hand():
     assert graph.depends_on_step(index["up_blocks.2.resnets.0"])
     assert not graph.depends_on_step(index["up_blocks.0.upsamplers.0"])
     assert set(graph.blocks) == {i for i, site in enumerate(graph.sites) if "sampler" not in site.name}
+    of_block = {nested.names[i] for i in nested.readers(nested.names.index("down_blocks.0"))}
+    assert of_block == {"down_blocks.1.resnets.0", "up_blocks.1.resnets.1", "up_blocks.2.resnets.0"}
+    assert nested.readers(len(nested) - 1) == (OUT,) and nested.names[-1] == "up_blocks"
+    assert {site.name: site.depth for site in nested.sites}["up_blocks.1"] == 1
 
 
 def test_families_are_found_lazily(monkeypatch):

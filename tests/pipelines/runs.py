@@ -5,14 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from cases import Case
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from stepmask import StepMask, describe
 from stepmask.inspection.registry import denoisers_of
-from tiny import Reference, mask_of
+from tiny import Reference, copies, mask_of, shares_of
 
 Calls = Iterable[tuple[int, int]]
 """Row and stream of each denoiser call, in order."""
@@ -23,14 +21,13 @@ class LastValues(Reference):
 
     def _hook(self, site: int) -> Callable:
         swap = super()._hook(site)
-        compute = self._mask.compute
 
         def begin_late(module, args, output):
-            output = tree_map(torch.clone, output)
-            if compute[self.row, site] or (self.stream, site) in self._computed:
-                return tree_map(torch.clone, swap(module, args, output))
+            output = copies(output)
+            if self._computes[self.row, site] or (self.stream, site) in self._computed:
+                return copies(swap(module, args, output))
             self._computed[self.stream, site] = [(self.row, output)]
-            return tree_map(torch.clone, output)
+            return copies(output)
 
         return begin_late
 
@@ -69,10 +66,12 @@ def interrupted(case: Case, last: int) -> Case:
     return replace(case, options={"callback_on_step_end": interrupt})
 
 
-def random_actions(pipe: Any, seed: int = 0, share: float = 0.5, forecasts: float = 0.0) -> StepMask:
+def random_actions(
+    pipe: Any, seed: int = 0, share: float = 0.5, forecasts: float = 0.0, nested: bool = True
+) -> StepMask:
     """A random mask for the steps of the pipeline's latest run."""
-    graph, random = describe(pipe), np.random.default_rng(seed)
-    compute = random.random((len(pipe.scheduler.timesteps), len(graph))) < share
+    graph, random = describe(pipe) if nested else describe(pipe).innermost, np.random.default_rng(seed)
+    compute = random.random((len(pipe.scheduler.timesteps), len(graph))) < shares_of(graph, share)
     compute[0] = True
     return mask_of(compute, graph, pipe.scheduler, ~compute & (random.random(compute.shape) < forecasts))
 

@@ -311,7 +311,7 @@ def test_a_cache_of_diffusers_over_a_mask_is_noticed():
 
 
 def compile_sites(pipe):
-    for name in describe(pipe).names:
+    for name in describe(pipe).innermost.names:
         denoiser_of(pipe).get_submodule(name).compile(backend="eager")
 
 

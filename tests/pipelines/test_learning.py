@@ -247,8 +247,8 @@ def test_learning_where_the_model_writes_into_values(name, eliminate_dead):
     if name == "FreeU":
         pipe.enable_freeu(0.9, 0.2, 1.2, 1.4)
     case.run(pipe)
-    mask = random_actions(pipe, 3, share=0.4, forecasts=0.5)
-    plan = stepmask.make_plan(mask, stepmask.describe(pipe), eliminate_dead=eliminate_dead)
+    mask = random_actions(pipe, 3, share=0.4, forecasts=0.5, nested=False)
+    plan = stepmask.make_plan(mask, stepmask.describe(pipe).innermost, eliminate_dead=eliminate_dead)
 
     with stepmask.apply(pipe, plan):
         wanted = latents_of(case, pipe)

@@ -59,7 +59,7 @@ def test_sites_may_be_chosen_without_example_inputs():
     pipe, inputs = quiet(z_image()), BY_NAME["Z-Image"].arguments(1)
     usual = stepmask.describe(pipe, call_kwargs=inputs)
     graph = stepmask.describe(pipe, sites=["layers.*.feed_forward"], call_kwargs=inputs)
-    assert graph.names == ("layers.0.feed_forward", "layers.1.feed_forward")
+    assert graph.innermost.names == ("layers.0.feed_forward", "layers.1.feed_forward")
     assert stepmask.describe(pipe, call_kwargs=inputs) == usual != graph, "describing changes nothing"
     assert stepmask.register_sites(pipe, ["layers.*.feed_forward"], call_kwargs=inputs) == stepmask.describe(pipe)
 
@@ -82,7 +82,7 @@ def test_a_mask_of_given_sites_runs_where_nothing_is_registered():
 def test_what_runs_twice_is_left_out():
     pipe = quiet(cog_view_4())
     graph = stepmask.describe(pipe, call_kwargs=texts(1, prompt_embeds=(16, 12)) | {"height": 32, "width": 32})
-    assert graph.names == ("transformer_blocks.0.attn1", "transformer_blocks.1.attn1")
+    assert graph.innermost.names == ("transformer_blocks.0.attn1", "transformer_blocks.1.attn1")
 
 
 def test_what_cannot_be_described_is_told_in_words():

@@ -65,7 +65,8 @@ def test_deepcache_forecasts_deep_samplers_too():
 
 def test_key_steps_are_given_or_spaced():
     assert words(schedules.key_steps(TRANSFORMER, range(5), [3, 0])) == ["11", "ll", "ll", "11", "ll"]
-    assert words(schedules.key_steps(UNET, range(3), [0], forecast=None)) == ["11111", "01010", "01010"]
+    branches = schedules.key_steps(UNET, range(3), [0], forecast=None, level="branch")
+    assert words(branches) == ["11111", "01010", "01010"]
     assert schedules.key_steps(TRANSFORMER, range(7), 3).provenance["steps"] == [0, 2, 4]
     assert schedules.key_steps(TRANSFORMER, range(9)).compute.all(1).sum() == 5
     even = schedules.key_steps(TRANSFORMER, range(12), 4, power=1)
@@ -108,8 +109,9 @@ def test_depth_moves_the_border():
 
 
 def test_the_real_u_net_holds_all_that_is_deep():
-    graph = describe(ddim_pipeline())
-    mask = schedules.deepcache(graph, range(4), interval=2)
+    nested = describe(ddim_pipeline())
+    mask, graph = schedules.deepcache(nested, range(4), interval=2), nested.innermost
+    assert words(mask) == words(schedules.deepcache(graph, range(4), interval=2)) and mask.sites == graph.names
     held = {graph.sites[i] for i in np.flatnonzero(~mask.compute[1])}
     assert held == {site for site in graph.sites if site.depth >= 1 and site.kind != "sampler"}
     plan = make_plan(mask, graph)

@@ -28,6 +28,7 @@ from stepmask.inspection.registry import (
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.inspection.sites import Patterns
 from stepmask.inspection.trace import SitesError
+from stepmask.nesting import innermost
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def description_for(model: Any, mask: Any, call_kwargs: Mapping[str, Any] | None
     if (fits and fingerprint in (None, usual.graph.fingerprint)) or not names <= modules:
         return usual
     try:
-        given = description_of(model, sites=list(mask.sites), call_kwargs=call_kwargs)
+        given = description_of(model, sites=innermost(mask.sites), call_kwargs=call_kwargs)
     except StepMaskError:
         if fits:
             return usual

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.graph import FRESH, STEP, BlockGraph, GraphBuilder, Origins, Site
 from stepmask.inspection.sites import ends_of
 from stepmask.inspection.twin import written
-from stepmask.values import tensors_in
+from stepmask.values import put_together, take_apart, tensors_in
 
 NOTHING: Origins = frozenset()
 INNERMOST = 1 << 20
@@ -206,14 +205,13 @@ class _Sources(TorchDispatchMode):
         What is written into the copy is written into the values of all sites that hand out the same memory.
         """
 
-        def copied(tensor: Tensor) -> Tensor:
-            copy = torch.empty_like(tensor)
+        tensors, layout = take_apart(output)
+        copies = [torch.empty_like(tensor) for tensor in tensors]
+        for tensor, copy in zip(tensors, copies, strict=True):
             self.of[copy] = label(tensor)
             self._values[_memory(copy)] = self._values.get(_memory(tensor), NOTHING) | {site}
-            self._alive += [tensor, copy]
-            return copy
-
-        return tree_map_only(Tensor, copied, output)
+        self._alive += [*tensors, *copies]
+        return put_together(copies, layout)
 
     def check_nothing_is_kept(self, twin: nn.Module) -> None:
         """Raise where a module keeps a site's value, which a later step may read."""

@@ -122,7 +122,8 @@ class Handle:
         architecture = self._description.architecture
         if not torch.is_inference_mode_enabled() or isinstance(architecture, Given):  # tracing those takes time
             return
-        if architecture.graph(denoiser).rewritten != self._description.graph.rewritten:
+        graph = self._description.graph
+        if graph.rewriting(architecture.graph(denoiser)).rewritten != graph.rewritten:
             raise UnsupportedModelError(
                 f"the {type(denoiser).__name__} writes into values that it did not when the mask was applied: if "
                 "something like FreeU was switched on or off since, apply the mask again"
@@ -259,7 +260,9 @@ def apply_plan(pipe: Any, plan: Plan, description: Description) -> Handle:
                 )
             before.remove()
     if description.graph.names != plan.sites:
-        description = replace(description, graph=plan.graph)
+        known = set(plan.sites) <= set(description.graph.names)
+        graph = plan.graph.rewriting(description.graph) if known else plan.graph
+        description = replace(description, graph=graph)
     handle = Handle(pipe, plan, description)
     for denoiser in denoisers:
         _applied[denoiser] = ref(handle)
