@@ -118,6 +118,12 @@ def mask_of(
 
 def with_channel_gains(mask: StepMask, model: nn.Module, run: Callable[[], object], seed: int = 0) -> StepMask:
     """The mask with random gains for the channels of its sites; `run` calls the model, to see how many there are."""
+    random, widths = np.random.default_rng(seed), widths_of(model, mask.sites, run)
+    return replace(mask, channel_gains={site: random.uniform(0.5, 1.5, width) for site, width in widths.items()})
+
+
+def widths_of(model: nn.Module, sites: Sequence[str], run: Callable[[], object]) -> dict[str, int]:
+    """By site how many channels its value has; `run` calls the model."""
     widths = {}
 
     def measure(site):
@@ -127,14 +133,73 @@ def with_channel_gains(mask: StepMask, model: nn.Module, run: Callable[[], objec
 
         return hook
 
-    hooks = [module_of(model, site).register_forward_hook(measure(site)) for site in mask.sites]
+    hooks = [module_of(model, site).register_forward_hook(measure(site)) for site in sites]
     try:
         run()
     finally:
         for hook in hooks:
             hook.remove()
+    return widths
+
+
+def with_weights(
+    mask: StepMask, model: nn.Module, run: Callable[[], object], sites: Sequence[str], num_values: int = 3, seed: int = 0
+) -> StepMask:
+    """The mask with random weights around those of a line for the forecasts of some sites, one for each channel."""
+    widths = widths_of(model, sites, run)
     random = np.random.default_rng(seed)
-    return replace(mask, channel_gains={site: random.uniform(0.5, 1.5, width) for site, width in widths.items()})
+    line = (np.arange(num_values) < 2)[:, None]
+    weights = {
+        site: line + random.uniform(-0.5, 0.5, (mask.num_rows, num_values, widths[site])) for site in sites
+    }
+    return replace(mask, weights=weights)
+
+
+def computes_of(actions: np.ndarray, sites: Sequence[str]) -> np.ndarray:
+    """(T, B) bool: what computes. Within a site that does not compute nothing does: a 1 there counts for nothing."""
+    computes = actions == Action.compute
+    for i, inner in enumerate(sites):
+        for j, outer in enumerate(sites):
+            if inner.startswith(f"{outer}."):
+                computes[:, i] &= actions[:, j] == Action.compute
+    return computes
+
+
+def spread(factors: np.ndarray, value):
+    """The value times (C,) factors, those of the channels of its tensors one after the other; or one for all."""
+    rest = list(factors)
+
+    def times(tensor: Tensor) -> Tensor:
+        dim = 1 if tensor.dim() > 3 else -1
+        mine = factors if len(factors) == 1 else [rest.pop(0) for _ in range(tensor.shape[dim])]
+        return (tensor.movedim(dim, -1) * torch.tensor(mine).to(tensor)).movedim(-1, dim)
+
+    product = tree_map_only(Tensor, times, value)
+    assert len(factors) == 1 or not rest
+    return product
+
+
+def newton(known: Sequence[tuple[int, object]], row: int, weights: np.ndarray):
+    """A weighted forecast, by divided differences.
+
+    Args:
+        known: Values, the newest first, each with its row.
+        row: Where it is asked for.
+        weights: (K, C) factors of its terms, C may be 1.
+    """
+    rows, differences = [at for at, _ in known], [value for _, value in known]
+    total, distance = spread(weights[0], differences[0]), 1.0
+    for order in range(1, min(len(weights), len(known))):
+        differences = [
+            map_pairs(lambda older, newer, apart=newer_row - older_row: (newer - older) / apart, older, newer)
+            for newer, older, newer_row, older_row in zip(
+                differences, differences[1:], rows, rows[order:], strict=False
+            )
+        ]
+        distance *= row - rows[order - 1]
+        term = spread(weights[order], differences[0])
+        total = map_pairs(lambda t, sum_, far=distance: sum_ + far * t, term, total)
+    return total
 
 
 def copies(value):
@@ -159,19 +224,15 @@ def map_pairs(function: Callable, first, second):
 class Reference:
     """Runs a mask in the most obvious way: every site computes always, a hook swaps in the value of its last 1.
 
-    Where the mask forecasts, it swaps in the line through the values of its last two. Within a site that does not
-    compute nothing does: a 1 there counts for nothing. The loop that uses it sets `row`; a `stream` of its own has
-    values of its own.
+    Where the mask forecasts, it swaps in the line through the values of its last two, or a weighted sum of the last
+    few. Within a site that does not compute nothing does: a 1 there counts for nothing. The loop that uses it sets
+    `row`; a `stream` of its own has values of its own.
     """
 
     def __init__(self, model: nn.Module, mask: StepMask) -> None:
         self.row, self.stream = 0, 0
         self._mask, self._computed = mask, {}
-        self._computes = mask.compute.copy()
-        for i, inner in enumerate(mask.sites):
-            for j, outer in enumerate(mask.sites):
-                if inner.startswith(f"{outer}."):
-                    self._computes[:, i] &= mask.compute[:, j]
+        self._computes = computes_of(mask.actions, mask.sites)
         self._hooks = [
             module_of(model, name).register_forward_hook(self._hook(i)) for i, name in enumerate(mask.sites)
         ]
@@ -183,6 +244,9 @@ class Reference:
                 values.append((self.row, output))
             row_1, newest = values[-1]
             if self._mask.forecast[self.row, site] and len(values) > 1:
+                weights = (self._mask.weights or {}).get(self._mask.sites[site])
+                if weights is not None:
+                    return newton(values[::-1], self.row, weights[self.row])
                 row_2, second = values[-2]
                 gain = 1.0 if self._mask.gains is None else float(self._mask.gains[self.row, site])
                 distance = gain * (self.row - row_1) / (row_1 - row_2)
@@ -220,7 +284,7 @@ def suffix(mask: StepMask, start: int) -> StepMask:
     """The mask as a run that starts late sees it: rows before are all ones and never run."""
     actions = mask.actions
     actions[: start + 1] = Action.compute
-    return mask.with_actions(actions, gains=mask.gains, channel_gains=mask.channel_gains)
+    return mask.with_actions(actions, **mask.forecasting())
 
 
 @contextlib.contextmanager

@@ -17,12 +17,13 @@ from stepmask.runtime.task import Task
 
 
 def settle(mask: StepMask, graph: BlockGraph) -> StepMask:
-    """The same plan from a mask that says compute only where the plan does, all sites named.
+    """The same plan from a mask that says compute only where the plan calls, all sites named.
 
-    What is dead or would be computed again unchanged holds instead; what is not read forecasts nothing.
+    What is dead or would be computed again unchanged holds instead, unless it runs for what lies within it; what is not
+    read forecasts nothing.
     """
-    states = make_plan(mask, graph).states
-    actions = np.select([states == State.compute, states == State.forecast], [Action.compute, Action.linear])
+    plan = make_plan(mask, graph)
+    actions = np.select([plan.called, plan.states == State.forecast], [Action.compute, Action.linear])
     actions[0] = Action.compute
     wide = StepMask(compute=np.ones(actions.shape, bool), sites=graph.names, timesteps=mask.timesteps)
     return wide.with_actions(

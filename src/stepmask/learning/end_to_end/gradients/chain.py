@@ -104,7 +104,7 @@ class Chain:
         # blocks that come before what their list would compute
         self._computes_for = [
             inside_of(row, {i: bits for i, bits in stacks.items() if i not in plan.weights})
-            for row in rows_of((plan.states == State.reuse) | (plan.states == State.forecast))
+            for row in rows_of(((plan.states == State.reuse) | (plan.states == State.forecast)) & ~plan.called)
         ]
         self._tracker = PositionTracker()
         self._last_calls: dict[int, tuple[int, int]] = {}
@@ -301,12 +301,16 @@ class Chain:
                     return value
                 if self._ran is not None:
                     self._check_gradient(site, (args, kwargs), parts)
-                # what is made of the text and the timestep alone begins a graph here
-                parts = [part if part.requires_grad else part.detach().requires_grad_() for part in parts]
+                # what is made of the text and the timestep alone begins a graph here; else a view, for a site within
+                # this one, or another part of the value, may have returned the same tensor
+                parts = [
+                    part.view_as(part) if part.requires_grad else part.detach().requires_grad_() for part in parts
+                ]
                 if self._ran is not None:
                     self._ran.values[site] = parts
                 return put_together(parts, self._layouts[site])
-            if self._called[row][site]:
+            called = self._called[row][site]
+            if called:
                 compute()  # for the sake of what lies within
             before = self.history.before(stream, site, row)
             if state == State.dead and not self._probing:
@@ -319,7 +323,7 @@ class Chain:
                 parts = [part.detach().requires_grad_() for part in parts]
             if self._ran is not None and state != State.dead:
                 self._ran.leaves[site] = parts
-                if self._probing and site not in self.plan.weights:
+                if self._probing and not called and site not in self.plan.weights:
                     self._ran.fresh[site] = self._afresh(compute)
             return put_together(parts, self._layouts[site])
 

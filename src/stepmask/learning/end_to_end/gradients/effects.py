@@ -55,12 +55,11 @@ class ActionEffects:
 
     def __init__(self, plan: Plan, history: History, copies: int, num_images: int, device: torch.device) -> None:
         self._states, self._history, self._num_images = plan.states.tolist(), history, num_images
-        self._within, self._weighted = plan.graph.within, Owed(history)
-        self._has_weights = set(plan.weights)
+        self._weighted, self._has_weights = Owed(history), set(plan.weights)
         self._adjoints: dict[int, Adjoints] = {}
-        self._later: dict[int, Tensor | float] = {}  # of the row at hand: what later reads change by, if it is held
-        self._row = -1
         rows, sites = plan.states.shape
+        within = plan.graph.within
+        self._around = [[outer for outer, inside in within.items() if inside >> site & 1] for site in range(sites)]
         self._effects = torch.zeros((rows, sites, len(Action), copies, num_images), device=device)
 
     @property
@@ -84,8 +83,8 @@ class ActionEffects:
     ) -> None:
         """Account for holding or forecasting a computed cell; then go on to the adjoints that the rows before see.
 
-        Where a site that contains others is held, later rows find older values of those, too. Cells of sites with
-        weights are not accounted for: these were learned for the rows at which it computes now.
+        Where a site that contains this one rests, later rows find older values of both. Cells of sites with weights are
+        not accounted for: these were learned for the rows at which it computes now.
         """
         if site in self._has_weights:
             return
@@ -93,18 +92,17 @@ class ActionEffects:
         before = self._history.before(position.stream, site, row)
         if not before:
             return
-        if row != self._row:
-            self._row, self._later = row, {}
         now = gradient if owed is None else _minus(gradient, owed)
-        later = adjoints.effect_of_holding(site, row, value, before, effect)
-        self._later[site] = later
-        inside = self._within.get(site, 0)
-        later = later + sum(effects for other, effects in self._later.items() if inside >> other & 1)
         held = before[0][1]
-        self._effects[row, site, Action.hold] += effect(now, _minus(held, value)) + later
+        self._effects[row, site, Action.hold] += effect(now, _minus(held, value))
         if len(before) > 1:
             ahead = self._history.ahead(site, before, row)
-            self._effects[row, site, Action.linear] += effect(now, _minus(ahead, value)) + later
+            self._effects[row, site, Action.linear] += effect(now, _minus(ahead, value))
+        later = adjoints.effect_of_holding(site, row, value, before, effect)
+        for resting in (site, *self._around[site]):
+            self._effects[row, resting, Action.hold] += later
+            if len(self._history.before(position.stream, resting, row)) > 1:
+                self._effects[row, resting, Action.linear] += later
         adjoints.close(site, row, value)
 
     def cached(self, position: Position, groups: int, site: int, gradient: Parts, fresh: Parts | None) -> None:
