@@ -100,6 +100,8 @@ class ActionEffects:
             self._effects[row, site, Action.linear] += effect(now, _minus(ahead, value))
         later = adjoints.effect_of_holding(site, row, value, before, effect)
         for resting in (site, *self._around[site]):
+            if resting in self._has_weights:
+                continue
             self._effects[row, resting, Action.hold] += later
             if len(self._history.before(position.stream, resting, row)) > 1:
                 self._effects[row, resting, Action.linear] += later
