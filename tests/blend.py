@@ -34,8 +34,12 @@ class Blend:
         self._fresh: dict[tuple[int, int], list] = {}
         self._names = describe(model).names
         assert mask.sites == self._names
-        self._around = [[i for i, outer in enumerate(self._names) if one.startswith(f"{outer}.")] for one in self._names]
-        self._hooks = [module_of(model, name).register_forward_hook(self._hook(i)) for i, name in enumerate(self._names)]
+        self._around = [
+            [i for i, outer in enumerate(self._names) if one.startswith(f"{outer}.")] for one in self._names
+        ]
+        self._hooks = [
+            module_of(model, name).register_forward_hook(self._hook(i)) for i, name in enumerate(self._names)
+        ]
 
     def _hook(self, site: int):
         def swap(module, args, output):

@@ -143,15 +143,18 @@ def widths_of(model: nn.Module, sites: Sequence[str], run: Callable[[], object])
 
 
 def with_weights(
-    mask: StepMask, model: nn.Module, run: Callable[[], object], sites: Sequence[str], num_values: int = 3, seed: int = 0
+    mask: StepMask,
+    model: nn.Module,
+    run: Callable[[], object],
+    sites: Sequence[str],
+    num_values: int = 3,
+    seed: int = 0,
 ) -> StepMask:
     """The mask with random weights around those of a line for the forecasts of some sites, one for each channel."""
     widths = widths_of(model, sites, run)
     random = np.random.default_rng(seed)
     line = (np.arange(num_values) < 2)[:, None]
-    weights = {
-        site: line + random.uniform(-0.5, 0.5, (mask.num_rows, num_values, widths[site])) for site in sites
-    }
+    weights = {site: line + random.uniform(-0.5, 0.5, (mask.num_rows, num_values, widths[site])) for site in sites}
     return replace(mask, weights=weights)
 
 
@@ -233,9 +236,7 @@ class Reference:
         self.row, self.stream = 0, 0
         self._mask, self._computed = mask, {}
         self._computes = computes_of(mask.actions, mask.sites)
-        self._hooks = [
-            module_of(model, name).register_forward_hook(self._hook(i)) for i, name in enumerate(mask.sites)
-        ]
+        self._hooks = [module_of(model, name).register_forward_hook(self._hook(i)) for i, name in enumerate(mask.sites)]
 
     def _hook(self, site: int) -> Callable:
         def swap(module, args, output):

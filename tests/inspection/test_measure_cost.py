@@ -97,7 +97,11 @@ def test_latency_is_a_second_unit():
     model = tiny_model("UNet2DModel").train()
     cost, graph = measure_cost(model, latency=True, batch_size=1), describe(model)
     innermost = [i for i in range(len(graph)) if i not in graph.within]
-    assert cost.latency_ms.shape == cost.macs.shape and (cost.latency_ms[innermost] > 0).all() and cost.always_latency_ms >= 0
+    assert (
+        cost.latency_ms.shape == cost.macs.shape
+        and (cost.latency_ms[innermost] > 0).all()
+        and cost.always_latency_ms >= 0
+    )
     shares, always = cost.shares("latency")
     assert math.isclose(shares.sum() + always, 1)
     assert model.training and not any("forward" in vars(module) for module in model.modules())

@@ -1,4 +1,4 @@
-"""What learning refuses, in words that name what works there: where gradients cannot pass that is `key_steps`."""
+"""What learning refuses, in words that name what works there; where no gradient passes it goes on by runs alone."""
 
 import re
 from types import SimpleNamespace
@@ -72,6 +72,8 @@ WITHOUT_GRADIENT = {  # pipeline, what is said
     "grows": (lambda: loop(GrowingBatch, begin=2), "at row 2 as it did not before, .*the same calls at every step"),
     "alone": (lambda: loop(Alone), "a batch of 1 for 2 images, .*runs all images together"),
 }  # fmt: skip
+BEGINS_ANEW = {"late", "grows"}
+"""There no weights are fitted step by step."""
 TAKEN_BY_PAPER = {"site", "loop", "steps", "late", "grows", "alone"}
 """The paper's learner needs no gradient between steps, and does not see that one of several branches has none."""
 
@@ -87,20 +89,20 @@ def images(pipe, mask=None):
 
 
 @pytest.mark.parametrize("name", WITHOUT_GRADIENT)
-def test_where_gradients_cannot_pass_key_steps_is_named_and_works(name, tmp_path):
+def test_where_no_gradient_passes_learning_goes_on_by_runs(name):
     make, says = WITHOUT_GRADIENT[name]
     pipe = make()
     full, before = images(pipe), snapshot(denoiser_of(pipe)) if name != "quantised" else None
     call_kwargs = LABELS if isinstance(pipe, TwoCalls) else None
-    with pytest.raises(UnsupportedModelError, match=f"{says}.*{re.escape(INSTEAD)}"):
-        learn(pipe, STEPS, 0.6, call_kwargs=call_kwargs, **QUICK)
+    with pytest.warns(UserWarning, match=f"{says}.*by runs alone"):
+        mask = learn(pipe, STEPS, 0.6, call_kwargs=call_kwargs, **{**QUICK, "gains": 2, "num_probes": 4})
     if before is not None:
         assert_unchanged(denoiser_of(pipe), before)
-    assert "schedules.key_steps(pipe, steps)" in INSTEAD
-    mask = schedules.key_steps(pipe, STEPS)
+    assert re.search(says, mask.provenance["without_gradients"])
+    assert mask.weights is None or name not in BEGINS_ANEW
+    assert stepmask.measure_cost(pipe).fraction(make_plan(mask, describe(pipe))) <= 0.6
     made = images(pipe, mask)
-    assert made.isfinite().all() and not torch.equal(made, full)
-    assert (made - full).norm() < full.norm() and make_plan(mask, describe(pipe)).compute.mean() < 0.7
+    assert made.isfinite().all() and not torch.equal(made, full) and (made - full).norm() < full.norm()
 
 
 @pytest.mark.parametrize("name", WITHOUT_GRADIENT)

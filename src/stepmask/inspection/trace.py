@@ -204,7 +204,6 @@ class _Sources(TorchDispatchMode):
 
         What is written into the copy is written into the values of all sites that hand out the same memory.
         """
-
         tensors, layout = take_apart(output)
         copies = [torch.empty_like(tensor) for tensor in tensors]
         for tensor, copy in zip(tensors, copies, strict=True):

@@ -36,7 +36,7 @@ RIDGE = 0.01
 
 
 def calibrated(task: Task, table: Table, first: int, count: int) -> Table:
-    """The table with weights for the forecasts of all sites that contain others.
+    """The table with weights for the forecasts of all sites that contain others; itself where runs begin late or anew.
 
     Args:
         task: What runs.
@@ -47,11 +47,18 @@ def calibrated(task: Task, table: Table, first: int, count: int) -> Table:
     run = _CalibratingRun(table, task)
     if not run.weights:
         return table
-    with torch.no_grad(), intercepted(task.pipe, task.graph, run.policy, run):
-        task.noise.images(first, count)
+    try:
+        with torch.no_grad(), intercepted(task.pipe, task.graph, run.policy, run):
+            task.noise.images(first, count)
+    except _BeginsAnewError:
+        return table
     weights = {task.graph.names[site]: numbers for site, numbers in run.weights.items()}
     actions = table.actions
     return Table.of(Table(actions, table.gains, table.channel_gains, weights).mask(task), task.graph)
+
+
+class _BeginsAnewError(Exception):
+    """Some calls do not go on from the first row."""
 
 
 class _CalibratingRun:
@@ -80,6 +87,8 @@ class _CalibratingRun:
 
     def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """What the executor hands out."""
+        if step != self._row:
+            raise _BeginsAnewError
         if self._computing_afresh or self._computes_for[self._row] >> site & 1:
             return compute()
         if site not in self.weights or self._states[self._row, site] != State.forecast:

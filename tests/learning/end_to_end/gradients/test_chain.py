@@ -200,7 +200,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 
 def open_switches(plan) -> np.ndarray:
     """(T, B, actions) bool, what has an effect of its own: in cells that run or are read; forecasts need two values."""
-    found = (np.arange(len(Action)) != plan.mask.actions[..., None])
+    found = np.arange(len(Action)) != plan.mask.actions[..., None]
     found &= (plan.called | (plan.states != State.dead))[..., None]
     found[..., Action.linear] &= known_before(plan) >= 2
     found[0] = False

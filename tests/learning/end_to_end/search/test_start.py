@@ -1,4 +1,4 @@
-"""learn(start=...): never worse than the masks it starts from, without the walk down; rows, refusals, resuming."""
+"""learn(start=...): never worse than the masks it starts from; rows, refusals, resuming."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def cost_of(pipe, mask: StepMask) -> float:
 
 
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
-def test_the_result_is_not_worse_than_the_start_and_nothing_is_walked_down(make):
+def test_the_result_is_not_worse_than_the_start(make):
     pipe, rounds = make(), []
     before = learn(pipe, STEPS, 0.6, **QUICK)
     mask = learn(pipe, STEPS, 0.6, start=before, callback=rounds.append, **QUICK)
@@ -40,12 +40,6 @@ def test_the_result_is_not_worse_than_the_start_and_nothing_is_walked_down(make)
     assert cost_of(pipe, mask) <= 0.6
     assert validation_psnr(pipe, mask) >= validation_psnr(pipe, before) - 0.01
     assert mask.provenance["started_from_masks"] == 1
-
-
-def test_a_start_that_costs_much_less_does_not_replace_the_walk():
-    pipe, rounds = dit_pipeline(), []
-    learn(pipe, STEPS, 0.8, start=fora(pipe, STEPS, 4), callback=rounds.append, **QUICK)
-    assert len(rounds) > 1
 
 
 def test_without_rounds_the_best_of_several_is_taken(monkeypatch):
@@ -85,10 +79,10 @@ def test_a_mask_of_another_sampler_and_number_of_steps_is_resampled():
 
 
 def test_a_family_starts_from_a_family():
-    pipe, cold, rounds = dit_pipeline(), [], []
-    before = learn_family(pipe, STEPS, (0.8, 0.6), callback=cold.append, **QUICK)
+    pipe, rounds = dit_pipeline(), []
+    before = learn_family(pipe, STEPS, (0.8, 0.6), **QUICK)
     again = learn_family(pipe, STEPS, (0.8, 0.6), start=before, callback=rounds.append, **QUICK)
-    assert {report.target for report in rounds} == {0.8, 0.6} and len(rounds) < len(cold)
+    assert {report.target for report in rounds} == {0.8, 0.6}
     for target in (0.8, 0.6):
         assert validation_psnr(pipe, again.at(target)) >= validation_psnr(pipe, before.at(target)) - 0.01
 

@@ -297,15 +297,13 @@ class Chain:
                 wanted = self._probing or self._keep[row][site] > 0
                 if self._records and (wanted or row == 0):
                     self.history.keep(stream, site, row, parts)
-                if not wanted or (self._ran is None and not self._runs_again):
-                    return value
                 if self._ran is not None:
                     self._check_gradient(site, (args, kwargs), parts)
+                if not wanted or (self._ran is None and not self._runs_again):
+                    return value
                 # what is made of the text and the timestep alone begins a graph here; else a view, for a site within
                 # this one, or another part of the value, may have returned the same tensor
-                parts = [
-                    part.view_as(part) if part.requires_grad else part.detach().requires_grad_() for part in parts
-                ]
+                parts = [part.view_as(part) if part.requires_grad else part.detach().requires_grad_() for part in parts]
                 if self._ran is not None:
                     self._ran.values[site] = parts
                 return put_together(parts, self._layouts[site])

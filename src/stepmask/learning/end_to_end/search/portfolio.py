@@ -48,7 +48,7 @@ def spaced_steps(
     `cost` says what a mask's plan costs, in the unit of the target.
     """
     num_rows = len(timesteps)
-    forecast = _forecasts(allowed)[0]
+    forecast = "linear" if Action.linear in allowed else None
     one, all_of_them = (cost(key_steps(graph, timesteps, count, forecast=forecast)) for count in (1, num_rows))
     each = (all_of_them - one) / max(num_rows - 1, 1)
     most = 1 + int((target - one) / each + 1e-6) if each > 0 else num_rows
@@ -65,7 +65,3 @@ def moved_steps(steps: Sequence[int], num_rows: int, seed: int) -> Iterator[list
         moved = [step + by if first <= i < end else step for i, step in enumerate(steps)]
         if moved[-1] < num_rows and all(a < b for a, b in pairwise(moved)):
             yield moved
-
-
-def _forecasts(allowed: Sequence[Action]) -> tuple:
-    return ("linear", None) if Action.linear in allowed else (None,)
