@@ -166,7 +166,7 @@ def test_only_allowed_actions_are_taken(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_does_not_fit_is_not_taken(family):
-    budget, actions, probe = case(family, 2)
+    budget, actions, probe = case(family, 0)
     most = int((actions == Action.linear).sum())
 
     def fits(table: np.ndarray, weights: None = None) -> bool:
