@@ -148,7 +148,7 @@ class Executor:
     def _feeder_controller(self, site: int) -> Callable[[Callable[[], Tensor], tuple, dict], Tensor]:
         def control(compute: Callable[[], Tensor], args: tuple, kwargs: dict) -> Tensor:
             stream = self._current
-            if stream is None or stream.policy.runs(stream.row - stream.start, site):
+            if stream is None or not stream.asked[site] or stream.policy.runs(stream.row - stream.start, site):
                 return compute()
             return poison_like(args[0][:, :1])  # one token is enough for what nobody reads
 

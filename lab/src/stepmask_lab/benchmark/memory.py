@@ -56,7 +56,7 @@ def _end_to_end(pipe: Any, steps: int, num_images: int) -> int:
 
     task = Task(pipe, steps)
     plan = make_plan(fora(task.graph, task.timesteps, 2), task.graph)
-    chain = Chain(pipe, plan, num_images, 2, EndToEnd(graph_bytes=0), fresh=True)
+    chain = Chain(pipe, plan, num_images, 2, EndToEnd(graph_bytes=0), probing=True)
     with frozen(task.denoiser), chain.intercepting():
         images = task.noise.latents(0, num_images, copies=2)
         images.backward(images.detach())
