@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from stepmask import StepMask, describe
 from stepmask.mask import Action
-from tiny import module_of, newton, spread
+from tiny import map_pairs, module_of, newton, spread
 
 IMAGES = 2
 
@@ -85,7 +85,7 @@ class Blend:
             return newton(known, self.row, self._weights[name][self.row])
         (newest, value), (second, older) = known[:2]
         far = self._gains[self.row, site] * (self.row - newest) / (newest - second)
-        slopes = tree_map(lambda new, old: far * (new - old), value, older)
+        slopes = map_pairs(lambda old, new: far * (new - old), older, value)
         return tree_map(torch.add, value, spread(self._channels.get(name, np.ones(1)), slopes))
 
     def remove(self) -> None:

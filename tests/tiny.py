@@ -170,12 +170,14 @@ def computes_of(actions: np.ndarray, sites: Sequence[str]) -> np.ndarray:
 
 def spread(factors: np.ndarray, value):
     """The value times (C,) factors, those of the channels of its tensors one after the other; or one for all."""
-    rest = list(factors)
+    rest, made = list(factors), {}
 
     def times(tensor: Tensor) -> Tensor:
-        dim = 1 if tensor.dim() > 3 else -1
-        mine = factors if len(factors) == 1 else [rest.pop(0) for _ in range(tensor.shape[dim])]
-        return (tensor.movedim(dim, -1) * torch.tensor(mine).to(tensor)).movedim(-1, dim)
+        if id(tensor) not in made:
+            dim = 1 if tensor.dim() > 3 else -1
+            mine = factors if len(factors) == 1 else [rest.pop(0) for _ in range(tensor.shape[dim])]
+            made[id(tensor)] = (tensor.movedim(dim, -1) * torch.tensor(mine).to(tensor)).movedim(-1, dim)
+        return made[id(tensor)]
 
     product = tree_map_only(Tensor, times, value)
     assert len(factors) == 1 or not rest
