@@ -97,7 +97,7 @@ class Mixture:
         """`weights` is (T, N, B) and may require grad."""
         self.row, self._weights = 0, weights
         self._held: dict[int, Tensor] = {}
-        modules, names = dict(model.named_modules()), describe(model).names
+        modules, names = dict(model.named_modules()), describe(model).innermost.names
         self._hooks = [modules[name].register_forward_hook(self._hook(i)) for i, name in enumerate(names)]
 
     def _hook(self, site: int):

@@ -35,6 +35,6 @@ def job_for(
 ) -> Job:
     """What a learner gets to see; for `EndToEnd` where no configuration is given."""
     config = config or EndToEnd()
-    task = Task(pipe, steps, seed=seed, call_kwargs=call_kwargs)
-    goals = Goals(**goals, needs_target=learner_of(config).needs_target)
-    return Job(task=task, goals=goals, config=config, method=learner_of(config).name)
+    learner, task = learner_of(config), Task(pipe, steps, seed=seed, call_kwargs=call_kwargs)
+    goals = Goals(**goals, needs_target=learner.needs_target)
+    return Job(task=task if learner.nested else task.innermost, goals=goals, config=config, method=learner.name)

@@ -12,8 +12,8 @@ SOURCES = {"stepmask": REPOSITORY / "src" / "stepmask", "stepmask_lab": REPOSITO
 FLOORS = {
     "stepmask": (
         (
-            "errors", "values", "files", "hub", "timesteps", "graph", "mask", "mask_file", "mask_tables", "resample",
-            "cost", "family", "plugins",
+            "errors", "values", "files", "hub", "timesteps", "nesting", "graph", "mask", "mask_file", "mask_tables",
+            "resample", "cost", "family", "plugins",
         ),
         ("liveness", "gate"),
         ("schedules",),

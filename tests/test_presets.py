@@ -55,7 +55,7 @@ def measured(name: str) -> tuple[int, BlockGraph, CostTable]:
 def test_numbers_of_the_models_of_the_paper(name):
     known = PAPER[name]
     parameters, graph, cost = measured(name)
-    lean, blocks = cost.conv_linear(), list(graph.blocks)
+    lean, blocks = cost.conv_linear(), list(graph.level("branch"))
     assert parameters / 1e6 == pytest.approx(known.parameters, rel=1e-3)
     assert cost.step_macs / 1e9 == pytest.approx(known.full, rel=1e-3)
     assert lean.step_macs / 1e9 == pytest.approx(known.conv_linear, rel=1e-3)
@@ -69,7 +69,7 @@ def test_every_preset_is_described_on_the_meta_device(name):
     parameters, graph, cost = measured(name)
     assert parameters == PARAMETERS.get(name, parameters)
     assert graph.names == cost.sites and cost.coverage > 0.99
-    assert (cost.product_macs >= 0).all() and (cost.product_macs < cost.macs).all()
+    assert (cost.product_macs >= 0).all() and (cost.product_macs <= cost.macs).all()
     assert cost.always_product_macs == pytest.approx(0, abs=1), "attention runs in sites"
 
 
@@ -110,7 +110,7 @@ def test_the_largest_takes_no_memory():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     parameters, sites, covered, peak = map(int, done.stdout.split())
-    assert (parameters, sites, covered) == (PARAMETERS[LARGEST], 3 * (19 + 38), 1)
+    assert (parameters, sites, covered) == (PARAMETERS[LARGEST], (3 + 1) * (19 + 38) + 2, 1)
     assert peak < 2e9, "12 billion parameters would be 48 GB"
 
 

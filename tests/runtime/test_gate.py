@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from stepmask import BlockGraph, Site, StepMask, make_plan
 from stepmask.errors import MaskMismatchError, UnsupportedModelError
 from stepmask.gate import Gate, Gates, gated
 from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.channels import ChannelGains
+from stepmask.runtime.policies import RunPlan
 from stepmask.values import num_bytes
 
 
@@ -128,16 +130,23 @@ def test_meter_knows_the_bytes_of_all_streams():
         one.get(0)
 
 
+def running_plan(**forecasting) -> RunPlan:
+    """A plan of one site, whose forecasts extrapolate so."""
+    forecast = np.array([[False]] + [[True]] * 5)
+    mask = StepMask(compute=~forecast, forecast=forecast, sites=["both"], timesteps=range(6), **forecasting)
+    return RunPlan(make_plan(mask, BlockGraph.chain([Site("both", "mlp")])))
+
+
 def test_the_cache_hands_out_the_line_through_the_two_newest_values():
-    cache = Cache(Meter())
+    cache, running = Cache(Meter()), running_plan()
     cache.put(0, (torch.tensor([0.0, 8.0]), torch.tensor([1.0])), step=0, keep=2)
-    assert torch.equal(cache.forecast(0, 1)[0], torch.tensor([0.0, 8.0])), "with one value yet, that"
+    assert torch.equal(running.forecast(1, 0, cache)[0], torch.tensor([0.0, 8.0])), "with one value yet, that"
     cache.put(0, (torch.tensor([2.0, 4.0]), torch.tensor([2.0])), step=2, keep=2)
-    newest, other = cache.forecast(0, 5)
+    newest, other = running.forecast(5, 0, cache)
     assert torch.equal(newest, torch.tensor([5.0, -2.0])) and torch.equal(other, torch.tensor([3.5]))
     assert torch.equal(cache.get(0)[0], torch.tensor([2.0, 4.0])), "what is kept stays as it is"
     cache.put(0, (torch.tensor([3.0, 4.0]), torch.tensor([2.0])), step=3, keep=2)
-    assert torch.equal(cache.forecast(0, 4)[0], torch.tensor([4.0, 4.0])), "the oldest of three is gone"
+    assert torch.equal(running.forecast(4, 0, cache)[0], torch.tensor([4.0, 4.0])), "the oldest of three is gone"
 
 
 def test_the_meter_counts_every_value_that_is_kept():
@@ -173,9 +182,10 @@ def test_channels_have_gains_of_their_own_in_tokens_and_images():
     half = gains.of(1, [tokens.half(), images.half()])[0]
     assert half.dtype == torch.float16
     cache = Cache(Meter())
-    cache.put(1, (tokens, images), 0, keep=2)
-    cache.put(1, (2 * tokens, 3 * images), 1, keep=2)
-    newest, other = cache.forecast(1, 3, 0.5, gains)
+    cache.put(0, (tokens, images), 0, keep=2)
+    cache.put(0, (2 * tokens, 3 * images), 1, keep=2)
+    running = running_plan(gains=np.full((6, 1), 0.5), channel_gains={"both": np.arange(9) / 4})
+    newest, other = running.forecast(3, 0, cache)
     torch.testing.assert_close(newest, 2 * tokens + first * tokens)
     torch.testing.assert_close(other, 3 * images + 2 * second * images)
 

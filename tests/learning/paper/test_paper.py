@@ -81,7 +81,7 @@ def test_every_pipeline_meets_its_target(name):
     mask = learn(pipe, STEPS, 0.6, scheduler=scheduler, call_kwargs=call_kwargs, **QUICK)
     assert_unchanged(denoiser_of(pipe), before)
     rows = 2 * STEPS - 1 if scheduler is not None else STEPS
-    graph = describe(pipe)
+    graph = describe(pipe).innermost
     assert mask.compute.shape == mask.scores.shape == (rows, len(graph)) and mask.compute[0].all()
     assert mask.sites == graph.names and mask.graph == graph.fingerprint and mask.is_binary
     assert mask.scheduler == scheduler_identity(scheduler or pipe.scheduler)
@@ -197,7 +197,7 @@ def test_penalties(options):
     pipe = ddim_pipeline()
     mask = learn(pipe, 3, 0.6, **options, **QUICK)
     assert_cost(mask, pipe, 0.6)
-    assert len(set(mask.scores[1:, list(describe(pipe).blocks)].flatten().tolist())) > 3
+    assert len(set(mask.scores[1:, list(describe(pipe).innermost.blocks)].flatten().tolist())) > 3
 
 
 def test_teacher_and_student_trajectories_differ():

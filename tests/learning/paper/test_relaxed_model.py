@@ -85,7 +85,7 @@ def used_output(model, output) -> torch.Tensor:
 def run_relaxed(model, weights: list[Draw | None]):
     """Run the relaxed model with given draws; returns the gradient, and each row's input, timestep and original."""
     calls = []
-    policy = RelaxedPolicy(len(weights), len(describe(model)))
+    policy = RelaxedPolicy(len(weights), len(describe(model).innermost))
 
     def on_call(position, forward):
         policy.row, policy.stream, policy.draw = position.row, position.stream, weights[position.row]
@@ -105,7 +105,7 @@ def run_relaxed(model, weights: list[Draw | None]):
         lambda module, args, kwargs: inputs.append((sample_of(args, kwargs).clone(), kwargs["timestep"])),
         with_kwargs=True,
     )
-    with intercepted(loop, describe(model), policy, on_call):
+    with intercepted(loop, describe(model).innermost, policy, on_call):
         loop(IMAGES, len(weights), generator(5), **conditions(model, IMAGES))
     hook.remove()
     return policy, inputs, calls
@@ -127,7 +127,7 @@ def losses_of(model, weights: torch.Tensor, inputs, originals, loss=feature_loss
 def test_gradient_of_hard_draws_equals_autograd(name):
     """Four rows; images draw for themselves, with the straight-through gradient."""
     model = frozen(tiny_model(name))
-    count = len(describe(model))
+    count = len(describe(model).innermost)
     scores = 0.2 + 0.6 * torch.rand(4, count, generator=generator(1))
     draws = [draw(row, IMAGES, "random", 0.5, generator(10 + i)) for i, row in enumerate(scores)]
     policy, inputs, originals = run_relaxed(model, draws)
@@ -144,7 +144,7 @@ def test_gradient_of_hard_draws_equals_autograd(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradient_of_soft_draws_equals_autograd(name, sampling):
     model = frozen(tiny_model(name))
-    scores = 0.2 + 0.6 * torch.rand(2, len(describe(model)), generator=generator(1))
+    scores = 0.2 + 0.6 * torch.rand(2, len(describe(model).innermost), generator=generator(1))
     drawn = draw(scores[1], IMAGES, sampling, 0.5, generator(3))
     policy, inputs, originals = run_relaxed(model, [None, drawn])
 
