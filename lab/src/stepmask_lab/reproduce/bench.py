@@ -199,8 +199,14 @@ class Run:
 
 def decided(mask: StepMask, graph: BlockGraph) -> float:
     """Share of the learned scores within 0.1 of 0 or 1."""
-    scores = np.asarray(mask.scores)[1:, list(graph.blocks)]
+    scores = learned_scores(mask, graph)
     return float(((scores < 0.1) | (scores > 0.9)).mean())
+
+
+def learned_scores(mask: StepMask, graph: BlockGraph) -> np.ndarray:
+    """(T - 1, B) scores of a mask from row 1 on, samplers left out: they are not learned."""
+    samplers = {site.name for site in graph.sites if site.kind == "sampler"}
+    return np.asarray(mask.scores)[1:, [site not in samplers for site in mask.sites]]
 
 
 def options_of(bench: Bench) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from stepmask.learning.paper.output_change import output_changes
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.task import Task
-from stepmask_lab.reproduce.bench import Run
+from stepmask_lab.reproduce.bench import Run, learned_scores
 from stepmask_lab.reproduce.table_lines import masking
 from stepmask_lab.rivals.calibrated.recording import record
 
@@ -28,8 +28,8 @@ class FigureData:
         mask: From the paper's learner.
         plan: Of it, after exact elimination.
         macs: Kept share of the full run.
-        graph: Of the model.
-        changes: (T, B) relative L1 change of each site's value since the step before, in the full run; NaN at step 0.
+        graph: Of the model's innermost sites.
+        changes: (T, B) relative L1 change of each of their values since the step before, in the full run; NaN at step 0.
         delta: (T,) relative change of the output, Eq. 9; 0 at step 0.
         weights: (T,) w(t) of Eq. 10.
     """
@@ -44,7 +44,7 @@ class FigureData:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers behind the figures, as JSON values; the mask is a file of its own."""
-        scores = np.asarray(self.mask.scores)[1:, list(self.graph.blocks)]
+        scores = learned_scores(self.mask, self.graph)
         return {
             "macs": self.macs,
             "scores_histogram": np.histogram(scores, bins=40, range=(0, 1))[0].tolist(),
@@ -68,7 +68,7 @@ def figure_data(run: Run) -> FigureData:
         mask,
         make_plan(mask, run.graph),
         row["macs"],
-        run.graph,
+        recording.graph,
         np.where(np.isfinite(changes), changes, np.nan),
         delta.numpy(),
         step_weights(delta).numpy(),

@@ -26,7 +26,7 @@ PIPELINES = {
 
 def brute_force(pipe, kwargs, streams: int) -> np.ndarray:
     """Changes by hooks that keep every value of the run."""
-    denoiser, sites = denoiser_of(pipe), describe(pipe).names
+    denoiser, sites = denoiser_of(pipe), describe(pipe).innermost.names
     modules, values = dict(denoiser.named_modules()), {name: [] for name in sites}
     hooks = [modules[n].register_forward_hook(lambda m, a, v, n=n: values[n].append(v.double())) for n in sites]
     Noise(pipe, STEPS, 0, kwargs).images(0, 2)

@@ -26,7 +26,7 @@ PIPELINES = {"U-Net": bare_unet, **GUIDED}
 
 def run(pipe, kwargs, gates, checkpointing=True, backward=None):
     noise = Noise(pipe, STEPS, 0, kwargs)
-    net = SuperNet(pipe, describe(pipe), gates, checkpointing)
+    net = SuperNet(pipe, describe(pipe).innermost, gates, checkpointing)
     with frozen(denoiser_of(pipe)), net.intercepting():
         images = noise.latents(0, IMAGES)
         if backward is not None:
@@ -38,7 +38,7 @@ def run(pipe, kwargs, gates, checkpointing=True, backward=None):
 def test_gates_of_0_and_1_are_a_mask(name):
     pipe, kwargs = PIPELINES[name]()
     noise, before = Noise(pipe, STEPS, 0, kwargs), snapshot(denoiser_of(pipe))
-    mask = random_mask(denoiser_of(pipe), pipe.scheduler, STEPS, seed=1, only_blocks=True)
+    mask = random_mask(denoiser_of(pipe), pipe.scheduler, STEPS, seed=1, only_blocks=True, nested=False)
     with apply(pipe, mask):
         expected = noise.latents(0, IMAGES)
     found = run(pipe, kwargs, torch.tensor(mask.compute, dtype=torch.float32))
@@ -53,7 +53,7 @@ def test_gradients_are_differences(name):
     for model in (denoiser_of(pipe), getattr(pipe, "vae", None)):
         if model is not None:
             model.double()
-    graph = describe(pipe)
+    graph = describe(pipe).innermost
     gates = torch.rand(STEPS, len(graph), generator=generator(0), dtype=torch.float64).requires_grad_()
     shape = run(pipe, kwargs, gates.detach()).shape
     weights = torch.randn(shape, generator=generator(1))
@@ -80,7 +80,7 @@ def test_checkpointing_runs_each_step_again():
     denoiser.forward = lambda *args, **more: calls.append(1) or plain(*args, **more)
     for checkpointing, expected in ((False, STEPS), (True, 2 * STEPS - 1)):
         calls.clear()
-        gates = torch.full((STEPS, len(describe(pipe))), 0.5, requires_grad=True)
+        gates = torch.full((STEPS, len(describe(pipe).innermost)), 0.5, requires_grad=True)
         run(pipe, kwargs, gates, checkpointing, backward=1.0)
         assert len(calls) == expected
 

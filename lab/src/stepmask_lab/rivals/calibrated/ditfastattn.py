@@ -65,7 +65,7 @@ def ditfastattn(
     check_asked(threshold, None)
     task = Task(
         pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
-    )
+    ).innermost
     run, graph = WatchedRun(task, num_images), task.graph
     sites = [i for i in graph.blocks if graph.sites[i] == (graph.names[i], "attention", None)]
     if not sites:

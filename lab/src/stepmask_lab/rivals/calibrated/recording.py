@@ -90,9 +90,9 @@ def record(
     """
     task = Task(
         pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
-    )
+    ).innermost
     run = WatchedRun(task, num_images)
-    recorder = _Recorder(run.task.graph)
+    recorder = _Recorder(task.graph)
     run(recorder.policy, recorder)
     return run.recording(recorder.changes(len(run.timesteps)))
 
@@ -107,7 +107,7 @@ class WatchedRun:
 
     def __init__(self, task: Task, num_images: int) -> None:
         check_whole("num_images", num_images, 1)
-        self.task, self.effort, self._num_images = task.innermost, Effort(), num_images
+        self.task, self.effort, self._num_images = task, Effort(), num_images
         self.timesteps: tuple[float, ...] = ()
 
     def __call__(self, policy: Policy, on_call: OnCall) -> None:

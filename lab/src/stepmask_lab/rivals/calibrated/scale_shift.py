@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepmask.liveness import Plan, State, full_actions, make_plan
+from stepmask.liveness import Plan, State, full_actions, make_plan, rows_of
 from stepmask.mask import Action, StepMask
+from stepmask.nesting import inside_of, without_what_rests
 from stepmask.runtime.cache import Cache
 from stepmask.runtime.channels import channel_dim
 from stepmask.runtime.policies import RunPlan
@@ -69,8 +70,12 @@ class _Fit:
     """Runs a mask, computes beside every held value what it stands for, and corrects it at once."""
 
     def __init__(self, plan: Plan) -> None:
-        self._states, self._compute = plan.states, full_actions(plan.mask, plan.graph) == Action.compute
-        self._running = RunPlan(plan)
+        within, computes = plan.graph.within, full_actions(plan.mask, plan.graph) == Action.compute
+        self._states, self._called = plan.states, plan.called
+        self._compute = [without_what_rests(row, within) for row in rows_of(computes)]
+        held = (plan.states == State.reuse) & ~plan.called
+        self._afresh = [inside_of(row, within) for row in rows_of(held)]
+        self._running, self._weights = RunPlan(plan), plan.weights
         self._row = 0
         self.corrections: dict[tuple[int, int], list[Affine]] = {}
 
@@ -80,20 +85,24 @@ class _Fit:
 
     def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """What the executor will hand out; dead cells follow the mask, so that all values are numbers."""
-        reused = self._states[self._row, site] in (State.reuse, State.forecast)
-        if step == 0 or (self._compute[self._row, site] and not reused):
+        key = self._row, site
+        reused = self._states[key] in (State.reuse, State.forecast)
+        if step == 0 or (self._compute[self._row] >> site & 1 and not reused):
             value = compute()
-            cache.put(site, value, step, keep=2)
+            cache.put(site, value, step, keep=self._weights[site].shape[1] if site in self._weights else 2)
             return value
-        if self._states[self._row, site] == State.forecast:
+        if self._afresh[self._row] >> site & 1:
+            return compute()  # for the sake of the held value of what it lies within
+        if self._states[key] == State.forecast:
             return self._running.forecast(step, site, cache)
         held = cache.get(site)
         if not reused:
             return held
-        key = self._row, site
-        if key not in self.corrections:
-            pairs = zip(take_apart(held)[0], take_apart(compute())[0], strict=True)
-            self.corrections[key] = [least_squares(before, now) for before, now in pairs]
+        if self._called[key] or key not in self.corrections:
+            true = compute()
+            if key not in self.corrections:
+                pairs = zip(take_apart(held)[0], take_apart(true)[0], strict=True)
+                self.corrections[key] = [least_squares(before, now) for before, now in pairs]
         return corrected(held, self.corrections[key])
 
 
