@@ -99,7 +99,7 @@ class CostTable:
             if parent is not None:
                 cells[:, i] &= cells[:, parent]
         sites, always = self.shares(unit)
-        return float(np.dot(sites, cells.mean(axis=0)) + always)
+        return min(float(np.dot(sites, cells.mean(axis=0)) + always), 1.0)
 
     def total_macs(self, plan: Any) -> float:
         """MACs per image of a whole run under `plan` (or mask)."""

@@ -78,8 +78,8 @@ def cost_of(mask: StepMask, pipe, call_kwargs=None) -> float:
 
 
 def assert_cost(mask: StepMask, pipe, target: float, call_kwargs=None) -> None:
-    """At most `target`, and near it; on random weights a table that costs less may be the better one."""
-    assert 0.75 * target <= cost_of(mask, pipe, call_kwargs) <= target + 1e-9
+    """At most `target`, and near it: two of five steps for 0.6, where three cost a little more."""
+    assert 0.65 * target <= cost_of(mask, pipe, call_kwargs) <= target + 1e-9
 
 
 # --- targets
@@ -152,8 +152,7 @@ def test_a_speed_up(monkeypatch, tmp_path):
 def test_a_psnr(learned):
     case = learned("DDIMPipeline")
     wanted = case.mask.provenance["psnr"]["mean"] + 0.1
-    options = {**QUICK, "rounds": 0, "num_moves": 0, "gains": 0}
-    mask = learn(case.pipe, STEPS, min_psnr=wanted, seed=3, **options)
+    mask = learn(case.pipe, STEPS, min_psnr=wanted, seed=3, **{**QUICK, "num_moves": 0})
     assert mask.provenance["psnr"]["mean"] >= wanted and mask.provenance["macs"] < 1
     assert mask.provenance["asked"] == {"min_psnr": wanted}
 
@@ -277,8 +276,7 @@ def test_an_objective_is_asked_with_gradient_and_judges_the_candidates():
     best, noise = rounds[-1].best, Noise(pipe, STEPS, seed=0)
     every = StepMask(compute=np.ones(best.actions.shape), sites=describe(pipe).names, timesteps=noise.timesteps())
     wanted = noise.images(0, len(best.psnrs))
-    table = {"gains": best.table.gains, "channel_gains": best.table.channel_gains}
-    with stepmask.apply(pipe, every.with_actions(best.actions, **table)):
+    with stepmask.apply(pipe, every.with_actions(best.actions, **best.table.forecasting)):
         error = noise.images(0, len(best.psnrs)) - wanted
     size, error = (first_row(images).square().sum((1, 2, 3)) for images in (wanted, error))
     assert error.min() > 0 and best.psnrs == pytest.approx((10 * (size / error).log10()).numpy(), rel=1e-3)

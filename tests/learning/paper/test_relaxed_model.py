@@ -51,7 +51,7 @@ PIPELINES = {
 def test_scores_of_0_and_1_run_the_hard_mask(name):
     pipe = PIPELINES[name]()
     learner = learner_for(pipe, steps=4)
-    mask = random_mask(denoiser_of(pipe), pipe.scheduler, 4)
+    mask = random_mask(denoiser_of(pipe), pipe.scheduler, 4, nested=False)
     with stepmask.apply(pipe, mask, eliminate_dead=False), without_decoder(pipe):
         hard = learner.sample_trajectory(1)
     with without_decoder(pipe):
