@@ -29,7 +29,7 @@ class FigureData:
         plan: Of it, after exact elimination.
         macs: Kept share of the full run.
         graph: Of the model's innermost sites.
-        changes: (T, B) relative L1 change of each of their values since the step before, in the full run; NaN at step 0.
+        changes: (T, B) relative L1 change of their values since the step before, in the full run; NaN at step 0.
         delta: (T,) relative change of the output, Eq. 9; 0 at step 0.
         weights: (T,) w(t) of Eq. 10.
     """
