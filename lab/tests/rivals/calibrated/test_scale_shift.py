@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fakes import GUIDED, assert_unchanged, snapshot
-from stepmask import State, apply, evaluate, make_plan
+from stepmask import Action, State, apply, evaluate, make_plan
 from stepmask.inspection.describe import describe
 from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime.noise import Noise
-from stepmask.schedules import fora
+from stepmask.schedules import fora, key_steps
 from stepmask_lab.rivals import fit_scale_shift
 from stepmask_lab.rivals.calibrated.scale_shift import least_squares
 from stepmask_lab.rivals.calibrated.scaled_plan import Affine, ScaledPlan
@@ -93,3 +93,24 @@ def test_a_late_start_keeps_what_it_can():
     assert {row for row, _ in late.corrections} == {2, 3}, "row 2 computes; rows 4 and 5 hold row 3 as before"
     assert all(late.corrections[row, site] is plan.corrections[row + 2, site] for row, site in late.corrections)
     assert plan.from_row(0) is plan
+
+
+def test_forecasts_with_weights_read_as_many_values_as_they_will():
+    pipe = dit_pipeline()
+    mask = key_steps(pipe, 8, [0, 1, 2, 4, 6])
+    (stack,) = mask.sites
+    kinds = mask.actions
+    kinds[3] = Action.hold
+    weights = {stack: np.tile([[1.0], [0.9], [0.8]], (8, 1, 1))}
+    mask = mask.with_actions(kinds, weights=weights)
+    noise, seen = Noise(pipe, 8, 0), []
+    hook = denoiser_of(pipe).register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    plan = fit_scale_shift(pipe, mask, num_images=2)
+    assert [row for row, _ in plan.corrections] == [3]
+    fitted = list(seen)
+    seen.clear()
+    with apply(pipe, plan):
+        noise.images(0, 2)
+    hook.remove()
+    for now, then in zip(seen, fitted, strict=True):
+        assert torch.allclose(now, then, rtol=1e-3, atol=1e-4)

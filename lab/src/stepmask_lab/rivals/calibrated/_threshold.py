@@ -75,5 +75,4 @@ def decide(
             else:
                 low = middle
         provenance["target_macs"] = target_macs
-    macs = round(cost(threshold), 6)
-    return recording.mask(rule(threshold), threshold=threshold, macs=macs, **provenance)
+    return recording.mask(rule(threshold), threshold=threshold, **provenance)

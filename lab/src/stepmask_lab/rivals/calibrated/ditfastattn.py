@@ -11,7 +11,6 @@ from torch import Tensor
 
 from stepmask.errors import StepMaskError
 from stepmask.inspection.describe import Description
-from stepmask.liveness import rows_of
 from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache
 from stepmask.runtime.position import Position
@@ -65,8 +64,9 @@ def ditfastattn(
     check_asked(threshold, None)
     task = Task(
         pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
-    ).innermost
-    run, graph = WatchedRun(task, num_images), task.graph
+    )
+    run = WatchedRun(task.innermost, num_images)
+    graph = run.task.graph
     sites = [i for i in graph.blocks if graph.sites[i] == (graph.names[i], "attention", None)]
     if not sites:
         raise StepMaskError(
@@ -78,9 +78,8 @@ def ditfastattn(
     compute = np.ones((len(run.timesteps), len(graph)), dtype=bool)
     for row, chosen in choice.chosen.items():
         compute[row, sorted(chosen)] = False
-    recording = run.recording(np.zeros((0, 0, 0)))
-    macs = round(recording.budget.cost(rows_of(compute)), 6)
-    return recording.mask(compute, method="ditfastattn", threshold=threshold, macs=macs)
+    recording = run.recording(np.zeros((0, 0, 0)), task)
+    return recording.mask(compute, method="ditfastattn", threshold=threshold)
 
 
 class _Choice:

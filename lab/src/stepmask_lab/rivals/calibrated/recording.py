@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from stepmask.graph import BlockGraph
 from stepmask.learning.budget import Budget
 from stepmask.learning.effort import Effort
 from stepmask.learning.interception import OnCall, intercepted
+from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache
 from stepmask.runtime.policies import Policy
@@ -42,6 +43,7 @@ class Recording:
         timesteps: T timesteps of the run.
         scheduler: Its identity.
         budget: Costs of masks, by MACs.
+        whole: The model with all its sites, and what they cost: what runs under a mask.
         facts: What goes into the provenance of masks: images, seeds, denoiser calls, seconds.
     """
 
@@ -50,18 +52,20 @@ class Recording:
     timesteps: tuple[float, ...]
     scheduler: dict[str, Any]
     budget: Budget
+    whole: Budget
     facts: dict[str, Any]
 
     def mask(self, compute: np.ndarray, **provenance: Any) -> StepMask:
-        """A mask for the recorded run."""
-        return StepMask(
+        """A mask for the recorded run; its provenance has ``macs`` of the plan that runs."""
+        mask = StepMask(
             compute=compute,
             sites=self.graph.names,
             timesteps=self.timesteps,
             scheduler=self.scheduler,
             graph=self.graph.fingerprint,
-            provenance={**provenance, **self.facts},
         )
+        macs = round(self.whole.costs.fraction(make_plan(mask, self.whole.graph)), 6)
+        return replace(mask, provenance={**provenance, "macs": macs, **self.facts})
 
 
 def record(
@@ -90,11 +94,11 @@ def record(
     """
     task = Task(
         pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
-    ).innermost
-    run = WatchedRun(task, num_images)
-    recorder = _Recorder(task.graph)
+    )
+    run = WatchedRun(task.innermost, num_images)
+    recorder = _Recorder(run.task.graph)
     run(recorder.policy, recorder)
-    return run.recording(recorder.changes(len(run.timesteps)))
+    return run.recording(recorder.changes(len(run.timesteps)), task)
 
 
 class WatchedRun:
@@ -117,12 +121,12 @@ class WatchedRun:
             task.noise.images(0, self._num_images)
         self.timesteps = tuple(float(timestep) for timestep in task.pipe.scheduler.timesteps)
 
-    def recording(self, changes: np.ndarray) -> Recording:
-        """What was recorded, and what it took."""
+    def recording(self, changes: np.ndarray, whole: Task) -> Recording:
+        """What was recorded, and what it took; `whole` is the same task with all sites."""
         task, count = self.task, self._num_images
         facts = {"num_images": count, **task.facts(task.noise.seeds(0, count)), **self.effort.facts()}
-        budget = Budget(task.graph, task.costs)
-        return Recording(changes, task.graph, self.timesteps, task.scheduler, budget, facts)
+        budgets = (Budget(one.graph, one.costs) for one in (task, whole))
+        return Recording(changes, task.graph, self.timesteps, task.scheduler, *budgets, facts)
 
 
 class _Recorder:
