@@ -59,7 +59,9 @@ def sample_of(args: tuple, kwargs: dict) -> torch.Tensor:
 
 
 def nan_like(value):
-    return tree_map_only(Tensor, lambda tensor: torch.full_like(tensor, torch.nan), value)
+    """NaN of the same shape; a tensor that stands there twice does so still."""
+    made = {}
+    return tree_map_only(Tensor, lambda t: made.setdefault(id(t), torch.full_like(t, torch.nan)), value)
 
 
 def module_of(model: nn.Module, site: str) -> nn.Module:

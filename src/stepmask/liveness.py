@@ -152,6 +152,11 @@ class Elimination:
         self._backward = [
             (1 << site, *_bits(graph.readers(site)), *_parts_read(graph, site)) for site in reversed(range(self.count))
         ]
+        places = {name: i for i, name in enumerate(graph.names)}
+        parts = {outer: [places[graph.inner.names[leaf]] for leaf in leaves] for outer, leaves in graph.made_of.items()}
+        self._parts = {
+            outer: [(1 << leaf, *_bits(graph.readers(leaf))) for leaf in found] for outer, found in parts.items()
+        }
         self._forward = [(site, graph.writers(site)) for site in range(self.count) if not graph.depends_on_step(site)]
 
     def apply(
@@ -236,7 +241,7 @@ class Elimination:
         Values are numbered by the step at which a site first made them; the same inputs make the same value. A value
         that a forecast reads stays: the forecast would read an older one in its place.
         """
-        computed = [-1] * self.count
+        computed, at = [-1] * self.count, [0] * self.count
         now = [-1] * self.count
         known: dict[tuple[int, tuple[int, ...]], int] = {}
         result = []
@@ -252,14 +257,22 @@ class Elimination:
                     value = step
                     if site in independent:
                         value = known.setdefault((site, tuple(now[writer] for writer in independent[site])), step)
-                    # of several values, some might be kept for the sake of one that was not read
-                    as_good = site not in self.within or len(independent.get(site, ())) == 1
-                    if as_good and value == computed[site] and not live.later[step].points & bit:
+                    same = value == computed[site] and not live.later[step].points & bit
+                    if same and self._is_whole(site, live, at[site]):
                         kept &= ~bit
+                    else:
+                        at[site] = step
                     computed[site] = value
                 now[site] = computed[site]
             result.append(kept)
         return result
+
+    def _is_whole(self, site: int, live: LiveRows, row: int) -> bool:
+        """Whether a value that was computed at a row may be kept: nothing that it is made of was dead there."""
+        runs, read = live.runs[row], live.read_now[row]
+        return all(
+            read & part or not (runs & readers or by_output) for part, readers, by_output in self._parts.get(site, ())
+        )
 
 
 def _bits(readers: Sequence[int]) -> tuple[int, bool]:

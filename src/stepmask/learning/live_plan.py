@@ -48,9 +48,10 @@ class LivePlan:
 
     def _changed(self, step: int, site: int, action: Action) -> tuple[int, int]:
         bit, row, forecast = 1 << site, self.rows[step], self.forecasts[step]
-        row = row | bit | self._within.get(site, 0) if action == Action.compute else row & ~bit
-        forecast = forecast | bit if action == Action.linear else forecast & ~bit
-        return row, forecast
+        if action == Action.compute:
+            bits = bit | self._within.get(site, 0)
+            return row | bits, forecast & ~bits
+        return row & ~bit, forecast | bit if action == Action.linear else forecast & ~bit
 
     def _effects(self, step: int, site: int, action: Action) -> list[tuple[int, int, Reads]]:
         """Rows whose state changes: (row, what runs, what is read later)."""

@@ -66,9 +66,11 @@ class RunPlan:
                 value = compute()
                 cache.learn_shape(site, value)
                 return value
+            if self._called[step][site]:
+                compute()  # for the sake of what lies within
             return cache.dead(site)
         if self._called[step][site]:
-            compute()  # for the sake of what lies within
+            compute()
         self._check_cached(step, site, cache)
         value = cache.get(site) if state == State.reuse else self.forecast(step, site, cache)
         cache.trim(site, keep)
