@@ -299,7 +299,7 @@ def edited(tmp_path, stored=STORED[0], **changes) -> Path:
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"format_version": 9}, "format version 9.*versions 1, 2, 3, 4: update stepmask"),
+    ({"format_version": 9}, "format version 9.*versions 1, 2, 3, 4, 5: update stepmask"),
     ({"format_version": True}, "format version True"),
     ({"format_version": [1]}, r"format version \[1\]"),
     ({"format_version": "1"}, "format version '1'"),

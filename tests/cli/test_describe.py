@@ -16,23 +16,25 @@ def test_preset(run):
     text = words(run("describe", "preset:dit-xl-2-256"))
     assert "transformer_blocks.0-27.attn1 attention 28 1.27% 35.6%" in text and "--all" in text
     assert "MACs 118.67 G 114.44 G" in text
-    assert "covered by the sites that masks decide on 99.8% 99.7%" in text
-    assert "most speed-up, of a step that computes no site 414 times 399 times" in text
-    assert "56 sites, 56 of them decided by masks" in text and "749.83 M parameters" in text
+    assert "covered by the innermost sites that masks decide on 99.8% 99.7%" in text
+    assert "covered with all that contains them 100.0% 100.0%" in text
+    assert "most speed-up, of a step that computes no site 6438 times 6209 times" in text
+    assert "56 innermost sites, 56 of them decided by masks, within 28 blocks and 1 list of blocks;" in text
+    assert "749.83 M parameters" in text and "one value for all blocks together: 0.562 MiB per image" in text
     assert "cache if everything is kept, in float16: 31.5 MiB per image, 63 MiB with guidance" in text
     assert "published with 250 steps of DDPM, guidance 1.5 weights: facebook/DiT-XL-2-256" in text
 
 
 def test_all_gives_each_site_a_row(run):
     text = words(run("describe", "preset:dit-xl-2-256", "--all"))
-    assert "0 transformer_blocks.0.attn1 attention output, 1-55 1.3%" in text
-    assert "55 transformer_blocks.27.ff mlp output 2.3%" in text and "0-27" not in text
+    assert "0 transformer_blocks.0.attn1 attention 1-2 1.3%" in text and "2 transformer_blocks.0 block 3-5 0.0%" in text
+    assert "82 transformer_blocks.27.ff mlp 83 2.3%" in text and "84 transformer_blocks stack output 0.0%" in text
 
 
 def test_unconditional_u_net(run):
     text = words(run("describe", "preset:ddpm-cifar10-32"))
-    assert "0 down_blocks.0.resnets.0 resnet 0 1, 32 4.9%" in text
-    assert "covered by the sites that masks decide on 85.8% 85.4% covered with the samplers 99.9% 99.9%" in text
+    assert "0 down_blocks.0.resnets.0 resnet 0 1, 3 4.9%" in text
+    assert "masks decide on 85.8% 85.4% covered with all that contains them 99.9% 99.9%" in text
     assert "2.72 MiB per image; samplers would add 0.758 MiB" in text and "with guidance" not in text
 
 
@@ -48,7 +50,7 @@ def test_folder_of_a_pipeline(run, folder, dit_folder):
 
 def test_other_sites(run, folder):
     text = words(run("describe", "preset:ldm4-imagenet-256", "--sites", "**.attn2", "--sites", "**.ff"))
-    assert "32 sites, 32 of them decided by masks" in text and "cross_attention" in text and "resnet" not in text
+    assert "32 innermost sites, 32 of them decided by masks" in text and "cross_attention" in text and "resnet" not in text
     assert "MACs 104.23 G 99.77 G" in text, "one token, whatever the sites"
     assert "down_blocks.*" in words(run("describe", folder, "--sites", "nope.*", code=2))
     assert "lies within" in words(run("describe", folder, "--sites", "mid_block.**", code=2))

@@ -11,7 +11,7 @@ from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
 from refusal import check_refused
-from stepmask import UnsupportedModelError, describe, gate, measure_cost, schedules
+from stepmask import UnsupportedModelError, describe, measure_cost, schedules
 from stepmask.inspection.registry import denoiser_of
 
 SD, FLUX = BY_NAME["Stable Diffusion"], BY_NAME["Flux"]
@@ -93,7 +93,7 @@ def test_an_adapter_writes_into_values(case, monkeypatch):
     mask = random_actions(pipe, 3, share=0.2)
     with stepmask.apply(pipe, mask, eliminate_dead=False):
         assert torch.equal(case.run(pipe), hooked(case, pipe, mask))
-    monkeypatch.setattr(gate, "tree_map_only", lambda kind, function, value: value)
+    monkeypatch.setattr("stepmask.runtime.executor.copied", lambda value: value)
     with (
         stepmask.apply(pipe, mask, eliminate_dead=False),
         pytest.raises(UnsupportedModelError, match=r"wrote into the value of .* after it was cached"),

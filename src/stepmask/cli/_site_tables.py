@@ -41,12 +41,12 @@ def cost_table(graph: BlockGraph, cost: CostTable) -> Any:
 
     table = Table()
     _columns(table, "", "full", "conv + linear")
-    tables, blocks = (cost, cost.conv_linear()), list(graph.blocks)
+    tables, blocks = (cost, cost.conv_linear()), list(graph.level("branch"))
     table.add_row("MACs", *(amount(one.step_macs) for one in tables))
     decided = [one.shares()[0][blocks].sum() for one in tables]
-    table.add_row("covered by the sites that masks decide on", *(f"{share:.1%}" for share in decided))
+    table.add_row("covered by the innermost sites that masks decide on", *(f"{share:.1%}" for share in decided))
     if len(blocks) < len(graph):
-        table.add_row("covered with the samplers", *(f"{one.coverage:.1%}" for one in tables))
+        table.add_row("covered with all that contains them", *(f"{one.coverage:.1%}" for one in tables))
     table.add_row("most speed-up, of a step that computes no site", *(_ceiling(one) for one in tables))
     return table
 

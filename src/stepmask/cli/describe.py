@@ -89,18 +89,29 @@ def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Pres
     scheduler = "" if preset else f"; scheduler {type(pipe.scheduler).__name__}"
     parameters = list(denoiser.parameters())
     halves = cost.value_bytes * 2 / parameters[0].dtype.itemsize / cost.forwards_per_image
-    kept = halves[list(graph.blocks)].sum()
+    branches, innermost = list(graph.level("branch")), graph.innermost
+    kept, together = halves[branches].sum(), max(halves[site] for site in graph.level("stack"))
     cache = f"{mib(kept)} per image"
     if preset.guided if preset else PipelineCall(pipe).takes("guidance_scale"):
         cache += f", {mib(max(2, cost.forwards_per_image) * kept)} with guidance"
-    if len(graph.blocks) < len(graph):
-        cache += f"; samplers would add {mib(halves.sum() - kept)}"
+    if len(branches) < len(innermost):
+        samplers = [i for i in range(len(graph)) if i not in graph.within and i not in branches]
+        cache += f"; samplers would add {mib(halves[samplers].sum())}"
+    outer = [graph.sites[site].kind for site in graph.within]
+    count = {kind: outer.count(kind) for kind in ("block", "stack")}
+    around = f", within {_several(count['block'], 'block')} and {_several(count['stack'], 'list')} of blocks"
     lines = [
-        f"{len(graph)} sites, {len(graph.blocks)} of them decided by masks; structure {graph.fingerprint}{scheduler}",
+        f"{len(innermost)} innermost sites, {len(branches)} of them decided by masks{around if outer else ''}; "
+        f"structure {graph.fingerprint}{scheduler}",
         f"{amount(sum(p.numel() for p in parameters))} parameters",
         f"cache if everything is kept, in float16: {cache}",
+        f"cache of one value for all blocks together: {mib(together)} per image",
     ]
     if preset:
         weights = ", ".join(preset.hub) or "not on the hub in diffusers' format"
         lines += [f"published with {preset.published}", f"weights: {weights}"]
     return lines
+
+
+def _several(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")

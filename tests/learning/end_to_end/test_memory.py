@@ -82,7 +82,7 @@ def test_graphs_are_kept_within_what_is_left():
 def test_what_waits_is_within_the_bound(make, interval):
     task = Task(make(), 6)
     plan = make_plan(fora(task.graph, task.timesteps, interval), task.graph)
-    chain = Chain(task.pipe, plan, 3, 2, EndToEnd(graph_bytes=0), fresh=True)
+    chain = Chain(task.pipe, plan, 3, 2, EndToEnd(graph_bytes=0), probing=True)
     with frozen(task.denoiser), chain.intercepting():
         task.noise.latents(0, 3, copies=2)
     bound = 3 * 6 * Memory.of(task).value_bytes
