@@ -12,16 +12,24 @@ def sites(count: int, kind: str = "resnet") -> list[Site]:
     return [Site(f"b{i}", kind) for i in range(count)]
 
 
-def mask_of(*rows: str, names: tuple[str, ...] | None = None) -> StepMask:
-    return mask_from([["01l".index(cell) for cell in row] for row in rows], names)
+def mask_of(*rows: str, names: tuple[str, ...] | None = None, values: dict[int, int] | None = None) -> StepMask:
+    return mask_from([["01l".index(cell) for cell in row] for row in rows], names, values)
 
 
-def mask_from(actions, names: tuple[str, ...] | None = None) -> StepMask:
+def mask_from(actions, names: tuple[str, ...] | None = None, values: dict[int, int] | None = None) -> StepMask:
+    """`values` says by site of how many values a forecast is a weighted sum."""
     actions = np.asarray(actions)
+    names = names or tuple(f"b{i}" for i in range(actions.shape[1]))
     return StepMask(
-        compute=actions == Action.compute, forecast=actions == Action.linear,
-        sites=names or tuple(f"b{i}" for i in range(actions.shape[1])), timesteps=range(len(actions), 0, -1),
+        compute=actions == Action.compute, forecast=actions == Action.linear, sites=names,
+        weights={names[site]: np.ones((len(actions), count, 1)) for site, count in (values or {}).items()},
+        timesteps=range(len(actions), 0, -1),
     )  # fmt: skip
+
+
+def values_of(mask: StepMask) -> dict[int, int]:
+    """By site of how many values its forecasts are weighted sums."""
+    return {mask.sites.index(site): table.shape[1] for site, table in (mask.weights or {}).items()}
 
 
 def words(table: np.ndarray) -> list[str]:
@@ -49,4 +57,5 @@ def cases(draw, actions=(Action.hold, Action.compute, Action.linear)) -> tuple[B
     graph = draw(graphs())
     row = st.lists(st.sampled_from(actions), min_size=len(graph), max_size=len(graph))
     table = [[Action.compute] * len(graph), *draw(st.lists(row, max_size=7))]
-    return graph, mask_from(table, graph.names)
+    values = draw(st.dictionaries(st.integers(0, len(graph) - 1), st.integers(2, 4)))
+    return graph, mask_from(table, graph.names, values)

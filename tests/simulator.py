@@ -1,10 +1,10 @@
 """A slow, obvious model of what a run computes: values are symbols, so equal outputs mean equal computations.
 
-A value is a tuple (site, step or None, values of what it reads), or step and two values with theirs for a forecast.
+A value is a tuple (site, step or None, values of what it reads), or step and values with theirs for a forecast.
 Nothing of stepmask's own logic is used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -32,17 +32,20 @@ class Symbols:
         read = tuple(now[writer] for writer in writers_of(self.graph, site))
         return self._intern((site, step if self.graph.depends_on_step(site) else None, read))
 
-    def line(self, step: int, newest: tuple[int, object], second: tuple[int, object]) -> int:
-        """The line through two values, each with its step. No two are the same, were all their values."""
-        return self._intern(("line", step, newest, second))
+    def forecast(self, step: int, known: list[tuple[int, object]]) -> int:
+        """A forecast from values, each with its step. No two are the same, were all their values."""
+        return self._intern(("forecast", step, *known))
 
     def output(self, step: int, now: dict[int, object]) -> int:
         read = tuple(now[site] for site in range(len(self.graph)) if OUT in self.graph.readers(site))
         return self._intern(("output", step, read))
 
 
-def run_table(symbols: Symbols, actions: np.ndarray) -> list[int]:
-    """Outputs of a run that acts exactly as the table says, and remembers every value for ever."""
+def run_table(symbols: Symbols, actions: np.ndarray, num_values: Mapping[int, int] | None = None) -> list[int]:
+    """Outputs of a run that acts exactly as the table says, and remembers every value for ever.
+
+    Forecasts read two values, or as many as `num_values` says by site.
+    """
     computed: list[list[tuple[int, object]]] = [[] for _ in range(len(symbols.graph))]
     outputs = []
     for step, row in enumerate(np.asarray(actions)):
@@ -54,7 +57,7 @@ def run_table(symbols: Symbols, actions: np.ndarray) -> list[int]:
             if not values:
                 now[site] = POISON
             elif action == Action.linear and len(values) > 1:
-                now[site] = symbols.line(step, values[-1], values[-2])
+                now[site] = symbols.forecast(step, values[: -(num_values or {}).get(site, 2) - 1 : -1])
             else:
                 now[site] = values[-1][1]
         outputs.append(symbols.output(step, now))
@@ -81,7 +84,9 @@ def run_plan(symbols: Symbols, plan: Plan, poisoned: Iterable[tuple[int, int]] =
             elif state == State.reuse:
                 now[site], read = values[0][1], 1
             elif state == State.forecast:
-                now[site], read = symbols.line(step, values[0], values[1]), 2
+                read = plan.weights[site].shape[1] if site in plan.weights else 2
+                now[site] = symbols.forecast(step, values[:read])
+                assert len(values) > 1, f"row {step}, site {site}: a forecast finds {len(values)} values"
             else:
                 now[site] = POISON
             keep = int(plan.keep[step, site])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph_cases import BRANCHES, CHAIN, UNET, cases, mask_of, sites, words
+from graph_cases import BRANCHES, CHAIN, UNET, cases, mask_of, sites, values_of, words
 from refusal import check_refused
 from simulator import Symbols, run_plan, run_table
 from stepmask import BlockGraph, Site, State, StepMask, make_plan
@@ -102,13 +102,42 @@ FORECASTS = {
 }
 
 
-@pytest.mark.parametrize("name", FORECASTS)
-def test_worked_examples_of_forecasts(name):
-    rows, graph, states, keep = FORECASTS[name]
-    mask, symbols = mask_of(*rows), Symbols(graph)
+ONE = BlockGraph.chain(sites(1))
+# mask, graph, how many values a forecast of b0 reads, plan, values kept after each step
+SEVERAL = {
+    "three": (("1", "1", "1", "l"), ONE, 3, ["C", "C", "C", "f"], ["1", "2", "3", "0"]),
+    "three of five": (("1", "1", "1", "1", "l", "0"), ONE, 3, ["C"] * 4 + ["f", "r"], ["0", "1", "2", "3", "1", "0"]),
+    "four": (("1", "1", "1", "1", "l", "l"), ONE, 4, ["C"] * 4 + ["f", "f"], ["1", "2", "3", "4", "4", "0"]),
+    # with two values yet, a forecast reads those, and the third is let go of where no later one reads it
+    "fewer yet": (("1", "1", "l", "1", "l", "1"), ONE, 4, list("CCfCfC"), ["1", "2", "2", "3", "0", "0"]),
+    "with a hold between": (("1", "0", "1", "1", "l"), ONE, 3, list("CrCCf"), ["1", "1", "2", "3", "0"]),
+    # nobody reads b0 at row 1 but the forecast at row 4, which is the third newest then; a line leaves it dead
+    "the third": (
+        ("11", "10", "10", "10", "l1"),
+        CHAIN,
+        3,
+        ["CC", "Cr", "Cr", "Cr", "fC"],
+        ["01", "11", "21", "30", "00"],
+    ),
+    "a line": (
+        ("11", "10", "10", "10", "l1"),
+        CHAIN,
+        2,
+        ["CC", ".r", "Cr", "Cr", "fC"],
+        ["01", "01", "11", "20", "00"],
+    ),
+    "dead": (("11", "11", "11", "l0", "11"), CHAIN, 4, ["CC", "CC", "CC", ".r", "CC"], ["00", "00", "01", "00", "00"]),
+}
+
+
+@pytest.mark.parametrize(("rows", "graph", "values", "states", "keep"), [
+    *((rows, graph, None, *plan) for rows, graph, *plan in FORECASTS.values()), *SEVERAL.values(),
+], ids=[*FORECASTS, *SEVERAL])  # fmt: skip
+def test_worked_examples_of_forecasts(rows, graph, values, states, keep):
+    mask, symbols = mask_of(*rows, values=values and {0: values}), Symbols(graph)
     plan = make_plan(mask, graph)
     assert (letters(plan), words(plan.keep)) == (states, keep)
-    assert run_plan(symbols, plan) == run_table(symbols, mask.actions)
+    assert run_plan(symbols, plan) == run_table(symbols, mask.actions, values_of(mask))
 
 
 # b0 reads the step, b1 only b0
@@ -179,7 +208,7 @@ def test_writers_are_the_inverse_of_readers():
 def test_elimination_never_changes_the_output(case):
     graph, mask = case
     symbols = Symbols(graph)
-    wanted = run_table(symbols, mask.actions)
+    wanted = run_table(symbols, mask.actions, values_of(mask))
     for options in ({}, {"skip_unchanged": False}, {"eliminate_dead": False}):
         assert run_plan(symbols, make_plan(mask, graph, **options)) == wanted
 
@@ -210,12 +239,13 @@ def test_no_surviving_compute_could_be_held_instead(case):
     actions = np.zeros_like(plan.states)
     actions[plan.compute] = Action.compute
     actions[plan.states == State.forecast] = Action.linear
-    wanted = run_table(symbols, mask.actions)
-    assert run_table(symbols, actions) == wanted
+    values = values_of(mask)
+    wanted = run_table(symbols, mask.actions, values)
+    assert run_table(symbols, actions, values) == wanted
     for step, site in np.argwhere(plan.compute).tolist():
         held = actions.copy()
         held[step, site] = Action.hold
-        assert run_table(symbols, held) != wanted, f"cell ({step}, {site}) need not run"
+        assert run_table(symbols, held, values) != wanted, f"cell ({step}, {site}) need not run"
 
 
 @given(case=cases())
@@ -223,26 +253,29 @@ def test_backward_rule_is_the_one_written_down(case):
     """The pseudo-code of docs/concepts/elimination.md, transcribed cell by cell."""
     graph, mask = case
     rows, count = mask.compute.shape
-    m = mask.compute
+    m, values = mask.compute, values_of(mask)
     f = mask.forecast & (m.cumsum(axis=0) >= 2)
-    read_now, newest_later, second_later, runs = (np.zeros((rows, count), bool) for _ in range(4))
+    read_now, runs = (np.zeros((rows, count), bool) for _ in range(2))
+    read_later = np.zeros((rows, count, 5), bool)  # the newest value, the second newest, ...
     states = np.zeros((rows, count), int)
     for k in reversed(range(rows)):
         for b in reversed(range(count)):
             readers = graph.readers(b)
             read_now[k, b] = OUT in readers or any(runs[k, c] for c in readers if c != OUT)
-            if k < rows - 1 and m[k + 1, b]:
-                newest_later[k, b] = second_later[k + 1, b]
-            elif k < rows - 1:
-                newest_later[k, b] = read_now[k + 1, b] or newest_later[k + 1, b]
-                second_later[k, b] = (f[k + 1, b] and read_now[k + 1, b]) or second_later[k + 1, b]
-            runs[k, b] = m[k, b] and (read_now[k, b] or newest_later[k, b])
+            for age in range(4):
+                if k < rows - 1 and m[k + 1, b]:
+                    read_later[k, b, age] = read_later[k + 1, b, age + 1]
+                elif k < rows - 1:
+                    reads = age == 0 or (f[k + 1, b] and age < values.get(b, 2))
+                    read_later[k, b, age] = (reads and read_now[k + 1, b]) or read_later[k + 1, b, age]
+            runs[k, b] = m[k, b] and (read_now[k, b] or read_later[k, b, 0])
             instead = State.forecast if f[k, b] else State.reuse
             idle = instead if not m[k, b] and read_now[k, b] else State.dead
             states[k, b] = State.compute if runs[k, b] else idle
     plan = make_plan(mask, graph, skip_unchanged=False)
     assert np.array_equal(plan.states, states)
-    assert np.array_equal(plan.keep, newest_later.astype(int) + second_later)
+    known = np.cumsum(runs, axis=0)  # of four values, the first forecasts may find two
+    assert np.array_equal(plan.keep, np.minimum(read_later.sum(axis=2), known))
 
 
 @given(case=cases(), data=st.data())
@@ -252,14 +285,15 @@ def test_a_late_start_is_a_run_of_the_suffix(case, data):
     suffix = mask.actions[start:]
     suffix[0] = Action.compute
     symbols = Symbols(graph)
-    assert run_plan(symbols, make_plan(mask, graph).from_row(start)) == run_table(symbols, suffix)
+    plan = make_plan(mask, graph).from_row(start)
+    assert run_plan(symbols, plan) == run_table(symbols, suffix, values_of(mask))
 
 
 @given(case=cases())
 def test_a_learner_may_ask_with_forecasts_that_find_one_value(case):
     """It changes tables cell by cell, so it does not know which they are."""
     graph, mask = case
-    live = Elimination(graph).apply(rows_of(mask.compute), rows_of(mask.forecast))
+    live = Elimination(graph, values_of(mask)).apply(rows_of(mask.compute), rows_of(mask.forecast))
     assert np.array_equal(table_of(live.runs, len(graph)), make_plan(mask, graph).compute)
 
 
