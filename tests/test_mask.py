@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from refusal import check_refused
 from stepmask import BlockGraph, MaskFileError, MaskMismatchError, Site, StepMask, StepMaskError, make_plan
 from stepmask.mask import Action, scheduler_identity
 from stepmask.mask_file import MAX_CELLS
+from stepmask.mask_tables import MAX_GAIN
 
-STORED = [Path(__file__).parent / "data" / f"mask_format_{version}.json" for version in (1, 2, 3, 4)]
+STORED = [Path(__file__).parent / "data" / f"mask_format_{version}.json" for version in (1, 2, 3, 4, 5)]
 SITES = tuple(Site(f"blocks.{i}", "resnet", i) for i in range(3))
 GRAPH = BlockGraph.chain(SITES)
 FORECAST = {"forecast": [[0, 0, 0], [0, 1, 0], [1, 0, 0]]}
@@ -62,10 +64,14 @@ def masks(draw) -> StepMask:
     row = st.lists(st.sampled_from(known), min_size=columns, max_size=columns)
     actions = np.array([[Action.compute] * columns, *draw(st.lists(row, min_size=rows - 1, max_size=rows - 1))])
     score = st.lists(st.floats(0, 1, width=32), min_size=columns, max_size=columns)
-    names = st.lists(st.text(min_size=1), min_size=columns, max_size=columns, unique=True)
+    name = st.text(min_size=1) | st.sampled_from(["blocks", "blocks.0", "blocks.0.attn", "blocks.1"])
+    names = draw(st.lists(name, min_size=columns, max_size=columns, unique=True))
     number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 1000)
+    sizes = draw(st.dictionaries(st.sampled_from(names), st.tuples(st.integers(2, 4), st.integers(1, 3))))
+    weight = st.floats(-MAX_GAIN, MAX_GAIN)
+    weights = {name: [[[draw(weight)] * width] * count] * rows for name, (count, width) in sizes.items()}
     return StepMask(
-        compute=actions == Action.compute, forecast=actions == Action.linear, sites=draw(names),
+        compute=actions == Action.compute, forecast=actions == Action.linear, sites=names, weights=weights,
         timesteps=draw(st.lists(number, min_size=rows, max_size=rows)),
         scheduler=draw(st.none() | st.fixed_dictionaries({"class": st.text(), "config": st.just({"a": [1, "x"]})})),
         graph=draw(st.none() | st.text()), scores=draw(st.none() | st.lists(score, min_size=rows, max_size=rows)),
@@ -100,6 +106,7 @@ def test_tables_are_read_only_copies():
     {"scores": None},
     {"scores": np.full((3, 3), 0.5)},
     {"provenance": {}},
+    {"forecast": [[0, 0, 0], [0, 1, 0], [0, 0, 0]], "weights": {"blocks.1": np.ones((3, 3, 2))}},
 ], ids=lambda change: next(iter(change)))  # fmt: skip
 def test_equality_sees_every_field(change):
     assert small() == small() == small(sites=SITES) and small() != "mask"
@@ -134,6 +141,11 @@ def test_equality_sees_every_field(change):
     ({"channel_gains": {"elsewhere": [1, 2]}, **FORECAST}, "no site of the mask"),
     *(({"channel_gains": {"blocks.0": wrong}, **FORECAST}, "one number for") for wrong in ([], [[1, 2]])),
     *(({"channel_gains": {"blocks.0": wrong}, **FORECAST}, "between") for wrong in ([1, np.nan], [1e3])),
+    ({"weights": [1, 2], **FORECAST}, "map names of sites to a table of rows x terms x channels"),
+    ({"weights": {"elsewhere": np.ones((3, 2, 1))}, **FORECAST}, "no site of the mask"),
+    *(({"weights": {"blocks.0": np.ones(wrong)}, **FORECAST}, r"\(rows, terms, channels\) with 3 rows and 2 to 4 terms")
+      for wrong in ((), (3, 2), (2, 2, 1), (3, 1, 1), (3, 5, 1), (3, 2, 0))),
+    *(({"weights": {"blocks.0": np.full((3, 2, 1), wrong)}, **FORECAST}, "between") for wrong in (np.nan, 1e3)),
 ])  # fmt: skip
 def test_impossible_masks_are_refused(change, message):
     check_refused(message, small, **change)
@@ -181,12 +193,27 @@ def test_a_stored_file_of_format_2_loads_for_ever():
 
 
 def test_stored_files_of_formats_3_and_4_load_for_ever():
-    three, four = map(StepMask.load, STORED[2:])
+    three, four = map(StepMask.load, STORED[2:4])
     assert three.actions.tolist() == [[1, 1], [1, 1], [2, 1], [2, 2]] and three.channel_gains is None
     assert three.gains.tolist() == four.gains.tolist() == [[1, 1], [1, 1], [1.25, 1], [-0.125, 1]]
     found = {site: vector.tolist() for site, vector in four.channel_gains.items()}
     assert found == {"transformer_blocks.0.attn1": [1.5, 0.25, 1], "transformer_blocks.0.ff": [-2, 1.125, 0.5]}
     assert not any(array.flags.writeable for array in (three.gains, *four.channel_gains.values()))
+
+
+def test_a_stored_file_of_format_5_loads_for_ever():
+    mask = StepMask.load(STORED[4])
+    assert mask.sites[2:] == tuple(f"transformer_blocks{more}" for more in (".0", ".1.ff", ".1", ""))
+    assert ["".join(map(str, row)) for row in mask.actions] == [
+        "1" * 6
+    ] * 2 + "211111 201211 111112 000021 111112".split()
+    assert mask.gains[2:4, 0].tolist() == [1.25, -0.125] and (np.delete(mask.gains, 0, axis=1) == 1).all()
+    assert {site: gains.tolist() for site, gains in mask.channel_gains.items()} == {mask.sites[3]: [1.5, 0.25, 1]}
+    block, stack = (mask.weights[name] for name in mask.sites[4:])
+    assert block.shape == (7, 2, 3) and block[5].tolist() == [[1, 1, 1], [0.5, -1.25, 2]]
+    assert stack.shape == (7, 3, 1) and stack[[4, 6], :, 0].tolist() == [[1, 1.0625, -0.375], [1, 0.75, 0.125]]
+    assert (np.delete(block, 5, axis=0) == 1).all() and (np.delete(stack, [4, 6], axis=0)[..., 0] == [1, 1, 0]).all()
+    assert not block.flags.writeable and len(mask.weights) == 2
 
 
 @pytest.mark.parametrize("stored", STORED, ids=lambda path: path.stem)
@@ -259,9 +286,76 @@ def test_gains_of_channels_go_with_their_site():
     assert plan.from_row(3).channel_gains.keys() == {0}, "the other forecasts no more"
 
 
+def test_weights_are_those_of_sites_that_forecast(tmp_path):
+    forecast = [[0, 0, 0], [0, 1, 0], [1, 0, 0]]
+    first, second, third = GRAPH.names
+    given = {first: np.full((3, 3, 2), 0.123456), third: np.ones((3, 2, 1))}
+    mask = small(
+        forecast=forecast, weights=given, gains=np.full((3, 3), 1.5), channel_gains={first: [2.0], second: [3.0]}
+    )
+    assert mask.weights.keys() == {first} and mask.weights[first][2].tolist() == [[0.1235] * 2] * 3, "to four decimals"
+    assert (mask.weights[first][:2] == [[1], [1], [0]]).all(), "elsewhere those of a line"
+    assert mask.gains.tolist() == [[1, 1, 1], [1, 1.5, 1], [1, 1, 1]], "and no gains beside them"
+    assert mask.channel_gains.keys() == {second}
+    mask.save(tmp_path / "mask.json")
+    content = json.loads((tmp_path / "mask.json").read_text())
+    assert content["format_version"] == 5 and content["weights"] == {first: [[[0.1235] * 2] * 3]}
+    assert StepMask.load(tmp_path / "mask.json") == mask == pickle.loads(pickle.dumps(mask))
+    assert mask != small(forecast=forecast, gains=mask.gains, channel_gains=mask.channel_gains)
+    assert mask.with_actions(mask.actions).weights is None, "another table, other weights"
+    assert mask.with_actions(mask.actions, **mask.forecasting()) == replace(mask, scores=None)
+    assert small(weights={first: np.ones((3, 2, 1))}).weights is None and small(weights={}).weights is None
+
+
+def test_only_sites_that_nest_or_have_weights_need_format_5():
+    """What says nothing of a format is null in it."""
+    nested = small(sites=["blocks.0", "blocks", "block"]).to_dict()
+    assert nested["format_version"] == 5
+    assert nested["gains"] is nested["channel_gains"] is nested["weights"] is None
+    assert StepMask.from_dict(nested).to_dict() == nested
+    assert small(sites=["blocks.0", "blocks.01", "block"]).to_dict()["format_version"] == 1
+
+
+def test_weights_go_with_their_rows():
+    forecast = np.array([[0, 0], [0, 0], [1, 1], [0, 0], [1, 0], [0, 0]], dtype=bool)
+    weights = {"a": np.arange(36).reshape(6, 3, 2) / 4, "b": np.full((6, 4, 1), 0.5)}
+    mask = StepMask(
+        compute=~forecast, forecast=forecast, weights=weights, sites=("a", "b"), timesteps=[5, 4, 3, 2, 1, 0]
+    )
+    same = mask.resample(mask.timesteps)
+    assert {site: table.tolist() for site, table in same.weights.items()} == {
+        site: table.tolist() for site, table in mask.weights.items()
+    }
+    wide = mask.resample([5, 4.5, 4, 3.5, 3, 2.5, 2, 1.5, 1, 0.5, 0])
+    for site, table in wide.weights.items():
+        assert table.shape == (11, *mask.weights[site].shape[1:])
+        rows = [row.tolist() for row in mask.weights[site]]
+        assert all(row.tolist() in rows for row in table) and wide.forecast[:, wide.sites.index(site)].any()
+    plan = make_plan(mask, BlockGraph.branches([Site("a", "mlp"), Site("between", "mlp"), Site("b", "mlp")]))
+    assert plan.weights.keys() == {0, 2} and plan.weights[0].tolist() == mask.weights["a"].tolist()
+    late = plan.from_row(3)
+    assert late.weights.keys() == {0}, "the other forecasts no more"
+    assert late.weights[0].tolist() == mask.weights["a"][3:].tolist()
+
+
 FF = "transformer_blocks.0.ff"
 EDITED_GAINS = [(3, "channel_gains", wrong) for wrong in (None, 3, [], {"x": [1.0]}, {FF: ["x"]}, {FF: 1})]
 ROWS = [[[1.0]], [[1.0], [1.0]], [["x"], [1, 1]], [[1e9], [1, 1]]]
+BLOCK, STACK = "transformer_blocks.1", "transformer_blocks"
+TABLES = (
+    {"x": [[[1.0], [1.0]]]},
+    {FF: [[[1.0], [1.0]]]},
+    {STACK: [[[1.0], [1.0]]]},
+    {BLOCK: []},
+    {BLOCK: 1},
+    {BLOCK: None},
+)
+TABLES += tuple(
+    {BLOCK: [table]} for table in (1, [1.0], [[]], [[1.0]], [[1.0]] * 5, [[1.0], [1.0, 2.0]], [["x"], [1.0]])
+)
+TABLES += tuple({BLOCK: [[[1.0], [wrong]]]} for wrong in (1e9, -1e9, 10**400, float("nan"), float("inf"), None))
+EDITED_GAINS += [(4, "weights", wrong) for wrong in (3, [], *TABLES)]
+EDITED_GAINS += [(4, "channel_gains", wrong) for wrong in (3, [], {"x": [1.0]})]
 EDITED_GAINS += [(2, "gains", wrong) for wrong in (None, 3, [], *([[], [], *rows] for rows in ROWS))]
 
 
@@ -364,6 +458,21 @@ def test_huge_files_are_refused_before_they_take_memory(tmp_path):
     width = 100_000
     path = edited(tmp_path, rows=["1" * width] * (MAX_CELLS // width + 1))
     check_refused("10,000,000 cells", StepMask.load, path, error=MaskFileError)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(10_000, 4_000), (100_000, 400)])
+def test_huge_weights_are_refused_before_they_take_memory(tmp_path, rows, width):
+    """One row of them that forecasts stands for all rows."""
+    path = edited(
+        tmp_path, STORED[4], rows=["1", "1", "l"] + ["1"] * (rows - 3), sites=["blocks"], timesteps=[1] * rows,
+        gains=None, channel_gains=None, weights={"blocks": [[[1.0] * width] * 3]},
+    )  # fmt: skip
+    check_refused("more than 100,000,000 weights", StepMask.load, path, error=MaskFileError)
+
+
+def test_weights_and_sites_that_do_not_go_together(tmp_path):
+    path = edited(tmp_path, STORED[4], rows=["11", "1l"], timesteps=[2, 1], gains=None)
+    check_refused("2 columns needs 2 site names, got 6", StepMask.load, path, error=MaskFileError)
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -22,6 +22,8 @@ NESTED_VERSION = 5
 VERSIONS = (FORMAT_VERSION, FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION, NESTED_VERSION)
 MAX_CELLS = 10_000_000
 """More cells than this in a file are refused: no sampler of diffusers comes near."""
+MAX_WEIGHTS = 100_000_000
+"""The same for weights, with those of rows that do not forecast: 50 steps of all blocks of flux-dev have 35 million."""
 
 
 def parsed(content: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +115,9 @@ def _has_gains(content: dict[str, Any]) -> bool:
 
 def _weights(listed: dict[str, Any], rows: list[str], sites: list[str]) -> dict[str, np.ndarray]:
     """(T, K, C) by site, from one table of terms x channels for each of its forecasts."""
-    found = {}
+    if len(sites) != len(rows[0]):
+        raise StepMaskError(f"a mask with {len(rows[0])} columns needs {len(rows[0])} site names, got {len(sites)}")
+    found, count = {}, 0
     for site, tables in listed.items():
         if site not in sites:
             raise StepMaskError(f"weights are given for {site!r}, which is no site of the mask")
@@ -123,6 +127,9 @@ def _weights(listed: dict[str, Any], rows: list[str], sites: list[str]) -> dict[
         given = np.array(tables, dtype=np.float64)
         if given.ndim != 3:
             raise StepMaskError(f"weights of {site!r} must be one list of channels for each term of each forecast")
+        count += len(rows) * given[0].size
+        if count > MAX_WEIGHTS:
+            raise StepMaskError(f"more than {MAX_WEIGHTS:,} weights")
         found[site] = np.ones((len(rows), *given.shape[1:]))
         found[site][forecasts] = given
     return found

@@ -93,7 +93,7 @@ def channel_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.
 
 
 def weight_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.ndarray) -> Weights | None:
-    """Weights of forecasts to so many decimals, those of a line where a row does not forecast; None where all are."""
+    """Weights of forecasts to so many decimals, those of a line where a row does not forecast; None for none."""
     if not isinstance(values, Mapping):
         raise StepMaskError("weights must map names of sites to a table of rows x terms x channels")
     strange = [site for site in values if site not in sites]
