@@ -58,7 +58,8 @@ image and step, without guidance.
 - *Conv + linear* leaves out the products of attention.
 - *Coverage* is the share of the MACs that lies in sites.
 - *Ceiling* bounds the speed-up: it is what would be left if all sites were held at every step.
-- *Cache* is the size of all values that masks decide on, in float16.
+- *Cache* is the size of all values of innermost sites that masks decide on, in float16.
+- *One value* is the size of the largest that passes between the outermost sites, in float16.
 
 """
 
@@ -131,22 +132,24 @@ def presets() -> str:
     from stepmask.presets import load, names
 
     lines = [
-        "| preset | sites | parameters, M | MACs, G | conv + linear, G | coverage | ceiling | cache, MiB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| preset | sites | parameters, M | MACs, G | conv + linear, G | coverage | ceiling | cache, MiB | one value, MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in names():
         model = load(name)
         graph, cost = describe(model), measure_cost(model)
-        kept = (cost.value_bytes[list(graph.blocks)]).sum() * 2 / next(model.parameters()).dtype.itemsize
+        size = cost.value_bytes * 2 / next(model.parameters()).dtype.itemsize
+        kept, one = size[list(graph.level("branch"))].sum(), size[list(graph.level("stack"))].max()
         cells = (
             f"`{name}`",
-            f"{len(graph)}",
+            f"{len(graph.innermost)}",
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
             f"{cost.step_macs / 1e9:.5g}",
             f"{cost.conv_linear().step_macs / 1e9:.5g}",
             f"{cost.coverage:.1%}",
             f"{1 / (1 - cost.coverage):.0f}x",
             f"{kept / 2**20:.4g}",
+            f"{one / 2**20:.3g}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -160,8 +163,8 @@ def _sites(family) -> str:
     model = getattr(diffusers, family.class_name)(**TINY[family.class_name])
     modules = dict(model.named_modules())
     if family.patterns:
-        return _by_list(family.graph(model).names)
-    classes = dict.fromkeys(type(modules[name]).__name__ for name in family.graph(model).names)
+        return _by_list(family.graph(model).innermost.names)
+    classes = dict.fromkeys(type(modules[name]).__name__ for name in family.graph(model).innermost.names)
     return ", ".join(f"`{name}`" for name in classes)
 
 

@@ -29,7 +29,7 @@ so many bytes where that is more."""
 def default_cache_bytes(graph: BlockGraph, costs: CostTable) -> int:
     """Bytes of cache per image that masks keep to where no limit is given: small beside what the model takes itself.
 
-    That is six of the tensors that pass from block to block, 0.17 GiB for flux-dev at 1024 pixels, and at least 64 MiB.
+    That is six of the tensors that pass from block to block, 0.16 GiB for flux-dev at 1024 pixels, and at least 64 MiB.
     """
     size = dict(zip(costs.sites, costs.value_bytes, strict=True))
     largest = max(size[graph.names[site]] for site in graph.level("stack"))

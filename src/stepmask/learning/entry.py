@@ -70,7 +70,7 @@ def learn(
         min_psnr: Instead of `target_macs`: the cheapest mask whose images have at least this mean PSNR in dB against
             the full run's, on held-back noise.
         max_cache_bytes: Most bytes that cached values may take per image, guidance included. By default six of the
-            tensors that pass from block to block (0.17 GiB for flux-dev at 1024 pixels), and at least 64 MiB.
+            tensors that pass from block to block (0.16 GiB for flux-dev at 1024 pixels), and at least 64 MiB.
         scheduler: The scheduler of a bare denoiser.
         seed: The seed of noise, conditions and draws. The same seed gives the same mask.
         call_kwargs: Arguments for the pipeline's call (guidance_scale, negative_prompt, ...).
