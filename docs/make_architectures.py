@@ -132,7 +132,8 @@ def presets() -> str:
     from stepmask.presets import load, names
 
     lines = [
-        "| preset | sites | parameters, M | MACs, G | conv + linear, G | coverage | ceiling | cache, MiB | one value, MiB |",
+        "| preset | sites | parameters, M | MACs, G | conv + linear, G | coverage | ceiling | cache, MiB "
+        "| one value, MiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in names():

@@ -78,7 +78,7 @@ def learn(
             again; by default random classes, or 200 varied prompts.
         start: A mask, a family or several masks to start from, such as those learned before a fine-tune, for another
             sampler or by another method. On the validation noise the result is not worse than those that keep to the
-            target; where one costs nearly as much, the walk down from the full run is left out.
+            target.
         resume: File to keep the state in. Where it exists, learning goes on from it, to the same mask.
         callback: Called with a report after each step of the work, in the first of several processes; an exception in
             it stops learning.
