@@ -92,8 +92,13 @@ class Search:
                     f"no table that costs at most {target:g} and keeps to the cache was found: ask for more of the "
                     "cost or of the cache"
                 )
-            if self.config.gradients:
+            if self._refines:
                 yield from self._refine(target)
+
+    @property
+    def _refines(self) -> bool:
+        """Whether tables that cost somewhat more than a target will be brought down to it."""
+        return self.config.gradients and self.config.rounds > 0
 
     def _climb(self, target: float) -> Iterator[Round]:
         """Move key steps of the best table of them, for as long as that helps."""
@@ -127,7 +132,9 @@ class Search:
         """
         if not self.config.learns_gains:
             return
-        bounds = target, self._tuning.reach * target, self._tuning.near_above * target
+        bounds = [target]
+        if self._refines:
+            bounds += [self._tuning.reach * target, self._tuning.near_above * target]
         found = [self._plain(target), *map(self._best_of_whole_steps, bounds)]
         for candidate in {c.table.digest: c for c in found if c is not None}.values():
             yield from self._fit(candidate.table, candidate.made_by, target)
@@ -172,7 +179,8 @@ class Search:
         low, high = self._tuning.near_below * targets[-1], self._tuning.near_above * targets[0]
         inputs = self.task.graph, self.task.timesteps, self.config.allowed
         schedules = [s for s in portfolio(*inputs) if low <= self._cost_of(s) <= high]
-        bounds = {scale * target for target in targets for scale in (1.0, self._tuning.near_above)}
+        scales = (1.0, self._tuning.near_above) if self._refines else (1.0,)
+        bounds = {scale * target for target in targets for scale in scales}
         for bound in sorted(bounds):
             spaced = [s for s in spaced_steps(*inputs, bound, self._cost_of) if self._fits(s)]
             schedules += sorted(spaced, key=lambda s: -self.judge.first_psnrs(self._table_of(s)).mean())[:1]
