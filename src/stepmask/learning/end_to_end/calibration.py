@@ -89,7 +89,8 @@ class _CalibratingRun:
         """What the executor hands out."""
         if step != self._row:
             raise _BeginsAnewError
-        if self._computing_afresh or self._computes_for[self._row] >> site & 1:
+        dead = self._states[self._row, site] == State.dead  # what is computed afresh may be made of it
+        if dead or self._computing_afresh or self._computes_for[self._row] >> site & 1:
             return compute()
         if site not in self.weights or self._states[self._row, site] != State.forecast:
             return self._running(step, site, compute, cache)
