@@ -28,7 +28,7 @@ from tiny import ddim_pipeline, dit_pipeline
 
 STEPS, TARGET = 3, 0.7
 SEARCH = {
-    "rounds": 1, "gains": 2, "num_probes": 3, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.5,
+    "rounds": 0, "gains": 2, "num_probes": 3, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.5,
     "images_per_call": 1, "progress": False,
 }  # fmt: skip
 LONG = 120

@@ -38,7 +38,7 @@ def facts(mask: StepMask) -> dict:
 def test_the_mask_is_that_of_one_process(alone):
     """And takes as many calls in all, for none is made twice."""
     first, second = Started(2, several.search).results()
-    assert first == alone and second == alone and (alone.gains or alone.weights) is not None
+    assert first == alone and second == alone and alone.gains is not None
     assert first.provenance == second.provenance and facts(first) == facts(alone)
     assert 10 < alone.provenance["psnr"]["mean"] < 70, "the numbers decide"
 
@@ -50,7 +50,7 @@ def test_what_was_measured_is_there_when_one_has_died(who, alone, tmp_path):
     assert results[who] is None and isinstance(results[1 - who], LostProcessError)
     assert "the file that resume names" in str(results[1 - who]) and "any number of processes" in str(results[1 - who])
     with safe_open(path, framework="np") as file:
-        assert any(name.startswith("gains.") for name in file.keys())
+        assert any(name.startswith("probe.") for name in file.keys())
     again = several.search(resume=path) if who else Started(2, several.search_on, path).results()[1]
     assert again == alone
 
@@ -92,7 +92,7 @@ def test_in_a_group_of_the_users_own():
     schedule = schedules.key_steps(dit_pipeline(), 4, 2, forecast="linear")
     assert fitted.actions.tolist() == fit_gains(dit_pipeline(), schedule, iterations=2).actions.tolist()
     assert [papers, fitted, fast] == second[:3] and total == 2
-    assert reports >= 2 and second[3] == 0, "the first one alone tells how it goes"
+    assert reports > 2 and second[3] == 0, "the first one alone tells how it goes"
     assert "learns in the first of the 2 processes" in words[0] and not second[4]
 
 

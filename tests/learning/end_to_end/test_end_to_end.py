@@ -78,8 +78,8 @@ def cost_of(mask: StepMask, pipe, call_kwargs=None) -> float:
 
 
 def assert_cost(mask: StepMask, pipe, target: float, call_kwargs=None) -> None:
-    """At most `target`, and near it: two of five steps for 0.6, where three cost a little more."""
-    assert 0.65 * target <= cost_of(mask, pipe, call_kwargs) <= target + 1e-9
+    """At most `target`, and near it; on random weights a table that costs less may be the better one."""
+    assert 0.7 * target <= cost_of(mask, pipe, call_kwargs) <= target + 1e-9
 
 
 # --- targets
@@ -90,7 +90,7 @@ def test_every_pipeline_meets_its_target(name, learned):
     case = learned(name)
     mask, call = case.mask, case.call_kwargs
     assert_unchanged(denoiser_of(case.pipe), case.before)
-    graph = describe(case.pipe)
+    graph = describe(case.pipe).innermost
     assert mask.compute.shape == (STEPS, len(graph)) and mask.compute[0].all() and mask.sites == graph.names
     assert mask.graph == graph.fingerprint and mask.scheduler == scheduler_identity(case.scheduler)
     assert list(mask.timesteps) == [float(t) for t in case.scheduler.timesteps]
@@ -152,7 +152,7 @@ def test_a_speed_up(monkeypatch, tmp_path):
 def test_a_psnr(learned):
     case = learned("DDIMPipeline")
     wanted = case.mask.provenance["psnr"]["mean"] + 0.1
-    mask = learn(case.pipe, STEPS, min_psnr=wanted, seed=3, **{**QUICK, "num_moves": 0})
+    mask = learn(case.pipe, STEPS, min_psnr=wanted, seed=3, **{**QUICK, "rounds": 0, "num_moves": 0, "gains": 0})
     assert mask.provenance["psnr"]["mean"] >= wanted and mask.provenance["macs"] < 1
     assert mask.provenance["asked"] == {"min_psnr": wanted}
 
@@ -274,7 +274,9 @@ def test_an_objective_is_asked_with_gradient_and_judges_the_candidates():
     assert seen and mask.provenance["config"]["objective"] == "given"
     assert "validation_mean" not in mask.provenance["psnr"]
     best, noise = rounds[-1].best, Noise(pipe, STEPS, seed=0)
-    every = StepMask(compute=np.ones(best.actions.shape), sites=describe(pipe).names, timesteps=noise.timesteps())
+    every = StepMask(
+        compute=np.ones(best.actions.shape), sites=describe(pipe).innermost.names, timesteps=noise.timesteps()
+    )
     wanted = noise.images(0, len(best.psnrs))
     with stepmask.apply(pipe, every.with_actions(best.actions, **best.table.forecasting)):
         error = noise.images(0, len(best.psnrs)) - wanted

@@ -53,7 +53,7 @@ def test_images_one_after_the_other_are_judged_as_at_once():
         ).judge
         for one in (config, replace(config, images_per_call=None))
     ]
-    table = Table.of(fora(dit_pipeline(), STEPS, 2, forecast="linear"), describe(dit_pipeline()))
+    table = Table.of(fora(dit_pipeline(), STEPS, 2, forecast="linear"), describe(dit_pipeline()).innermost)
     in_parts, at_once = (judge.probe(table, 0) for judge in judges)
     np.testing.assert_allclose(in_parts.linear, at_once.linear, rtol=1e-3, atol=1e-7)
     np.testing.assert_allclose(in_parts.square, at_once.square, rtol=1e-3)

@@ -21,10 +21,14 @@ class Tuning(Configuration):
     slope_down: float = _decibels(20.0, "Expected loss of a table on the way down to a target, per factor e in cost.")
     slope_up: float = _decibels(10.0, "Expected gain of a table on the way up to a target, per factor e in cost.")
     patience: float = _decibels(2.0, "How much less a table counts each time that it has been started from.")
+    shortfall: float = _decibels(3.0, "A round on the way down that misses its prediction by more is made again.")
     near_below: float = _factor(0.75, "Refining starts from tables of at least so many times the target's cost.")
-    near_above: float = _factor(1.2, "Refining starts from tables of at most so many times the target's cost.")
+    near_above: float = _factor(1.15, "Refining starts from tables of at most so many times the target's cost.")
+    over: float = _factor(1.2, "The same, where whole steps with weights are refined.")
     hopeless: float = _decibels(2.5, "A table further behind on the first images is not measured on the others.")
     reach: float = _factor(1.03, "Key steps that cost at most so many times the target are moved and learn gains.")
+    climb_behind: float = _decibels(4.0, "Key steps further behind the best table are not moved.")
+    fit_behind: float = _decibels(8.0, "Key steps further behind the best table learn no gains.")
     mended: float = _factor(0.35, "Share of all cells, times the slack, that may change between hold and forecast.")
     finalists: int = option(3, "Proposals of a round that are measured on all images.", low=1, high=100)
     patient_cells: int = option(24, "Cells whose cost in the plan is measured before one is chosen.", low=1, high=10**4)
@@ -41,7 +45,7 @@ class EndToEnd(Configuration):
     """The default way to learn: actions are selected by what they do to the final image."""
 
     rounds: int = option(
-        4, "Refining rounds at each target, after key steps have learned their gains.", low=0, high=10**4, unit="rounds"
+        4, "Refining rounds at each target, after those that walk down to it.", low=0, high=10**4, unit="rounds"
     )
     num_moves: int = option(
         12,
@@ -93,6 +97,11 @@ class EndToEnd(Configuration):
         "the share adapts to what helps.",
         low=0.001,
         high=0.5,
+    )
+    coarse: bool | None = option(
+        None,
+        "Whether all blocks rest together, forecast with weights, and only the steps that compute are refined; else "
+        "each cell is chosen by itself. By default where the cache has no room for values of all innermost sites.",
     )
     gradients: bool = option(
         True,

@@ -20,6 +20,7 @@ from stepmask.learning.budget import Budget, default_cache_bytes
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES, Judge
 from stepmask.learning.end_to_end.memory import fitted
+from stepmask.learning.end_to_end.search.coarse import CoarseSearch
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.job import Job
@@ -57,35 +58,54 @@ class EndToEndLearning:
     """
 
     def __init__(self, job: Job) -> None:
-        self._task, self._goals = job.task, job.goals
+        self._job, self._goals = job, job.goals
         check_learnable(job.task.pipe)
         self.config, self.needs = fitted(job.config, job.task, job.processes)
-        starts = [Table(mask.actions, **mask.forecasting()).digest for mask in job.goals.start]
-        limit = job.goals.max_cache_bytes or default_cache_bytes(job.task.graph, job.task.costs)
-        self.budget = Budget(job.task.graph, job.task.costs, max_cache_bytes=limit)
-        tables = [self._table_to_start_from(mask) for mask in job.goals.start]
-        timed = job.goals.target_speedup is not None
-        self.targets = [] if timed else self._checked_targets()
-        checkpoint = job.checkpoint(**({"start": starts} if starts else {}))
-        if timed:
-            costs = self._with_latencies(checkpoint, job.processes)
-            self.budget = Budget(job.task.graph, costs, "latency", limit)
-            self.targets = self._checked_targets()
-        self.judge = Judge(job.task, self.budget, self.config, checkpoint, job.processes)
-        self._tables, self._why_by_runs = tables, ""
-        self.search = Search(self.judge, tables)
+        self._limit = job.goals.max_cache_bytes or default_cache_bytes(job.task.graph, job.task.costs)
+        self._why_by_runs = ""
         if self.config.gradients:
             try:
                 check_gradients(job.task.pipe)
             except NoGradientError as error:
-                self._go_by_runs(error)
+                self._note_by_runs(error)
+        self._choose_level()
+        starts = [Table(mask.actions, **mask.forecasting()).digest for mask in job.goals.start]
+        self._checkpoint = job.checkpoint(**({"start": starts} if starts else {}))
+        self._begin()
+
+    def _choose_level(self) -> None:
+        """Whether all blocks rest together; then the task has them, else the innermost sites alone."""
+        self.coarse = self.config.coarse if self.config.coarse is not None else self._has_no_room_for_branches()
+        innermost = set(self._job.task.innermost.graph.names)
+        self.coarse |= not self.config.gradients or any(set(mask.sites) - innermost for mask in self._goals.start)
+        self._task = self._job.task if self.coarse else self._job.task.innermost
+        self.budget = Budget(self._task.graph, self._task.costs, max_cache_bytes=self._limit)
+        self._tables = [self._table_to_start_from(mask) for mask in self._goals.start]
+        self.targets = [] if self._goals.target_speedup is not None else self._checked_targets()
+
+    def _has_no_room_for_branches(self) -> bool:
+        """Whether two values of all innermost sites are more than the cache may hold."""
+        costs = self._job.task.innermost.costs
+        return 2 * costs.value_bytes.sum() > self._limit
+
+    def _begin(self) -> None:
+        if self._goals.target_speedup is not None:
+            costs = self._with_latencies(self._checkpoint, self._job.processes)
+            self.budget = Budget(self._task.graph, costs, "latency", self._limit)
+            self.targets = self._checked_targets()
+        self.judge = Judge(self._task, self.budget, self.config, self._checkpoint, self._job.processes)
+        self.search = (CoarseSearch if self.coarse else Search)(self.judge, self._tables)
+
+    def _note_by_runs(self, error: NoGradientError) -> None:
+        self._why_by_runs = str(error)
+        warnings.warn(f"{error}. Learning goes on by runs alone, which is not as good.", stacklevel=2)
+        self.config = replace(self.config, gradients=False)
 
     def _go_by_runs(self, error: NoGradientError) -> None:
         """Begin anew without gradients; what was measured stays."""
-        self._why_by_runs = str(error)
-        warnings.warn(f"{error}. Learning goes on by runs alone, which is not as good.", stacklevel=2)
-        self.config = self.judge.config = replace(self.config, gradients=False)
-        self.search = Search(self.judge, self._tables)
+        self._note_by_runs(error)
+        self._choose_level()
+        self._begin()
 
     def _table_to_start_from(self, mask: StepMask) -> Table:
         """A given mask on the rows of the task's run; resampled if it has other timesteps.
@@ -100,16 +120,21 @@ class EndToEndLearning:
             mask = mask.resample(self._task.timesteps)
         return Table.of(mask, self._task.graph)
 
+    @property
+    def _latencies(self) -> str:
+        """Where they are kept."""
+        return f"latencies{'.coarse' if self.coarse else ''}"
+
     def _with_latencies(self, checkpoint: Checkpoint, processes: Processes) -> CostTable:
         """Costs with latencies, those of the first process for all.
 
         Those of an interrupted search are kept, for measured again they would differ.
         """
-        known = checkpoint.arrays.get("latencies")
+        known = checkpoint.arrays.get(self._latencies)
         if known is None:
             cost = processes.of_first(lambda: self._task.timed_costs(self.config.images_per_call or 16))
             known = np.append(cost.latency_ms, cost.always_latency_ms).astype(np.float64)
-            checkpoint.arrays["latencies"] = known
+            checkpoint.arrays[self._latencies] = known
         return replace(self._task.costs, latency_ms=known[:-1], always_latency_ms=float(known[-1]))
 
     def _checked_targets(self) -> list[float]:
@@ -137,10 +162,14 @@ class EndToEndLearning:
 
     @property
     def num_rounds(self) -> int:
-        """Reports of the whole search at most: at each target moves of key steps, fits of gains, and rounds."""
-        fits = 2 if self.config.learns_gains else 1  # of a round: what was tried, and its gains
+        """Reports of the whole search, at most: rounds on the way down, moves of key steps, fits, and rounds."""
         first = int(self.config.num_moves > 0) + (3 if self.config.learns_gains else 0)
-        return len(self.targets) * (fits * self.config.rounds * self.config.gradients + first)
+        if self.coarse:
+            fits = 2 if self.config.learns_gains else 1  # of a round: what was tried, and its gains
+            return len(self.targets) * (fits * self.config.rounds * self.config.gradients + first)
+        walked = [target for target in self.targets if not self.search.starts_at(target)]
+        down = math.log(min(walked, default=1.0)) / math.log(1 - self.config.shrink)
+        return math.ceil(1.5 * down) + len(self.targets) * (self.config.rounds + first)
 
     def run(self, report: Callable[[Round], None]) -> None:
         """Search at all targets, by runs alone where no gradient comes back; with ``min_psnr`` until one has less."""

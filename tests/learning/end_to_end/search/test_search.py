@@ -1,12 +1,13 @@
-"""The ways of the search: moving key steps, and where refining starts from; nothing is measured here."""
+"""The ways of the search: moving key steps, walking down, making rounds again; nothing is measured here."""
 
 import numpy as np
+import pytest
 
 from jobs import job_for
 from stepmask.learning import EndToEnd
-from stepmask.learning.end_to_end.judge import Judge
+from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
 from stepmask.learning.end_to_end.learner import EndToEndLearning
-from stepmask.learning.end_to_end.search.search import Search
+from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.mask import Action
 from tiny import dit_pipeline
@@ -34,18 +35,27 @@ def test_moving_key_steps_helps(monkeypatch):
     assert report.best.made_by == "key_steps 3 steps linear"
 
 
-def test_refining_starts_near_the_target_from_what_promises_most():
-    """Of tables that have learned their gains; what was started from before counts less."""
-    search = search_for(0.5)
+def test_a_table_that_meets_the_target_is_taken_however_small_the_last_step(monkeypatch):
+    """From key steps just above a target, one round may save less than half a percent, and that is enough."""
+    search = search_for(0.6)
+    above, below = (Candidate(Table(np.ones((STEPS, 1))), cost, np.ones(3), "") for cost in (0.6015, 0.599))
+    one = Round(0.6, 0.6, below, predicted=1.0, true=1.0)
+    monkeypatch.setattr(search, "_round", lambda *_: one)
+    monkeypatch.setattr(search, "_plain", lambda cost: below)
+    walk = search._descend(above, 0.6)
+    assert next(walk) is one
+    with pytest.raises(StopIteration) as done:
+        next(walk)
+    assert done.value.value is below
 
-    def known(cost: float, psnr: float, fitted: bool = True) -> Candidate:
-        found = Candidate(Table(np.full((1, 1), len(search.candidates))), cost, np.full(3, psnr), "", fitted)
-        search.candidates[found.table.digest] = found
-        return found
 
-    known(0.5, 60.0, fitted=False)
-    known(0.7, 70.0)  # too far away
-    above, at = known(0.58, 45.0), known(0.5, 41.5)
-    assert search._base(0.5) is above  # 3 dB more than it will lose
-    assert search._base(0.5) is at  # 2 dB off what was tried
-    assert search.best(0.5).psnr == 60.0
+@pytest.mark.parametrize(
+    ("start", "predicted", "true", "rounds"),
+    [(50.0, 48.0, 45.5, 1), (50.0, 48.0, 44.5, 2), (50.0, np.nan, np.nan, 2), (PSNR_CAP, 79.0, 60.0, 1)],
+    ids=["as predicted", "short of it", "hopeless", "from the full run"],
+)
+def test_a_round_on_the_way_down_that_falls_short_is_made_again(start, predicted, true, rounds, monkeypatch):
+    search = search_for(0.6)
+    base = Candidate(Table(np.ones((STEPS, 1))), 0.8, np.full(3, start), "")
+    monkeypatch.setattr(search, "_round", lambda base, level, *_: Round(0.6, level, base, predicted, true))
+    assert [one.level for one in search._tries(base, 0.7, 0.6)] == [0.7] * rounds

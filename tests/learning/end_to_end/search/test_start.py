@@ -1,4 +1,4 @@
-"""learn(start=...): never worse than the masks it starts from; rows, refusals, resuming."""
+"""learn(start=...): never worse than the masks it starts from, without the walk down; rows, refusals, resuming."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def cost_of(pipe, mask: StepMask) -> float:
 
 
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
-def test_the_result_is_not_worse_than_the_start(make):
+def test_the_result_is_not_worse_than_the_start_and_nothing_is_walked_down(make):
     pipe, rounds = make(), []
     before = learn(pipe, STEPS, 0.6, **QUICK)
     mask = learn(pipe, STEPS, 0.6, start=before, callback=rounds.append, **QUICK)
@@ -40,6 +40,12 @@ def test_the_result_is_not_worse_than_the_start(make):
     assert cost_of(pipe, mask) <= 0.6
     assert validation_psnr(pipe, mask) >= validation_psnr(pipe, before) - 0.01
     assert mask.provenance["started_from_masks"] == 1
+
+
+def test_a_start_that_costs_much_less_does_not_replace_the_walk():
+    pipe, rounds = dit_pipeline(), []
+    learn(pipe, STEPS, 0.8, start=fora(pipe, STEPS, 4), callback=rounds.append, **QUICK)
+    assert len(rounds) > 1
 
 
 def test_without_rounds_the_best_of_several_is_taken(monkeypatch):
@@ -57,12 +63,12 @@ def test_without_rounds_the_best_of_several_is_taken(monkeypatch):
 def test_a_start_that_is_behind_on_the_first_images_is_measured_on_all(monkeypatch):
     """So the result is not worse than it, also where a schedule is far ahead there."""
     pipe, measured = dit_pipeline(), []
-    start = key_steps(pipe, STEPS, [0, 1])
+    start = key_steps(pipe, STEPS, [0, 1], level="branch")
     monkeypatch.setattr(Search, "_try", lambda *_: None)  # hopeless, all of them
     psnrs = Judge.psnrs
     monkeypatch.setattr(Judge, "psnrs", lambda self, table: measured.append(table.actions) or psnrs(self, table))
     learn(pipe, STEPS, 0.6, start=start, **{**QUICK, "rounds": 0})
-    graph = describe(pipe)
+    graph = describe(pipe).innermost
     assert any(np.array_equal(actions, settle(start, graph).actions) for actions in measured)
 
 
@@ -79,10 +85,10 @@ def test_a_mask_of_another_sampler_and_number_of_steps_is_resampled():
 
 
 def test_a_family_starts_from_a_family():
-    pipe, rounds = dit_pipeline(), []
-    before = learn_family(pipe, STEPS, (0.8, 0.6), **QUICK)
+    pipe, cold, rounds = dit_pipeline(), [], []
+    before = learn_family(pipe, STEPS, (0.8, 0.6), callback=cold.append, **QUICK)
     again = learn_family(pipe, STEPS, (0.8, 0.6), start=before, callback=rounds.append, **QUICK)
-    assert {report.target for report in rounds} == {0.8, 0.6}
+    assert {report.target for report in rounds} == {0.8, 0.6} and len(rounds) < len(cold)
     for target in (0.8, 0.6):
         assert validation_psnr(pipe, again.at(target)) >= validation_psnr(pipe, before.at(target)) - 0.01
 

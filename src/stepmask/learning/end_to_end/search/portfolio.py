@@ -1,6 +1,6 @@
-"""The tables that a search starts from: key steps that suit the budget, and regular schedules where cells only hold.
+"""The tables that a search starts from: the full run, every regular schedule, and key steps that suit the budget.
 
-`moved_steps` are the neighbours of a choice of key steps, for climbing from there.
+Holding and forecasting. `moved_steps` are the neighbours of a choice of key steps, for climbing from there.
 """
 
 from __future__ import annotations
@@ -22,18 +22,15 @@ POWERS = (1.0, 1.1, 1.2, 1.35)
 
 
 def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[Action]) -> Iterator[StepMask]:
-    """Where cells may only hold: FORA, and on U-Nets DeepCache at each depth, at every interval.
-
-    Where they may forecast, key steps are better than all of these.
-    """
-    if Action.linear in allowed:
-        return
+    """All-compute; FORA, and on U-Nets DeepCache at each depth, at every interval that makes another mask."""
+    yield fora(graph, timesteps, 1)
     levels = [site.depth for site in graph.sites]
-    for interval in range(2, min(len(timesteps), MAX_INTERVAL) + 1):
-        yield fora(graph, timesteps, interval)
-        if None not in levels:
-            for depth in range(1, max(levels) + 1):
-                yield deepcache(graph, timesteps, interval, depth)
+    for forecast in _forecasts(allowed):
+        for interval in range(2, min(len(timesteps), MAX_INTERVAL) + 1):
+            yield fora(graph, timesteps, interval, forecast=forecast)
+            if None not in levels:
+                for depth in range(1, max(levels) + 1):
+                    yield deepcache(graph, timesteps, interval, depth, forecast=forecast)
 
 
 def spaced_steps(
@@ -43,7 +40,30 @@ def spaced_steps(
     target: float,
     cost: Callable[[StepMask], float],
 ) -> Iterator[StepMask]:
-    """As many key steps as cost at most `target`, spaced in several ways.
+    """As many key steps as cost at most `target`, and one more, spaced in several ways.
+
+    `cost` says what a mask's plan costs, in the unit of the target.
+    """
+    num_rows = len(timesteps)
+    forecast = _forecasts(allowed)[0]
+    one, all_of_them = (
+        cost(key_steps(graph, timesteps, count, forecast=forecast, level="branch")) for count in (1, num_rows)
+    )
+    each = (all_of_them - one) / max(num_rows - 1, 1)
+    most = 1 + int((target - one) / each + 1e-6) if each > 0 else num_rows
+    for count in range(max(2, most), min(num_rows - 1, most + 1) + 1):
+        for power in POWERS:
+            yield key_steps(graph, timesteps, count, power, forecast, "branch")
+
+
+def coarse_steps(
+    graph: BlockGraph,
+    timesteps: Sequence[float],
+    allowed: Sequence[Action],
+    target: float,
+    cost: Callable[[StepMask], float],
+) -> Iterator[StepMask]:
+    """As many key steps of all blocks together as cost at most `target`, spaced in several ways.
 
     `cost` says what a mask's plan costs, in the unit of the target.
     """
@@ -65,3 +85,7 @@ def moved_steps(steps: Sequence[int], num_rows: int, seed: int) -> Iterator[list
         moved = [step + by if first <= i < end else step for i, step in enumerate(steps)]
         if moved[-1] < num_rows and all(a < b for a, b in pairwise(moved)):
             yield moved
+
+
+def _forecasts(allowed: Sequence[Action]) -> tuple:
+    return ("linear", None) if Action.linear in allowed else (None,)

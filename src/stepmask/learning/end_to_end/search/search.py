@@ -1,18 +1,18 @@
 """End-to-end selection: tables of actions that bring the final image closest to the full run's, budget by budget.
 
-Coarse first: at each target all blocks rest together at most steps, spaced in several ways and moved for as long as
-that helps, and the best of these learn how their forecasts extrapolate; also such as cost somewhat more than the
-target. Then each round takes the table that promises most, probes what every switch in it would do to the final image,
-lets `Selection` propose a few tables at the target or on the way there, and measures them on fixed validation noise;
-the best learns its gains and weights anew, from those it had. Nothing is believed that was not measured: what falls
-far behind on the first images is dropped, of the rest the best is taken. Knows no pipelines, no files, no progress
-bars: `judge` runs and remembers.
+Starts from every regular schedule, from key steps that suit the budget, from tables that are given and from the full
+run, and improves. Key steps are moved for as long as that helps. Then each round takes the table that promises most,
+probes what every switch in it would do to the final image, lets `Selection` propose a few tables at the target or on
+the way there, and measures them on fixed validation noise. In the end the best tables learn the gains of their
+forecasts; nothing is searched on those, for what is tuned to one table does harm in the next. Nothing is believed that
+was not measured: what falls far behind on the first images is dropped, of the rest the best is taken. Knows no
+pipelines, no files, no progress bars: `judge` runs and remembers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,6 @@ from stepmask.learning.end_to_end.search.sizes import Sizes
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.mask import Action, StepMask
 from stepmask.schedules import key_steps
-
-MOVES_BY_RUNS = 4
-"""Where no gradient comes back, so many times as many moves of key steps are tried."""
 
 FAR, NEARBY = math.inf, 1.0
 PROPOSALS = (
@@ -84,40 +81,66 @@ class Search:
     def run(self, targets: list[float]) -> Iterator[Round]:
         """Search at each target, most expensive first; yields after every round."""
         self._begin(targets)
+        current = next(iter(self.candidates.values()))
         for target in targets:
+            if not self.starts_at(target):
+                current = yield from self._descend(current, target)
             yield from self._climb(target)
+            yield from self._refine(target, self.config.rounds)
             yield from self._learn_gains(target)
-            if self.best(target) is None:
-                raise TargetError(
-                    f"no table that costs at most {target:g} and keeps to the cache was found: ask for more of the "
-                    "cost or of the cache"
-                )
-            if self._refines:
-                yield from self._refine(target)
+            current = self._plain(target)
+        for target in reversed(targets[:-1]):  # what was found below may be worth more than what was found there
+            if self._plain(target).cost < (1 - self.config.slack) * target:
+                yield from self._refine(target, 1)
+                yield from self._learn_gains(target)
 
-    @property
-    def _refines(self) -> bool:
-        """Whether tables that cost somewhat more than a target will be brought down to it."""
-        return self.config.gradients and self.config.rounds > 0
+    def _descend(self, current: Candidate, target: float) -> Iterator[Round]:
+        """Walk down to a target, some of the cost a round, on the best table of each level."""
+        while current.cost > target:
+            level = max(target, current.cost * (1 - self.config.shrink))
+            level = target if level < 1.04 * target else level
+            for report in self._tries(current, level, target):
+                self.judge.save()
+                yield report
+            found = self._plain(level) or min(self._searched(), key=lambda candidate: candidate.cost)
+            if found.cost > max(target, 0.995 * current.cost):
+                raise TargetError(
+                    f"no table below {current.cost:.3f} of the cost was found on the way to {target:g}: ask for more "
+                    "of the cost or of the cache"
+                )
+            current = found
+        return current
+
+    def _tries(self, current: Candidate, level: float, target: float) -> Iterator[Round]:
+        """A round on the way down; a second one, from another probe, where it fell short of what was predicted.
+
+        Nothing is predicted of the full run, which has no error that another could add to.
+        """
+        report = self._round(current, level, self.config.slack / 2, target)
+        yield report
+        came_true = report.predicted - report.true <= self._tuning.shortfall  # not where nothing was measured
+        if not came_true and current.psnrs.min() < PSNR_CAP:
+            yield self._round(current, level, self.config.slack / 2, target)
 
     def _climb(self, target: float) -> Iterator[Round]:
         """Move key steps of the best table of them, for as long as that helps."""
         best = self._best_of_whole_steps(self._tuning.reach * target)
-        if not self.config.num_moves or best is None:
+        least = self._plain(target).psnr - self._tuning.climb_behind
+        if not self.config.num_moves or best is None or best.psnr < least:
             return
         tried, seen = 0, set()
-        most = self.config.num_moves * (1 if self.config.gradients else MOVES_BY_RUNS)
         while best is not None:
             schedule, start, best = self._key_steps[best.table.digest], best, None
             for steps in moved_steps(schedule.provenance["steps"], self.task.shape[0], seed=tried):
-                if tuple(steps) in seen or tried >= most:
+                if tuple(steps) in seen or tried >= self.config.num_moves:
                     continue
                 seen.add(tuple(steps))
                 tried += 1
                 forecast = schedule.provenance.get("forecast")
-                moved = self._try_schedule(
-                    key_steps(self.task.graph, self.task.timesteps, steps, forecast=forecast), start
+                schedule_of_steps = key_steps(
+                    self.task.graph, self.task.timesteps, steps, forecast=forecast, level="branch"
                 )
+                moved = self._try_schedule(schedule_of_steps, start)
                 if moved is not None and moved.psnr > start.psnr and moved.cost <= self._tuning.reach * target:
                     best = moved
                     break
@@ -125,19 +148,25 @@ class Search:
         yield Round(target, target, self.best(target), math.nan, start.psnr)
 
     def _learn_gains(self, target: float) -> Iterator[Round]:
-        """Learn how the best tables extrapolate: of all, of those of whole steps, and of those that cost a little more.
-
-        What costs too much is where refining starts from: a few cells within the steps that compute are worth less than
-        what a further step is.
-        """
+        """Learn the gains of the best table, and of the best one of whole steps, which may win more by it."""
         if not self.config.learns_gains:
             return
-        bounds = [target]
-        if self._refines:
-            bounds += [self._tuning.reach * target, self._tuning.near_above * target]
-        found = [self._plain(target), *map(self._best_of_whole_steps, bounds)]
-        for candidate in {c.table.digest: c for c in found if c is not None}.values():
-            yield from self._fit(candidate.table, candidate.made_by, target)
+        plain, whole = self._plain(target), self._best_of_whole_steps(self._tuning.reach * target)
+        yield from self._fit(plain.table, plain.made_by, target)
+        if whole is not None and whole.psnr > plain.psnr - self._tuning.fit_behind:
+            yield from self._fit(whole.table, whole.made_by, target)
+            yield from self._shave(target)
+
+    def _shave(self, target: float) -> Iterator[Round]:
+        """Take from the best table with gains that costs a little too much, and learn its gains again.
+
+        Whole steps seldom cost just what is asked. Without new gains, what comes of them looks worse than it is.
+        """
+        over = [c for c in self.candidates.values() if c.fitted and target < c.cost <= self._tuning.reach * target]
+        dear = max(over, key=lambda candidate: candidate.psnr, default=None)
+        if dear is not None and dear.psnr > self.best(target).psnr:
+            for table, _ in self._proposed(dear, target, self.config.slack / 2)[:1]:
+                yield from self._fit(table, f"round {self.num_probed - 1}", target)
 
     def _fit(self, table: Table, made_by: str, target: float) -> Iterator[Round]:
         """Learn the gains of a table."""
@@ -151,24 +180,33 @@ class Search:
         """The best table of key steps that costs at most so much, before it learns gains."""
         return _best_of((c for digest, c in self.candidates.items() if digest in self._key_steps), most)
 
-    def _refine(self, target: float) -> Iterator[Round]:
+    def _refine(self, target: float, rounds: int) -> Iterator[Round]:
         """Exchange cells at a target, and draw in tables from around it."""
         slack = self.config.slack
-        for _ in range(self.config.rounds):
-            before = self.best(target)
+        for _ in range(rounds):
+            before = self._plain(target)
             base = self._base(target)
-            report = yield from self._round(base, max(target, base.cost * (1 - self.config.shrink)), slack, target)
-            slack = min(0.2, 1.3 * slack) if self.best(target).psnr > before.psnr else max(0.004, 0.6 * slack)
+            report = self._round(base, max(target, base.cost * (1 - self.config.shrink)), slack, target)
+            slack = min(0.2, 1.3 * slack) if self._plain(target).psnr > before.psnr else max(0.004, 0.6 * slack)
             self.judge.save()
             yield report
+
+    def starts_at(self, target: float) -> bool:
+        """Whether a given table costs about as much, so that nothing has to be walked down to it."""
+        return any(
+            self._tuning.near_below * target <= self.budget.cost_of(table.actions) <= target for table in self._starts
+        )
 
     def best(self, target: float) -> Candidate | None:
         """The best candidate whose plan costs at most `target`."""
         return _best_of(self.candidates.values(), target)
 
     def _plain(self, target: float) -> Candidate | None:
-        """The best of those that have not learned their gains here."""
-        return _best_of((candidate for candidate in self.candidates.values() if not candidate.fitted), target)
+        """The best of those that have not learned their gains here: what is searched on."""
+        return _best_of(self._searched(), target)
+
+    def _searched(self) -> Iterator[Candidate]:
+        return (candidate for candidate in self.candidates.values() if not candidate.fitted)
 
     def _begin(self, targets: list[float]) -> None:
         """Measure the regular schedules near the targets, and the tables to start from."""
@@ -179,11 +217,7 @@ class Search:
         low, high = self._tuning.near_below * targets[-1], self._tuning.near_above * targets[0]
         inputs = self.task.graph, self.task.timesteps, self.config.allowed
         schedules = [s for s in portfolio(*inputs) if low <= self._cost_of(s) <= high]
-        scales = (1.0, self._tuning.near_above) if self._refines else (1.0,)
-        bounds = {scale * target for target in targets for scale in scales}
-        for bound in sorted(bounds):
-            spaced = [s for s in spaced_steps(*inputs, bound, self._cost_of) if self._fits(s)]
-            schedules += sorted(spaced, key=lambda s: -self.judge.first_psnrs(self._table_of(s)).mean())[:1]
+        schedules += [s for target in targets for s in spaced_steps(*inputs, target, self._cost_of)]
         for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
             self._try_schedule(schedule)
         for table in self._starts:  # what was given is measured in full, however far behind it begins
@@ -193,7 +227,7 @@ class Search:
 
     def _try_schedule(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
         """Measure a schedule; None if it is hopeless, or its cache too large."""
-        table = self._table_of(schedule)
+        table = Table.of(schedule, self.task.graph)
         if not self.budget.fits(table.actions):
             return None
         record = schedule.provenance
@@ -205,25 +239,15 @@ class Search:
         words = [record["method"], kind, record.get("forecast", "")]
         return self._try(table, " ".join(filter(None, words)), rival)
 
-    def _table_of(self, schedule: StepMask) -> Table:
-        return Table.of(schedule, self.task.graph)
-
     def _cost_of(self, schedule: StepMask) -> float:
-        return self.budget.cost_of(self._table_of(schedule).actions)
+        return self.budget.cost_of(Table.of(schedule, self.task.graph).actions)
 
-    def _fits(self, schedule: StepMask) -> bool:
-        return self.budget.fits(self._table_of(schedule).actions)
-
-    def _round(self, base: Candidate, level: float, slack: float, target: float) -> Generator[Round, None, Round]:
-        """Measure what one probe of `base` proposes at a cost of at most `level`; the best learns its gains."""
+    def _round(self, base: Candidate, level: float, slack: float, target: float) -> Round:
+        """Measure the tables of a cost of at most `level` that one probe of `base` proposes."""
         ranked = self._proposed(base, level, slack)
-        name = f"round {self.num_probed - 1}"
-        made = [(self._try(table, name), p) for table, p in ranked[: self._tuning.finalists]]
-        made = [(candidate, predicted) for candidate, predicted in made if candidate is not None]
-        best, predicted = max(made, key=lambda one: one[0].psnr, default=(None, math.nan))
-        if best is not None and self.config.learns_gains:
-            yield from self._fit(best.table, name, target)
-        return Round(target, level, self.best(level), predicted, math.nan if best is None else best.psnr)
+        made = [(self._try(table, f"round {self.num_probed - 1}"), p) for table, p in ranked[: self._tuning.finalists]]
+        true, predicted = max(((c.psnr, p) for c, p in made if c is not None), default=(math.nan, math.nan))
+        return Round(target, level, self.best(level), predicted, true)
 
     def _proposed(self, base: Candidate, level: float, slack: float) -> list[tuple[Table, float]]:
         """Tables that cost at most `level`, and the PSNR predicted, from one probe; best on the first images first."""
@@ -253,10 +277,8 @@ class Search:
             return candidate.psnr + slope * way - tuning.patience * tried
 
         low, high = tuning.near_below * target, tuning.near_above * target
-        near = [candidate for candidate in self.candidates.values() if low <= candidate.cost <= high]
-        if self.config.learns_gains:  # elsewhere the errors are others
-            near = [candidate for candidate in near if candidate.fitted]
-        base = max(near, key=worth, default=self.best(target))
+        near = [candidate for candidate in self._searched() if low <= candidate.cost <= high]
+        base = max(near, key=worth, default=self._plain(target))
         key = (base.table.digest, target)
         self._tried[key] = self._tried.get(key, 0) + 1
         return base

@@ -1,0 +1,161 @@
+"""End-to-end selection: tables of actions that bring the final image closest to the full run's, budget by budget.
+
+Coarse first: at each target all blocks rest together at most steps, spaced in several ways and moved for as long as
+that helps, and the best of these learn how their forecasts extrapolate; also such as cost somewhat more than the
+target. Then each round takes the table that promises most, probes what every switch in it would do to the final image,
+lets `Selection` propose a few tables at the target or on the way there, and measures them on fixed validation noise;
+the best learns its gains and weights anew, from those it had. Nothing is believed that was not measured: what falls
+far behind on the first images is dropped, of the rest the best is taken. Knows no pipelines, no files, no progress
+bars: `judge` runs and remembers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+
+import numpy as np
+
+from stepmask.errors import TargetError
+from stepmask.learning.end_to_end.judge import PSNR_CAP
+from stepmask.learning.end_to_end.search.portfolio import coarse_steps, moved_steps
+from stepmask.learning.end_to_end.search.search import Round, Search
+from stepmask.learning.end_to_end.tables import Candidate, Table
+from stepmask.mask import Action, StepMask
+from stepmask.schedules import key_steps
+
+MOVES_BY_RUNS = 4
+"""Where no gradient comes back, so many times as many moves of key steps are tried."""
+
+
+class CoarseSearch(Search):
+    """One pass of the search.
+
+    Args:
+        judge: Runs tables of a task, within a budget in the unit of the targets.
+        starts: Tables to start from too.
+    """
+
+    def run(self, targets: list[float]) -> Iterator[Round]:
+        """Search at each target, most expensive first; yields after every round."""
+        self._begin(targets)
+        for target in targets:
+            yield from self._climb(target)
+            yield from self._learn_gains(target)
+            if self.best(target) is None:
+                raise TargetError(
+                    f"no table that costs at most {target:g} and keeps to the cache was found: ask for more of the "
+                    "cost or of the cache"
+                )
+            if self._refines:
+                yield from self._refine(target)
+
+    @property
+    def _refines(self) -> bool:
+        """Whether tables that cost somewhat more than a target will be brought down to it."""
+        return self.config.gradients and self.config.rounds > 0
+
+    def _climb(self, target: float) -> Iterator[Round]:
+        """Move key steps of the best table of them, for as long as that helps."""
+        best = self._best_of_whole_steps(self._tuning.reach * target)
+        if not self.config.num_moves or best is None:
+            return
+        tried, seen = 0, set()
+        most = self.config.num_moves * (1 if self.config.gradients else MOVES_BY_RUNS)
+        while best is not None:
+            schedule, start, best = self._key_steps[best.table.digest], best, None
+            for steps in moved_steps(schedule.provenance["steps"], self.task.shape[0], seed=tried):
+                if tuple(steps) in seen or tried >= most:
+                    continue
+                seen.add(tuple(steps))
+                tried += 1
+                forecast = schedule.provenance.get("forecast")
+                moved = self._try_schedule(
+                    key_steps(self.task.graph, self.task.timesteps, steps, forecast=forecast), start
+                )
+                if moved is not None and moved.psnr > start.psnr and moved.cost <= self._tuning.reach * target:
+                    best = moved
+                    break
+        self.judge.save()
+        yield Round(target, target, self.best(target), math.nan, start.psnr)
+
+    def _learn_gains(self, target: float) -> Iterator[Round]:
+        """Learn how the best tables extrapolate: of all, of those of whole steps, and of those that cost a little more.
+
+        What costs too much is where refining starts from: a few cells within the steps that compute are worth less than
+        what a further step is.
+        """
+        if not self.config.learns_gains:
+            return
+        bounds = [target]
+        if self._refines:
+            bounds += [self._tuning.reach * target, self._tuning.over * target]
+        found = [self._plain(target), *map(self._best_of_whole_steps, bounds)]
+        for candidate in {c.table.digest: c for c in found if c is not None}.values():
+            yield from self._fit(candidate.table, candidate.made_by, target)
+
+    def _refine(self, target: float) -> Iterator[Round]:
+        """Exchange cells at a target, and draw in tables from around it."""
+        slack = self.config.slack
+        for _ in range(self.config.rounds):
+            before = self.best(target)
+            base = self._base(target)
+            report = yield from self._round(base, max(target, base.cost * (1 - self.config.shrink)), slack, target)
+            slack = min(0.2, 1.3 * slack) if self.best(target).psnr > before.psnr else max(0.004, 0.6 * slack)
+            self.judge.save()
+            yield report
+
+    def _begin(self, targets: list[float]) -> None:
+        """Measure the regular schedules near the targets, and the tables to start from."""
+        full = Table(np.full(self.task.shape, Action.compute, dtype=np.uint8))
+        psnrs = np.full(self.config.num_validation, PSNR_CAP)
+        cost = self.budget.cost_of(full.actions)
+        self.candidates[full.digest] = Candidate(full, cost, psnrs, "the full run")
+        inputs, schedules = (self.task.graph, self.task.timesteps, self.config.allowed), []
+        scales = (1.0, self._tuning.over) if self._refines else (1.0,)
+        bounds = {scale * target for target in targets for scale in scales}
+        for bound in sorted(bounds):
+            spaced = [s for s in coarse_steps(*inputs, bound, self._cost_of) if self._fits(s)]
+            schedules += sorted(spaced, key=lambda s: -self.judge.first_psnrs(self._table_of(s)).mean())[:1]
+        for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
+            self._try_schedule(schedule)
+        for table in self._starts:  # what was given is measured in full, however far behind it begins
+            if table.digest not in self.candidates:
+                self._keep(table, "start")
+        self.judge.save()
+
+    def _table_of(self, schedule: StepMask) -> Table:
+        return Table.of(schedule, self.task.graph)
+
+    def _fits(self, schedule: StepMask) -> bool:
+        return self.budget.fits(self._table_of(schedule).actions)
+
+    def _round(self, base: Candidate, level: float, slack: float, target: float) -> Generator[Round, None, Round]:
+        """Measure what one probe of `base` proposes at a cost of at most `level`; the best learns its gains."""
+        ranked = self._proposed(base, level, slack)
+        name = f"round {self.num_probed - 1}"
+        made = [(self._try(table, name), p) for table, p in ranked[: self._tuning.finalists]]
+        made = [(candidate, predicted) for candidate, predicted in made if candidate is not None]
+        best, predicted = max(made, key=lambda one: one[0].psnr, default=(None, math.nan))
+        if best is not None and self.config.learns_gains:
+            yield from self._fit(best.table, name, target)
+        return Round(target, level, self.best(level), predicted, math.nan if best is None else best.psnr)
+
+    def _base(self, target: float) -> Candidate:
+        """The candidate near a target that promises most there, and has not been started from too often."""
+        tuning = self._tuning
+
+        def worth(candidate: Candidate) -> float:
+            way = math.log(target / candidate.cost)
+            tried = self._tried.get((candidate.table.digest, target), 0)
+            slope = tuning.slope_down if way < 0 else tuning.slope_up
+            return candidate.psnr + slope * way - tuning.patience * tried
+
+        low, high = tuning.near_below * target, tuning.over * target
+        near = [candidate for candidate in self.candidates.values() if low <= candidate.cost <= high]
+        if self.config.learns_gains:  # elsewhere the errors are others
+            near = [candidate for candidate in near if candidate.fitted]
+        base = max(near, key=worth, default=self.best(target))
+        key = (base.table.digest, target)
+        self._tried[key] = self._tried.get(key, 0) + 1
+        return base

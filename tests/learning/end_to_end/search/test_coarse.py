@@ -1,0 +1,51 @@
+"""The search that lets all blocks rest together: moving key steps, where refining starts; nothing is measured here."""
+
+import numpy as np
+
+from jobs import job_for
+from stepmask.learning import EndToEnd
+from stepmask.learning.end_to_end.judge import Judge
+from stepmask.learning.end_to_end.learner import EndToEndLearning
+from stepmask.learning.end_to_end.search.search import Search
+from stepmask.learning.end_to_end.tables import Candidate, Table
+from stepmask.mask import Action
+from tiny import dit_pipeline
+
+STEPS = 5
+
+
+def search_for(target: float, steps: int = STEPS, **options) -> Search:
+    job = job_for(dit_pipeline(), steps, EndToEnd(rounds=0, coarse=True, **options), target_macs=target)
+    return EndToEndLearning(job).search
+
+
+def test_moving_key_steps_helps(monkeypatch):
+    """A search that measures nothing but tables of key steps, and likes late ones."""
+
+    def late(actions) -> float:
+        return float(np.flatnonzero((actions == Action.compute).all(1)).sum())
+
+    monkeypatch.setattr(Judge, "_psnrs", lambda self, table, first, count, *_: np.full(count, late(table.actions)))
+    search = search_for(0.5, steps=8, num_moves=200)
+    search._begin([0.5])
+    before = search.best(0.5)
+    (report,) = search._climb(0.5)
+    assert report.best.psnr > before.psnr and late(report.best.actions) == 0 + 6 + 7
+    assert report.best.made_by == "key_steps 3 steps linear"
+
+
+def test_refining_starts_near_the_target_from_what_promises_most():
+    """Of tables that have learned their gains; what was started from before counts less."""
+    search = search_for(0.5)
+
+    def known(cost: float, psnr: float, fitted: bool = True) -> Candidate:
+        found = Candidate(Table(np.full((1, 1), len(search.candidates))), cost, np.full(3, psnr), "", fitted)
+        search.candidates[found.table.digest] = found
+        return found
+
+    known(0.5, 60.0, fitted=False)
+    known(0.7, 70.0)  # too far away
+    above, at = known(0.58, 45.0), known(0.5, 41.5)
+    assert search._base(0.5) is above  # 3 dB more than it will lose
+    assert search._base(0.5) is at  # 2 dB off what was tried
+    assert search.best(0.5).psnr == 60.0
