@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stepmask import StepMask, fit_gains, learn, schedules
+from stepmask import StepMask, StepMaskError, fit_gains, learn, schedules
 from stepmask.cli import app
 from stepmask.learning import processes
 from stepmask.learning.end_to_end.judge import Judge
@@ -141,6 +141,19 @@ def search_and_fail(who: int, error: BaseException) -> StepMask:
     if number() == who:
         Judge.probe = probe
     return search()
+
+
+def fail_and_go_on() -> tuple[str, list[int]]:
+    """The first one alone has work, which cannot be done; then there is more."""
+
+    def refuse(part: int) -> int:
+        raise StepMaskError(f"no {part}")
+
+    with processes.together() as all_of_them:
+        try:
+            all_of_them.share("work", refuse, range(1))
+        except StepMaskError as error:
+            return str(error), all_of_them.share("more", lambda part: 10 * part, range(3))
 
 
 def search_unlike() -> StepMask:

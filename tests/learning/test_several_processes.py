@@ -66,6 +66,11 @@ def test_an_error_in_one_ends_all(who, raised, by_the_other):
         assert type(found) is type(expected) and str(found) == str(expected)
 
 
+def test_what_one_cannot_do_all_may_go_on_from():
+    """As where no gradient comes back, and there is another way."""
+    assert Started(2, several.fail_and_go_on).results() == [("no 0", [0, 10, 20])] * 2
+
+
 def test_what_is_refused_is_refused_in_all():
     first, second = Started(2, several.search_for_too_little).results()
     assert type(first) is type(second) is TargetError and str(first) == str(second)

@@ -73,11 +73,17 @@ class Processes:
             parts: The same in all processes.
 
         Raises:
-            StepMaskError: Another process raised it, or does other work.
+            StepMaskError: This or another process raised it, so all raise it, and may go on together; or another one
+                does other work.
         """
-        parts, before = list(parts), self.calls
-        mine = [run(part) for part in parts[self.number :: self.count]]
-        everyone = self.gather((what, mine, self.calls - before))
+        parts, before, mine, error = list(parts), self.calls, [], None
+        try:
+            mine = [run(part) for part in parts[self.number :: self.count]]
+        except StepMaskError as raised:
+            if self.count == 1:
+                raise
+            error = raised
+        everyone = self._exchange((what, mine, self.calls - before), error)
         if any(theirs != what for theirs, _, _ in everyone):
             raise StepMaskError(
                 f"process {self.number} of {self.count} measures {what} where others measure something else: start all "
@@ -96,14 +102,7 @@ class Processes:
             StepMaskError: Another process raised it.
             LostProcessError: Another process has ended, or hangs.
         """
-        if self.count == 1:
-            return [value]
-        everyone = self._exchange((None, value))
-        errors = [error for error, _ in everyone if error is not None]
-        if errors:
-            self._over = True
-            raise errors[0]
-        return [value for _, value in everyone]
+        return self._exchange(value)
 
     def of_first(self, make: Callable[[], Found]) -> Found:
         """What `make` returns in the first process, which runs it as if it were alone; the others wait.
@@ -140,11 +139,10 @@ class Processes:
     def end(self, error: BaseException | None = None) -> None:
         """Wait for the others to end too; with an error, end them with it, unless all know of it already."""
         if error is None:
-            self.gather(None)
-            self._over = True
+            self._exchange(None, over=True)
         elif not self._over:
-            with contextlib.suppress(LostProcessError):
-                self._exchange((self._told(error), None))
+            with contextlib.suppress(StepMaskError, KeyboardInterrupt):
+                self._exchange(None, self._told(error), over=True)
 
     def _told(self, error: BaseException) -> BaseException:
         """The error as the others raise it: what a user can mend as it is, an interrupt too."""
@@ -153,10 +151,17 @@ class Processes:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return StepMaskError(f"process {self.number} of the {self.count} that learn together ended with {text}")
 
-    def _exchange(self, message: Any) -> list[Any]:
-        found = [None] * self.count
-        self._talk(lambda dist: dist.all_gather_object(found, message, group=self._group))
-        return found
+    def _exchange(self, value: Any, error: BaseException | None = None, over: bool = False) -> list[Any]:
+        """The values of all; the first error of any is raised in all. Nothing is exchanged after one that is over."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        self._talk(lambda dist: dist.all_gather_object(found, (value, error, over), group=self._group))
+        self._over = any(over for _, _, over in found)
+        for _, error, _ in found:
+            if error is not None:
+                raise error
+        return [value for value, _, _ in found]
 
     def _talk(self, call: Callable[[Any], None]) -> None:
         import torch.distributed as dist
