@@ -154,9 +154,13 @@ class Judge:
         key = f"gains.{iterations if self.config.gradients else 'by runs'}.{table.digest}"
         known = self._kept(key)
         if not known and not self.config.gradients:
-            with frozen(self._denoiser):
-                found = calibrated(self.task, table, PROBES, min(CALIBRATED, self.config.images_per_call or CALIBRATED))
-            known = self._parts_of(found)
+            count = min(CALIBRATED, self.config.images_per_call or CALIBRATED)
+
+            def run() -> Table:
+                with frozen(self._denoiser):
+                    return calibrated(self.task, table, PROBES, count)
+
+            known = self._parts_of(self._processes.of_first(run))
             self._keep(key, known)
         if not known:
             fit = GainFit(table.mask(self.task), self.budget, self.config, iterations)
