@@ -115,10 +115,6 @@ def search_on(path: str) -> StepMask:
     return search(resume=path)
 
 
-def search_for_too_little() -> StepMask:
-    return search(target_macs=0.01)
-
-
 def search_and_die(who: int, path: str) -> StepMask:
     """One of them is killed when it has kept its measurements for the third time."""
     times, save = itertools.count(1), Judge.save
@@ -132,15 +128,18 @@ def search_and_die(who: int, path: str) -> StepMask:
     return search(resume=path)
 
 
-def search_and_fail(who: int, error: BaseException) -> StepMask:
-    """One of them fails where it probes."""
-
-    def probe(*_: Any) -> Any:
-        raise error
-
-    if number() == who:
-        Judge.probe = probe
-    return search()
+def fail_in_turns() -> list[str]:
+    """One of them fails in the midst of it, as a user can mend, as a bug does, by an interrupt; what each raised."""
+    seen = []
+    for who, error in ((1, StepMaskError("mend it")), (1, ValueError("a bug")), (0, KeyboardInterrupt())):
+        try:
+            with processes.together() as all_of_them:
+                if number() == who:
+                    raise error
+                all_of_them.gather(None)
+        except BaseException as raised:
+            seen.append(f"{type(raised).__name__}: {raised}")
+    return seen
 
 
 def fail_and_go_on() -> tuple[str, list[int]]:
@@ -156,21 +155,31 @@ def fail_and_go_on() -> tuple[str, list[int]]:
             return str(error), all_of_them.share("more", lambda part: 10 * part, range(3))
 
 
-def search_unlike() -> StepMask:
-    return search(seed=number(), target_macs=TARGET + 0.1 * number())
+def refused_in_turns() -> list[StepMaskError]:
+    """What can be refused before anything runs."""
+    seen = []
+    for options in ({"target_macs": 0.01}, {"seed": number(), "target_macs": TARGET + 0.1 * number()}):
+        try:
+            search(**options)
+        except StepMaskError as error:
+            seen.append(error)
+    return seen
 
 
-def search_and_hang(patience: float, who: int) -> StepMask:
-    """One of them stops in its first probe; the others have not much patience."""
+def one_hangs(patience: float) -> None:
     processes.PATIENCE = timedelta(seconds=patience)
-    if number() == who:
-        Judge.probe = lambda *_: time.sleep(60)
-    return search()
+    with processes.together() as all_of_them:
+        if number():
+            time.sleep(LONG)
+        all_of_them.gather(None)
 
 
-def one_comes(meeting: float) -> StepMask | None:
+def one_comes(meeting: float) -> None:
     processes.MEETING = timedelta(seconds=meeting)
-    return search() if number() == 0 else time.sleep(2 * meeting)
+    if number():
+        time.sleep(LONG)
+    with processes.together():
+        pass
 
 
 def in_a_group_of_their_own(port: int) -> list[Any]:
@@ -214,7 +223,7 @@ def command_and_die(*arguments: str) -> tuple[int, str, str]:
 
     def save_and_die(judge: Judge) -> None:
         save(judge)
-        if next(times) == 3:
+        if next(times) == 1:
             os.kill(os.getpid(), signal.SIGTERM if number() else signal.SIGKILL)
 
     Judge.save = save_and_die
