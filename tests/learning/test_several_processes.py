@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -133,7 +134,8 @@ def test_the_first_one_speaks(arguments, alone, tmp_path):
     path = tmp_path / "mask.json"
     first, second = Started(2, several.command, *arguments, "-o", str(path)).results()
     assert first[0] == 0 and second == (0, "", "") and "reached" in first[1]
-    assert StepMask.load(path) == alone
+    found = StepMask.load(path)  # of a model from a file, whose weights lie elsewhere: kernels may round otherwise
+    assert np.array_equal(found.actions, alone.actions) and np.allclose(found.gains, alone.gains, atol=1e-3)
     first, second = Started(2, several.command, "learn", str(tmp_path / "nowhere")).results()
     assert first[0] == 2 and second == (2, "", "") and first[2].count("error:") == 1
 

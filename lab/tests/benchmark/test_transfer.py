@@ -64,7 +64,7 @@ def test_rows_and_going_on(tmp_path, monkeypatch):
         yield Variation("other classes", steps=4, conditions=(5, 6), learned_on=(1, 2))
 
     monkeypatch.setattr(transfer, "variations", few)
-    monkeypatch.setattr(transfer, "STEPS", 4)
+    monkeypatch.setattr(transfer, "STEPS", 4)  # of what is taken over
     learn, learned = transfer.learn, []
 
     def counting(pipe, steps, target, **options):
@@ -75,10 +75,10 @@ def test_rows_and_going_on(tmp_path, monkeypatch):
     rows = run_transfer(tmp_path, "a-dit", num_images=2)
     assert [row["setting"] for row in rows] == ["6 steps, other sampler", "other classes"]
     assert [told for _, *told in learned] == [
-        [Variation("base").steps, None, False],
+        [4, None, False],
         [6, None, False],
         [6, None, True],
-        [Variation("base").steps, (1, 2), False],
+        [4, (1, 2), False],
         [4, (5, 6), False],
         [4, (5, 6), True],
     ]

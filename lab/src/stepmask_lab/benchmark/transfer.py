@@ -45,7 +45,7 @@ class Variation:
     """One way to sample with a model."""
 
     name: str
-    steps: int = STEPS
+    steps: int = field(default_factory=lambda: STEPS)
     guidance_scale: float = GUIDANCE_SCALE
     change: Callable[[Any], Any] = lambda pipe: pipe
     """Makes the pipeline of this setting from the model's."""
