@@ -14,6 +14,7 @@ from stepmask import BlockGraph, StepMask, make_plan, measure_cost, register_sit
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning.end_to_end.tables import settle
 from stepmask.liveness import Plan, State
+from stepmask.mask import Action
 from stepmask.runtime.policies import RunPlan
 from tiny import count_computes, generator, nan_like, reference
 
@@ -30,13 +31,13 @@ class Case:
         self.loop = SamplerLoop(self.model, DDIMScheduler(clip_sample=False))
         self.loop.scheduler.set_timesteps(STEPS)
 
-    def mask(self, seed: int, outer: float = 0.75, weighted: float = 0.0) -> StepMask:
+    def mask(self, seed: int, outer: float = 0.75, weighted: float = 0.0, forecasts: float = 0.4) -> StepMask:
         """A share `outer` of the cells of sites that contain others compute; some forecast from 2 to 4 values."""
         random, count = np.random.default_rng(seed), len(self.graph)
         share = np.where([site in self.graph.within for site in range(count)], outer, 0.5)
         compute = random.random((STEPS, count)) < share
         compute[0] = True
-        forecast = ~compute & (random.random(compute.shape) < 0.4)
+        forecast = ~compute & (random.random(compute.shape) < forecasts)
         chosen = [name for name in self.graph.names if random.random() < weighted]
         weights = {name: random.uniform(-1, 1, (STEPS, random.integers(2, 5), 1)) for name in chosen}
         return StepMask(
@@ -126,6 +127,24 @@ def test_nothing_runs_in_vain(seed, two_streams):
     for row, site in np.random.default_rng(seed).permutation(cells)[:12].tolist():
         poisoned = PoisonedPlan(**{f.name: getattr(plan, f.name) for f in fields(plan)}, poison=(row, site))
         assert case.masked(poisoned).isnan().any(), f"row {row}, {case.graph.names[site]}"
+
+
+@pytest.mark.parametrize(("seed", "two_streams"), ONE_STREAM)
+def test_nothing_runs_to_make_what_is_there(seed, two_streams):
+    """With one call less, images differ: what is called makes, or calls within it, what was not made before.
+
+    But for this: a site that was called for what lies within it alone may make that value again where it is read.
+    """
+    case = case_of(seed, two_streams)
+    mask = settle(case.mask(seed, forecasts=0.0), case.graph)
+    plan, wanted = make_plan(mask, case.graph), case.masked(mask)
+    for_others = np.cumsum(plan.called & ~plan.compute, axis=0) > 0
+    cells = np.argwhere(plan.called & ~(plan.compute & for_others)).tolist()
+    for row, site in np.random.default_rng(seed).permutation([cell for cell in cells if cell[0]])[:25].tolist():
+        actions = mask.actions
+        actions[row, site] = Action.hold
+        without = case.masked(mask.with_actions(actions), eliminate_dead=False)
+        assert not torch.equal(without, wanted), f"row {row}, {case.graph.names[site]}"
 
 
 @pytest.mark.parametrize(("seed", "two_streams"), ONE_STREAM)
