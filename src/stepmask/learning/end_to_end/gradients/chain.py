@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -98,7 +99,9 @@ class Chain:
     ) -> None:
         self.pipe, self.plan, self.num_images, self.copies = pipe, plan, num_images, copies
         self._probing, self._offload = probing, bool(config.offload)
-        self._states, self._called, self._keep = plan.states.tolist(), plan.called.tolist(), plan.keep.tolist()
+        # what runs for what lies within it alone makes a value too: other tables read it, or make another one of it
+        states = np.where(plan.called, State.compute, plan.states) if probing else plan.states
+        self._states, self._called, self._keep = states.tolist(), plan.called.tolist(), plan.keep.tolist()
         self._computing_afresh = False
         stacks = {i: bits for i, bits in plan.graph.within.items() if plan.graph.sites[i].kind == "stack"}
         # blocks that come before what their list would compute
@@ -297,7 +300,7 @@ class Chain:
                 wanted = self._probing or self._keep[row][site] > 0
                 if self._records and (wanted or row == 0):
                     self.history.keep(stream, site, row, parts)
-                if self._ran is not None:
+                if self._ran is not None and self.plan.states[row, site] == State.compute:
                     self._check_gradient(site, (args, kwargs), parts)
                 if not wanted or (self._ran is None and not self._runs_again):
                     return value
@@ -307,8 +310,7 @@ class Chain:
                 if self._ran is not None:
                     self._ran.values[site] = parts
                 return put_together(parts, self._layouts[site])
-            called = self._called[row][site]
-            if called:
+            if self._called[row][site]:
                 compute()  # for the sake of what lies within
             before = self.history.before(stream, site, row)
             if state == State.dead and not self._probing:
@@ -321,7 +323,7 @@ class Chain:
                 parts = [part.detach().requires_grad_() for part in parts]
             if self._ran is not None and state != State.dead:
                 self._ran.leaves[site] = parts
-                if self._probing and not called and site not in self.plan.weights:
+                if self._probing and site not in self.plan.weights:
                     self._ran.fresh[site] = self._afresh(compute)
             return put_together(parts, self._layouts[site])
 
