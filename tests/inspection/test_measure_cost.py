@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from nests import WIDTH, Nest
 from stepmask import StepMaskError, describe, make_plan, measure_cost, presets, schedules
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
@@ -77,6 +78,16 @@ def test_costs_do_not_depend_on_weights_dtype_or_device():
     half = measure_cost(tiny_model("UNet2DModel", seed=1).to(torch.bfloat16))
     meta = measure_cost(tiny_model("UNet2DModel").to("meta"))
     assert plain.macs.tolist() == half.macs.tolist() == meta.macs.tolist()
+
+
+@pytest.mark.parametrize("seed", [0, 5, 9])
+def test_what_lies_within_a_list_within_a_block_counts_once(seed):
+    model = Nest(seed)
+    inputs = {"x": torch.zeros(1, WIDTH), "t": torch.zeros(1)}
+    cost = measure_cost(model, sites=model.branches, example_inputs=inputs)
+    assert cost.always_macs == WIDTH + WIDTH**2, "the two layers outside of all sites"
+    outer = [not name.rpartition(".")[2].startswith("branch") for name in cost.sites]
+    assert any(outer) and not cost.macs[outer].any(), "blocks and lists multiply nothing themselves"
 
 
 def test_a_site_without_multiplications_costs_nothing():

@@ -136,11 +136,12 @@ def _count_macs(twin: Twin, description: Description, inputs: Mapping[str, Any] 
 
 def _own(graph: BlockGraph, of_module: Callable[[str], float]) -> np.ndarray:
     """What of each site's cost lies in no site within it; nothing of a list's, whose blocks are called one by one."""
-    parents = parents_of(graph.names)
-    own = np.array([0.0 if site.kind == "stack" else of_module(site.name) for site in graph.sites])
-    total = own.copy()
-    for i, parent in enumerate(parents):
-        if parent is not None and graph.sites[parent].kind != "stack":
+    total = np.array([0.0 if site.kind == "stack" else of_module(site.name) for site in graph.sites])
+    own = total.copy()
+    for i, parent in enumerate(parents_of(graph.names)):  # what contains others comes after them
+        if parent is not None and graph.sites[parent].kind == "stack":
+            total[parent] += total[i]
+        elif parent is not None:
             own[parent] -= total[i]
     return own
 
