@@ -22,6 +22,19 @@ def _parent(name: str, index: dict[str, int]) -> int | None:
     return None
 
 
+def outline(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Indices with how many names contain each: in order, but for names that come before those that they contain."""
+    parents = parents_of(names)
+    found: dict[int, int] = {}
+    for i in range(len(names)):
+        path: list[int] = [i]
+        while (around := parents[path[-1]]) is not None:
+            path.append(around)
+        for level, index in enumerate(reversed(path)):
+            found.setdefault(index, level)
+    return list(found.items())
+
+
 def within(names: Sequence[str]) -> dict[int, int]:
     """For each name that contains others: those, one bit for each, however deep; outermost names first."""
     parents = parents_of(names)

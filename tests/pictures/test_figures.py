@@ -11,8 +11,10 @@ from PIL import Image
 from figure_checks import texts_overlap
 from refusal import check_refused
 from stepmask import BlockGraph, Site, StepMask, describe, make_plan, pictures, schedules
+from stepmask.graph import OUT
+from stepmask.mask import Action
 from stepmask.pictures.figures import BLUE, GREEN, LIGHT, PALE, count_computes
-from stepmask.pictures.labels import group_of, group_starts, short_name
+from stepmask.pictures.labels import group_of, group_starts, rows_for, short_name
 from tiny import ddim_pipeline
 
 
@@ -23,7 +25,21 @@ def mask():
 
 @pytest.fixture(scope="module")
 def plan(mask):
-    return make_plan(mask, describe(ddim_pipeline()))
+    return make_plan(mask, describe(ddim_pipeline()).innermost)
+
+
+def nested(table: dict[str, str]) -> StepMask:
+    """A mask by name of site, in order of execution."""
+    actions = np.array([["01l".index(cell) for cell in row] for row in table.values()]).T
+    compute, forecast = actions == Action.compute, actions == Action.linear
+    return StepMask(compute=compute, forecast=forecast, sites=list(table), timesteps=range(len(actions), 0, -1))
+
+
+BLOCKS = {
+    "blocks.0.attn": "1111", "blocks.0.ff": "1101", "blocks.0": "111l", "blocks.1.attn": "1111",
+    "blocks.1.ff": "1101", "blocks.1": "111l", "blocks.2.attn": "1111", "blocks.2.ff": "1101", "blocks.2": "101l",
+    "blocks": "1110", "mid_block.resnets.0": "1011", "mid_block": "1111", "head": "1111",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +102,57 @@ def test_grid_has_a_fourth_colour_for_forecasts(forecasts):
     assert shares == ["compute 50%", "forecast 38%", "hold 12%"]
 
 
+def test_rows_lie_within_those_that_contain_them():
+    """And equal blocks that follow each other share theirs."""
+    mask = nested(BLOCKS)
+    rows = rows_for(mask.sites, mask.actions)
+    assert [("  " * row.level + row.label, mask.sites[row.site]) for row in rows] == [
+        ("all blocks", "blocks"),
+        ("  block 0–1", "blocks.0"),
+        ("    attn", "blocks.0.attn"),
+        ("    ff", "blocks.0.ff"),
+        ("  block 2", "blocks.2"),
+        ("    attn", "blocks.2.attn"),
+        ("    ff", "blocks.2.ff"),
+        ("mid", "mid_block"),
+        ("  res 0", "mid_block.resnets.0"),
+        ("head", "head"),
+    ]
+    assert [row.label for row in rows if row.begins] == ["all blocks", "block 0–1", "block 2", "mid", "head"]
+
+
+def test_what_lies_within_a_site_that_rests_is_white():
+    white, figure = "#ffffff", pictures.grid(nested(BLOCKS))
+    assert cells_of(figure) == [
+        [BLUE, BLUE, BLUE, LIGHT],
+        [BLUE, BLUE, BLUE, white],
+        [BLUE, BLUE, BLUE, white],
+        [BLUE, BLUE, LIGHT, white],
+        [BLUE, LIGHT, BLUE, white],
+        [BLUE, white, BLUE, white],
+        [BLUE, white, LIGHT, white],
+        [BLUE] * 4,
+        [BLUE, LIGHT, BLUE, BLUE],
+        [BLUE] * 4,
+    ]
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["compute", "hold", "within what rests"] and not texts_overlap(figure)
+    counts = pictures.heatmap(nested(BLOCKS), window=4).axes[0].images[0].get_array()
+    assert counts.ravel().tolist() == [3, 3, 3, 2, 2, 2, 1, 4, 3, 4]
+
+
+def test_what_runs_for_what_lies_within_it_computes():
+    """At step 1 nobody reads the block's value, but its first branch is read at step 2."""
+    graph = BlockGraph(
+        (Site("block.first", "mlp"), Site("block.second", "mlp"), Site("block", "block"), Site("last", "mlp")),
+        ((1,), (2,), (3,), (OUT,)),
+        (True,) * 4,
+    )
+    mask = nested({"block.first": "110", "block.second": "111", "block": "111", "last": "101"})
+    figure = pictures.grid(make_plan(mask, graph))
+    assert cells_of(figure) == [[BLUE] * 3, [BLUE, BLUE, LIGHT], [BLUE, PALE, BLUE], [BLUE, LIGHT, BLUE]]
+
+
 def test_heatmap_says_how_many_cells_forecast(forecasts, mask):
     def below(figure):
         return next(text.get_text() for text in figure.axes[0].texts if "of all cells" in text.get_text())
@@ -107,6 +174,15 @@ def test_tables_stay_legible_for_56_sites(rows):
     for figure in (pictures.grid(big), pictures.heatmap(big)):
         assert not texts_overlap(figure)
         assert max(shape_of(figure)) < 3000
+
+
+def test_tables_stay_legible_for_57_blocks():
+    random, table = np.random.default_rng(0), {}
+    for name in [f"blocks.{i}{part}" for i in range(57) for part in (".attn", ".ff", ".norm_out", "")] + ["blocks"]:
+        table[name] = "1" + "".join(random.choice(list("01l"), 27))
+    for figure in (pictures.grid(nested(table)), pictures.heatmap(nested(table))):
+        assert not texts_overlap(figure) and len(figure.axes[0].get_yticks()) == len(table)
+        assert max(shape_of(figure)) < 4000
 
 
 def test_scores_are_counted_where_they_are_learned(mask):

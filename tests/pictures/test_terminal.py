@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stepmask import BlockGraph, Site, describe, make_plan, schedules
+from stepmask import BlockGraph, Site, StepMask, describe, make_plan, schedules
 from stepmask.pictures import terminal_map
 from stepmask.pictures.terminal import GLYPHS
 from tiny import ddim_pipeline
@@ -25,7 +25,7 @@ def transformer(sites=56):
 
 
 def test_every_cell_of_a_plan_is_there():
-    plan = make_plan(schedules.deepcache(ddim_pipeline(), 12, 3), describe(ddim_pipeline()))
+    plan = make_plan(schedules.deepcache(ddim_pipeline(), 12, 3), describe(ddim_pipeline()).innermost)
     scale, *sites, legend = lines_of(plan)
     assert len(sites) == len(plan.sites) and scale.split() == ["step", "0", "10"] and "dead" in legend
     start = scale.index("0")
@@ -37,15 +37,30 @@ def test_every_cell_of_a_plan_is_there():
 def test_forecasts_have_a_glyph_of_their_own():
     mask = schedules.fora(transformer(2), range(5), 2, forecast="linear")
     _, site, _, legend = lines_of(mask)
-    assert "█▒█▒█" in site and legend == "█ compute  ▒ forecast  ░ hold"
+    assert "█▒█▒█" in site and legend == "█ compute  ▒ forecast"
     _, site, _, legend = lines_of(make_plan(mask, transformer(2)))
-    assert "█░█▒█" in site and legend == "█ compute  ▒ forecast  ░ reuse  ' ' dead"
+    assert "█░█▒█" in site and legend == "█ compute  ▒ forecast  ░ reuse"
 
 
-def test_legends_without_forecasts_name_none():
+def test_legends_name_what_there_is():
     mask = schedules.fora(transformer(2), range(5), 2)
     assert lines_of(mask)[-1] == "█ compute  ░ hold"
-    assert lines_of(make_plan(mask, transformer(2)))[-1] == "█ compute  ░ reuse  ' ' dead"
+    assert lines_of(make_plan(mask, transformer(2)))[-1] == "█ compute  ░ reuse"
+
+
+def test_a_nested_map_can_be_read():
+    table = {"blocks.0.attn": "1110", "blocks.0": "111l", "blocks.1.attn": "1110", "blocks.1": "1100", "blocks": "1010"}
+    actions = np.array([["01l".index(cell) for cell in row] for row in table.values()]).T
+    mask = StepMask(compute=actions == 1, forecast=actions == 2, sites=list(table), timesteps=[4, 3, 2, 1])
+    assert [line.rstrip() for line in lines_of(mask)] == [
+        "      step 0",
+        "all blocks █░█░ 2/4",
+        "  block 0  █ █  2/4",
+        "    attn   █ █  2/4",
+        "  block 1  █ ░  1/4",
+        "    attn   █    1/4",
+        "█ compute  ░ hold  ' ' within what rests",
+    ]
 
 
 @pytest.mark.parametrize("rows", [1, 50, 83, 100, 250, 999])

@@ -7,13 +7,17 @@ from typing import Any
 
 from stepmask.cost import CostTable
 from stepmask.graph import OUT, BlockGraph, Site
+from stepmask.nesting import outline
 
 FEW = 50
 """Up to so many sites, each has a row of its own."""
 
 
 def sites_table(title: str, graph: BlockGraph, cost: CostTable, every: bool) -> Any:
-    """Sites with their shares of the MACs: each with its readers, or equal ones of all blocks together."""
+    """Sites with their shares of the MACs: each with its readers, or equal ones of all blocks together.
+
+    What contains others comes before those, which are set in; its MACs are those that it does itself.
+    """
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -21,14 +25,18 @@ def sites_table(title: str, graph: BlockGraph, cost: CostTable, every: bool) -> 
     level = ["level"] if any(site.depth is not None for site in graph.sites) else []
     columns = ["read by"] if every else ["count", "MACs each"]
     _columns(table, "site" if every else "sites", "kind", *level, *columns, "MACs")
-    for members in [[index] for index in range(len(graph))] if every else groups(graph.sites, cost.macs):
-        first = members[0]
+    rows = [[index] for index in range(len(graph))] if every else groups(graph.sites, cost.macs)
+    members_of = {members[0]: members for members in rows}
+    for first, nested in outline(graph.names):
+        if first not in members_of:
+            continue
+        members = members_of[first]
         site = graph.sites[first]
         depth = ["" if site.depth is None else str(site.depth)] if level else []
         if every:
-            label, cells = f"{first:>2} {site.name}", [_read_by(graph, first)]
+            label, cells = f"{first:>2} {'  ' * nested}{site.name}", [_read_by(graph, first)]
         else:
-            label = spanned([graph.names[member] for member in members])
+            label = "  " * nested + spanned([graph.names[member] for member in members])
             cells = [str(len(members)), f"{shares[first]:.2%}"]
         table.add_row(label, site.kind, *depth, *cells, f"{shares[members].sum():.1%}")
     table.add_row("[dim]outside of all sites, always runs[/]", *[""] * len([*level, "kind", *columns]), f"{always:.1%}")

@@ -9,7 +9,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stepmask.pictures.figures import BLUE, LIGHT, separate_groups, site_table, title
+from stepmask.pictures.figures import BLUE, LIGHT, separate_blocks, site_table, title
+from stepmask.pictures.labels import rows_for
 
 
 def output_changes(delta: np.ndarray, weights: np.ndarray) -> Figure:
@@ -50,11 +51,13 @@ def site_changes(sites: Sequence[str], changes: np.ndarray) -> Figure:
         sites: B names in execution order.
         changes: (T, B) relative changes, NaN where there is none, as at step 0.
     """
-    figure, axes = site_table(sites, len(changes), column_inches=max(0.06, min(0.3, 12 / len(changes))), bottom=1.3)
+    rows = rows_for(sites, changes)
+    changes = changes[:, [row.site for row in rows]]
+    figure, axes = site_table(rows, len(changes), column_inches=max(0.06, min(0.3, 12 / len(changes))), bottom=1.3)
     positive = changes[np.isfinite(changes) & (changes > 0)]
     norm = LogNorm(max(positive.min(), 1e-4), positive.max()) if positive.size else None
     image = axes.imshow(np.ma.masked_invalid(changes).T, cmap="Blues", norm=norm, aspect="auto", interpolation="none")
-    separate_groups(axes, sites)
+    separate_blocks(axes, rows)
     ticks = np.arange(0, len(changes), max(1, -(-len(changes) // 10)))
     axes.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
     axes.set_xlabel("step, 0 is noisiest")
