@@ -42,18 +42,22 @@ class CoarseSearch(Search):
         for target in targets:
             yield from self._climb(target)
             yield from self._learn_gains(target)
+            if self._refines:
+                yield from self._refine(target)
             if self.best(target) is None:
                 raise TargetError(
                     f"no table that costs at most {target:g} and keeps to the cache was found: ask for more of the "
                     "cost or of the cache"
                 )
-            if self._refines:
-                yield from self._refine(target)
 
     @property
     def _refines(self) -> bool:
         """Whether tables that cost somewhat more than a target will be brought down to it."""
         return self.config.gradients and self.config.rounds > 0
+
+    def _bounds(self, target: float) -> tuple[float, ...]:
+        """What the key steps that are tried for a target may cost: somewhat more, where that will be taken away."""
+        return (self._tuning.reach * target, self._tuning.over * target) if self._refines else (target,)
 
     def _climb(self, target: float) -> Iterator[Round]:
         """Move key steps of the best table of them, for as long as that helps."""
@@ -80,28 +84,27 @@ class CoarseSearch(Search):
         yield Round(target, target, self.best(target), math.nan, start.psnr)
 
     def _learn_gains(self, target: float) -> Iterator[Round]:
-        """Learn how the best tables extrapolate: of all, of those of whole steps, and of those that cost a little more.
+        """Learn how the best tables of whole steps extrapolate: near the target, and of those that cost some more.
 
         What costs too much is where refining starts from: a few cells within the steps that compute are worth less than
         what a further step is.
         """
         if not self.config.learns_gains:
             return
-        bounds = [target]
-        if self._refines:
-            bounds += [self._tuning.reach * target, self._tuning.over * target]
-        found = [self._plain(target), *map(self._best_of_whole_steps, bounds)]
+        found = map(self._best_of_whole_steps, self._bounds(target))
         for candidate in {c.table.digest: c for c in found if c is not None}.values():
             yield from self._fit(candidate.table, candidate.made_by, target)
 
     def _refine(self, target: float) -> Iterator[Round]:
-        """Exchange cells at a target, and draw in tables from around it."""
-        slack = self.config.slack
+        """Take cells away until a table costs what is asked, and exchange some, until two rounds in a row do not help."""
+        slack, idle = self.config.slack, 0
         for _ in range(self.config.rounds):
-            before = self.best(target)
-            base = self._base(target)
+            before, base = self.best(target), self._base(target)
+            if base is None or idle == 2:
+                return
             report = yield from self._round(base, max(target, base.cost * (1 - self.config.shrink)), slack, target)
-            slack = min(0.2, 1.3 * slack) if self.best(target).psnr > before.psnr else max(0.004, 0.6 * slack)
+            better = before is None or self.best(target).psnr > before.psnr
+            slack, idle = (min(0.2, 1.3 * slack), 0) if better else (max(0.004, 0.6 * slack), idle + 1)
             self.judge.save()
             yield report
 
@@ -112,9 +115,7 @@ class CoarseSearch(Search):
         cost = self.budget.cost_of(full.actions)
         self.candidates[full.digest] = Candidate(full, cost, psnrs, "the full run")
         inputs, schedules = (self.task.graph, self.task.timesteps, self.config.allowed), []
-        scales = (1.0, self._tuning.over) if self._refines else (1.0,)
-        bounds = {scale * target for target in targets for scale in scales}
-        for bound in sorted(bounds):
+        for bound in sorted({bound for target in targets for bound in (target, *self._bounds(target))}):
             spaced = [s for s in coarse_steps(*inputs, bound, self._cost_of) if self._fits(s)]
             schedules += sorted(spaced, key=lambda s: -self.judge.first_psnrs(self._table_of(s)).mean())[:1]
         for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
@@ -141,8 +142,11 @@ class CoarseSearch(Search):
             yield from self._fit(best.table, name, target)
         return Round(target, level, self.best(level), predicted, math.nan if best is None else best.psnr)
 
-    def _base(self, target: float) -> Candidate:
-        """The candidate near a target that promises most there, and has not been started from too often."""
+    def _base(self, target: float) -> Candidate | None:
+        """The candidate near a target that promises most there, and has not been started from too often.
+
+        What costs less than the target stays as it is: cells within whole steps can only be taken away.
+        """
         tuning = self._tuning
 
         def worth(candidate: Candidate) -> float:
@@ -151,11 +155,12 @@ class CoarseSearch(Search):
             slope = tuning.slope_down if way < 0 else tuning.slope_up
             return candidate.psnr + slope * way - tuning.patience * tried
 
-        low, high = tuning.near_below * target, tuning.over * target
+        low, high = (1 - self.config.slack) * target, tuning.over * target
         near = [candidate for candidate in self.candidates.values() if low <= candidate.cost <= high]
         if self.config.learns_gains:  # elsewhere the errors are others
             near = [candidate for candidate in near if candidate.fitted]
-        base = max(near, key=worth, default=self.best(target))
-        key = (base.table.digest, target)
-        self._tried[key] = self._tried.get(key, 0) + 1
+        base = max(near, key=worth, default=None)
+        if base is not None:
+            key = (base.table.digest, target)
+            self._tried[key] = self._tried.get(key, 0) + 1
         return base
