@@ -39,6 +39,10 @@ def words(table: np.ndarray) -> list[str]:
 CHAIN, BRANCHES = BlockGraph.chain(sites(2)), BlockGraph.branches(sites(2))
 # e1 -> e2 -> mid -> d, and d also reads e1
 UNET = BlockGraph(tuple(sites(4)), ((1, 3), (2,), (3,), (OUT,)), (True,) * 4)
+# a block of two branches, and a layer behind it
+BLOCK = BlockGraph.chain(
+    [Site("block.first", "mlp"), Site("block.second", "mlp"), Site("block", "block"), Site("behind", "mlp")]
+)
 
 
 @st.composite

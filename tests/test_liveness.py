@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph_cases import BRANCHES, CHAIN, UNET, cases, mask_of, sites, values_of, words
+from graph_cases import BLOCK, BRANCHES, CHAIN, UNET, cases, mask_of, sites, values_of, words
 from refusal import check_refused
 from simulator import Symbols, run_plan, run_table
 from stepmask import BlockGraph, Site, State, StepMask, make_plan
@@ -53,6 +53,19 @@ def test_a_sampler_above_held_blocks_is_not_run_again():
     # the sampler's value is what has to be kept, not the one below it
     assert words(plan.keep) == ["010", "010", "000", "000"]
     assert plan.states[1].tolist() == [State.dead, State.reuse, State.compute]
+
+
+def test_a_block_also_runs_for_what_lies_within_it():
+    """Nobody reads its value at row 1, but that of its first branch is handed out at row 2."""
+    plan = make_plan(mask_of("1111", "1110", "0111", names=BLOCK.names), BLOCK)
+    assert letters(plan) == ["CCCC", "C..r", "rCCC"]
+    assert words(plan.called) == ["1111", "1010", "0111"]
+
+
+def test_within_what_rests_nothing_is_called_and_values_stay():
+    plan = make_plan(mask_of("1111", "1101", "0111", names=BLOCK.names), BLOCK)
+    assert letters(plan) == ["CCCC", "..rC", "rCCC"] and words(plan.called) == words(plan.compute)
+    assert words(plan.keep) == ["1010", "1000", "0000"], "the first branch is handed out as it was at row 0"
 
 
 def test_without_elimination_the_plan_is_the_mask():

@@ -9,9 +9,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from figure_checks import texts_overlap
+from graph_cases import BLOCK, mask_of
 from refusal import check_refused
 from stepmask import BlockGraph, Site, StepMask, describe, make_plan, pictures, schedules
-from stepmask.graph import OUT
 from stepmask.mask import Action
 from stepmask.pictures.figures import BLUE, GREEN, LIGHT, PALE, count_computes
 from stepmask.pictures.labels import group_of, group_starts, rows_for, short_name
@@ -143,13 +143,7 @@ def test_what_lies_within_a_site_that_rests_is_white():
 
 def test_what_runs_for_what_lies_within_it_computes():
     """At step 1 nobody reads the block's value, but its first branch is read at step 2."""
-    graph = BlockGraph(
-        (Site("block.first", "mlp"), Site("block.second", "mlp"), Site("block", "block"), Site("last", "mlp")),
-        ((1,), (2,), (3,), (OUT,)),
-        (True,) * 4,
-    )
-    mask = nested({"block.first": "110", "block.second": "111", "block": "111", "last": "101"})
-    figure = pictures.grid(make_plan(mask, graph))
+    figure = pictures.grid(make_plan(mask_of("1111", "1110", "0111", names=BLOCK.names), BLOCK))
     assert cells_of(figure) == [[BLUE] * 3, [BLUE, BLUE, LIGHT], [BLUE, PALE, BLUE], [BLUE, LIGHT, BLUE]]
 
 

@@ -1,6 +1,7 @@
 """The terminal map: fits, and can be read back."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,19 +49,15 @@ def test_legends_name_what_there_is():
     assert lines_of(make_plan(mask, transformer(2)))[-1] == "█ compute  ░ reuse"
 
 
-def test_a_nested_map_can_be_read():
-    table = {"blocks.0.attn": "1110", "blocks.0": "111l", "blocks.1.attn": "1110", "blocks.1": "1100", "blocks": "1010"}
+def test_the_nested_map_of_the_documentation():
+    table = {
+        "blocks.0.attn": "10111", "blocks.0.ff": "11111", "blocks.0": "11110",
+        "blocks.1.attn": "11101", "blocks.1.ff": "11111", "blocks.1": "11111", "blocks": "11l11",
+    }  # fmt: skip
     actions = np.array([["01l".index(cell) for cell in row] for row in table.values()]).T
-    mask = StepMask(compute=actions == 1, forecast=actions == 2, sites=list(table), timesteps=[4, 3, 2, 1])
-    assert [line.rstrip() for line in lines_of(mask)] == [
-        "      step 0",
-        "all blocks █░█░ 2/4",
-        "  block 0  █ █  2/4",
-        "    attn   █ █  2/4",
-        "  block 1  █ ░  1/4",
-        "    attn   █    1/4",
-        "█ compute  ░ hold  ' ' within what rests",
-    ]
+    mask = StepMask(compute=actions == 1, forecast=actions == 2, sites=list(table), timesteps=[5, 4, 3, 2, 1])
+    page = (Path(__file__).parents[2] / "docs" / "concepts" / "masks.md").read_text()
+    assert "\n".join(line.rstrip() for line in lines_of(mask)) in page
 
 
 @pytest.mark.parametrize("rows", [1, 50, 83, 100, 250, 999])
