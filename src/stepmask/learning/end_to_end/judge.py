@@ -19,8 +19,9 @@ from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.end_to_end.calibration import calibrated
 from stepmask.learning.end_to_end.config import EndToEnd
-from stepmask.learning.end_to_end.gradients.gains import GainFit
+from stepmask.learning.end_to_end.gradients.gains import GainFit, with_weights
 from stepmask.learning.end_to_end.gradients.probe import Probe, probe
+from stepmask.learning.end_to_end.newton import newton_step
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.interception import frozen
 from stepmask.learning.processes import Processes
@@ -154,13 +155,7 @@ class Judge:
         key = f"gains.{iterations if self.config.gradients else 'by runs'}.{table.digest}"
         known = self._kept(key)
         if not known and not self.config.gradients:
-            count = min(CALIBRATED, self.config.images_per_call or CALIBRATED)
-
-            def run() -> Table:
-                with frozen(self._denoiser):
-                    return calibrated(self.task, table, PROBES, count)
-
-            known = self._parts_of(self._processes.of_first(run))
+            known = self._parts_of(self._by_runs(table, key))
             self._keep(key, known)
         if not known:
             fit = GainFit(table.mask(self.task), self.budget, self.config, iterations)
@@ -179,6 +174,33 @@ class Judge:
             for name in ("channels", "weights")
         )
         return Table(known["actions"], known.get("gains"), channels, weights)
+
+    def _by_runs(self, table: Table, key: str) -> Table:
+        """The table with weights fitted step by step, and then so that the images of half a probe come closer."""
+        count = min(CALIBRATED, self.config.images_per_call or CALIBRATED)
+
+        def calibrate() -> Table:
+            with frozen(self._denoiser):
+                return calibrated(self.task, table, PROBES, count)
+
+        table = self._processes.of_first(calibrate)
+        mask = with_weights(table.mask(self.task), self.budget, self.config)
+        if not mask.weights:
+            return table
+        half = max(1, self.config.num_probes // 2)
+
+        def errors(first: int, tables: list[Table]) -> list[torch.Tensor]:
+            wanted = self._features_of_images(first, half)
+
+            def run(table: Table) -> torch.Tensor:
+                parts = _pieces(first, half, self.config.images_per_call or half)
+                with frozen(self._denoiser), self.task.apply(table.plan(self.task)):
+                    found = [self._features(self._noise.latents(*part)).detach().cpu() for part in parts]
+                return (torch.cat(found) - wanted).flatten(1).double()
+
+            return self._processes.share(f"{key} of {first}", run, tables)
+
+        return newton_step(mask, self.task.graph, partial(errors, PROBES), partial(errors, PROBES + half))
 
     @staticmethod
     def _parts_of(table: Table) -> dict[str, np.ndarray]:
@@ -199,8 +221,7 @@ class Judge:
 
     def _parts(self, first: int, count: int) -> Iterator[Part]:
         """Images that run at once; with `images_per_call` the same however many processes share them out."""
-        most = self.config.images_per_call or math.ceil(count / self._processes.count)
-        return ((start, min(most, first + count - start)) for start in range(first, first + count, most))
+        return _pieces(first, count, self.config.images_per_call or math.ceil(count / self._processes.count))
 
     @property
     def _objective(self) -> Objective | None:
@@ -266,6 +287,10 @@ class Judge:
         if objective is None:
             return self._noise.images(first, count)
         return objective(self._noise.latents(first, count)).detach()
+
+
+def _pieces(first: int, count: int, most: int) -> Iterator[Part]:
+    return ((start, min(most, first + count - start)) for start in range(first, first + count, most))
 
 
 def _psnr_key(table: Table, first: int, count: int) -> str:

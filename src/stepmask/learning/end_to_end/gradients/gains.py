@@ -44,7 +44,7 @@ class GainFit:
         self._config, self._tuning = config, config.tuning
         self._iterations, self._done = iterations, 0
         self._graph = budget.graph
-        start = _with_weights(_with_forecasts(mask, budget), budget, config)
+        start = with_weights(_with_forecasts(mask, budget), budget, config)
         states = make_plan(start, budget.graph).states
         self._free = (states == State.forecast) & (_computed_before(start.compute) >= 2)
         self._mask = start
@@ -200,7 +200,7 @@ def _computed_before(compute: np.ndarray) -> np.ndarray:
     return np.cumsum(compute, axis=0) - compute
 
 
-def _with_weights(mask: StepMask, budget: Budget, config: EndToEnd) -> StepMask:
+def with_weights(mask: StepMask, budget: Budget, config: EndToEnd) -> StepMask:
     """The mask with weights for the forecasts of sites that contain others: lines through the values they are made of.
 
     Of as many values as the cache has room for, up to what is asked for.

@@ -96,7 +96,7 @@ class CoarseSearch(Search):
             yield from self._fit(candidate.table, candidate.made_by, target)
 
     def _refine(self, target: float) -> Iterator[Round]:
-        """Take cells away until a table costs what is asked, and exchange some, until two rounds in a row do not help."""
+        """Take cells away until a table costs what is asked, exchange some; until two rounds in a row do not help."""
         slack, idle = self.config.slack, 0
         for _ in range(self.config.rounds):
             before, base = self.best(target), self._base(target)
@@ -107,6 +107,16 @@ class CoarseSearch(Search):
             slack, idle = (min(0.2, 1.3 * slack), 0) if better else (max(0.004, 0.6 * slack), idle + 1)
             self.judge.save()
             yield report
+
+    def _best_of_whole_steps(self, most: float) -> Candidate | None:
+        """Of the tables of key steps that cost at most so much those with most steps; of them the best.
+
+        Before weights are learned another step may seem to do harm, and is worth a decibel afterwards.
+        """
+        measured = ((len(mask.provenance["steps"]), digest) for digest, mask in self._key_steps.items())
+        found = [(steps, self.candidates[digest]) for steps, digest in measured if digest in self.candidates]
+        within = [(steps, candidate) for steps, candidate in found if candidate.cost <= most]
+        return max(within, key=lambda one: (one[0], one[1].psnr), default=(0, None))[1]
 
     def _begin(self, targets: list[float]) -> None:
         """Measure the regular schedules near the targets, and the tables to start from."""
