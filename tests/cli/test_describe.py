@@ -36,6 +36,7 @@ def test_unconditional_u_net(run):
     assert "0 down_blocks.0.resnets.0 resnet 0 1, 3 4.9%" in text
     assert "masks decide on 85.8% 85.4% covered with all that contains them 99.9% 99.9%" in text
     assert "2.72 MiB per image; samplers would add 0.758 MiB" in text and "with guidance" not in text
+    assert text.index("3 down_blocks.0 block") < text.index("0 down_blocks.0.resnets.0"), "what contains it is above it"
 
 
 def test_folder_of_a_pipeline(run, folder, dit_folder):

@@ -118,6 +118,8 @@ def test_rows_lie_within_those_that_contain_them():
         ("  res 0", "mid_block.resnets.0"),
         ("head", "head"),
     ]
+    alone = [row.label for row in rows_for(["down_blocks.0", "up_blocks"], np.ones((1, 2)))]
+    assert alone == ["down 0", "all up blocks"], "where no site within them is named"
     assert [row.label for row in rows if row.begins] == ["all blocks", "block 0–1", "block 2", "mid", "head"]
 
 

@@ -74,7 +74,7 @@ def rows_for(sites: Sequence[str], cells: np.ndarray) -> list[Row]:
     order, parents = outline(sites), parents_of(sites)
     if not any(level for _, level in order):
         starts = group_starts(sites)
-        return [Row(i, short_name(site), begins=i in starts) for i, site in enumerate(sites)]
+        return [Row(i, _name_within(site), begins=i in starts) for i, site in enumerate(sites)]
     ends = [
         next((i for i in range(at + 1, len(order)) if order[i][1] <= level), len(order))
         for at, (_, level) in enumerate(order)
@@ -113,12 +113,12 @@ def _unnumbered(site: str) -> str:
     return before if last.isdigit() else site
 
 
-def _name_within(site: str, parent: str, is_list: bool) -> str:
+def _name_within(site: str, parent: str = "", is_list: bool = False) -> str:
     """What is left of a short name within a row of a parent: ``attn 0``, ``block 3``; ``all blocks`` of a list."""
     rest = site.removeprefix(f"{parent}.")
     if parent and rest[0].isdigit():
         rest = f"{parent.rpartition('.')[2]}.{rest}"
-    if not is_list:
+    if not is_list and not rest.endswith("blocks"):
         return short_name(rest)
     before, _, last = rest.rpartition(".")
     return f"{short_name(before)} all {last.replace('transformer_', '').replace('_', ' ')}".strip()
