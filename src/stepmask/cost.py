@@ -15,6 +15,9 @@ from stepmask.nesting import parents_of
 
 Unit = Literal["macs", "latency"]
 
+BATCH_SIZE = 16
+"""Images that are sampled at once where nothing else is said."""
+
 
 @dataclass(frozen=True, eq=False)
 class CostTable:

@@ -72,6 +72,12 @@ def test_what_does_not_go_together(run, folder, dit_folder, mask_file, edited, t
     (["--method", "paper", "--no-forecast"], "method='paper' has no option 'forecast'"),
     (["--target-macs", 0.5, "--min-psnr", 30], "--target-macs and --min-psnr exclude each other"),
     (["--targets", "0.5,0.4", "--target-speedup", 2], "--targets and --target-speedup exclude each other"),
+    (
+        ["--target-macs", 0.5, "--target-speedup", 2, "--min-psnr", 30],
+        "--target-macs and --target-speedup and --min-psnr exclude each other",
+    ),
+    (["--method", "paper", "--target-macs", 0.5, "--target-speedup", 2], "does not know target_speedup"),
+    (["--target-speedup", 2, "--speed-batch-size", 0], "speed_batch_size must be a number between 1 and"),
     (["--targets", "0.5;0.4"], "--targets takes shares between 0 and 1, 0.7,0.6,0.5 for example, got '0.5;0.4'"),
     (["--targets", "50,40"], "got '50,40'"),
     (["--targets", ""], "got ''"),

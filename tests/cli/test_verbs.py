@@ -62,6 +62,10 @@ def learn_called(monkeypatch, mask_file):
     (["--max-cache-mib", 0.5], {"target_macs": 0.6, "max_cache_bytes": 2**19}),
     (["--target-macs", 0.3, "--steps", 4, "--seed", 7], {"target_macs": 0.3, "num_inference_steps": 4, "seed": 7}),
     (["--target-speedup", 1.1], {"target_speedup": 1.1}),
+    (
+        ["--target-macs", 0.7, "--target-speedup", 1.1, "--speed-batch-size", 2],
+        {"target_macs": 0.7, "target_speedup": 1.1, "method": EndToEnd(speed_batch_size=2)},
+    ),
     (["--min-psnr", 15, "--scheduler", "heun"], {"min_psnr": 15.0, "scheduler": "HeunDiscreteScheduler"}),
     (
         ["--rounds", 1, "--no-forecast", "--shrink", 0.2],
@@ -92,9 +96,19 @@ def test_learn_by_the_error_of_single_steps(run, folder, tmp_path):
 
 @pytest.mark.parametrize(("record", "wanted", "got"), [
     (
-        {"asked": {"target_speedup": 1.1}, "macs": 0.8, "cost": 0.5},
+        {"asked": {"target_speedup": 1.1}, "macs": 0.8, "latency": {"share": 0.5, "batch_size": 1}},
         "1.1 times the speed",
-        "80.0% of the MACs, 2.00 times the speed of the denoiser by the latencies of its sites, PSNR not measured",
+        "80.0% of the MACs, 2.00 times the speed of the denoiser by the latencies of its sites for 1 image at once, "
+        "PSNR not measured",
+    ),
+    (
+        {
+            "asked": {"target_macs": 0.8, "target_speedup": 1.1},
+            "macs": 0.7,
+            "latency": {"share": 0.8, "batch_size": 16},
+        },
+        "80.0% of the MACs, 1.1 times the speed",
+        "70.0% of the MACs, 1.25 times the speed of the denoiser by the latencies of its sites for 16 images at once, ",
     ),
     (
         {"asked": {"min_psnr": 15.0}, "macs": 0.7, "psnr": {"mean": 20, "held_back_images": 3}},

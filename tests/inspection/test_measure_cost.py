@@ -1,6 +1,7 @@
 """MACs of full-size published models, counted on the meta device: nothing is computed, nothing takes memory."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,6 +103,30 @@ def test_a_site_without_multiplications_costs_nothing():
     model = Normed()
     given = {"sites": ["f", "n"], "example_inputs": {"x": torch.zeros(2, 4)}}
     assert measure_cost(model, **given).macs.tolist() == [16, 0]
+
+
+def test_each_site_has_its_own_milliseconds(monkeypatch):
+    """Many narrow blocks, by a clock that only norms and layers move: what rests as a whole saves the norms too."""
+    model, clock = tiny_model("DiTTransformer2DModel"), [0.0]
+
+    def takes(seconds: float, module: nn.Module) -> None:
+        module.register_forward_hook(lambda *_: clock.append(clock.pop() + seconds))
+
+    for block in model.transformer_blocks:
+        takes(0.003, block.norm1)
+        takes(0.001, block.attn1.to_q)
+        takes(0.002, block.ff.net[0])
+    takes(0.004, model.proj_out_2)
+    monkeypatch.setattr("stepmask.inspection.measure_cost.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    graph, cost = describe(model), measure_cost(model, latency=True, batch_size=1)
+    milliseconds = {"attention": 1.0, "mlp": 2.0, "block": 3.0, "stack": 0.0}
+    assert cost.latency_ms == pytest.approx([milliseconds[site.kind] for site in graph.sites])
+    assert cost.always_latency_ms == pytest.approx(4)
+    count = len(model.transformer_blocks)
+    full, resting = 6 * count + 4, {"stack": 4, "block": 4, "branch": 3 * count + 4}
+    for level, milliseconds in resting.items():
+        plan = make_plan(schedules.key_steps(graph, range(10), 4, level=level), graph)
+        assert cost.fraction(plan, "latency") == pytest.approx((4 * full + 6 * milliseconds) / (10 * full)), level
 
 
 def test_latency_is_a_second_unit():

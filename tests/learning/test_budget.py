@@ -1,5 +1,7 @@
 """Budgets: costs are those of real plans, and targets are met from above by no more than one cell."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,26 @@ def test_cost_in_milliseconds():
     cost = CostTable(graph.names, np.ones(6), 1.0, latency_ms=times, always_latency_ms=4.0)
     compute = random_table(graph, 5, 0, 0.5)
     expected = (plan_of(compute, graph).compute.mean(0) @ times + 4) / 25
-    assert Budget(graph, cost, "latency").cost(rows_of(compute)) == pytest.approx(expected)
+    assert Budget(graph, cost, {"latency": 0.5}).cost(rows_of(compute)) == pytest.approx(expected)
+
+
+def test_cost_in_two_units_is_that_of_the_one_nearer_to_its_limit(model):
+    graph, cost = model
+    times = np.random.default_rng(0).random(len(graph))
+    cost = replace(cost, latency_ms=times, always_latency_ms=0.1)
+    limits = {"macs": 0.32, "latency": 0.3}
+    budget = Budget(graph, cost, limits)
+    assert budget.target == 0.3 and budget.cost(rows_of(np.ones((7, len(graph)), bool))) == pytest.approx(1)
+    nearer, kept = [], []
+    for seed in range(40):
+        compute = random_table(graph, 7, seed, 0.3 + 0.01 * seed)
+        shares = {unit: cost.fraction(plan_of(compute, graph), unit) for unit in limits}
+        relative = {unit: shares[unit] / limits[unit] for unit in limits}
+        nearer.append(max(relative, key=relative.get))
+        kept.append(all(shares[unit] <= limits[unit] for unit in limits))
+        total = budget.cost(rows_of(compute))
+        assert total == pytest.approx(0.3 * relative[nearer[-1]], abs=1e-11) and (total <= budget.target) == kept[-1]
+    assert set(nearer) == set(limits) and set(kept) == {True, False}
 
 
 @st.composite

@@ -14,8 +14,11 @@ from tiny import dit_pipeline
 
 
 @pytest.mark.parametrize(("goals", "says"), [
-    ({"target_macs": 0.6, "target_speedup": 2.0}, "one of target_macs, target_speedup, .*got target_macs, target_"),
+    ({"target_macs": 0.6, "min_psnr": 40}, "one of target_macs, .*speedup together, got target_macs, min_psnr"),
     ({"target_speedup": 2.0, "min_psnr": 40}, "got target_speedup, min_psnr"),
+    ({"target_macs": 0.6, "target_speedup": 2.0, "min_psnr": 40}, "got target_macs, target_speedup, min_psnr"),
+    ({"target_macs": 0.6, "target_speedup": 2.0, "targets": (0.5,)}, "got target_macs, target_speedup, targets"),
+    ({"target_macs": 0.6, "target_speedup": 0.5}, "target_speedup is a factor of at least 1"),
     ({}, "got none"),
     ({"max_cache_bytes": 100}, "got none"),
     ({"targets": ()}, "targets must name at least one share"),
@@ -36,6 +39,8 @@ def test_what_is_given():
     goals = Goals(target_macs=0.5, max_cache_bytes=10**6, start=("a mask",))
     assert goals.given == {"target_macs": 0.5, "max_cache_bytes": 10**6, "start": ("a mask",)}
     assert goals.to_dict() == {"target_macs": 0.5, "max_cache_bytes": 10**6}
+    three = {"target_macs": 0.5, "target_speedup": 1.8, "max_cache_bytes": 10**6}
+    assert Goals(**three).to_dict() == three
     family = Goals(targets=(0.5, 0.4))
     assert json.loads(json.dumps(family.to_dict())) == family.to_dict() == {"targets": [0.5, 0.4]}
     assert Goals(needs_target=False).given == {}

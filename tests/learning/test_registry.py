@@ -63,6 +63,7 @@ def test_what_is_no_method_and_no_option(method, options, says):
 @pytest.mark.parametrize(("goals", "says"), [
     ({"min_psnr": 40}, "method 'paper' does not know min_psnr; end-to-end does"),
     ({"target_speedup": 2.0, "max_cache_bytes": 10**6}, "know target_speedup, max_cache_bytes; end-to-end"),
+    ({"target_macs": 0.5, "target_speedup": 2.0}, "method 'paper' does not know target_speedup; end-to-end does"),
     ({"targets": (0.5,)}, "method 'paper' does not know targets; "),
 ])  # fmt: skip
 def test_what_a_method_cannot_be_asked_for(goals, says):

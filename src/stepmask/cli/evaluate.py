@@ -13,6 +13,7 @@ from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.mask_files import load_mask
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_file, runs_bar, write_json
+from stepmask.cost import BATCH_SIZE
 
 
 @app.command()
@@ -25,7 +26,7 @@ def evaluate(
     ] = None,
     num_images: shared.NumImages = 16,
     first_seed: shared.FirstSeed = 10_000,
-    batch_size: shared.BatchSize = 16,
+    batch_size: shared.BatchSize = BATCH_SIZE,
     speed: Annotated[bool, typer.Option(help="Measure the speed-up, by full and masked runs in turns.")] = True,
     pairs: Annotated[int, typer.Option(min=1, help="Measure the speed-up on at least so many pairs of runs.")] = 3,
     metrics: shared.MetricNames = None,

@@ -20,7 +20,7 @@ from stepmask.cli.common.processes import one_voice
 from stepmask.cli.common.provenance import asked, family_table, reached
 from stepmask.errors import StepMaskError
 from stepmask.learning import Goals, learners
-from stepmask.learning.goals import DEFAULT_TARGET_MACS, masks_of
+from stepmask.learning.goals import DEFAULT_TARGET_MACS, TOGETHER, masks_of
 from stepmask.learning.registry import DEFAULT, configured
 
 Method = Enum("Method", {name: name for name in learners()}, type=str)  # type: ignore[misc]
@@ -30,7 +30,7 @@ USUAL = Method(DEFAULT)
 SUMMARIES = " ".join(f"[b]{name}[/b] {learner.summary}" for name, learner in learners().items())
 
 
-TARGETS_PANEL = "What to reach (one of the first four)"
+TARGETS_PANEL = "What to reach"
 
 TargetMacs = Annotated[
     float | None,
@@ -56,7 +56,8 @@ TargetSpeedup = Annotated[
     typer.Option(
         rich_help_panel=TARGETS_PANEL,
         help="Factor by which the denoiser's time shall fall, 1.5 for two thirds of the time; by latencies that are "
-        "measured on the device of this run.",
+        "measured on the device of this run, for --speed-batch-size images at once. Goes with --target-macs: then the "
+        "mask keeps to both.",
     ),
 ]
 MinPsnr = Annotated[
@@ -71,8 +72,8 @@ MaxCacheMib = Annotated[
     float | None,
     typer.Option(
         rich_help_panel=TARGETS_PANEL,
-        help="Most MiB of kept values at any moment, per image, guidance included; goes with every target. No limit "
-        "by default.",
+        help="Most MiB of kept values at any moment, per image, guidance included; goes with every target. By "
+        "default 64 MiB, or six of the tensors that pass from block to block where that is more.",
     ),
 ]
 
@@ -160,7 +161,7 @@ def learn(
 def _goals(kinds: dict[str, Any], max_cache_mib: float | None) -> dict[str, Any]:
     """Arguments of `stepmask.learn`, or with ``targets`` of `stepmask.learn_family`: those that were given."""
     given = {name: value for name, value in kinds.items() if value is not None}
-    if len(given) > 1:
+    if len(given) > 1 and not given.keys() <= TOGETHER:
         options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise StepMaskError(f"{options} exclude each other: give one of them")
     if "targets" in given:

@@ -13,6 +13,7 @@ from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.mask_files import load_mask
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_folder, runs_bar
+from stepmask.cost import BATCH_SIZE
 
 
 @app.command()
@@ -23,7 +24,7 @@ def sample(
     at: shared.At = None,
     num_images: shared.NumImages = 16,
     first_seed: shared.FirstSeed = 10_000,
-    batch_size: shared.BatchSize = 16,
+    batch_size: shared.BatchSize = BATCH_SIZE,
     compare: Annotated[bool, typer.Option(help="Sample without the mask too, and write both side by side.")] = True,
     guidance_scale: Guidance = None,
     conditions: shared.Conditions = None,

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from stepmask.cost import BATCH_SIZE
 from stepmask.errors import StepMaskError
 from stepmask.evaluation.conditions import Conditions
 from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image
@@ -36,7 +37,7 @@ def evaluate(
     num_inference_steps: int | None = None,
     call_kwargs: Mapping[str, Any] | None = None,
     conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
-    batch_size: int = 16,
+    batch_size: int = BATCH_SIZE,
     scheduler: Any | None = None,
     speed: bool = True,
     speed_pairs: int = 3,

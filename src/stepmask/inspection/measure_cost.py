@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from stepmask.cost import CostTable
+from stepmask.cost import BATCH_SIZE, CostTable
 from stepmask.gate import gated
 from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Architecture
@@ -48,7 +48,7 @@ def measure_cost(
     sites: Patterns | None = None,
     example_inputs: Mapping[str, Any] | None = None,
     latency: bool = False,
-    batch_size: int = 16,
+    batch_size: int = BATCH_SIZE,
 ) -> CostTable:
     """Cost of every site of a pipeline's denoiser.
 
@@ -76,7 +76,9 @@ def measure_cost(
     return cost_of(description, first_step(model, call_kwargs), latency=latency, batch_size=batch_size)
 
 
-def cost_of(description: Description, step: FirstStep, *, latency: bool = False, batch_size: int = 16) -> CostTable:
+def cost_of(
+    description: Description, step: FirstStep, *, latency: bool = False, batch_size: int = BATCH_SIZE
+) -> CostTable:
     """Cost of what a step asks of a denoiser for one image; with `latency` also times, for a batch of images."""
     (inputs, forwards), denoiser = step, description.denoiser
     one = remembered(

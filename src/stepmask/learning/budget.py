@@ -1,9 +1,11 @@
-"""Budgets of plans: what a mask costs once elimination is counted, and what its cache may hold."""
+"""Budgets of plans: what a mask costs once elimination is counted, in one unit or several, and what its cache may hold.
+
+Of several units a search sees one number all the same: the largest of the shares, each relative to its limit.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 import numpy as np
@@ -39,38 +41,64 @@ def default_cache_bytes(graph: BlockGraph, costs: CostTable) -> int:
 class Budget:
     """Cost of masks over one graph, as a share of the full run after elimination.
 
+    Where several units are counted, the cost is the largest of their shares, each divided by its limit and multiplied
+    by the tightest one. So the full run costs 1, and what costs at most `target` keeps to all limits.
+
     Args:
         graph: The sites of the model.
         costs: What they cost.
-        unit: What is counted.
+        limits: Kept share of the full run in each unit that is counted, at most; None for MACs alone. What a mask costs
+            in a single unit does not depend on its limit.
         max_cache_bytes: Most bytes per image that a plan may keep; None for no limit.
+
+    Attributes:
+        target: The tightest of the limits.
     """
 
     def __init__(
-        self, graph: BlockGraph, costs: CostTable, unit: Unit = "macs", max_cache_bytes: int | None = None
+        self,
+        graph: BlockGraph,
+        costs: CostTable,
+        limits: Mapping[Unit, float] | None = None,
+        max_cache_bytes: int | None = None,
     ) -> None:
         self.graph, self.costs, self._max_cache_bytes = graph, costs, max_cache_bytes
         self._elimination = Elimination(graph)
-        self.site_share, self.always_share = costs.shares(unit)
+        limits = limits or {"macs": 1.0}
+        self.target = min(limits.values())
+        self._shares = []
+        for unit, limit in limits.items():
+            sites, always = costs.shares(unit)
+            scale = self.target / limit  # 1 of a single unit, exactly
+            self._shares.append((scale * sites, scale * always))
+        self.site_share = sum(sites for sites, _ in self._shares) / len(limits)
+        """(B,) share of a full step; of several units the mean."""
         inside = table_of([graph.within.get(site, 0) | 1 << site for site in range(len(graph))], len(graph))
         self.whole_share = inside @ self.site_share
         """(B,) share of a full step, with all that lies within a site."""
 
     def cost(self, rows: Sequence[int], forecasts: Sequence[int] | None = None) -> float:
         """Kept share of the full run's cost; rows, and those of the forecasts, as made by `rows_of`."""
-        live = self._elimination.apply(rows, forecasts)
-        runs = table_of([around(run, self.graph.within) for run in live.runs], len(self.graph))
-        share = float(runs.mean(axis=0) @ self.site_share + self.always_share)
-        return math.floor(share * 1e12) / 1e12  # down, so that the noise of a sum never passes a target
+        return float(self._costs(rows, forecasts).max())
 
     def cost_of(self, actions: np.ndarray) -> float:
         """Kept share of the full run's cost under a (T, B) table of `Action`."""
-        return self.cost(rows_of(actions == Action.compute), rows_of(actions == Action.linear))
+        return float(self.costs_of(actions).max())
 
-    def live(self, actions: np.ndarray) -> LivePlan:
-        """The plan of a (T, B) table of `Action`, to try changes on."""
+    def costs_of(self, actions: np.ndarray) -> np.ndarray:
+        """(units,) of the same, in each unit; none may pass `target`."""
+        return self._costs(rows_of(actions == Action.compute), rows_of(actions == Action.linear))
+
+    def _costs(self, rows: Sequence[int], forecasts: Sequence[int] | None) -> np.ndarray:
+        live = self._elimination.apply(rows, forecasts)
+        runs = table_of([around(run, self.graph.within) for run in live.runs], len(self.graph)).mean(axis=0)
+        shares = np.array([runs @ sites + always for sites, always in self._shares])
+        return np.floor(shares * 1e12) / 1e12  # down, so that the noise of a sum never passes a target
+
+    def live(self, actions: np.ndarray) -> list[LivePlan]:
+        """The plan of a (T, B) table of `Action`, to try changes on: for each unit one that counts it."""
         compute, forecasts = rows_of(actions == Action.compute), rows_of(actions == Action.linear)
-        return LivePlan(self._elimination, compute, forecasts, self.site_share)
+        return [LivePlan(self._elimination, compute, forecasts, sites) for sites, _ in self._shares]
 
     def fits(self, actions: np.ndarray, weights: Weights | None = None) -> bool:
         """Whether the plan of a (T, B) table of `Action` keeps no more than the cache may hold.

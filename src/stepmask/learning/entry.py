@@ -65,8 +65,9 @@ def learn(
             `EndToEnd(...)` selects by the final image; ``"paper"`` or `Paper(...)` is arXiv 2603.19939 as we read it
             and makes binary masks. Packages such as stepmask-lab register more
             (`stepmask.learning.learners` lists them).
-        target_speedup: Instead of `target_macs`: the factor by which the denoiser's time shall fall, by latencies of
-            the sites that are measured here and now.
+        target_speedup: Instead of `target_macs` or beside it: the factor by which the denoiser's time shall fall, by
+            latencies of the sites that are measured here and now, for ``speed_batch_size`` images at once (an option
+            of ``"end-to-end"``). Of both, the plan keeps to both.
         min_psnr: Instead of `target_macs`: the cheapest mask whose images have at least this mean PSNR in dB against
             the full run's, on held-back noise.
         max_cache_bytes: Most bytes that cached values may take per image, guidance included. By default six of the

@@ -15,7 +15,10 @@ Start = StepMask | MaskFamily | Iterable[StepMask]
 """What a user gives to start from."""
 
 TARGETS = ("target_macs", "target_speedup", "min_psnr", "targets")
-"""Goals of which exactly one is asked for."""
+"""Goals of which one is asked for."""
+
+TOGETHER = frozenset({"target_macs", "target_speedup"})
+"""Those among them that go together: a mask keeps to both."""
 
 DEFAULT_TARGET_MACS = 0.6
 """The share of the full run's MACs where nothing is asked for."""
@@ -33,6 +36,9 @@ class Goals:
         max_cache_bytes: Most bytes of cached values per image; None for what the learner takes for usual.
         start: Masks to start from.
         needs_target: Whether one of the first four must be given.
+
+    Raises:
+        TargetError: None of the first four is given, or several that exclude each other, or one makes no sense.
     """
 
     target_macs: float | None = None
@@ -45,8 +51,11 @@ class Goals:
 
     def __post_init__(self) -> None:
         asked = [name for name in TARGETS if getattr(self, name) is not None]
-        if len(asked) > 1 or (self.needs_target and not asked):
-            raise TargetError(f"ask for one of {', '.join(TARGETS)}, got {', '.join(asked) or 'none'}")
+        if (len(asked) > 1 and not TOGETHER.issuperset(asked)) or (self.needs_target and not asked):
+            raise TargetError(
+                f"ask for one of {', '.join(TARGETS)}, or for target_macs and target_speedup together, got "
+                f"{', '.join(asked) or 'none'}"
+            )
         if self.targets is not None and not self.targets:
             raise TargetError("targets must name at least one share of the full run, such as (0.6, 0.4)")
         if self.target_speedup is not None and not (_is_number(self.target_speedup) and 1 <= self.target_speedup < 1e6):

@@ -12,7 +12,7 @@ import stepmask
 from fakes import TwoCalls, assert_unchanged, snapshot
 from refusal import check_refused
 from stepmask import MaskFamily, StepMask, describe, learn, learn_family, make_plan, measure_cost
-from stepmask.errors import TargetError
+from stepmask.errors import StepMaskError, TargetError
 from stepmask.evaluation import evaluation_seeds
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import EndToEnd
@@ -149,6 +149,46 @@ def test_a_speed_up(monkeypatch, tmp_path):
     assert learn(dit_pipeline(), STEPS, **options) == mask, "measured again, latencies would differ: they are kept"
 
 
+@pytest.mark.parametrize(("limits", "far"), [
+    ({"target_macs": 0.7, "target_speedup": 1.5}, {"target_speedup": 1.0}),
+    ({"target_macs": 0.6, "target_speedup": 1.3}, {"target_macs": 1.0}),
+])  # fmt: skip
+def test_a_speed_up_beside_a_share_of_the_macs(limits, far, monkeypatch, tmp_path):
+    """Each of the two is not kept where it is not asked for."""
+    asked_for = []
+
+    def fixed(description, batch_size, *_):  # much time is spent outside of all sites
+        asked_for.append(batch_size)
+        return np.full(len(description.graph), 4.0), 12.0
+
+    monkeypatch.setattr("stepmask.inspection.measure_cost._time_sites", fixed)
+    options = {"coarse": False, "speed_batch_size": 2, **QUICK}
+    both = learn(dit_pipeline(), STEPS, **limits, resume=tmp_path / "state", **options).provenance
+    one = learn(dit_pipeline(), STEPS, **{**limits, **far}, **options).provenance
+    macs, share = limits["target_macs"], 1 / limits["target_speedup"]
+    rounding = 1e-6
+    assert both["macs"] <= macs + rounding and both["latency"]["share"] <= share + rounding
+    passed = one["latency"]["share"] - share if "target_speedup" in far else one["macs"] - macs
+    assert passed > 0.01
+    assert both["asked"] == limits and both["latency"]["batch_size"] == 2
+    assert asked_for == [4, 4], "two images, each with guidance"
+    assert both["latency"]["full_step_ms"] == 6 * 4 + 12
+    tightest = min(macs, share)
+    cost = max(both["macs"] * tightest / macs, both["latency"]["share"] * tightest / share)
+    assert both["cost"] == pytest.approx(cost, abs=2e-6)
+    with pytest.raises(StepMaskError, match=r"another run .*goals\.target_macs was 0.*, now None"):
+        learn(dit_pipeline(), STEPS, target_speedup=1.5, resume=tmp_path / "state", **options)
+
+
+def test_latencies_without_room_for_so_many_images(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("stepmask.inspection.measure_cost._time_sites", full)
+    says = "no room for 16 images at once.* give speed_batch_size"
+    check_refused(says, learn, dit_pipeline(), STEPS, target_speedup=1.5, **QUICK)
+
+
 def test_a_psnr(learned):
     case = learned("DDIMPipeline")
     wanted = case.mask.provenance["psnr"]["mean"] + 0.1
@@ -163,6 +203,8 @@ def test_what_is_out_of_reach():
     check_refused(
         "ask for more of the", learn, dit_pipeline(), STEPS, 0.5, max_cache_bytes=1, **QUICK, error=TargetError
     )
+    with pytest.raises(TargetError, match=r"target_macs=0\.05 cannot be reached"):
+        learn(dit_pipeline(), STEPS, 0.05, target_speedup=1.1, **QUICK)
     with pytest.raises(TargetError, match=r"target_speedup=50 cannot be reached: .* \d\.\d\d times as fast"):
         learn(dit_pipeline(), STEPS, target_speedup=50.0, **QUICK)
 

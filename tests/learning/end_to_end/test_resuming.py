@@ -79,6 +79,8 @@ def test_it_may_go_on_with_other_images_and_elsewhere(finished, state):
     (partial(dit_pipeline, seed=1), {}, "weights was"),
     (dit_pipeline, {"num_inference_steps": 3}, "num_inference_steps was 4, now 3"),
     (dit_pipeline, {"target_macs": 0.8}, r"goals\.target_macs was 0\.7, now 0\.8"),
+    (dit_pipeline, {"target_speedup": 1.2}, r"goals\.target_speedup was None, now 1\.2"),
+    (dit_pipeline, {"speed_batch_size": 4}, r"config\.speed_batch_size was 16, now 4"),
     (dit_pipeline, {"seed": 1}, "seed was 0, now 1"),
     (dit_pipeline, {"forecast": False}, r"config\.forecast was True, now False"),
     (dit_pipeline, {"call_kwargs": {"guidance_scale": 2.0}}, r"call_kwargs\.guidance_scale was None, now 2\.0"),

@@ -35,7 +35,11 @@ def reached(mask: StepMask) -> str:
 def _reached(record: Any) -> str:
     words = [f"{record['macs']:.1%} of the MACs"]
     if "target_speedup" in record.get("asked", {}):
-        words.append(f"{1 / record['cost']:.2f} times the speed of the denoiser by the latencies of its sites")
+        time = record["latency"]
+        words.append(
+            f"{1 / time['share']:.2f} times the speed of the denoiser by the latencies of its sites for "
+            f"{time['batch_size']} image{'s' if time['batch_size'] > 1 else ''} at once"
+        )
     if "psnr" in record:
         words.append(f"PSNR {record['psnr']['mean']:.1f} dB{_confidence(record, ' (95% confidence {})')}")
         words[-1] += f" on {record['psnr']['held_back_images']} held-back images"

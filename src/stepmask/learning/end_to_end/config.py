@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from stepmask.cost import BATCH_SIZE
 from stepmask.learning.configuration import Configuration, option
 from stepmask.mask import Action
 
@@ -116,6 +117,14 @@ class EndToEnd(Configuration):
         high=10**6,
         unit="images",
         may_change=True,
+    )
+    speed_batch_size: int = option(
+        BATCH_SIZE,
+        "Images that will be sampled at once with the mask: a speed-up is asked for by latencies of so many. Other "
+        "targets do not depend on it.",
+        low=1,
+        high=10**6,
+        unit="images",
     )
     offload: bool | None = option(
         None,

@@ -1,7 +1,7 @@
 """The default way to learn: turns what users ask for into a search, and what it found into masks.
 
-Users ask for a share of the MACs, for a speed-up, for a PSNR, for a limit of the cache, or for several budgets at
-once. What is reported was measured on held-back noise.
+Users ask for a share of the MACs, for a speed-up or for both, for a PSNR, for a limit of the cache, or for several
+budgets at once. What is reported was measured on held-back noise.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, TargetError
@@ -26,6 +27,7 @@ from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.job import Job
 from stepmask.learning.processes import Processes
 from stepmask.learning.refusals import NoGradientError, check_gradients, check_learnable
+from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 
 PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
@@ -81,7 +83,7 @@ class EndToEndLearning:
         self._task = self._job.task if self.coarse else self._job.task.innermost
         self.budget = Budget(self._task.graph, self._task.costs, max_cache_bytes=self._limit)
         self._tables = [self._table_to_start_from(mask) for mask in self._goals.start]
-        self.targets = [] if self._goals.target_speedup is not None else self._checked_targets()
+        self.targets = self._checked_targets()
 
     def _has_no_room_for_branches(self) -> bool:
         """Whether two values of all innermost sites are more than the cache may hold."""
@@ -90,9 +92,8 @@ class EndToEndLearning:
 
     def _begin(self) -> None:
         if self._goals.target_speedup is not None:
-            costs = self._with_latencies(self._checkpoint, self._job.processes)
-            self.budget = Budget(self._task.graph, costs, "latency", self._limit)
-            self.targets = self._checked_targets()
+            self.budget = self._budget_with_latencies(self._goals.target_speedup)
+            self.targets = [self.budget.target]
         self.judge = Judge(self._task, self.budget, self.config, self._checkpoint, self._job.processes)
         self.search = (CoarseSearch if self.coarse else Search)(self.judge, self._tables)
 
@@ -132,30 +133,53 @@ class EndToEndLearning:
         """
         known = checkpoint.arrays.get(self._latencies)
         if known is None:
-            cost = processes.of_first(lambda: self._task.timed_costs(self.config.images_per_call or 16))
+            cost = processes.of_first(self._timed_costs)
             known = np.append(cost.latency_ms, cost.always_latency_ms).astype(np.float64)
             checkpoint.arrays[self._latencies] = known
         return replace(self._task.costs, latency_ms=known[:-1], always_latency_ms=float(known[-1]))
 
+    def _timed_costs(self) -> CostTable:
+        count = self.config.speed_batch_size
+        try:
+            return self._task.timed_costs(count)
+        except torch.OutOfMemoryError as error:
+            raise StepMaskError(
+                f"there is no room for {count} images at once, for which the latencies of the sites are to be "
+                "measured: give speed_batch_size the number of images that you sample at once"
+            ) from error
+
+    def _budget_with_latencies(self, speedup: float) -> Budget:
+        """The budget in milliseconds; where MACs are asked for too, in both.
+
+        Raises:
+            TargetError: The speed-up cannot be reached.
+        """
+        graph, num_rows = self._task.graph, self._task.shape[0]
+        costs = self._with_latencies(self._checkpoint, self._job.processes)
+        limits = {"latency": 1 / speedup}
+        floor = Budget(graph, costs, limits).floor(num_rows)
+        if limits["latency"] < floor:
+            raise TargetError(
+                f"target_speedup={speedup:g} cannot be reached: computing only the first of {num_rows} steps makes "
+                f"the denoiser {1 / floor:.2f} times as fast; ask for less"
+            )
+        if self._goals.target_macs is not None:
+            limits["macs"] = self._goals.target_macs
+        return Budget(graph, costs, limits, self._limit)
+
     def _checked_targets(self) -> list[float]:
-        """Budgets, most expensive first.
+        """Budgets in MACs, most expensive first; none where only a speed-up is asked for.
 
         Raises:
             TargetError: One cannot be reached.
         """
         goals, num_rows = self._goals, self._task.shape[0]
-        floor = self.budget.floor(num_rows)
         if goals.min_psnr is not None:
+            floor = self.budget.floor(num_rows)
             targets = [share for share in PSNR_LADDER if share > 1.1 * floor] or [1.0]
-        elif goals.target_speedup is not None:
-            targets = [1 / goals.target_speedup]
-            if targets[0] < floor:
-                raise TargetError(
-                    f"target_speedup={goals.target_speedup:g} cannot be reached: computing only the first of "
-                    f"{num_rows} steps makes the denoiser {1 / floor:.2f} times as fast; ask for less"
-                )
         else:
-            targets = [goals.target_macs] if goals.targets is None else sorted(set(goals.targets), reverse=True)
+            asked = goals.targets or (goals.target_macs,)
+            targets = sorted({share for share in asked if share is not None}, reverse=True)
         for target in targets:
             self.budget.check_target(target, num_rows)
         return targets
@@ -236,9 +260,11 @@ class EndToEndLearning:
         mean = float(held_back.mean())
         probed = max(self.search.num_probed + 1, LEAST_PROBES if self.config.learns_gains else 0)
         seeds = self._task.noise.seeds(0, PROBES + probed * self.config.num_probes)
+        mask = candidate.table.mask(self._task)
         provenance = {
             **self._task.facts(seeds),
             "cost": round(candidate.cost, 6),
+            **self._speed(mask),
             "psnr": {
                 "mean": round(mean, 3),
                 "confidence_95": [round(mean - half_width, 3), round(mean + half_width, 3)],
@@ -251,7 +277,20 @@ class EndToEndLearning:
             **({"started_from_masks": len(self._goals.start)} if self._goals.start else {}),
         }
         scheduler, graph = self._task.scheduler, self._task.graph.fingerprint
-        return replace(candidate.table.mask(self._task), scheduler=scheduler, graph=graph, provenance=provenance)
+        return replace(mask, scheduler=scheduler, graph=graph, provenance=provenance)
+
+    def _speed(self, mask: StepMask) -> dict[str, dict[str, float]]:
+        """What the provenance says of the time where a speed-up is asked for."""
+        if self._goals.target_speedup is None:
+            return {}
+        costs, plan = self.budget.costs, make_plan(mask, self._task.graph)
+        return {
+            "latency": {
+                "share": round(costs.fraction(plan, "latency"), 6),
+                "full_step_ms": round(float(costs.latency_ms.sum() + costs.always_latency_ms), 3),
+                "batch_size": self.config.speed_batch_size,
+            }
+        }
 
 
 def student_t_95(degrees: int) -> float:

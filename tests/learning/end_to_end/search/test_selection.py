@@ -1,5 +1,7 @@
 """Selection takes the least harm for what it saves and keeps to budgets; settling changes no plan."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -114,7 +116,7 @@ def test_budgets_are_kept(family, seed, trust):
 
 def savings(budget: Budget, selection: Selection) -> list[tuple[int, int, int]]:
     """Open switches away from computing that would save something."""
-    live = budget.live(selection.actions)
+    (live,) = budget.live(selection.actions)
     away = np.argwhere(selection._open & (selection.actions == Action.compute)[..., None])
     found = [tuple(int(i) for i in switch) for switch in away if switch[2] != Action.compute]
     return [(row, site, action) for row, site, action in found if live.change(row, site, Action(action)) < -1e-9]
@@ -244,6 +246,24 @@ def test_what_contains_others_rests_and_computes_with_all_of_them():
     linear[2, 6, Action.compute], projections[2, 6, Action.compute] = -0.5, 1e-3
     probe = Probe(np.array([1.0]), linear, projections, 16)
     assert (Selection(budget, Table(rest), probe, EndToEnd()).grow(1.001) == Action.compute).all()
+
+
+def test_several_limits_are_kept_together():
+    """One site has the MACs, the other takes the time."""
+    one = branches(8, 1)
+    costs = replace(one.costs, latency_ms=np.array([1.0, 8.0]), always_latency_ms=1.0)
+    sizes = np.random.default_rng(0).uniform(0.3, 1.0, (10, 2, 2))
+
+    def shrunk(**limits: float) -> tuple[np.ndarray, list[float]]:
+        budget = Budget(one.graph, costs, limits)
+        selection = Selection(budget, Table(np.full((10, 2), Action.compute)), hand_made(sizes), EndToEnd(), 0.0)
+        actions = selection.shrink(budget.target)
+        return actions, [Budget(one.graph, costs, {unit: 1.0}).cost_of(actions) for unit in ("macs", "latency")]
+
+    macs, latency, both = shrunk(macs=0.8), shrunk(latency=0.75), shrunk(macs=0.8, latency=0.75)
+    assert macs[1][0] <= 0.8 and macs[1][1] > 0.75 and latency[1][1] <= 0.75 and latency[1][0] > 0.8
+    assert 0.8 - 0.09 < both[1][0] <= 0.8 and 0.75 - 0.09 < both[1][1] <= 0.75, "to one cell"
+    assert np.array_equal(shrunk(macs=0.8, latency=1.0)[0], macs[0]), "a limit that is far says nothing"
 
 
 def test_cells_of_sites_with_weights_stay_as_they_are():

@@ -42,7 +42,7 @@ class Selection:
         self._tuning, allowed = config.tuning, config.allowed
         actions, self._weights = table.actions, table.weights
         self.actions = actions.copy()
-        self._budget, self._live = budget, budget.live(actions)
+        self._budget, self._plans = budget, budget.live(actions)
         self._interaction = 0.5 + 0.5 * trust
         self._projections = probe.projections
         size = probe.sizes if sizes is None else sizes
@@ -67,7 +67,7 @@ class Selection:
         within, sites = budget.graph.within, range(actions.shape[1])
         self._inside = [[i for i in sites if within.get(site, 0) >> i & 1] for site in sites]
         self._around = [[i for i in within if within[i] >> site & 1] for site in sites]
-        self._saved = np.zeros(actions.shape)
+        self._saved = np.zeros((*actions.shape, len(self._plans)))
 
     @property
     def predicted(self) -> float:
@@ -89,7 +89,7 @@ class Selection:
         Stops early where nothing that is open saves anything.
         """
         self._measure(range(1, len(self.actions)))
-        while (need := self._budget.cost_of(self.actions) - target) > 0:
+        while (need := np.maximum(self._budget.costs_of(self.actions) - target, 0.0)).any():
             switch = self._best(need)
             if switch is None:
                 break
@@ -100,15 +100,17 @@ class Selection:
         """Compute the cells again that are predicted to help most for what they cost, while the plan costs no more."""
         while True:
             harm = self.harm()[..., Action.compute]
-            room = target - self._budget.cost_of(self.actions)
+            room = target - self._budget.costs_of(self.actions)
             gain = np.where(self._open[..., Action.compute] & (harm < 0), -harm, 0.0)
             own = np.maximum(self._budget.whole_share, 1e-9) / len(self.actions)
             best, best_rate = None, 0.0
             for index in np.argsort(-(gain / own).ravel(), kind="stable")[: self._tuning.patient_cells]:
                 step, site = (int(i) for i in np.unravel_index(index, gain.shape))
-                cost = max(self._live.change(step, site, Action.compute), 1e-9) if gain[step, site] else np.inf
-                if cost <= room and gain[step, site] / cost > best_rate:
-                    best, best_rate = (step, site), gain[step, site] / cost
+                if not gain[step, site]:
+                    break  # the others help no more
+                cost = np.maximum(self._change(step, site, Action.compute), 1e-9)
+                if (cost <= room).all() and gain[step, site] / cost.max() > best_rate:
+                    best, best_rate = (step, site), gain[step, site] / cost.max()
             if best is None:
                 return self.actions
             changed = self._changed(*best, Action.compute)
@@ -142,28 +144,36 @@ class Selection:
                 self._open[best] = False
         return self.actions
 
-    def _best(self, need: float) -> tuple[int, int, Action] | None:
-        """The switch of least harm per saved cost; what saves more than is needed counts as saving that."""
-        harm = self.harm()
+    def _best(self, need: np.ndarray) -> tuple[int, int, Action] | None:
+        """The switch of least harm per saved cost; what saves more than is needed counts as saving that.
+
+        Args:
+            need: (units,) by how much the cost has to fall; each unit counts as far as it has to.
+        """
+        harm, weights = self.harm(), need / need.sum()
         for _ in range(1000):
-            useful = np.minimum(self._saved, 1.25 * need)[..., None]
+            useful = np.minimum(self._saved @ weights, 1.25 * need.max())[..., None]
             with np.errstate(divide="ignore", invalid="ignore"):
                 rate = np.where(self._open & (useful > 1e-9), np.maximum(harm, 1e-12) / useful, np.inf)
             rate[..., Action.compute] = np.inf
             step, site, action = (int(i) for i in np.unravel_index(np.argmin(rate), rate.shape))
             if not np.isfinite(rate[step, site, action]):
                 return None
-            saved = -self._live.change(step, site, Action(action))
-            if saved <= 1e-9:
+            saved = -self._change(step, site, Action(action))
+            if (saved <= 1e-9).all():
                 self._open[step, site, action] = False
                 continue
-            if abs(saved - self._saved[step, site]) > 1e-9:
+            if (np.abs(saved - self._saved[step, site]) > 1e-9).any():
                 self._saved[step, site] = saved  # measured anew; others may be better now
             elif self._budget.fits(self._changed(step, site, action), self._weights):
                 return step, site, Action(action)
             else:
                 self._open[step, site, action] = False
         return step, site, Action(action)
+
+    def _change(self, step: int, site: int, action: Action) -> np.ndarray:
+        """(units,) by how much the cost would change by a switch."""
+        return np.array([plan.change(step, site, action) for plan in self._plans])
 
     def _changed(self, step: int, site: int, action: int) -> np.ndarray:
         """The table with one more switch; what computes does with all that lies within it."""
@@ -177,7 +187,7 @@ class Selection:
         change = self._changes()[step, site, action]
         self._square = np.maximum(self._square + change, 0.5 * self._first)
         self._sum = self._sum + self._projections[step, site, action]
-        rows = self._live.switch(step, site, action)
+        rows, *_ = (plan.switch(step, site, action) for plan in self._plans)  # the same of each
         moved = Action.compute in (action, self.actions[step, site])
         self.actions = self._changed(step, site, action)
         self._open[step, site] = False
@@ -209,7 +219,7 @@ class Selection:
     def _measure(self, rows: range | list[int]) -> None:
         """What holding each computing cell of these rows would save."""
         for step in rows:
-            runs = self._live.runs[step]
+            runs = self._plans[0].runs[step]
             for site in range(self.actions.shape[1]):
                 if step and self._open[step, site].any() and self.actions[step, site] == Action.compute:
-                    self._saved[step, site] = -self._live.change(step, site, Action.hold) if runs >> site & 1 else 0.0
+                    self._saved[step, site] = -self._change(step, site, Action.hold) if runs >> site & 1 else 0.0
