@@ -70,7 +70,8 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     )
     each = ["0.7", "0.5"]
     selected = [("end-to-end", t) for t in each * 2]
-    learned = [("end-to-end, hold only", t) for t in each]
+    learned = [("end-to-end, by runs", t) for t in each * 2]
+    learned += [("end-to-end, hold only", t) for t in each]
     learned += [("paper's learner", "0.5"), *((name, f"{target:g}") for name, (_, target, _) in RIVALS.items())]
     others = [("step skipping", f"every {nth}") for nth in ("2nd", "3rd", "4th")]
     others += [("key steps + forecast", steps) for steps in ("3", "2")]
@@ -105,7 +106,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     without = [row for row in rows if row["method"].startswith("fewer steps")]
     assert all(row["macs"] == int(row["setting"]) / STEPS for row in without)
     saved = len(list((output / "masks").iterdir()))
-    assert saved == len(rows) - len(without) + 3, "five families, none of the two full runs"
+    assert saved == len(rows) - len(without) + 5, "seven families, none of the two full runs"
     assert len(list((output / "rows").iterdir())) == len(rows)
     save_png(curve(rows), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -50,13 +50,15 @@ class FamilyMethod:
 
     Attributes:
         name: As tables call it.
-        forecast: Whether cells may forecast.
+        label: Of its files.
         seeds: Of learning.
+        options: Of learning, beside `LEARNING`.
     """
 
     name: str
-    forecast: bool
+    label: str
     seeds: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def settings(self, subject: Subject) -> Sequence[str]:
         """The budgets."""
@@ -74,14 +76,9 @@ class FamilyMethod:
             call_kwargs=subject.call_kwargs,
             conditions=subject.conditions,
             resume=subject.state(f"{self.label}-seed{seed}"),
-            forecast=self.forecast,
             **LEARNING,
+            **self.options,
         )
-
-    @property
-    def label(self) -> str:
-        """Of its files."""
-        return "family" if self.forecast else "family-hold-only"
 
     def fits(self, subject: Subject) -> str | None:
         """Always."""
@@ -115,8 +112,9 @@ def methods() -> list[AnyMethod]:
         Method("DiTFastAttn", lambda subject: ["0.05", "0.15"], _ditfastattn, fits=_no_levels),
         Unmasked("fewer steps", affordable_steps, _fewer_steps),
         Unmasked("fewer steps, DPM-Solver++", affordable_steps, partial(_fewer_steps, change=with_dpm)),
-        FamilyMethod("end-to-end", True, SEEDS),
-        FamilyMethod("end-to-end, hold only", False, BINARY_SEEDS),
+        FamilyMethod("end-to-end", "family", SEEDS),
+        FamilyMethod("end-to-end, by runs", "family-by-runs", SEEDS, {"gradients": False}),
+        FamilyMethod("end-to-end, hold only", "family-hold-only", BINARY_SEEDS, {"forecast": False}),
         Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps),
     ]
     for name, (method, target, options) in LEARNED_RIVALS.items():
