@@ -76,6 +76,14 @@ MaxCacheMib = Annotated[
         "default 64 MiB, or six of the tensors that pass from block to block where that is more.",
     ),
 ]
+MaxMinutes = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=TARGETS_PANEL,
+        help="Gives the best mask that learning finds in so many minutes, over all sessions with --resume; goes with "
+        "every target. How long it takes otherwise is said before it begins.",
+    ),
+]
 
 
 @app.command()
@@ -95,6 +103,7 @@ def learn(
     target_speedup: TargetSpeedup = None,
     min_psnr: MinPsnr = None,
     max_cache_mib: MaxCacheMib = None,
+    max_minutes: MaxMinutes = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of noise, conditions and draws.")] = 0,
     scheduler: SchedulerChoice = Scheduler.keep,
     guidance_scale: Annotated[
@@ -124,9 +133,9 @@ def learn(
     """
     with one_voice() as processes:
         kinds = {"target_macs": target_macs, "targets": targets, "target_speedup": target_speedup, "min_psnr": min_psnr}
-        wanted = _goals(kinds, max_cache_mib)
+        wanted = _goals(kinds, max_cache_mib) | ({} if max_minutes is None else {"max_minutes": max_minutes})
         learner, config = configured(method.value, options)
-        if not wanted.keys() - {"max_cache_bytes"}:
+        if not wanted.keys() - {"max_cache_bytes", "max_minutes"}:
             wanted["target_macs"] = DEFAULT_TARGET_MACS
         masks = load_masks(start) if start else None
         learner.check(Goals(**wanted, start=masks_of(masks)))  # what is wrong is said before the model is loaded

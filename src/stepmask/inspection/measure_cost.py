@@ -102,7 +102,7 @@ def cost_of(
     return replace(cost, latency_ms=times, always_latency_ms=always)
 
 
-def _inputs(
+def call_inputs(
     architecture: Architecture, model: nn.Module, inputs: Mapping[str, Any] | None, batch: int = 1
 ) -> dict[str, Any]:
     """Arguments for the denoiser or a copy of it: those of a call, else the family's example."""
@@ -119,7 +119,7 @@ def _count_macs(twin: Twin, description: Description, inputs: Mapping[str, Any] 
         last = modules[ends_of(twin.model, name)[1]]
         last.register_forward_hook(lambda _m, _a, value, name=name: size.update({name: num_bytes(value)}))
     with torch.no_grad(), twin.running():
-        inputs = twin.inputs(_inputs(description.architecture, twin.model, inputs))
+        inputs = twin.inputs(call_inputs(description.architecture, twin.model, inputs))
         with FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter:
             description.architecture.run(twin.model, inputs)
     by_module = counter.get_flop_counts()
@@ -166,7 +166,7 @@ def _time_sites(
 ) -> tuple[np.ndarray, float]:
     """Median milliseconds of each site, (B,), and of the rest of a forward pass."""
     denoiser, architecture, graph = description.denoiser, description.architecture, description.graph
-    inputs = _inputs(architecture, denoiser, inputs, batch_size)
+    inputs = call_inputs(architecture, denoiser, inputs, batch_size)
     device = next(denoiser.parameters()).device
     spent = np.zeros((rounds, len(graph) + 1))
     current = 0

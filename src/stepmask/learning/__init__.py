@@ -50,7 +50,9 @@ register(
         learn="stepmask.learning.end_to_end.learner:learn",
         summary="selects by the final image what each block does at each step: compute, hold its last value, or "
         "forecast from its last two.",
-        goals=frozenset({"target_macs", "target_speedup", "min_psnr", "targets", "max_cache_bytes", "start"}),
+        goals=frozenset(
+            {"target_macs", "target_speedup", "min_psnr", "targets", "max_cache_bytes", "max_minutes", "start"}
+        ),
         shares=True,
         nested=True,
     )

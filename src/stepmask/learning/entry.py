@@ -39,6 +39,7 @@ def learn(
     target_speedup: float | None = None,
     min_psnr: float | None = None,
     max_cache_bytes: int | None = None,
+    max_minutes: float | None = None,
     scheduler: Any | None = None,
     seed: int = 0,
     call_kwargs: Mapping[str, Any] | None = None,
@@ -72,6 +73,9 @@ def learn(
             the full run's, on held-back noise.
         max_cache_bytes: Most bytes that cached values may take per image, guidance included. By default six of the
             tensors that pass from block to block (0.16 GiB for flux-dev at 1024 pixels), and at least 64 MiB.
+        max_minutes: How long learning may take. What it takes otherwise is said before it begins, where there is a
+            progress bar. The effort is chosen by that, and what is best when time is up is returned. With `resume` the
+            time of all sessions counts, and with more of it the same call goes on further.
         scheduler: The scheduler of a bare denoiser.
         seed: The seed of noise, conditions and draws. The same seed gives the same mask.
         call_kwargs: Arguments for the pipeline's call (guidance_scale, negative_prompt, ...).
@@ -91,7 +95,7 @@ def learn(
         took, resumed or not: ``denoiser_calls`` and ``seconds``.
 
     Raises:
-        TargetError: No plan can cost so little, or none was found that has the PSNR.
+        TargetError: No plan can cost so little, none was found that has the PSNR, or `max_minutes` are too few.
         UnsupportedModelError: The model is offloaded, compiled, or not differentiable.
         StepMaskError: An option makes no sense, `resume` belongs to another run, or one of several processes failed.
     """
@@ -103,6 +107,7 @@ def learn(
         target_speedup=target_speedup,
         min_psnr=min_psnr,
         max_cache_bytes=max_cache_bytes,
+        max_minutes=max_minutes,
         start=masks_of(start),
         needs_target=learner.needs_target,
     )
@@ -122,6 +127,7 @@ def learn_family(
     *,
     method: str | Configuration = DEFAULT,
     max_cache_bytes: int | None = None,
+    max_minutes: float | None = None,
     scheduler: Any | None = None,
     seed: int = 0,
     call_kwargs: Mapping[str, Any] | None = None,
@@ -141,12 +147,14 @@ def learn_family(
         The best mask at each target and those found between; ``family.at(0.45)`` picks one.
 
     Raises:
-        TargetError: No plan can cost so little.
+        TargetError: No plan can cost so little, or `max_minutes` are too few.
         UnsupportedModelError: The model is offloaded, compiled, or not differentiable.
         StepMaskError: An option makes no sense, or `resume` belongs to another run.
     """
     learner, config = configured(method, options)
-    goals = Goals(targets=shares_of(targets), max_cache_bytes=max_cache_bytes, start=masks_of(start))
+    goals = Goals(
+        targets=shares_of(targets), max_cache_bytes=max_cache_bytes, max_minutes=max_minutes, start=masks_of(start)
+    )
     learner.check(goals)
     task = Task(
         pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions

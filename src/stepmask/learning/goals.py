@@ -34,6 +34,7 @@ class Goals:
         min_psnr: Least mean PSNR in dB against the full run; the cheapest mask that has it is wanted.
         targets: Several shares of the full run's MACs, for a family.
         max_cache_bytes: Most bytes of cached values per image; None for what the learner takes for usual.
+        max_minutes: How long learning may take, over all its sessions; None for as long as it takes.
         start: Masks to start from.
         needs_target: Whether one of the first four must be given.
 
@@ -46,6 +47,7 @@ class Goals:
     min_psnr: float | None = None
     targets: tuple[float, ...] | None = None
     max_cache_bytes: int | None = None
+    max_minutes: float | None = None
     start: tuple[StepMask, ...] = ()
     needs_target: bool = field(default=True, repr=False)
 
@@ -64,6 +66,8 @@ class Goals:
             raise TargetError(f"min_psnr is in dB, between 0 and 80, got {self.min_psnr!r}")
         if self.max_cache_bytes is not None and not (_is_number(self.max_cache_bytes) and self.max_cache_bytes > 0):
             raise TargetError(f"max_cache_bytes must be a positive number of bytes, got {self.max_cache_bytes!r}")
+        if self.max_minutes is not None and not (_is_number(self.max_minutes) and 0 < self.max_minutes < 1e6):
+            raise TargetError(f"max_minutes must be a positive number of minutes, got {self.max_minutes!r}")
 
     @property
     def given(self) -> dict[str, Any]:

@@ -54,18 +54,28 @@ class Job:
         Raises:
             StepMaskError: The file cannot be used, or another process learns something else.
         """
+        goals = self.goals.to_dict()
         identity = {
             "method": self.method,
             "config": self.config.identity(),
-            "goals": self.goals.to_dict(),
+            "goals": {name: goal for name, goal in goals.items() if name != "max_minutes"},
             **self.task.identity(),
             **more,
         }
-        self.processes.check_agreement({**identity, "config": self.config.to_dict()})
+        self.processes.check_agreement({**identity, "config": self.config.to_dict(), "goals": goals})
         checkpoint = Checkpoint(self.resume if self.processes.is_first else None, identity, self.effort)
         state = self.processes.of_first(lambda: (checkpoint.arrays, checkpoint.values, checkpoint.resumed))
         checkpoint.arrays, checkpoint.values, checkpoint.resumed = state
         return checkpoint
+
+    def say(self, what: str) -> None:
+        """Tell whoever watches the progress bar something that stays to be read."""
+        if self._shown:
+            Console(stderr=True).print(what, highlight=False, soft_wrap=True)
+
+    @property
+    def _shown(self) -> bool:
+        return self.progress and self.processes.is_first
 
     @contextlib.contextmanager
     def reporting(self, total: int, doing: str, first: str = "starting") -> Iterator[Callable[[Any], None]]:
@@ -77,8 +87,7 @@ class Job:
             first: What is said before the first report.
         """
         columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
-        console, shown = Console(stderr=True), self.progress and self.processes.is_first
-        with Progress(*columns, TimeRemainingColumn(), console=console, disable=not shown) as bar:
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not self._shown) as bar:
             task = bar.add_task(doing, total=total, now=first)
 
             def tell(report: Any) -> None:

@@ -95,9 +95,9 @@ def test_a_search_that_does_not_fit_takes_what_takes_less_and_finds_the_same(mon
     pipe = dit_pipeline()
     expected, before = learn(pipe, 4, 0.7, **options), snapshot(pipe.transformer)[2]
     monkeypatch.setattr(memory, "free_bytes", lambda device: Needs(0, 0))
-    config, least = fitted(EndToEnd(), Task(pipe, 4))
+    config, found = fitted(EndToEnd(), Task(pipe, 4))
     assert (config.images_per_call, config.offload, config.gradient_checkpointing) == (1, False, True)
-    assert least.device < LARGE.needs(config).device and config.graph_bytes == 0
+    assert found.needs(config).device < LARGE.needs(config).device and config.graph_bytes == 0
     found = learn(pipe, 4, 0.7, **options)
     assert np.array_equal(found.actions, expected.actions)
     assert snapshot(pipe.transformer)[2] == before

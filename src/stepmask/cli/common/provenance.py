@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stepmask.words import size
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,6 +22,7 @@ def asked(mask: StepMask) -> str:
         "min_psnr": lambda v: f"a PSNR of {v:g} dB",
         "targets": lambda v: f"{', '.join(f'{one:.0%}' for one in v)} of the MACs",
         "max_cache_bytes": lambda v: f"at most {size(v)} of cache per image",
+        "max_minutes": lambda v: f"at most {v:g} minutes of learning",
     }
     return ", ".join(spelled[name](value) for name, value in wanted.items() if value is not None)
 
@@ -70,12 +73,3 @@ def _confidence(record: Any, words: str = "{}") -> str:
     """The interval in words; nothing where it was not measured."""
     known = record["psnr"].get("confidence_95")
     return words.format(f"{known[0]:.1f} to {known[1]:.1f}") if known else ""
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} GiB"

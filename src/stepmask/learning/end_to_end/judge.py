@@ -17,12 +17,14 @@ import torch
 from stepmask.errors import StepMaskError
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
+from stepmask.learning.clock import Clock
 from stepmask.learning.end_to_end.calibration import calibrated
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.gains import GainFit, with_weights
 from stepmask.learning.end_to_end.gradients.probe import Probe, probe
 from stepmask.learning.end_to_end.newton import newton_step
 from stepmask.learning.end_to_end.tables import Table
+from stepmask.learning.end_to_end.times import CALIBRATED, FIRST_IMAGES, LEAST_PROBES, Times
 from stepmask.learning.interception import frozen
 from stepmask.learning.processes import Processes
 from stepmask.runtime.task import Task
@@ -33,18 +35,12 @@ VALIDATION, HELD_BACK, PROBES = 0, 20_000, 40_000
 PSNR_CAP = 80.0
 """dB. What an image counts for at most, the full run's included, whose error is 0."""
 
-FIRST_IMAGES = 2
-"""So many images of the validation noise are what every candidate is measured on."""
-
-LEAST_PROBES, MOST_PROBES = 4, 16
-"""Gains are fitted on the noise of the probes so far, of at least and at most so many; what the full run makes of it is
-kept."""
+MOST_PROBES = 16
+"""Gains are fitted on the noise of the probes so far, of `LEAST_PROBES` and of at most so many; what the full run makes
+of it is kept."""
 
 Part = tuple[int, int]
 """Images by number: the first, and how many."""
-
-CALIBRATED = 16
-"""Images on which weights are fitted step by step, where no gradient comes back."""
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
 """A function of final latents, or images, (N, ...)."""
@@ -59,6 +55,8 @@ class Judge:
         config: Options of the search.
         checkpoint: Where what was measured is kept, and read from.
         processes: Those that share the images out; this one alone where none are given.
+        clock: Is asked before everything that is not known yet; there is time for all of it where none is given.
+        times: How long that takes; no time where none are given.
     """
 
     def __init__(
@@ -68,10 +66,14 @@ class Judge:
         config: EndToEnd,
         checkpoint: Checkpoint,
         processes: Processes | None = None,
+        clock: Clock | None = None,
+        times: Times | None = None,
     ) -> None:
         self.task, self.budget, self.config = task, budget, config
         self._noise, self._denoiser, self._checkpoint = task.noise, task.denoiser, checkpoint
         self._processes = processes or Processes()
+        self._clock = clock or Clock(checkpoint, self._processes)
+        self._times = times or Times(config, len(task.timesteps))
         self._full: dict[tuple[int, int, bool], torch.Tensor] = {}
         self._wanted: dict[int, torch.Tensor] = {}  # by number of probe
 
@@ -106,7 +108,7 @@ class Judge:
 
     def save(self) -> None:
         """Keep all that was measured."""
-        self._checkpoint.save()
+        self._clock.save()
 
     def first_psnrs(self, table: Table) -> np.ndarray:
         """PSNR in dB of the first validation images, or what the objective says of them, per image."""
@@ -135,6 +137,7 @@ class Judge:
         key = f"probe.{first}.{table.digest}"
         known = self._kept(key)
         if not known:
+            self._clock.ask(self._times.probe(self.budget.cost_of(table.actions)))
             plan, wanted = table.plan(self.task), self._features_of_probe(number)
 
             def run(part: Part) -> Probe:
@@ -154,6 +157,8 @@ class Judge:
         iterations = math.ceil(iterations / 2) if table.has_gains else iterations
         key = f"gains.{iterations if self.config.gradients else 'by runs'}.{table.digest}"
         known = self._kept(key)
+        if not known:
+            self._clock.ask(self._times.gains(self.budget.cost_of(table.actions), iterations), gains=True)
         if not known and not self.config.gradients:
             known = self._parts_of(self._by_runs(table, key))
             self._keep(key, known)
@@ -277,6 +282,7 @@ class Judge:
             return ratio(found, self._full[which])
 
         if plans:
+            self._clock.ask(sum(self._times.run(count, self.budget.cost_of(keys[key].actions)) for key in plans))
             found = self._processes.share(" ".join(plans), run, [(key, part) for key in plans for part in parts])
             for number, key in enumerate(plans):
                 of_table = np.concatenate(found[number * len(parts) :][: len(parts)])

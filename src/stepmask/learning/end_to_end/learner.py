@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +20,20 @@ from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily, Member
 from stepmask.learning.budget import Budget, default_cache_bytes
 from stepmask.learning.checkpoint import Checkpoint
+from stepmask.learning.clock import Clock, TimeUpError, unlimited
+from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES, Judge
-from stepmask.learning.end_to_end.memory import fitted
+from stepmask.learning.end_to_end.memory import fitted, model_bytes
 from stepmask.learning.end_to_end.search.coarse import CoarseSearch
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
+from stepmask.learning.end_to_end.times import Times, changes, efforts, measured_pace
 from stepmask.learning.job import Job
 from stepmask.learning.processes import Processes
 from stepmask.learning.refusals import NoGradientError, check_gradients, check_learnable
 from stepmask.liveness import make_plan
-from stepmask.mask import StepMask
+from stepmask.mask import SECONDS, StepMask
+from stepmask.words import duration, size
 
 PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
 """Costs that a search for the cheapest mask of a PSNR goes through."""
@@ -45,6 +50,8 @@ def learn(job: Job) -> StepMask | MaskFamily:
         UnsupportedModelError: No gradient comes back through the pipeline.
     """
     learning = EndToEndLearning(job)
+    if job.progress:
+        job.say(learning.forecast())
     with job.reporting(learning.num_rounds, "selecting", "measuring schedules") as tell:
         learning.run(tell)
     return learning.family() if job.goals.targets is not None else learning.mask()
@@ -62,9 +69,9 @@ class EndToEndLearning:
     def __init__(self, job: Job) -> None:
         self._job, self._goals = job, job.goals
         check_learnable(job.task.pipe)
-        self.config, self.needs = fitted(job.config, job.task, job.processes)
+        self.config, self._memory = fitted(job.config, job.task, job.processes)
         self._limit = job.goals.max_cache_bytes or default_cache_bytes(job.task.graph, job.task.costs)
-        self._why_by_runs = ""
+        self._why_by_runs, self._is_cut = "", False
         if self.config.gradients:
             try:
                 check_gradients(job.task.pipe)
@@ -73,7 +80,11 @@ class EndToEndLearning:
         self._choose_level()
         starts = [Table(mask.actions, **mask.forecasting()).digest for mask in job.goals.start]
         self._checkpoint = job.checkpoint(**({"start": starts} if starts else {}))
+        self._most = None if self._goals.max_minutes is None else 60 * self._goals.max_minutes
+        self._clock = Clock(self._checkpoint, job.processes, self._most, job.effort.facts()[SECONDS])
+        self._times = self._known_times()
         self._begin()
+        self._choose_effort()
 
     def _choose_level(self) -> None:
         """Whether all blocks rest together; then the task has them, else the innermost sites alone."""
@@ -94,7 +105,9 @@ class EndToEndLearning:
         if self._goals.target_speedup is not None:
             self.budget = self._budget_with_latencies(self._goals.target_speedup)
             self.targets = [self.budget.target]
-        self.judge = Judge(self._task, self.budget, self.config, self._checkpoint, self._job.processes)
+        self._times = self._times.under(self.config)
+        known = self._checkpoint, self._job.processes, self._clock, self._times
+        self.judge = Judge(self._task, self.budget, self.config, *known)
         self.search = (CoarseSearch if self.coarse else Search)(self.judge, self._tables)
 
     def _note_by_runs(self, error: NoGradientError) -> None:
@@ -107,6 +120,76 @@ class EndToEndLearning:
         self._note_by_runs(error)
         self._choose_level()
         self._begin()
+        self._choose_effort()
+
+    def _known_times(self) -> Times:
+        """How long measurements take where the first process runs; no time where nobody asks, or it is not known."""
+        job, values = self._job, self._checkpoint.values
+
+        def measured() -> dict | None:
+            return measured_pace(job.task, self.config) if job.progress or self._most is not None else None
+
+        if values.get("pace") is None:
+            values["pace"] = job.processes.of_first(measured)
+        pace = values["pace"] or {"forth": (0.0, 0.0)}
+        graph = 0 if self._memory is None else self._memory.graph_bytes(self.config)
+        return Times(self.config, job.task.shape[0], **pace, graph=graph, num_processes=job.processes.count)
+
+    def _choose_effort(self) -> None:
+        """Options under which the search takes the time that there is; an interrupted one goes on with its own.
+
+        Raises:
+            TargetError: There are none.
+        """
+        if self._most is None:
+            return
+        asked, values = self.config, self._checkpoint.values
+        key = f"effort.{self._goals.max_minutes:g}.{'gradients' if asked.gradients else 'runs'}"
+        if key in values:
+            return self._take(replace(asked, **values[key]))
+        for config in efforts(asked):
+            self._take(config)
+            if self.seconds() <= self._most:
+                values[key] = changes(config, asked)
+                return
+        raise TargetError(
+            f"max_minutes={self._goals.max_minutes:g} is too short: the least that makes sense, to choose key steps "
+            f"and to learn gains of their forecasts, takes about {duration(self.seconds())} here. Allow as much, or "
+            "take a schedule such as stepmask.schedules.key_steps, which takes no time"
+        )
+
+    def _take(self, config: EndToEnd) -> None:
+        """Go on under other options."""
+        if config == self.config:
+            return
+        self.config = config
+        if config.coarse and not self.coarse:
+            self._choose_level()
+        self._begin()
+
+    def seconds(self) -> float:
+        """How long learning takes, about; 0 where that is not known."""
+        return self.search.seconds(self._times, self.targets) + self._times.held_back(self.targets)
+
+    def forecast(self) -> str:
+        """What learning needs, in words; nothing where that is not known."""
+        needs, device = [], next(self._task.denoiser.parameters()).device
+        if self.seconds():
+            needs.append(duration(self.seconds()))
+        if self._memory is not None:
+            found = self._memory.needs(self.config)
+            needs.append(f"{size(found.device + model_bytes(self._task))} on {device} with the model")
+            needs += [f"{size(found.host)} on the host"] if found.host else []
+        if not needs:
+            return ""
+        less = ", ".join(f"{name}={value}" for name, value in self._less.items())
+        shorter = f"with {less}, to be over in time" if less else "max_minutes (--max-minutes) makes it shorter"
+        return f"learning takes about {', '.join(needs)}; {shorter}"
+
+    @property
+    def _less(self) -> dict[str, Any]:
+        """Options that were changed so that learning takes less time."""
+        return {} if self._most is None else changes(self.config, self._job.config)
 
     def _table_to_start_from(self, mask: StepMask) -> Table:
         """A given mask on the rows of the task's run; resampled if it has other timesteps.
@@ -205,6 +288,36 @@ class EndToEndLearning:
             self._search(report)
 
     def _search(self, report: Callable[[Round], None]) -> None:
+        """Until it ends, or time is up: then what is best learns its gains, for which there is time left."""
+        self._clock.reserve = self._seconds_to_end
+        try:
+            self._search_on(report)
+        except TimeUpError:
+            self._is_cut = True
+        finally:
+            self._clock.reserve = unlimited
+        if self._is_cut:
+            warnings.warn(
+                f"max_minutes={self._goals.max_minutes:g} are over before the search: what is best so far is taken. "
+                "With resume=FILE and more of them the same call goes on",
+                stacklevel=2,
+            )
+            for done in self.search.end(self.targets):
+                report(done)
+
+    def _seconds_to_end(self, gains: float) -> float | None:
+        """What it takes to learn gains of the best tables and to measure them; None while some target has no table.
+
+        `gains` are seconds of it that come first.
+        """
+        best = [self.search.best(target) for target in self.targets]
+        if None in best:
+            return None
+        plain = [one.cost for one in best if not one.fitted] if self.config.learns_gains else []
+        fits = sum(self._times.gains(cost, self.config.gains) for cost in plain)
+        return max(0.0, fits - gains) + self._times.held_back([one.cost for one in best])
+
+    def _search_on(self, report: Callable[[Round], None]) -> None:
         enough, before = self._goals.min_psnr, None
         for done in self.search.run(self.targets):
             if enough is not None and before is not None and done.target < before:
@@ -273,6 +386,8 @@ class EndToEndLearning:
                 **({"validation_mean": round(candidate.psnr, 3)} if self.config.objective is None else {}),
             },
             "made_by": candidate.made_by,
+            **({"with_less": self._less} if self._less else {}),
+            **({"cut_by_max_minutes": True} if self._is_cut else {}),
             **({"without_gradients": self._why_by_runs} if self._why_by_runs else {}),
             **({"started_from_masks": len(self._goals.start)} if self._goals.start else {}),
         }

@@ -73,13 +73,17 @@ class Memory:
     def needs(self, config: EndToEnd) -> Needs:
         """At most so much, under options of which none is left open."""
         images = min(config.images_per_call or config.num_probes, config.num_probes)
-        of_call = images * (self.graph.checkpointed if config.gradient_checkpointing else self.graph.plain)
+        of_call = images * self.graph_bytes(config)
         kept = min(config.graph_bytes, (self.num_rows - 1) * of_call)
         step = images * self.value_bytes * (7 * (1 + config.num_projections) + 2)
         waiting = images * self.num_rows * (self.value_bytes + self.input_bytes)
         if config.offload and not self.on_host:
             return Needs(of_call + kept + step, waiting)
         return Needs(of_call + kept + step + waiting)
+
+    def graph_bytes(self, config: EndToEnd) -> int:
+        """What autograd keeps of one step of one image under such options."""
+        return self.graph.checkpointed if config.gradient_checkpointing else self.graph.plain
 
     def choose(self, config: EndToEnd, free: Needs) -> EndToEnd:
         """The options, those that were left open chosen so that learning fits into what is free.
@@ -106,8 +110,8 @@ class Memory:
                     yield replace(config, images_per_call=count, offload=away, gradient_checkpointing=again)
 
 
-def fitted(config: EndToEnd, task: Task, processes: Processes | None = None) -> tuple[EndToEnd, Needs | None]:
-    """The options, those that were left open chosen for the memory that is free; and what learning then needs.
+def fitted(config: EndToEnd, task: Task, processes: Processes | None = None) -> tuple[EndToEnd, Memory | None]:
+    """The options, those that were left open chosen for the memory that is free; and what decided.
 
     Where it is not known what learning needs, or what is free, it runs as if there were enough. Of several processes
     that learn together all run as many images at once as fit in each.
@@ -123,7 +127,7 @@ def fitted(config: EndToEnd, task: Task, processes: Processes | None = None) -> 
         chosen = memory.choose(config, free)
     counts = (processes or Processes()).gather(chosen.images_per_call)
     chosen = replace(chosen, images_per_call=min(filter(None, counts), default=None))
-    return chosen, None if memory is None else memory.needs(chosen)
+    return chosen, memory
 
 
 def model_bytes(task: Task) -> int:

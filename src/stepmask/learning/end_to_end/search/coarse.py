@@ -17,10 +17,11 @@ from collections.abc import Generator, Iterator
 import numpy as np
 
 from stepmask.errors import TargetError
-from stepmask.learning.end_to_end.judge import PSNR_CAP
-from stepmask.learning.end_to_end.search.portfolio import coarse_steps, moved_steps
+from stepmask.learning.end_to_end.judge import FIRST_IMAGES, PSNR_CAP
+from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, moved_steps
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
+from stepmask.learning.end_to_end.times import Times
 from stepmask.mask import Action, StepMask
 from stepmask.schedules import key_steps
 
@@ -49,6 +50,23 @@ class CoarseSearch(Search):
                     f"no table that costs at most {target:g} and keeps to the cache was found: ask for more of the "
                     "cost or of the cache"
                 )
+
+    def seconds(self, times: Times, targets: list[float]) -> float:
+        """How long `run` takes, about: as many rounds as there are at each target, and the most moves and gains."""
+        config, total = times.config, 0.0
+        refining = config.gradients and config.rounds > 0
+        moves = config.num_moves * (1 if config.gradients else MOVES_BY_RUNS)
+        for target in targets:
+            dear = self._tuning.over * target
+            for bound in [target, dear] if refining else [target]:
+                total += len(POWERS) * times.run(FIRST_IMAGES, bound) + times.judged(bound)
+            total += times.judged(target, moves)
+            if config.learns_gains:
+                total += sum(times.gains(cost, config.gains) for cost in ([target, dear] if refining else [target]))
+            if refining:
+                fit = times.gains(target, math.ceil(config.gains / 2)) if config.learns_gains else 0.0
+                total += config.rounds * (times.round(target) + fit)
+        return total + times.references(len(targets) * config.rounds if refining else 0)
 
     @property
     def _refines(self) -> bool:

@@ -20,10 +20,11 @@ import numpy as np
 from stepmask.errors import TargetError
 from stepmask.learning.budget import TOLERANCE
 from stepmask.learning.end_to_end.judge import FIRST_IMAGES, PSNR_CAP, Judge
-from stepmask.learning.end_to_end.search.portfolio import moved_steps, portfolio, spaced_steps
+from stepmask.learning.end_to_end.search.portfolio import POWERS, moved_steps, portfolio, spaced_steps
 from stepmask.learning.end_to_end.search.selection import Selection
 from stepmask.learning.end_to_end.search.sizes import Sizes
 from stepmask.learning.end_to_end.tables import Candidate, Table
+from stepmask.learning.end_to_end.times import Times
 from stepmask.mask import Action, StepMask
 from stepmask.schedules import key_steps
 
@@ -93,6 +94,29 @@ class Search:
             if self._plain(target).cost < (1 - self.config.slack) * target:
                 yield from self._refine(target, 1)
                 yield from self._learn_gains(target)
+
+    def seconds(self, times: Times, targets: list[float]) -> float:
+        """How long `run` takes, about: as many rounds as there are at each target, and the most moves and gains."""
+        config, reached, num_rounds = times.config, 1.0, 0
+        inputs = self.task.graph, self.task.timesteps, config.allowed
+        low, high = self._tuning.near_below * targets[-1], self._tuning.near_above * targets[0]
+        total = sum(times.judged(cost) for cost in map(self._cost_of, portfolio(*inputs)) if low <= cost <= high)
+        for target in targets:
+            while not self.starts_at(target) and reached > target:
+                reached = max(target, reached * (1 - config.shrink))
+                total, num_rounds = total + times.round(reached), num_rounds + 1
+            total += times.judged(target, 2 * len(POWERS) + config.num_moves) + config.rounds * times.round(target)
+            num_rounds, reached = num_rounds + config.rounds, target
+            if config.learns_gains:  # of the best table, of the best one of whole steps, and of what is made of it
+                total += 2.5 * times.gains(target, config.gains)
+        return total + times.references(num_rounds)
+
+    def end(self, targets: list[float]) -> Iterator[Round]:
+        """In the place of the rest of `run`: learn the gains of the best table at each target, where it has none."""
+        for target in targets:
+            best = self.best(target)
+            if self.config.learns_gains and not best.fitted:
+                yield from self._fit(best.table, best.made_by, target)
 
     def _descend(self, current: Candidate, target: float) -> Iterator[Round]:
         """Walk down to a target, some of the cost a round, on the best table of each level."""

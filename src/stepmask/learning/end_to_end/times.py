@@ -1,0 +1,213 @@
+"""Times: how long measurements take here, from the time of a few calls of the denoiser, before anything long runs.
+
+Every measurement is a number of runs of the denoiser, forth and back, on so many images at once. A call takes some
+seconds for itself and some for each of its images; both are measured, on the device and at the numbers of images that
+learning uses. Decoders, text encoders, schedulers and the choice of cells are not counted: beside a large denoiser they
+take little.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from stepmask.inspection.first_step import first_step
+from stepmask.inspection.inputs import first_sample
+from stepmask.inspection.measure_cost import call_inputs
+from stepmask.learning.end_to_end.config import EndToEnd
+from stepmask.learning.end_to_end.newton import DAMPING, MOST_NUMBERS
+from stepmask.learning.interception import frozen
+from stepmask.runtime.task import Task
+from stepmask.values import tensors_in
+
+FIRST_IMAGES = 2
+"""So many images of the validation noise are what every candidate is measured on."""
+
+LEAST_PROBES = 4
+"""Gains are learned on the noise of at least so many probes."""
+
+CALIBRATED = 16
+"""Images on which weights are fitted step by step, where no gradient comes back."""
+
+REPEATS, ENOUGH = 3, 2.0
+"""A call is timed so often, or until so many seconds are over."""
+
+PROPOSED, MEASURED = 8, 0.5
+"""Of the ten tables that a round proposes, so many differ; and such a share of what is measured on the first images is
+worth to be measured on all."""
+
+EFFORTS: tuple[dict[str, Any], ...] = (
+    {"rounds": 2}, {"rounds": 1, "shrink": 0.2}, {"num_moves": 6}, {"gains": 20}, {"rounds": 0, "shrink": 0.35},
+    {"coarse": True}, {"num_moves": 3}, {"gains": 10}, {"num_moves": 0, "num_held_back": 8},
+)  # fmt: skip
+"""What is given up for time, one after the other. Each further round wins less than the one before, at the price of a
+round; key steps, and the gains of their forecasts, win most for the least time, and go last."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the measurements of a search.
+
+    Attributes:
+        config: Options of the search.
+        num_rows: T.
+        forth: Seconds of a forward pass of the whole denoiser: of any call, and more for each of its images; 0 where
+            they are not known.
+        back: The same of a backward pass.
+        graph: Bytes that autograd keeps of one step of an image; steps for which ``graph_bytes`` has no room are
+            computed again on the way back.
+        num_processes: So many share the images out.
+    """
+
+    config: EndToEnd
+    num_rows: int
+    forth: tuple[float, float] = (0.0, 0.0)
+    back: tuple[float, float] = (0.0, 0.0)
+    graph: int = 0
+    num_processes: int = 1
+
+    def under(self, config: EndToEnd) -> Times:
+        """The same denoiser under other options."""
+        return replace(self, config=config)
+
+    def run(self, images: int, cost: float) -> float:
+        """A sampling run of so many images under a plan of a cost."""
+        return self._passes(self.forth, images) * self.num_rows * cost
+
+    def judged(self, cost: float, tables: float = 1) -> float:
+        """Tables that are measured on the first images, and some of them on all."""
+        return tables * (self.run(FIRST_IMAGES, cost) + MEASURED * self.run(self._others, cost))
+
+    def probe(self, cost: float) -> float:
+        """A probing run, and the full run of its noise."""
+        images = self.config.num_probes
+        back = (1 + self.config.num_projections) * self._back(images, cost)
+        return self.run(images, 2 + self._again(images, cost)) + back
+
+    def round(self, cost: float) -> float:
+        """A probing run, and what comes of its proposals."""
+        finalists = self.config.tuning.finalists
+        return self.probe(cost) + PROPOSED * self.run(FIRST_IMAGES, cost) + finalists * self.run(self._others, cost)
+
+    def gains(self, cost: float, iterations: int) -> float:
+        """Gains or weights of one table, and the measurement of it."""
+        images, measured = max(1, self.config.num_probes // 2), self.run(self.config.num_validation, cost)
+        if not self.config.gradients:
+            numbers = min(MOST_NUMBERS, max(0, self.config.num_values - 1) * (1 - cost) * self.num_rows)
+            changed = (numbers + 2 + len(DAMPING)) * self.run(images, cost)
+            return self.run(CALIBRATED, 1.0) + changed + self.run(2 * images, 1.0) + measured
+        return iterations * (self.run(images, cost + self._again(images, cost)) + self._back(images, cost)) + measured
+
+    def references(self, num_probed: int) -> float:
+        """Full runs of the validation noise, and of the noise that gains are learned on and no probe has seen."""
+        unseen = max(0, LEAST_PROBES - num_probed) if self.config.learns_gains and self.config.gradients else 0
+        return self.run(self.config.num_validation, 1.0) + unseen * self.run(self.config.num_probes, 1.0)
+
+    def held_back(self, costs: list[float]) -> float:
+        """Tables of these costs on held-back images."""
+        return self.run(self.config.num_held_back, 1.0 + sum(costs))
+
+    @property
+    def _others(self) -> int:
+        return self.config.num_validation - FIRST_IMAGES
+
+    def _back(self, images: int, cost: float) -> float:
+        """A backward pass of a run; none comes back through the first step."""
+        return self._passes(self.back, images) * max(0.0, self.num_rows * cost - 1)
+
+    def _again(self, images: int, cost: float) -> float:
+        """Cost of what is computed again on the way back."""
+        size = self._at_once(images) * self.graph * self.num_rows * cost
+        return cost * (1 - min(1.0, self.config.graph_bytes / size)) if size else 0.0
+
+    def _passes(self, pace: tuple[float, float], images: int) -> float:
+        """Seconds of one full step of so many images."""
+        mine = math.ceil(images / self.num_processes)
+        return pace[0] * math.ceil(mine / self._at_once(images)) + pace[1] * mine
+
+    def _at_once(self, images: int) -> int:
+        mine = math.ceil(images / self.num_processes)
+        return min(mine, self.config.images_per_call or mine)
+
+
+def efforts(config: EndToEnd) -> Iterator[EndToEnd]:
+    """The options, then those that take less and less time."""
+    yield config
+    for given_up in EFFORTS:
+        if "coarse" in given_up and config.coarse is not None:
+            continue
+        changed = {
+            name: value if name == "coarse" else (max if name == "shrink" else min)(getattr(config, name), value)
+            for name, value in given_up.items()
+        }
+        config = replace(config, **changed)
+        yield config
+
+
+def changes(config: EndToEnd, asked: EndToEnd) -> dict[str, Any]:
+    """Options that efforts may change, where they differ from those asked for."""
+    names = {name: None for given_up in EFFORTS for name in given_up}
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(asked, name)}
+
+
+def measured_pace(task: Task, config: EndToEnd) -> dict[str, tuple[float, float]] | None:
+    """Seconds of passes of the denoiser, as `Times` has them; None where it cannot be called by itself."""
+    most = min(config.images_per_call or config.num_probes, config.num_probes)
+    counts = sorted({min(FIRST_IMAGES, most), most})
+    try:
+        with frozen(task.denoiser, bool(config.gradient_checkpointing)):
+            found = [_timed_call(task, count, config.gradients) for count in counts]
+    except Exception:  # whatever a model's code may raise: then nothing is known
+        return None
+    return {name: _line(counts, [one[i] for one in found]) for i, name in enumerate(("forth", "back"))}
+
+
+def _line(counts: list[int], seconds: list[float]) -> tuple[float, float]:
+    """Seconds of a call and of each image in it, from calls of one or two sizes."""
+    slope = seconds[-1] / counts[-1]
+    if len(counts) > 1:
+        slope = min(slope, max(0.0, (seconds[1] - seconds[0]) / (counts[1] - counts[0])))
+    return seconds[-1] - slope * counts[-1], slope
+
+
+def _timed_call(task: Task, images: int, gradients: bool) -> tuple[float, float]:
+    """Seconds of a forward and of a backward pass for one step of so many images."""
+    step, model, architecture = first_step(task.pipe, task.call_kwargs), task.denoiser, task.description.architecture
+    inputs = call_inputs(architecture, model, step.inputs, images * step.forwards)
+    with torch.no_grad():
+        _seconds(lambda: architecture.run(model, inputs), model)  # warms up
+        forth = _median(lambda: architecture.run(model, inputs), model)
+    if not gradients:
+        return forth, 0.0
+    sample = first_sample(inputs.values())
+    for tensor in [sample] if isinstance(sample, torch.Tensor) else sample:
+        tensor.requires_grad_()
+
+    def forth_and_back() -> None:
+        outputs = [o for o in tensors_in(architecture.run(model, inputs)) if o.requires_grad]
+        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+
+    with torch.enable_grad():
+        return forth, max(0.0, _median(forth_and_back, model) - forth)
+
+
+def _median(call: Callable[[], Any], model: nn.Module) -> float:
+    found: list[float] = []
+    while len(found) < REPEATS and sum(found) < ENOUGH:
+        found.append(_seconds(call, model))
+    return statistics.median(found)
+
+
+def _seconds(call: Callable[[], Any], model: nn.Module) -> float:
+    began, device = time.perf_counter(), next(model.parameters()).device
+    call()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter() - began

@@ -1,0 +1,20 @@
+"""Bytes and seconds in words, for people."""
+
+from __future__ import annotations
+
+
+def size(count: float) -> str:
+    """Bytes: ``31 GiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds: ``40 minutes``."""
+    for unit, most in (("seconds", 90), ("minutes", 90 * 60)):
+        if seconds < most:
+            return f"{seconds / (60 if unit == 'minutes' else 1):.2g} {unit}"
+    return f"{seconds / 3600:.2g} hours"
