@@ -346,8 +346,9 @@ class StepMask(Shared):
         if self.provenance.get(TIMESTEPS) != NOMINAL and not np.allclose(here, there, rtol=1e-3, atol=1e-3):
             worst = int(np.abs(here - there).argmax())
             warnings.warn(
-                f"the run's timesteps differ from the mask's (row {worst}: {here[worst]:g}, mask {there[worst]:g}); "
-                "the mask is applied row by row",
+                f"the run's timesteps differ from the mask's (row {worst}: {here[worst]:g}, mask {there[worst]:g}), as "
+                "they do at another size where the scheduler shifts them by it; the mask is applied row by row, and "
+                "mask.resample(scheduler) takes rows by their timesteps",
                 stacklevel=2,
             )
 

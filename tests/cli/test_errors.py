@@ -85,6 +85,8 @@ def test_what_does_not_go_together(run, folder, dit_folder, mask_file, edited, t
     (["--min-psnr", -3], "min_psnr is in dB"),
     (["--max-cache-mib", 0], "--max-cache-mib must be a positive number, got 0"),
     (["--max-cache-mib", "inf"], "--max-cache-mib must be a positive number, got inf"),
+    (["--max-minutes", -1], "max_minutes must be a positive number of minutes, got -1"),
+    (["--method", "paper", "--max-minutes", 1], "method 'paper' does not know max_minutes"),
     (["--method", "paper", "--min-psnr", 30, "--max-cache-mib", 1], "does not know min_psnr, max_cache_bytes"),
     (["--method", "paper", "--targets", "0.5"], "method 'paper' does not know targets"),
 ])  # fmt: skip

@@ -60,6 +60,7 @@ def learn_called(monkeypatch, mask_file):
 @pytest.mark.parametrize(("options", "called"), [
     ([], {"target_macs": 0.6, "num_inference_steps": 50, "seed": 0, "scheduler": "DDIMScheduler"}),
     (["--max-cache-mib", 0.5], {"target_macs": 0.6, "max_cache_bytes": 2**19}),
+    (["--max-minutes", 2.5], {"target_macs": 0.6, "max_minutes": 2.5}),
     (["--target-macs", 0.3, "--steps", 4, "--seed", 7], {"target_macs": 0.3, "num_inference_steps": 4, "seed": 7}),
     (["--target-speedup", 1.1], {"target_speedup": 1.1}),
     (
@@ -76,7 +77,7 @@ def learn_called(monkeypatch, mask_file):
 def test_what_learn_is_asked_for(options, called, run, folder, learn_called, tmp_path):
     run("learn", folder, "-o", tmp_path / "mask.json", *options)
     assert called.items() <= learn_called.items()
-    goals = {"target_macs", "target_speedup", "min_psnr", "max_cache_bytes"}
+    goals = {"target_macs", "target_speedup", "min_psnr", "max_cache_bytes", "max_minutes"}
     assert goals & called.keys() == {name for name in goals if learn_called.get(name) is not None}
 
 

@@ -44,6 +44,11 @@ def test_the_mask_is_that_of_one_process(alone):
     assert 10 < alone.provenance["psnr"]["mean"] < 70, "the numbers decide"
 
 
+def test_time_is_up_for_all_by_the_clock_of_the_first(tmp_path):
+    first, second = Started(2, several.search_in_time, str(tmp_path / "state")).results()
+    assert first == second and first.provenance["cut_by_max_minutes"] and first.provenance["macs"] <= TARGET
+
+
 @pytest.mark.parametrize("who", [0, 1])
 def test_what_was_measured_is_there_when_one_has_died(who, alone, tmp_path):
     path = str(tmp_path / "state")

@@ -3,12 +3,16 @@
 A process of its own for each measurement, since the peak of a process never falls. On a CPU the values that wait
 between the two passes of end-to-end selection, which an accelerator can leave to its host (``offload``), lie in the
 same memory: their size is measured too, and what is beyond it is the work space.
+
+``python -m stepmask_lab.benchmark.memory MODEL STEPS forecast`` compares what a small search is said to need, before it
+begins, with what it takes.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -81,16 +85,49 @@ WAYS: dict[str, Callable[[Any, int, int], int]] = {
 """What learns from one run, given pipeline, steps and images; returns the bytes that waited for a second pass."""
 
 
-def main(model: str, steps: int, way: str = "end-to-end", num_images: int = NUM_PROBES) -> None:
-    """Learn once, then print the peak of this process and the size of what waited, in MiB."""
+SMALL = {"rounds": 1, "num_moves": 4, "gains": 8, "num_probes": 4, "num_validation": 4, "num_held_back": 4}
+"""Options of the search whose forecast is compared."""
+
+
+def forecast(model: str, steps: int) -> None:
+    """Search for a mask of half of the MACs, then print the seconds and the MiB that were forecast, and those taken.
+
+    The MiB are those of learning, beside the model.
+    """
+    from stepmask.learning import EndToEnd, Goals, Job
+    from stepmask.learning.end_to_end.learner import EndToEndLearning
+    from stepmask.runtime.task import Task
+    from stepmask_lab import reference
+
+    task, config = Task(reference.load(model), steps), EndToEnd(**SMALL)
+    before = _peak_mib()
+    job = Job(task=task, goals=Goals(target_macs=0.5), config=config, method="end-to-end", progress=True)
+    learning = EndToEndLearning(job)
+    seconds, needs, began = learning.seconds(), learning.needs, time.perf_counter()
+    learning.run(lambda report: None)
+    learning.mask()
+    took, most = time.perf_counter() - began, _peak_mib() - before
+    print(f"seconds: forecast {seconds:.0f}, took {took:.0f}, ratio {seconds / took:.2f}")
+    print(f"MiB: forecast {needs.device / 2**20:.0f}, took {most:.0f}, ratio {needs.device / 2**20 / most:.2f}")
+
+
+def _peak_mib() -> float:
+    """Of this process so far."""
     import resource
 
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def main(model: str, steps: int, way: str = "end-to-end", num_images: int = NUM_PROBES) -> None:
+    """Learn once, then print the peak of this process and the size of what waited, in MiB."""
     from stepmask_lab import reference
 
     waiting = WAYS[way](reference.load(model), steps, num_images)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(peak / (2**20 if sys.platform == "darwin" else 2**10), waiting / 2**20)
+    print(_peak_mib(), waiting / 2**20)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    if sys.argv[3] == "forecast":
+        forecast(sys.argv[1], int(sys.argv[2]))
+    else:
+        main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -23,7 +23,7 @@ from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.clock import Clock, TimeUpError, unlimited
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES, Judge
-from stepmask.learning.end_to_end.memory import fitted, model_bytes
+from stepmask.learning.end_to_end.memory import Needs, fitted, model_bytes
 from stepmask.learning.end_to_end.search.coarse import CoarseSearch
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
@@ -171,15 +171,19 @@ class EndToEndLearning:
         """How long learning takes, about; 0 where that is not known."""
         return self.search.seconds(self._times, self.targets) + self._times.held_back(self.targets)
 
+    @property
+    def needs(self) -> Needs | None:
+        """Memory that learning takes, at most; None where that is not known."""
+        return None if self._memory is None else self._memory.needs(self.config)
+
     def forecast(self) -> str:
         """What learning needs, in words; nothing where that is not known."""
         needs, device = [], next(self._task.denoiser.parameters()).device
         if self.seconds():
             needs.append(duration(self.seconds()))
-        if self._memory is not None:
-            found = self._memory.needs(self.config)
-            needs.append(f"{size(found.device + model_bytes(self._task))} on {device} with the model")
-            needs += [f"{size(found.host)} on the host"] if found.host else []
+        if self.needs is not None:
+            needs.append(f"{size(self.needs.device + model_bytes(self._task))} on {device} with the model")
+            needs += [f"{size(self.needs.host)} on the host"] if self.needs.host else []
         if not needs:
             return ""
         less = ", ".join(f"{name}={value}" for name, value in self._less.items())
