@@ -64,6 +64,7 @@ class EndToEndLearning:
         targets: Budgets as shares of the full run's cost, most expensive first.
         judge: Runs tables and remembers.
         search: Looks for tables.
+        times: How long measurements take.
     """
 
     def __init__(self, job: Job) -> None:
@@ -82,7 +83,7 @@ class EndToEndLearning:
         self._checkpoint = job.checkpoint(**({"start": starts} if starts else {}))
         self._most = None if self._goals.max_minutes is None else 60 * self._goals.max_minutes
         self._clock = Clock(self._checkpoint, job.processes, self._most, job.effort.facts()[SECONDS])
-        self._times = self._known_times()
+        self.times = self._known_times()
         self._begin()
         self._choose_effort()
 
@@ -105,8 +106,8 @@ class EndToEndLearning:
         if self._goals.target_speedup is not None:
             self.budget = self._budget_with_latencies(self._goals.target_speedup)
             self.targets = [self.budget.target]
-        self._times = self._times.under(self.config)
-        known = self._checkpoint, self._job.processes, self._clock, self._times
+        self.times = self.times.under(self.config)
+        known = self._checkpoint, self._job.processes, self._clock, self.times
         self.judge = Judge(self._task, self.budget, self.config, *known)
         self.search = (CoarseSearch if self.coarse else Search)(self.judge, self._tables)
 
@@ -169,7 +170,7 @@ class EndToEndLearning:
 
     def seconds(self) -> float:
         """How long learning takes, about; 0 where that is not known."""
-        return self.search.seconds(self._times, self.targets) + self._times.held_back(self.targets)
+        return self.search.seconds(self.times, self.targets) + self.times.held_back(self.targets)
 
     @property
     def needs(self) -> Needs | None:
@@ -318,8 +319,8 @@ class EndToEndLearning:
         if None in best:
             return None
         plain = [one.cost for one in best if not one.fitted] if self.config.learns_gains else []
-        fits = sum(self._times.gains(cost, self.config.gains) for cost in plain)
-        return max(0.0, fits - gains) + self._times.held_back([one.cost for one in best])
+        fits = sum(self.times.gains(cost, self.config.gains) for cost in plain)
+        return max(0.0, fits - gains) + self.times.held_back([one.cost for one in best])
 
     def _search_on(self, report: Callable[[Round], None]) -> None:
         enough, before = self._goals.min_psnr, None

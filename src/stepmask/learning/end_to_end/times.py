@@ -157,13 +157,15 @@ def changes(config: EndToEnd, asked: EndToEnd) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(asked, name)}
 
 
-def measured_pace(task: Task, config: EndToEnd) -> dict[str, tuple[float, float]] | None:
-    """Seconds of passes of the denoiser, as `Times` has them; None where it cannot be called by itself."""
+def measured_pace(
+    task: Task, config: EndToEnd, now: Callable[[], float] = time.perf_counter
+) -> dict[str, tuple[float, float]] | None:
+    """Seconds of passes of the denoiser by a clock, as `Times` has them; None where it cannot be called by itself."""
     most = min(config.images_per_call or config.num_probes, config.num_probes)
     counts = sorted({min(FIRST_IMAGES, most), most})
     try:
         with frozen(task.denoiser, bool(config.gradient_checkpointing)):
-            found = [_timed_call(task, count, config.gradients) for count in counts]
+            found = [_timed_call(task, count, config.gradients, now) for count in counts]
     except Exception:  # whatever a model's code may raise: then nothing is known
         return None
     return {name: _line(counts, [one[i] for one in found]) for i, name in enumerate(("forth", "back"))}
@@ -177,13 +179,13 @@ def _line(counts: list[int], seconds: list[float]) -> tuple[float, float]:
     return seconds[-1] - slope * counts[-1], slope
 
 
-def _timed_call(task: Task, images: int, gradients: bool) -> tuple[float, float]:
+def _timed_call(task: Task, images: int, gradients: bool, now: Callable[[], float]) -> tuple[float, float]:
     """Seconds of a forward and of a backward pass for one step of so many images."""
     step, model, architecture = first_step(task.pipe, task.call_kwargs), task.denoiser, task.description.architecture
     inputs = call_inputs(architecture, model, step.inputs, images * step.forwards)
     with torch.no_grad():
-        _seconds(lambda: architecture.run(model, inputs), model)  # warms up
-        forth = _median(lambda: architecture.run(model, inputs), model)
+        _seconds(lambda: architecture.run(model, inputs), model, now)  # warms up
+        forth = _median(lambda: architecture.run(model, inputs), model, now)
     if not gradients:
         return forth, 0.0
     sample = first_sample(inputs.values())
@@ -195,19 +197,19 @@ def _timed_call(task: Task, images: int, gradients: bool) -> tuple[float, float]
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
     with torch.enable_grad():
-        return forth, max(0.0, _median(forth_and_back, model) - forth)
+        return forth, max(0.0, _median(forth_and_back, model, now) - forth)
 
 
-def _median(call: Callable[[], Any], model: nn.Module) -> float:
+def _median(call: Callable[[], Any], model: nn.Module, now: Callable[[], float]) -> float:
     found: list[float] = []
     while len(found) < REPEATS and sum(found) < ENOUGH:
-        found.append(_seconds(call, model))
+        found.append(_seconds(call, model, now))
     return statistics.median(found)
 
 
-def _seconds(call: Callable[[], Any], model: nn.Module) -> float:
-    began, device = time.perf_counter(), next(model.parameters()).device
+def _seconds(call: Callable[[], Any], model: nn.Module, now: Callable[[], float]) -> float:
+    began, device = now(), next(model.parameters()).device
     call()
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-    return time.perf_counter() - began
+    return now() - began
