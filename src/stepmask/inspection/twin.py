@@ -12,7 +12,7 @@ import copy
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from stepmask.errors import UnsupportedModelError
+from stepmask.inspection.layouts import Remembering
 from stepmask.inspection.structure import LEFT_BEHIND
 from stepmask.values import tensors_in
 
@@ -49,7 +50,7 @@ class Twin:
 
     def running(self) -> AbstractContextManager[Any]:
         """Return the context in which example inputs are made and the model runs."""
-        return nullcontext() if self.on_meta else _Fake(type(self.model).__name__)
+        return Remembering() if self.on_meta else _Fake(type(self.model).__name__)
 
     def inputs(self, arguments: Mapping[str, Any], hidden: Sequence[str] = ()) -> dict[str, Any]:
         """Arguments for a call of the copy; whole numbers keep their values where it can use them.
@@ -81,12 +82,11 @@ def on_a_twin(model: nn.Module, run: Callable[[Twin], T]) -> T:
 def _without_log() -> Iterator[None]:
     """Torch logs every operation that a copy cannot do; the errors that are raised say it once."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    before, logger.disabled = logger.disabled, True
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.disabled = before
 
 
 def meta_twin(model: nn.Module) -> nn.Module:
