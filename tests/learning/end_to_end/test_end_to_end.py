@@ -17,7 +17,7 @@ from stepmask.evaluation import evaluation_seeds
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import EndToEnd
 from stepmask.learning.end_to_end.learner import student_t_95
-from stepmask.learning.end_to_end.search.portfolio import portfolio, spaced_steps
+from stepmask.learning.end_to_end.search.portfolio import coarse_steps, portfolio
 from stepmask.mask import Action, scheduler_identity
 from stepmask.runtime.noise import Noise
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
@@ -90,7 +90,7 @@ def test_every_pipeline_meets_its_target(name, learned):
     case = learned(name)
     mask, call = case.mask, case.call_kwargs
     assert_unchanged(denoiser_of(case.pipe), case.before)
-    graph = describe(case.pipe).innermost
+    graph = describe(case.pipe)
     assert mask.compute.shape == (STEPS, len(graph)) and mask.compute[0].all() and mask.sites == graph.names
     assert mask.graph == graph.fingerprint and mask.scheduler == scheduler_identity(case.scheduler)
     assert list(mask.timesteps) == [float(t) for t in case.scheduler.timesteps]
@@ -104,7 +104,7 @@ def test_no_schedule_within_the_target_is_better_on_the_validation_noise(name, l
     case = learned(name)
     cost = partial(cost_of, pipe=case.pipe, call_kwargs=case.call_kwargs)
     inputs = describe(case.pipe), case.mask.timesteps, (Action.hold, Action.linear)
-    rivals = [*portfolio(*inputs), *spaced_steps(*inputs, TARGET, cost)]
+    rivals = [*portfolio(*inputs), *coarse_steps(*inputs, TARGET, cost)]
     within = [rival for rival in rivals if cost(rival) <= TARGET]
     reached = case.psnrs(case.mask, 0, 3).mean()
     assert len(within) > 3 and max(case.psnrs(rival, 0, 3).mean() for rival in within) <= reached + 0.01
@@ -316,9 +316,7 @@ def test_an_objective_is_asked_with_gradient_and_judges_the_candidates():
     assert seen and mask.provenance["config"]["objective"] == "given"
     assert "validation_mean" not in mask.provenance["psnr"]
     best, noise = rounds[-1].best, Noise(pipe, STEPS, seed=0)
-    every = StepMask(
-        compute=np.ones(best.actions.shape), sites=describe(pipe).innermost.names, timesteps=noise.timesteps()
-    )
+    every = StepMask(compute=np.ones(best.actions.shape), sites=describe(pipe).names, timesteps=noise.timesteps())
     wanted = noise.images(0, len(best.psnrs))
     with stepmask.apply(pipe, every.with_actions(best.actions, **best.table.forecasting)):
         error = noise.images(0, len(best.psnrs)) - wanted

@@ -46,7 +46,7 @@ def test_a_full_run_that_is_broken_is_refused(monkeypatch):
 
 
 def test_images_one_after_the_other_are_judged_as_at_once():
-    config = EndToEnd(num_probes=3, num_validation=3, images_per_call=2)
+    config = EndToEnd(num_probes=3, num_validation=3, images_per_call=2, coarse=False)
     judges = [
         EndToEndLearning(
             job_for(dit_pipeline(), STEPS, one, target_macs=0.6, call_kwargs={"guidance_scale": 2.0})
@@ -80,7 +80,7 @@ def test_objectives_that_say_nothing(objective, words):
 
 
 def test_what_was_measured_is_given_back_in_the_next_process_too(tmp_path, monkeypatch):
-    job = job_for(dit_pipeline(), STEPS, EndToEnd(num_probes=3, num_validation=3, gains=2), target_macs=0.6)
+    job = job_for(dit_pipeline(), STEPS, EndToEnd(num_probes=3, num_validation=3, gains=2, coarse=False), target_macs=0.6)
     schedules = [
         fora(job.task.innermost.graph, job.task.timesteps, 2, forecast=forecast) for forecast in ("linear", None)
     ]

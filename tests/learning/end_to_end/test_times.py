@@ -26,7 +26,7 @@ from stepmask.schedules import fora
 from tiny import FEW, ddim_pipeline, dit_pipeline
 
 STEPS, TARGET = 6, 0.6
-OPTIONS = {**FEW, "gains": 2, "rounds": 2, "progress": False}
+OPTIONS = {**FEW, "gains": 2, "rounds": 2, "progress": False, "coarse": False}
 
 
 def computed_images(pipe, name: str) -> list[int]:
@@ -135,11 +135,11 @@ def test_a_search_of_less_time_makes_less_effort_and_is_cut(timed, tmp_path):
 def test_an_interrupted_search_goes_on_with_what_is_left_of_its_time(timed, tmp_path):
     pipe, now = timed()
     with pytest.raises(Stop):
-        learned(pipe, max_minutes=4, resume=tmp_path / "state", callback=stop_after(1))
+        learned(pipe, max_minutes=3, resume=tmp_path / "state", callback=stop_after(1))
     first = now[0]
     now[0] += 10**6
-    mask = learned(pipe, max_minutes=4, resume=tmp_path / "state")
-    assert 60 < first < now[0] - 10**6 < 4 * 60 and mask.provenance["with_less"] == {"rounds": 1}
+    mask = learned(pipe, max_minutes=3, resume=tmp_path / "state")
+    assert 60 < first < now[0] - 10**6 < 3 * 60 and mask.provenance["with_less"] == {"rounds": 1}
 
 
 def test_a_family_has_all_its_targets_when_time_is_up(timed):
@@ -195,7 +195,7 @@ def test_what_cannot_be_called_by_itself_has_no_forecast(monkeypatch, capsys):
 
 def test_the_forecast_is_said_before_learning(timed, capsys):
     learned(timed()[0], progress=True)
-    learned(timed()[0], progress=True, max_minutes=4)
+    learned(timed()[0], progress=True, max_minutes=3)
     said = capsys.readouterr().err
     assert "on cpu with the model; max_minutes (--max-minutes) makes it shorter" in said
     assert "learning takes about" in said and "to be over in time" in said

@@ -28,8 +28,6 @@ class Tuning(Configuration):
     over: float = _factor(1.2, "The same, where whole steps with weights are refined.")
     hopeless: float = _decibels(2.5, "A table further behind on the first images is not measured on the others.")
     reach: float = _factor(1.03, "Key steps that cost at most so many times the target are moved and learn gains.")
-    climb_behind: float = _decibels(4.0, "Key steps further behind the best table are not moved.")
-    fit_behind: float = _decibels(8.0, "Key steps further behind the best table learn no gains.")
     mended: float = _factor(0.35, "Share of all cells, times the slack, that may change between hold and forecast.")
     finalists: int = option(3, "Proposals of a round that are measured on all images.", low=1, high=100)
     patient_cells: int = option(24, "Cells whose cost in the plan is measured before one is chosen.", low=1, high=10**4)
@@ -101,8 +99,9 @@ class EndToEnd(Configuration):
     )
     coarse: bool | None = option(
         None,
-        "Whether all blocks rest together, forecast with weights, and only the steps that compute are refined; else "
-        "each cell is chosen by itself. By default where the cache has no room for values of all innermost sites.",
+        "Whether all blocks rest together at most steps, forecast with weights, and cells within the others are "
+        "refined; if not, each cell is chosen by itself. By default the first; and the second too where skip "
+        "connections lead around blocks, as in U-Nets, and the cache has room for values of all innermost sites.",
     )
     gradients: bool = option(
         True,

@@ -88,19 +88,25 @@ class EndToEndLearning:
         self._choose_effort()
 
     def _choose_level(self) -> None:
-        """Whether all blocks rest together; then the task has them, else the innermost sites alone."""
-        self.coarse = self.config.coarse if self.config.coarse is not None else self._has_no_room_for_branches()
-        innermost = set(self._job.task.innermost.graph.names)
-        self.coarse |= not self.config.gradients or any(set(mask.sites) - innermost for mask in self._goals.start)
-        self._task = self._job.task if self.coarse else self._job.task.innermost
+        """Whether all blocks rest together, which needs a task with outer sites; and whether cells do by themselves."""
+        config, innermost = self.config, self._job.task.innermost
+        nested = any(set(mask.sites) - set(innermost.graph.names) for mask in self._goals.start)
+        self.coarse = config.coarse is not False or not config.gradients or nested
+        self._walks = config.coarse is None and config.gradients and self._has_skips and self._has_room_for_branches
+        self._task = self._job.task if self.coarse else innermost
         self.budget = Budget(self._task.graph, self._task.costs, max_cache_bytes=self._limit)
         self._tables = [self._table_to_start_from(mask) for mask in self._goals.start]
         self.targets = self._checked_targets()
 
-    def _has_no_room_for_branches(self) -> bool:
-        """Whether two values of all innermost sites are more than the cache may hold."""
-        costs = self._job.task.innermost.costs
-        return 2 * costs.value_bytes.sum() > self._limit
+    @property
+    def _has_skips(self) -> bool:
+        """Whether skip connections lead around blocks, as in a U-Net."""
+        return all(site.depth is not None for site in self._job.task.innermost.graph.sites)
+
+    @property
+    def _has_room_for_branches(self) -> bool:
+        """Whether the cache may hold two values of all innermost sites."""
+        return 2 * self._job.task.innermost.costs.value_bytes.sum() <= self._limit
 
     def _begin(self) -> None:
         if self._goals.target_speedup is not None:
@@ -109,7 +115,9 @@ class EndToEndLearning:
         self.times = self.times.under(self.config)
         known = self._checkpoint, self._job.processes, self._clock, self.times
         self.judge = Judge(self._task, self.budget, self.config, *known)
-        self.search = (CoarseSearch if self.coarse else Search)(self.judge, self._tables)
+        self.search = (
+            CoarseSearch(self.judge, self._tables, self._walks) if self.coarse else Search(self.judge, self._tables)
+        )
 
     def _note_by_runs(self, error: NoGradientError) -> None:
         self._why_by_runs = str(error)
@@ -164,8 +172,7 @@ class EndToEndLearning:
         if config == self.config:
             return
         self.config = config
-        if config.coarse and not self.coarse:
-            self._choose_level()
+        self._choose_level()
         self._begin()
 
     def seconds(self) -> float:
@@ -275,13 +282,7 @@ class EndToEndLearning:
     @property
     def num_rounds(self) -> int:
         """Reports of the whole search, at most: rounds on the way down, moves of key steps, fits, and rounds."""
-        first = int(self.config.num_moves > 0) + (3 if self.config.learns_gains else 0)
-        if self.coarse:
-            fits = 2 if self.config.learns_gains else 1  # of a round: what was tried, and its gains
-            return len(self.targets) * (fits * self.config.rounds * self.config.gradients + first)
-        walked = [target for target in self.targets if not self.search.starts_at(target)]
-        down = math.log(min(walked, default=1.0)) / math.log(1 - self.config.shrink)
-        return math.ceil(1.5 * down) + len(self.targets) * (self.config.rounds + first)
+        return self.search.num_rounds(self.targets)
 
     def run(self, report: Callable[[Round], None]) -> None:
         """Search at all targets, by runs alone where no gradient comes back; with ``min_psnr`` until one has less."""

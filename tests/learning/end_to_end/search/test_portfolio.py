@@ -1,19 +1,6 @@
-"""What a search starts from: key steps that suit the budget, and their neighbours."""
+"""What a search starts from: neighbours of key steps."""
 
-from stepmask import BlockGraph, Site
-from stepmask.learning.end_to_end.search.portfolio import moved_steps, spaced_steps
-from stepmask.mask import Action
-
-
-def test_key_steps_that_cost_as_much_as_the_target_and_one_more():
-    """Whole steps of three equal sites: six of ten cost 0.6."""
-    graph = BlockGraph.branches([Site(f"{i}.ff", "mlp") for i in range(3)])
-    found = list(spaced_steps(graph, range(10), (Action.hold, Action.linear), 0.65, lambda mask: mask.compute.mean()))
-    assert {round(mask.compute.mean(), 9) for mask in found} == {0.6, 0.7}
-    assert all(not mask.is_binary for mask in found)
-    binary = spaced_steps(graph, range(10), (Action.hold,), 0.65, lambda mask: mask.compute.mean())
-    assert all(mask.is_binary for mask in binary)
-    assert list(spaced_steps(graph, range(1), (Action.hold,), 1.0, lambda mask: mask.compute.mean())) == []
+from stepmask.learning.end_to_end.search.portfolio import moved_steps
 
 
 def test_moved_steps_keep_their_number_order_and_the_first():

@@ -1,38 +1,22 @@
-"""The ways of the search: moving key steps, walking down, making rounds again; nothing is measured here."""
+"""The walk: on the way down, making rounds again; nothing is measured here."""
 
 import numpy as np
 import pytest
 
 from jobs import job_for
 from stepmask.learning import EndToEnd
-from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
+from stepmask.learning.end_to_end.judge import PSNR_CAP
 from stepmask.learning.end_to_end.learner import EndToEndLearning
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
-from stepmask.mask import Action
 from tiny import dit_pipeline
 
 STEPS = 5
 
 
 def search_for(target: float, steps: int = STEPS, **options) -> Search:
-    job = job_for(dit_pipeline(), steps, EndToEnd(rounds=0, **options), target_macs=target)
+    job = job_for(dit_pipeline(), steps, EndToEnd(rounds=0, coarse=False, **options), target_macs=target)
     return EndToEndLearning(job).search
-
-
-def test_moving_key_steps_helps(monkeypatch):
-    """A search that measures nothing but tables of key steps, and likes late ones."""
-
-    def late(actions) -> float:
-        return float(np.flatnonzero((actions == Action.compute).all(1)).sum())
-
-    monkeypatch.setattr(Judge, "_psnrs", lambda self, table, first, count, *_: np.full(count, late(table.actions)))
-    search = search_for(0.5, steps=8, num_moves=200)
-    search._begin([0.5])
-    before = search.best(0.5)
-    (report,) = search._climb(0.5)
-    assert report.best.psnr > before.psnr and late(report.best.actions) == 0 + 6 + 7
-    assert report.best.made_by == "key_steps 3 steps linear"
 
 
 def test_a_table_that_meets_the_target_is_taken_however_small_the_last_step(monkeypatch):

@@ -36,7 +36,7 @@ def test_the_result_is_not_worse_than_the_start_and_nothing_is_walked_down(make)
     pipe, rounds = make(), []
     before = learn(pipe, STEPS, 0.6, **QUICK)
     mask = learn(pipe, STEPS, 0.6, start=before, callback=rounds.append, **QUICK)
-    assert [report.level for report in rounds] == [rounds[0].level] and rounds[0].level >= 0.6
+    assert len({report.level for report in rounds}) == 1 and rounds[0].level >= 0.6
     assert cost_of(pipe, mask) <= 0.6
     assert validation_psnr(pipe, mask) >= validation_psnr(pipe, before) - 0.01
     assert mask.provenance["started_from_masks"] == 1
@@ -44,14 +44,13 @@ def test_the_result_is_not_worse_than_the_start_and_nothing_is_walked_down(make)
 
 def test_a_start_that_costs_much_less_does_not_replace_the_walk():
     pipe, rounds = dit_pipeline(), []
-    learn(pipe, STEPS, 0.8, start=fora(pipe, STEPS, 4), callback=rounds.append, **QUICK)
+    learn(pipe, STEPS, 0.8, start=fora(pipe, STEPS, 4), callback=rounds.append, coarse=False, **QUICK)
     assert len(rounds) > 1
 
 
 def test_without_rounds_the_best_of_several_is_taken(monkeypatch):
     """Of tables that nothing else is measured beside: regular schedules and key steps are hidden."""
-    monkeypatch.setattr("stepmask.learning.end_to_end.search.search.portfolio", lambda *inputs: [])
-    monkeypatch.setattr("stepmask.learning.end_to_end.search.search.spaced_steps", lambda *inputs: [])
+    monkeypatch.setattr("stepmask.learning.end_to_end.search.coarse.coarse_steps", lambda *inputs: [])
     pipe = dit_pipeline()
     starts = [fora(pipe, 6, 2), fora(pipe, 6, 2, forecast="linear")]
     mask = learn(pipe, 6, 0.6, start=starts, **{**QUICK, "rounds": 0})
@@ -67,7 +66,7 @@ def test_a_start_that_is_behind_on_the_first_images_is_measured_on_all(monkeypat
     monkeypatch.setattr(Search, "_try", lambda *_: None)  # hopeless, all of them
     psnrs = Judge.psnrs
     monkeypatch.setattr(Judge, "psnrs", lambda self, table: measured.append(table.actions) or psnrs(self, table))
-    learn(pipe, STEPS, 0.6, start=start, **{**QUICK, "rounds": 0})
+    learn(pipe, STEPS, 0.6, start=start, coarse=False, **{**QUICK, "rounds": 0})
     graph = describe(pipe).innermost
     assert any(np.array_equal(actions, settle(start, graph).actions) for actions in measured)
 
@@ -86,8 +85,9 @@ def test_a_mask_of_another_sampler_and_number_of_steps_is_resampled():
 
 def test_a_family_starts_from_a_family():
     pipe, cold, rounds = dit_pipeline(), [], []
-    before = learn_family(pipe, STEPS, (0.8, 0.6), callback=cold.append, **QUICK)
-    again = learn_family(pipe, STEPS, (0.8, 0.6), start=before, callback=rounds.append, **QUICK)
+    options = {**QUICK, "coarse": False}
+    before = learn_family(pipe, STEPS, (0.8, 0.6), callback=cold.append, **options)
+    again = learn_family(pipe, STEPS, (0.8, 0.6), start=before, callback=rounds.append, **options)
     assert {report.target for report in rounds} == {0.8, 0.6} and len(rounds) < len(cold)
     for target in (0.8, 0.6):
         assert validation_psnr(pipe, again.at(target)) >= validation_psnr(pipe, before.at(target)) - 0.01

@@ -1,23 +1,22 @@
-"""End-to-end selection: tables of actions that bring the final image closest to the full run's, budget by budget.
+"""From coarse to fine: whole steps first, forecast with learned weights; then cells within them, budget by budget.
 
-Coarse first: at each target all blocks rest together at most steps, spaced in several ways and moved for as long as
-that helps, and the best of these learn how their forecasts extrapolate; also such as cost somewhat more than the
-target. Then each round takes the table that promises most, probes what every switch in it would do to the final image,
-lets `Selection` propose a few tables at the target or on the way there, and measures them on fixed validation noise;
-the best learns its gains and weights anew, from those it had. Nothing is believed that was not measured: what falls
-far behind on the first images is dropped, of the rest the best is taken. Knows no pipelines, no files, no progress
-bars: `judge` runs and remembers.
+At each target all blocks rest together at most steps, spaced in several ways and moved for as long as that helps, and
+the best of these learn how their forecasts extrapolate; also such as cost somewhat more than the target. Then each
+round takes the table that promises most, probes what every switch in it would do to the final image, lets `Selection`
+propose a few tables at the target or on the way there, and measures them; the best learns its gains and weights anew,
+from those it had. Where skip connections lead around blocks, so that some are worth to compute alone, the walk cell by
+cell follows, on the same tables.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
 from stepmask.errors import TargetError
-from stepmask.learning.end_to_end.judge import FIRST_IMAGES, PSNR_CAP
+from stepmask.learning.end_to_end.judge import FIRST_IMAGES, PSNR_CAP, Judge
 from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, moved_steps
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
@@ -35,7 +34,16 @@ class CoarseSearch(Search):
     Args:
         judge: Runs tables of a task, within a budget in the unit of the targets.
         starts: Tables to start from too.
+        walks: Whether cells are also searched by themselves, in a walk down from the full run.
     """
+
+    def __init__(self, judge: Judge, starts: Sequence[Table] = (), walks: bool = False) -> None:
+        super().__init__(judge, starts)
+        self._key_steps: dict[str, StepMask] = {}
+        self._sites = range(len(self.task.graph))
+        self.walk = Search(judge, [table for table in starts if table.weights is None]) if walks else None
+        if self.walk is not None:
+            self.walk.candidates = self.candidates
 
     def run(self, targets: list[float]) -> Iterator[Round]:
         """Search at each target, most expensive first; yields after every round."""
@@ -50,6 +58,17 @@ class CoarseSearch(Search):
                     f"no table that costs at most {target:g} and keeps to the cache was found: ask for more of the "
                     "cost or of the cache"
                 )
+        if self.walk is not None:
+            self.walk.num_probed = self.num_probed  # so that its noise is another
+            yield from self.walk.run(targets)
+            self.num_probed = self.walk.num_probed
+
+    def num_rounds(self, targets: list[float]) -> int:
+        """Reports of `run`, at most."""
+        fits = 2 if self.config.learns_gains else 1  # of a round: what was tried, and its gains
+        first = (self.config.num_moves > 0) + (2 if self.config.learns_gains else 0)
+        whole = len(targets) * (first + fits * self.config.rounds * self.config.gradients)
+        return whole + (0 if self.walk is None else self.walk.num_rounds(targets))
 
     def seconds(self, times: Times, targets: list[float]) -> float:
         """How long `run` takes, about: as many rounds as there are at each target, and the most moves and gains."""
@@ -66,7 +85,8 @@ class CoarseSearch(Search):
             if refining:
                 fit = times.gains(target, math.ceil(config.gains / 2)) if config.learns_gains else 0.0
                 total += config.rounds * (times.round(target) + fit)
-        return total + times.references(len(targets) * config.rounds if refining else 0)
+        total += times.references(len(targets) * config.rounds if refining else 0)
+        return total + (0.0 if self.walk is None else self.walk.seconds(times, targets))
 
     @property
     def _refines(self) -> bool:
@@ -92,7 +112,7 @@ class CoarseSearch(Search):
                 seen.add(tuple(steps))
                 tried += 1
                 forecast = schedule.provenance.get("forecast")
-                moved = self._try_schedule(
+                moved = self._try_steps(
                     key_steps(self.task.graph, self.task.timesteps, steps, forecast=forecast), start
                 )
                 if moved is not None and moved.psnr > start.psnr and moved.cost <= self._tuning.reach * target:
@@ -147,11 +167,16 @@ class CoarseSearch(Search):
             spaced = [s for s in coarse_steps(*inputs, bound, self._cost_of) if self._fits(s)]
             schedules += sorted(spaced, key=lambda s: -self.judge.first_psnrs(self._table_of(s)).mean())[:1]
         for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
-            self._try_schedule(schedule)
+            self._try_steps(schedule)
         for table in self._starts:  # what was given is measured in full, however far behind it begins
             if table.digest not in self.candidates:
                 self._keep(table, "start")
         self.judge.save()
+
+    def _try_steps(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
+        """Measure key steps; None if they are hopeless, or their cache too large."""
+        self._key_steps[self._table_of(schedule).digest] = schedule
+        return self._try_schedule(schedule, f"{len(schedule.provenance['steps'])} steps", rival)
 
     def _table_of(self, schedule: StepMask) -> Table:
         return Table.of(schedule, self.task.graph)

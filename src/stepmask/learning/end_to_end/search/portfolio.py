@@ -33,29 +33,6 @@ def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[A
                     yield deepcache(graph, timesteps, interval, depth, forecast=forecast)
 
 
-def spaced_steps(
-    graph: BlockGraph,
-    timesteps: Sequence[float],
-    allowed: Sequence[Action],
-    target: float,
-    cost: Callable[[StepMask], float],
-) -> Iterator[StepMask]:
-    """As many key steps as cost at most `target`, and one more, spaced in several ways.
-
-    `cost` says what a mask's plan costs, in the unit of the target.
-    """
-    num_rows = len(timesteps)
-    forecast = _forecasts(allowed)[0]
-    one, all_of_them = (
-        cost(key_steps(graph, timesteps, count, forecast=forecast, level="branch")) for count in (1, num_rows)
-    )
-    each = (all_of_them - one) / max(num_rows - 1, 1)
-    most = 1 + int((target - one) / each + 1e-6) if each > 0 else num_rows
-    for count in range(max(2, most), min(num_rows - 1, most + 1) + 1):
-        for power in POWERS:
-            yield key_steps(graph, timesteps, count, power, forecast, "branch")
-
-
 def coarse_steps(
     graph: BlockGraph,
     timesteps: Sequence[float],

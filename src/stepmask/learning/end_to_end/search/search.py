@@ -1,12 +1,11 @@
-"""End-to-end selection: tables of actions that bring the final image closest to the full run's, budget by budget.
+"""The walk: tables of actions that bring the final image closest to the full run's, cell by cell, budget by budget.
 
-Starts from every regular schedule, from key steps that suit the budget, from tables that are given and from the full
-run, and improves. Key steps are moved for as long as that helps. Then each round takes the table that promises most,
-probes what every switch in it would do to the final image, lets `Selection` propose a few tables at the target or on
-the way there, and measures them on fixed validation noise. In the end the best tables learn the gains of their
-forecasts; nothing is searched on those, for what is tuned to one table does harm in the next. Nothing is believed that
-was not measured: what falls far behind on the first images is dropped, of the rest the best is taken. Knows no
-pipelines, no files, no progress bars: `judge` runs and remembers.
+Starts from the full run, from every regular schedule and from tables that are given, and improves. Each round takes the
+table that promises most, probes what every switch in it would do to the final image, lets `Selection` propose a few
+tables at the target or on the way there, and measures them on fixed validation noise. In the end the best table learns
+the gains of its forecasts; nothing is searched on those, for what is tuned to one table does harm in the next. Nothing
+is believed that was not measured: what falls far behind on the first images is dropped, of the rest the best is taken.
+Knows no pipelines, no files, no progress bars: `judge` runs and remembers.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ import numpy as np
 from stepmask.errors import TargetError
 from stepmask.learning.budget import TOLERANCE
 from stepmask.learning.end_to_end.judge import FIRST_IMAGES, PSNR_CAP, Judge
-from stepmask.learning.end_to_end.search.portfolio import POWERS, moved_steps, portfolio, spaced_steps
+from stepmask.learning.end_to_end.search.portfolio import portfolio
 from stepmask.learning.end_to_end.search.selection import Selection
 from stepmask.learning.end_to_end.search.sizes import Sizes
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.end_to_end.times import Times
 from stepmask.mask import Action, StepMask
-from stepmask.schedules import key_steps
 
 FAR, NEARBY = math.inf, 1.0
 PROPOSALS = (
@@ -72,8 +70,8 @@ class Search:
         self._tuning = self.config.tuning
         self._starts = [table for table in starts if self.budget.fits(table.actions, table.weights)]
         self._tried: dict[tuple[str, float], int] = {}
-        self._key_steps: dict[str, StepMask] = {}
         self._sizes = Sizes(self.task.shape)
+        self._sites = [site for site in range(len(self.task.graph)) if site not in self.task.graph.within]
         self.num_probed = 0
         """The number of tables probed."""
         self.candidates: dict[str, Candidate] = {}
@@ -86,7 +84,6 @@ class Search:
         for target in targets:
             if not self.starts_at(target):
                 current = yield from self._descend(current, target)
-            yield from self._climb(target)
             yield from self._refine(target, self.config.rounds)
             yield from self._learn_gains(target)
             current = self._plain(target)
@@ -95,8 +92,14 @@ class Search:
                 yield from self._refine(target, 1)
                 yield from self._learn_gains(target)
 
+    def num_rounds(self, targets: list[float]) -> int:
+        """Reports of `run`, at most."""
+        walked = [target for target in targets if not self.starts_at(target)]
+        down = math.log(min(walked, default=1.0)) / math.log(1 - self.config.shrink)
+        return math.ceil(1.5 * down) + len(targets) * (self.config.rounds + self.config.learns_gains)
+
     def seconds(self, times: Times, targets: list[float]) -> float:
-        """How long `run` takes, about: as many rounds as there are at each target, and the most moves and gains."""
+        """How long `run` takes, about: with as many rounds as there are at each target."""
         config, reached, num_rounds = times.config, 1.0, 0
         inputs = self.task.graph, self.task.timesteps, config.allowed
         low, high = self._tuning.near_below * targets[-1], self._tuning.near_above * targets[0]
@@ -105,10 +108,9 @@ class Search:
             while not self.starts_at(target) and reached > target:
                 reached = max(target, reached * (1 - config.shrink))
                 total, num_rounds = total + times.round(reached), num_rounds + 1
-            total += times.judged(target, 2 * len(POWERS) + config.num_moves) + config.rounds * times.round(target)
+            total += config.rounds * times.round(target)
             num_rounds, reached = num_rounds + config.rounds, target
-            if config.learns_gains:  # of the best table, of the best one of whole steps, and of what is made of it
-                total += 2.5 * times.gains(target, config.gains)
+            total += times.gains(target, config.gains) if config.learns_gains else 0.0
         return total + times.references(num_rounds)
 
     def end(self, targets: list[float]) -> Iterator[Round]:
@@ -146,51 +148,11 @@ class Search:
         if not came_true and current.psnrs.min() < PSNR_CAP:
             yield self._round(current, level, self.config.slack / 2, target)
 
-    def _climb(self, target: float) -> Iterator[Round]:
-        """Move key steps of the best table of them, for as long as that helps."""
-        best = self._best_of_whole_steps(self._tuning.reach * target)
-        least = self._plain(target).psnr - self._tuning.climb_behind
-        if not self.config.num_moves or best is None or best.psnr < least:
-            return
-        tried, seen = 0, set()
-        while best is not None:
-            schedule, start, best = self._key_steps[best.table.digest], best, None
-            for steps in moved_steps(schedule.provenance["steps"], self.task.shape[0], seed=tried):
-                if tuple(steps) in seen or tried >= self.config.num_moves:
-                    continue
-                seen.add(tuple(steps))
-                tried += 1
-                forecast = schedule.provenance.get("forecast")
-                schedule_of_steps = key_steps(
-                    self.task.graph, self.task.timesteps, steps, forecast=forecast, level="branch"
-                )
-                moved = self._try_schedule(schedule_of_steps, start)
-                if moved is not None and moved.psnr > start.psnr and moved.cost <= self._tuning.reach * target:
-                    best = moved
-                    break
-        self.judge.save()
-        yield Round(target, target, self.best(target), math.nan, start.psnr)
-
     def _learn_gains(self, target: float) -> Iterator[Round]:
-        """Learn the gains of the best table, and of the best one of whole steps, which may win more by it."""
-        if not self.config.learns_gains:
-            return
-        plain, whole = self._plain(target), self._best_of_whole_steps(self._tuning.reach * target)
-        yield from self._fit(plain.table, plain.made_by, target)
-        if whole is not None and whole.psnr > plain.psnr - self._tuning.fit_behind:
-            yield from self._fit(whole.table, whole.made_by, target)
-            yield from self._shave(target)
-
-    def _shave(self, target: float) -> Iterator[Round]:
-        """Take from the best table with gains that costs a little too much, and learn its gains again.
-
-        Whole steps seldom cost just what is asked. Without new gains, what comes of them looks worse than it is.
-        """
-        over = [c for c in self.candidates.values() if c.fitted and target < c.cost <= self._tuning.reach * target]
-        dear = max(over, key=lambda candidate: candidate.psnr, default=None)
-        if dear is not None and dear.psnr > self.best(target).psnr:
-            for table, _ in self._proposed(dear, target, self.config.slack / 2)[:1]:
-                yield from self._fit(table, f"round {self.num_probed - 1}", target)
+        """Learn the gains of the best table."""
+        if self.config.learns_gains:
+            plain = self._plain(target)
+            yield from self._fit(plain.table, plain.made_by, target)
 
     def _fit(self, table: Table, made_by: str, target: float) -> Iterator[Round]:
         """Learn the gains of a table."""
@@ -199,10 +161,6 @@ class Search:
             self._keep(table, f"{made_by}, gains", fitted=True)
             self.judge.save()
             yield Round(target, target, self.best(target), math.nan, self.candidates[table.digest].psnr)
-
-    def _best_of_whole_steps(self, most: float) -> Candidate | None:
-        """The best table of key steps that costs at most so much, before it learns gains."""
-        return _best_of((c for digest, c in self.candidates.items() if digest in self._key_steps), most)
 
     def _refine(self, target: float, rounds: int) -> Iterator[Round]:
         """Exchange cells at a target, and draw in tables from around it."""
@@ -230,7 +188,7 @@ class Search:
         return _best_of(self._searched(), target)
 
     def _searched(self) -> Iterator[Candidate]:
-        return (candidate for candidate in self.candidates.values() if not candidate.fitted)
+        return (c for c in self.candidates.values() if not c.fitted and c.table.weights is None)
 
     def _begin(self, targets: list[float]) -> None:
         """Measure the regular schedules near the targets, and the tables to start from."""
@@ -241,26 +199,19 @@ class Search:
         low, high = self._tuning.near_below * targets[-1], self._tuning.near_above * targets[0]
         inputs = self.task.graph, self.task.timesteps, self.config.allowed
         schedules = [s for s in portfolio(*inputs) if low <= self._cost_of(s) <= high]
-        schedules += [s for target in targets for s in spaced_steps(*inputs, target, self._cost_of)]
         for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
-            self._try_schedule(schedule)
+            self._try_schedule(schedule, f"1:{schedule.provenance['interval']}")
         for table in self._starts:  # what was given is measured in full, however far behind it begins
             if table.digest not in self.candidates:
                 self._keep(table, "start")
         self.judge.save()
 
-    def _try_schedule(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
-        """Measure a schedule; None if it is hopeless, or its cache too large."""
+    def _try_schedule(self, schedule: StepMask, kind: str, rival: Candidate | None = None) -> Candidate | None:
+        """Measure a schedule of some kind; None if it is hopeless, or its cache too large."""
         table = Table.of(schedule, self.task.graph)
         if not self.budget.fits(table.actions):
             return None
-        record = schedule.provenance
-        if "steps" in record:
-            self._key_steps[table.digest] = schedule
-            kind = f"{len(record['steps'])} steps"
-        else:
-            kind = f"1:{record['interval']}"
-        words = [record["method"], kind, record.get("forecast", "")]
+        words = [schedule.provenance["method"], kind, schedule.provenance.get("forecast", "")]
         return self._try(table, " ".join(filter(None, words)), rival)
 
     def _cost_of(self, schedule: StepMask) -> float:
@@ -280,7 +231,7 @@ class Search:
         sizes = self._sizes.average(base.actions, found.sizes, found.known)
         proposed: dict[str, tuple[Table, float]] = {}
         for trust, share, mended in PROPOSALS:
-            selection = Selection(self.budget, base.table, found, self.config, trust, sizes)
+            selection = Selection(self.budget, base.table, found, self.config, trust, sizes, self._sites)
             selection.shrink(min(level, base.cost) - share * slack * level)
             selection.grow(level)
             selection.mend(mended * slack * self._tuning.mended * base.actions.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class Selection:
         config: Which actions are allowed, and how much a change counts.
         trust: Trust in the measured change, 0 to 1.
         sizes: (T, B, actions, n) better known sizes of what cells add to the error; None for the probe's own.
+        sites: Those that may be switched; None for all.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Selection:
         config: EndToEnd,
         trust: float = 0.5,
         sizes: np.ndarray | None = None,
+        sites: Iterable[int] | None = None,
     ) -> None:
         self._tuning, allowed = config.tuning, config.allowed
         actions, self._weights = table.actions, table.weights
@@ -63,6 +66,8 @@ class Selection:
         possible[..., Action.hold] |= computing & (Action.hold in allowed)
         possible[0] = False
         possible[:, [budget.graph.names.index(site) for site in table.weights or ()]] = False
+        if sites is not None:
+            possible[:, ~np.isin(np.arange(actions.shape[1]), list(sites))] = False
         self._open = possible
         within, sites = budget.graph.within, range(actions.shape[1])
         self._inside = [[i for i in sites if within.get(site, 0) >> i & 1] for site in sites]
