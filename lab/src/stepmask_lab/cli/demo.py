@@ -16,8 +16,8 @@ from stepmask.cli.sample import write_comparison, write_images
 from stepmask.cli.show import draw
 
 MODEL = "reference:ddpm-cifar10"
-QUICKER = {"shrink": 0.3, "num_moves": 0, "num_held_back": 4, "graph_bytes": 2**31}
-"""Of learning: larger steps down to the target, key steps where they are, few images beside those that are compared,
+QUICKER = {"coarse": False, "shrink": 0.3, "num_held_back": 4, "graph_bytes": 2**31}
+"""Of learning: cell by cell alone, larger steps down to the target, few images beside those that are compared,
 more memory than by default."""
 
 
