@@ -31,7 +31,7 @@ from tiny import ddim_pipeline, dit_pipeline
 STEPS, TARGET = 3, 0.7
 SEARCH = {
     "rounds": 0, "gains": 2, "num_probes": 3, "num_validation": 3, "num_held_back": 2, "num_moves": 0, "shrink": 0.5,
-    "images_per_call": 1, "progress": False,
+    "images_per_call": 1, "progress": False, "coarse": False,
 }  # fmt: skip
 LONG = 120
 """Seconds that nothing here takes, on the slowest machine."""

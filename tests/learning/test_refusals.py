@@ -72,8 +72,6 @@ WITHOUT_GRADIENT = {  # pipeline, what is said
     "grows": (lambda: loop(GrowingBatch, begin=2), "at row 2 as it did not before, .*the same calls at every step"),
     "alone": (lambda: loop(Alone), r"a batch of 1 for \d images, .*runs all images together"),
 }  # fmt: skip
-BEGINS_ANEW = {"late", "grows"}
-"""There no weights are fitted step by step."""
 TAKEN_BY_PAPER = {"site", "loop", "steps", "late", "grows", "alone"}
 """The paper's learner needs no gradient between steps, and does not see that one of several branches has none."""
 
@@ -99,7 +97,6 @@ def test_where_no_gradient_passes_learning_goes_on_by_runs(name):
     if before is not None:
         assert_unchanged(denoiser_of(pipe), before)
     assert re.search(says, mask.provenance["without_gradients"])
-    assert mask.weights is None or name not in BEGINS_ANEW
     assert stepmask.measure_cost(pipe).fraction(make_plan(mask, describe(pipe))) <= 0.6
     made = images(pipe, mask)
     assert made.isfinite().all() and not torch.equal(made, full) and (made - full).norm() < full.norm()

@@ -80,7 +80,9 @@ def test_objectives_that_say_nothing(objective, words):
 
 
 def test_what_was_measured_is_given_back_in_the_next_process_too(tmp_path, monkeypatch):
-    job = job_for(dit_pipeline(), STEPS, EndToEnd(num_probes=3, num_validation=3, gains=2, coarse=False), target_macs=0.6)
+    job = job_for(
+        dit_pipeline(), STEPS, EndToEnd(num_probes=3, num_validation=3, gains=2, coarse=False), target_macs=0.6
+    )
     schedules = [
         fora(job.task.innermost.graph, job.task.timesteps, 2, forecast=forecast) for forecast in ("linear", None)
     ]

@@ -27,6 +27,9 @@ DIFFERENCE = 0.1
 DAMPING = (0.01, 0.1, 1.0)
 """How much each change costs in the least squares, as a share of what it does; each is tried."""
 
+MOST_CHANGE = 3.0
+"""No number changes by more, however little it seems to do."""
+
 MOST_NUMBERS = 128
 """So many numbers are changed one by one; of more, neighbouring steps change together."""
 
@@ -66,8 +69,9 @@ def newton_step(mask: StepMask, graph: BlockGraph, errors: Errors, errors_elsewh
     right = torch.einsum("pnd,nd,n->p", slopes, before, weight)
     proposed = [table]
     for damping in DAMPING:
-        damped = normal + torch.diag(damping * normal.diagonal() + 1e-12)
-        proposed.append(_moved(table, numbers, (-torch.linalg.solve(damped, right)).tolist()))
+        strength = damping * torch.maximum(normal.diagonal(), 0.01 * normal.diagonal().mean()) + 1e-12
+        changes = -torch.linalg.solve(normal + torch.diag(strength), right)
+        proposed.append(_moved(table, numbers, changes.clamp(-MOST_CHANGE, MOST_CHANGE).tolist()))
     found = [error.square().sum(1).clamp_min(1e-20).log().mean().item() for error in errors_elsewhere(proposed)]
     return proposed[int(np.argmin(found))]
 
