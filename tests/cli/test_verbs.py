@@ -36,7 +36,7 @@ def test_learn_writes_a_mask_and_keeps_its_state(run, folder, quick, tmp_path):
     assert mask.num_rows == 4 and mask.provenance["method"] == "end-to-end" and state.exists()
     assert mask.provenance["asked"] == {"target_macs": 0.8, "max_cache_bytes": 2**20}
     psnr, (low, high) = mask.provenance["psnr"]["mean"], mask.provenance["psnr"]["confidence_95"]
-    assert f"{file}: 4 steps x 19 sites\nasked for 80.0% of the MACs, at most 1 MiB of cache per image\n" in text
+    assert f"{file}: 4 steps x 27 sites\nasked for 80.0% of the MACs, at most 1 MiB of cache per image\n" in text
     assert f"reached {mask.provenance['macs']:.1%} of the MACs, PSNR {psnr:.1f} dB" in text
     assert f"(95% confidence {low:.1f} to {high:.1f}) on 2 held-back images" in text
     assert f"{mask.provenance['cache_bytes_per_image'] / 1024:.3g} KiB of cache per image" in text
@@ -132,7 +132,7 @@ def test_learn_a_family(run, folder, quick, tmp_path, monkeypatch):
     text = run("learn", folder, *quick, "--targets", "0.9, 0.7").stdout
     family = MaskFamily.load(tmp_path / "family.json")
     assert family.members[0].macs <= 0.9 and family.members[-1].macs <= 0.7
-    assert f"family.json: {len(family)} masks of 4 steps x 19 sites\nasked for 90%, 70% of the MACs\n" in text
+    assert f"family.json: {len(family)} masks of 4 steps x 27 sites\nasked for 90%, 70% of the MACs\n" in text
     for member in family:
         assert f"│ {member.macs:.1%} │ {member.psnr:.1f} dB │" in text
     assert "on 2 held-back images" in text
