@@ -103,6 +103,7 @@ class Gates:
 
     def __init__(self, plan: Sequence[tuple[str, nn.Module, Controller]]) -> None:
         self._gates: list[Gate] = []
+        self._root: nn.Module | None = None
         try:
             for name, module, controller in plan:
                 self._gates.append(Gate(name, module, controller))
@@ -117,15 +118,16 @@ class Gates:
             UnsupportedModelError: A module was replaced by another, a gate went with what it had wrapped, or the module
                 or one around it was compiled.
         """
-        around: set[str] = set()
-        for gate in self._gates:
-            parts = gate.name.split(".")
-            around.update(".".join(parts[:end]) for end in range(len(parts)))
-            if root.get_submodule(gate.name) is not gate.module:
+        if root is not self._root:
+            self._root = root
+            self._find()
+        for name, (parent, key, module) in self._found.items():
+            if parent._modules.get(key) is not module:
                 raise UnsupportedModelError(
-                    f"{gate.name} was replaced after the mask was applied (an adapter, fused layers?): remove the "
+                    f"{name} was replaced after the mask was applied (an adapter, fused layers?): remove the "
                     "mask before such changes and apply it after them"
                 )
+        for gate in self._gates:
             if gate.lost:
                 raise UnsupportedModelError(
                     f"{gate.name} was wrapped by something else when the mask was applied (offload hooks, a cache of "
@@ -135,13 +137,26 @@ class Gates:
                 raise UnsupportedModelError(
                     f"{gate.name} was compiled after the mask was applied: remove the mask, compile, apply it again"
                 )
-        for name in sorted(around):
-            if root.get_submodule(name)._compiled_call_impl is not None:
+        for name, module in self._around.items():
+            if module._compiled_call_impl is not None:
                 raise UnsupportedModelError(
                     f"{name or type(root).__name__} is compiled as a whole, so no block of it can be skipped: compile "
                     "the sites instead, before the mask is applied: for name in describe(model).innermost.names: "
                     "model.get_submodule(name).compile()"
                 )
+
+    def _find(self) -> None:
+        """Find the gated modules, and those around them: in what each is, under which key, and which it is."""
+        root, self._found, self._around = self._root, {}, {"": self._root}
+        for gate in self._gates:
+            parent, _, key = gate.name.rpartition(".")
+            self._found[gate.name] = root.get_submodule(parent), key, gate.module
+        for gate in self._gates:
+            parts = gate.name.split(".")
+            for end in range(1, len(parts)):
+                parent, name = root.get_submodule(".".join(parts[: end - 1])), ".".join(parts[:end])
+                self._around[name] = root.get_submodule(name)
+                self._found.setdefault(name, (parent, parts[end - 1], self._around[name]))
 
     def remove(self) -> None:
         """Restore in reverse order; every gate is tried, the first error is raised at the end."""

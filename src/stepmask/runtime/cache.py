@@ -17,7 +17,7 @@ def poison_like(value: Value) -> Value:
     def poison(tensor: Tensor) -> Tensor:
         return torch.full((), torch.nan, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
-    return tree_map_only(Tensor, poison, value)
+    return poison(value) if isinstance(value, Tensor) else tree_map_only(Tensor, poison, value)
 
 
 def versions(value: Value) -> list[int]:
