@@ -1,8 +1,8 @@
 """What masks take on large models, counted on the meta device.
 
-``python -m stepmask_lab.benchmark.large [-o FILE] [MODEL ...]`` counts, for published architectures and without weights:
-the cache of the masks that learning begins with, which forecast all blocks together from three values, beside that of
-masks that let branches rest one by one; and what autograd keeps of one step of one image, with and without gradient
+``python -m stepmask_lab.benchmark.large [-o FILE] [MODEL ...]`` counts, for published architectures, without weights:
+the cache of the masks that learning begins with, which forecast all blocks together from three values; that of masks
+that let branches rest one by one; and what autograd keeps of one step of one image, with and without gradient
 checkpointing. Bytes are those of 16-bit values, of one forward of one image: guidance by a second forward takes twice
 as much.
 """
