@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 import numpy as np
 
 from stepmask.errors import TargetError
-from stepmask.learning.end_to_end.judge import FIRST_IMAGES, PSNR_CAP, Judge
+from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
 from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, moved_steps
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
@@ -78,7 +78,7 @@ class CoarseSearch(Search):
         for target in targets:
             dear = self._tuning.over * target
             for bound in [target, dear] if refining else [target]:
-                total += len(POWERS) * times.run(FIRST_IMAGES, bound) + times.judged(bound)
+                total += len(POWERS) * times.run(config.num_validation, bound)
             total += times.judged(target, moves)
             if config.learns_gains:
                 total += sum(times.gains(cost, config.gains) for cost in ([target, dear] if refining else [target]))
@@ -165,7 +165,7 @@ class CoarseSearch(Search):
         inputs, schedules = (self.task.graph, self.task.timesteps, self.config.allowed), []
         for bound in sorted({bound for target in targets for bound in (target, *self._bounds(target))}):
             spaced = [s for s in coarse_steps(*inputs, bound, self._cost_of) if self._fits(s)]
-            schedules += sorted(spaced, key=lambda s: -self.judge.first_psnrs(self._table_of(s)).mean())[:1]
+            schedules += sorted(spaced, key=lambda s: -self.judge.psnrs(self._table_of(s)).mean())[:1]
         for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
             self._try_steps(schedule)
         for table in self._starts:  # what was given is measured in full, however far behind it begins
