@@ -26,12 +26,32 @@ def test_moving_key_steps_helps(monkeypatch):
         return float(np.flatnonzero((actions == Action.compute).all(1)).sum())
 
     monkeypatch.setattr(Judge, "_psnrs", lambda self, table, first, count, *_: np.full(count, late(table.actions)))
-    search = search_for(0.5, steps=8, num_moves=200)
+    search = search_for(0.5, steps=8, num_moves=50, gradients=False)
     search._begin([0.5])
     before = search.best(0.5)
     (report,) = search._climb(0.5)
     assert report.best.psnr > before.psnr and late(report.best.actions) == 0 + 6 + 7
     assert report.best.made_by == "key_steps 3 steps linear"
+
+
+def test_spacings_contend_with_the_weights_they_have_learned(monkeypatch):
+    """The least promising of three before is the best after a few iterations."""
+    search, iterations = search_for(0.5, steps=20, gains=10), []
+
+    def fitted(self, table, count, number):
+        iterations.append(count)
+        return Table(table.actions, gains=np.full(table.actions.shape, 2.0))
+
+    def psnrs(self, table, first, count, *_):
+        late = float(np.flatnonzero((table.actions == Action.compute).all(1)).sum())
+        return np.full(count, late if table.gains is None else 100 - late)
+
+    monkeypatch.setattr(Judge, "with_gains", fitted)
+    monkeypatch.setattr(Judge, "_psnrs", psnrs)
+    search._begin([0.5])
+    contenders = search._whole_steps(0.5)
+    assert len(contenders) == 3 and contenders[0].psnr > contenders[-1].psnr
+    assert search._most_promising(0.5) is contenders[-1] and iterations == [3, 3, 3], "of 10"
 
 
 def test_refining_starts_near_the_target_from_what_promises_most():

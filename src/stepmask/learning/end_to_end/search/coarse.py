@@ -18,7 +18,7 @@ import numpy as np
 from stepmask.errors import TargetError
 from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
 from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, moved_steps
-from stepmask.learning.end_to_end.search.search import Round, Search
+from stepmask.learning.end_to_end.search.search import Round, Search, name_of
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.end_to_end.times import Times
 from stepmask.mask import Action, StepMask
@@ -26,6 +26,9 @@ from stepmask.schedules import key_steps
 
 MOVES_BY_RUNS = 4
 """Where no gradient comes back, so many times as many moves of key steps are tried."""
+
+CONTENDERS, SHORT = 3, 0.3
+"""So many spacings of key steps learn weights in such a share of the iterations, and the best of them in all."""
 
 
 class CoarseSearch(Search):
@@ -79,7 +82,9 @@ class CoarseSearch(Search):
             dear = self._tuning.over * target
             for bound in [target, dear] if refining else [target]:
                 total += len(POWERS) * times.run(config.num_validation, bound)
-            total += times.judged(target, moves)
+            total += times.judged(target, 0 if config.learns_gains and config.gradients else moves)
+            if config.learns_gains and config.gradients:
+                total += CONTENDERS * times.gains(target, math.ceil(SHORT * config.gains))
             if config.learns_gains:
                 total += sum(times.gains(cost, config.gains) for cost in ([target, dear] if refining else [target]))
             if refining:
@@ -98,9 +103,12 @@ class CoarseSearch(Search):
         return (self._tuning.reach * target, self._tuning.over * target) if self._refines else (target,)
 
     def _climb(self, target: float) -> Iterator[Round]:
-        """Move key steps of the best table of them, for as long as that helps."""
-        best = self._best_of_whole_steps(self._tuning.reach * target)
-        if not self.config.num_moves or best is None:
+        """Move key steps of the best table of them, for as long as that helps; not where weights tell what it is worth.
+
+        What is best before weights are learned is often not so afterwards.
+        """
+        best = self._best_of_whole_steps(self._bounds(target)[0])
+        if not self.config.num_moves or best is None or self._contends:
             return
         tried, seen = 0, set()
         most = self.config.num_moves * (1 if self.config.gradients else MOVES_BY_RUNS)
@@ -129,7 +137,8 @@ class CoarseSearch(Search):
         """
         if not self.config.learns_gains:
             return
-        found = map(self._best_of_whole_steps, self._bounds(target))
+        near, *dearer = self._bounds(target)
+        found = [self._most_promising(near), *map(self._best_of_whole_steps, dearer)]
         for candidate in {c.table.digest: c for c in found if c is not None}.values():
             yield from self._fit(candidate.table, candidate.made_by, target)
 
@@ -146,15 +155,35 @@ class CoarseSearch(Search):
             self.judge.save()
             yield report
 
+    @property
+    def _contends(self) -> bool:
+        """Whether spacings of key steps are compared after they have learned weights."""
+        return self.config.learns_gains and self.config.gradients
+
+    def _most_promising(self, most: float) -> Candidate | None:
+        """Of the best tables of whole steps the one that has most after a few iterations of its weights."""
+        contenders = self._whole_steps(most)[: CONTENDERS if self._contends else 1]
+        if len(contenders) < 2:
+            return next(iter(contenders), None)
+        iterations = math.ceil(SHORT * self.config.gains)
+        fitted = [self.judge.with_gains(one.table, iterations, self.num_probed) for one in contenders]
+        best = max(range(len(fitted)), key=lambda i: self.judge.psnrs(fitted[i]).mean())
+        return contenders[best]
+
     def _best_of_whole_steps(self, most: float) -> Candidate | None:
-        """Of the tables of key steps that cost at most so much those with most steps; of them the best.
+        """The best table of key steps that costs at most so much."""
+        return next(iter(self._whole_steps(most)), None)
+
+    def _whole_steps(self, most: float) -> list[Candidate]:
+        """Of the tables of key steps that cost at most so much those with most steps, the best first.
 
         Before weights are learned another step may seem to do harm, and is worth a decibel afterwards.
         """
         measured = ((len(mask.provenance["steps"]), digest) for digest, mask in self._key_steps.items())
         found = [(steps, self.candidates[digest]) for steps, digest in measured if digest in self.candidates]
         within = [(steps, candidate) for steps, candidate in found if candidate.cost <= most]
-        return max(within, key=lambda one: (one[0], one[1].psnr), default=(0, None))[1]
+        many = max((steps for steps, _ in within), default=0)
+        return sorted((candidate for steps, candidate in within if steps == many), key=lambda one: -one.psnr)
 
     def _begin(self, targets: list[float]) -> None:
         """Measure the regular schedules near the targets, and the tables to start from."""
@@ -164,10 +193,14 @@ class CoarseSearch(Search):
         self.candidates[full.digest] = Candidate(full, cost, psnrs, "the full run")
         inputs, schedules = (self.task.graph, self.task.timesteps, self.config.allowed), []
         for bound in sorted({bound for target in targets for bound in (target, *self._bounds(target))}):
-            spaced = [s for s in coarse_steps(*inputs, bound, self._cost_of) if self._fits(s)]
-            schedules += sorted(spaced, key=lambda s: -self.judge.psnrs(self._table_of(s)).mean())[:1]
-        for schedule in sorted(schedules, key=self._cost_of):  # what a cheaper one leaves far behind is dropped early
-            self._try_steps(schedule)
+            spaced = {self._table_of(s).digest: s for s in coarse_steps(*inputs, bound, self._cost_of) if self._fits(s)}
+            best = sorted(spaced.values(), key=lambda s: -self.judge.psnrs(self._table_of(s)).mean())
+            schedules += best[: CONTENDERS if self._contends else 1]
+        for schedule in schedules:
+            table = self._table_of(schedule)
+            self._key_steps[table.digest] = schedule
+            if table.digest not in self.candidates:
+                self._keep(table, name_of(schedule, _number_of_steps(schedule)))
         for table in self._starts:  # what was given is measured in full, however far behind it begins
             if table.digest not in self.candidates:
                 self._keep(table, "start")
@@ -176,7 +209,7 @@ class CoarseSearch(Search):
     def _try_steps(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
         """Measure key steps; None if they are hopeless, or their cache too large."""
         self._key_steps[self._table_of(schedule).digest] = schedule
-        return self._try_schedule(schedule, f"{len(schedule.provenance['steps'])} steps", rival)
+        return self._try_schedule(schedule, _number_of_steps(schedule), rival)
 
     def _table_of(self, schedule: StepMask) -> Table:
         return Table.of(schedule, self.task.graph)
@@ -217,3 +250,7 @@ class CoarseSearch(Search):
             key = (base.table.digest, target)
             self._tried[key] = self._tried.get(key, 0) + 1
         return base
+
+
+def _number_of_steps(schedule: StepMask) -> str:
+    return f"{len(schedule.provenance['steps'])} steps"

@@ -211,8 +211,7 @@ class Search:
         table = Table.of(schedule, self.task.graph)
         if not self.budget.fits(table.actions):
             return None
-        words = [schedule.provenance["method"], kind, schedule.provenance.get("forecast", "")]
-        return self._try(table, " ".join(filter(None, words)), rival)
+        return self._try(table, name_of(schedule, kind), rival)
 
     def _cost_of(self, schedule: StepMask) -> float:
         return self.budget.cost_of(Table.of(schedule, self.task.graph).actions)
@@ -276,6 +275,11 @@ class Search:
         candidate = Candidate(table, self.budget.cost_of(table.actions), self.judge.psnrs(table), made_by, fitted)
         self.candidates[table.digest] = candidate
         return candidate
+
+
+def name_of(schedule: StepMask, kind: str) -> str:
+    """What a schedule of some kind is called in provenance."""
+    return " ".join(filter(None, [schedule.provenance["method"], kind, schedule.provenance.get("forecast", "")]))
 
 
 def _best_of(candidates: Iterable[Candidate], most: float) -> Candidate | None:
