@@ -77,6 +77,7 @@ def test_without_a_limit_there_is_always_time(now):
     clock.reserve = lambda gains: 1e9
     now[0] = 1e9
     clock.ask(1e9)
+    assert clock.used == 1e9, "it counts all the same"
 
 
 def test_what_was_not_enough_is_not_enough_again(now, tmp_path):

@@ -40,7 +40,8 @@ class Remembering(TorchDispatchMode):
         kwargs = kwargs or {}
         try:
             operation = _compared((func, args, tuple(kwargs.items()))) if _makes_anew(func) else None
-        except _NotByLayout:
+            hash(operation)
+        except (_NotByLayout, TypeError):  # or an argument that has no hash
             operation = None
         if operation in _results:
             return _made(_results[operation])

@@ -1,11 +1,11 @@
 """From coarse to fine: whole steps first, forecast with learned weights; then cells within them, budget by budget.
 
-At each target all blocks rest together at most steps, spaced in several ways and moved for as long as that helps, and
-the best of these learn how their forecasts extrapolate; also such as cost somewhat more than the target. Then each
-round takes the table that promises most, probes what every switch in it would do to the final image, lets `Selection`
-propose a few tables at the target or on the way there, and measures them; the best learns its gains and weights anew,
-from those it had. Where skip connections lead around blocks, so that some are worth to compute alone, the walk cell by
-cell follows, on the same tables.
+At each target all blocks rest together at most steps. The steps that compute are spaced in several ways, which contend
+with the weights that their forecasts have learned; by runs alone they are moved instead. Tables that cost somewhat more
+than the target learn weights too. Then each round takes the table that promises most, probes what every switch in it
+would do to the final image, lets `Selection` propose a few tables at the target or on the way there, and measures them;
+the best learns its gains and weights anew, from those it had. Where skip connections lead around blocks, so that some
+are worth computing alone, the walk cell by cell follows, on the same tables.
 """
 
 from __future__ import annotations
@@ -69,21 +69,21 @@ class CoarseSearch(Search):
     def num_rounds(self, targets: list[float]) -> int:
         """Reports of `run`, at most."""
         fits = 2 if self.config.learns_gains else 1  # of a round: what was tried, and its gains
-        first = (self.config.num_moves > 0) + (2 if self.config.learns_gains else 0)
+        first = (self.config.num_moves > 0 and not self._contends) + (2 if self.config.learns_gains else 0)
         whole = len(targets) * (first + fits * self.config.rounds * self.config.gradients)
         return whole + (0 if self.walk is None else self.walk.num_rounds(targets))
 
     def seconds(self, times: Times, targets: list[float]) -> float:
         """How long `run` takes, about: as many rounds as there are at each target, and the most moves and gains."""
         config, total = times.config, 0.0
-        refining = config.gradients and config.rounds > 0
+        refining, contends = config.gradients and config.rounds > 0, config.gradients and config.learns_gains
         moves = config.num_moves * (1 if config.gradients else MOVES_BY_RUNS)
         for target in targets:
             dear = self._tuning.over * target
             for bound in [target, dear] if refining else [target]:
                 total += len(POWERS) * times.run(config.num_validation, bound)
-            total += times.judged(target, 0 if config.learns_gains and config.gradients else moves)
-            if config.learns_gains and config.gradients:
+            total += 0.0 if contends else times.judged(target, moves)
+            if contends:
                 total += CONTENDERS * times.gains(target, math.ceil(SHORT * config.gains))
             if config.learns_gains:
                 total += sum(times.gains(cost, config.gains) for cost in ([target, dear] if refining else [target]))
@@ -107,7 +107,8 @@ class CoarseSearch(Search):
 
         What is best before weights are learned is often not so afterwards.
         """
-        best = self._best_of_whole_steps(self._bounds(target)[0])
+        bound = self._bounds(target)[0]
+        best = self._best_of_whole_steps(bound)
         if not self.config.num_moves or best is None or self._contends:
             return
         tried, seen = 0, set()
@@ -123,7 +124,7 @@ class CoarseSearch(Search):
                 moved = self._try_steps(
                     key_steps(self.task.graph, self.task.timesteps, steps, forecast=forecast), start
                 )
-                if moved is not None and moved.psnr > start.psnr and moved.cost <= self._tuning.reach * target:
+                if moved is not None and moved.psnr > start.psnr and moved.cost <= bound:
                     best = moved
                     break
         self.judge.save()
@@ -162,9 +163,9 @@ class CoarseSearch(Search):
 
     def _most_promising(self, most: float) -> Candidate | None:
         """Of the best tables of whole steps the one that has most after a few iterations of its weights."""
-        contenders = self._whole_steps(most)[: CONTENDERS if self._contends else 1]
-        if len(contenders) < 2:
-            return next(iter(contenders), None)
+        contenders = self._whole_steps(most)[:CONTENDERS]
+        if len(contenders) < 2 or not self._contends:
+            return self._best_of_whole_steps(most)
         iterations = math.ceil(SHORT * self.config.gains)
         fitted = [self.judge.with_gains(one.table, iterations, self.num_probed) for one in contenders]
         best = max(range(len(fitted)), key=lambda i: self.judge.psnrs(fitted[i]).mean())
@@ -186,7 +187,7 @@ class CoarseSearch(Search):
         return sorted((candidate for steps, candidate in within if steps == many), key=lambda one: -one.psnr)
 
     def _begin(self, targets: list[float]) -> None:
-        """Measure the regular schedules near the targets, and the tables to start from."""
+        """Measure key steps that cost about as much as the targets, and the tables to start from."""
         full = Table(np.full(self.task.shape, Action.compute, dtype=np.uint8))
         psnrs = np.full(self.config.num_validation, PSNR_CAP)
         cost = self.budget.cost_of(full.actions)
