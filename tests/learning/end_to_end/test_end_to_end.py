@@ -16,7 +16,7 @@ from stepmask.errors import StepMaskError, TargetError
 from stepmask.evaluation import evaluation_seeds
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import EndToEnd
-from stepmask.learning.end_to_end.learner import student_t_95
+from stepmask.learning.end_to_end.outcome import student_t_95
 from stepmask.learning.end_to_end.search.portfolio import coarse_steps, portfolio
 from stepmask.mask import Action, scheduler_identity
 from stepmask.runtime.noise import Noise

@@ -15,11 +15,12 @@ from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.effort import Effort
 from stepmask.learning.end_to_end import learner
+from stepmask.learning.end_to_end.efforts import changes, efforts
 from stepmask.learning.end_to_end.judge import Judge
 from stepmask.learning.end_to_end.learner import EndToEndLearning
 from stepmask.learning.end_to_end.memory import Memory
 from stepmask.learning.end_to_end.tables import Table
-from stepmask.learning.end_to_end.times import Times, changes, efforts, measured_pace
+from stepmask.learning.end_to_end.times import Times, measured_pace
 from stepmask.liveness import State
 from stepmask.runtime.task import Task
 from stepmask.schedules import fora

@@ -6,37 +6,32 @@ budgets at once. What is reported was measured on held-back noise.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily, Member
 from stepmask.learning.budget import Budget, default_cache_bytes
-from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.clock import Clock, TimeUpError, unlimited
+from stepmask.learning.end_to_end.budgets import budget_in_time, shares_asked, timed_costs
 from stepmask.learning.end_to_end.config import EndToEnd
+from stepmask.learning.end_to_end.efforts import changes, efforts
 from stepmask.learning.end_to_end.judge import LEAST_PROBES, PROBES, Judge
 from stepmask.learning.end_to_end.memory import Needs, fitted, model_bytes
+from stepmask.learning.end_to_end.outcome import latency_facts, psnr_facts
 from stepmask.learning.end_to_end.search.coarse import CoarseSearch
 from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
-from stepmask.learning.end_to_end.times import Times, changes, efforts, measured_pace
+from stepmask.learning.end_to_end.times import Times, measured_pace
 from stepmask.learning.job import Job
-from stepmask.learning.processes import Processes
 from stepmask.learning.refusals import NoGradientError, check_gradients, check_learnable
 from stepmask.liveness import make_plan
 from stepmask.mask import SECONDS, StepMask
 from stepmask.words import duration, size
-
-PSNR_LADDER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15)
-"""Costs that a search for the cheapest mask of a PSNR goes through."""
 
 SPACING = 0.015
 """Masks of a family differ by at least so much in cost."""
@@ -96,7 +91,7 @@ class EndToEndLearning:
         self._task = self._job.task if self.coarse else innermost
         self.budget = Budget(self._task.graph, self._task.costs, max_cache_bytes=self._limit)
         self._tables = [self._table_to_start_from(mask) for mask in self._goals.start]
-        self.targets = self._checked_targets()
+        self.targets = shares_asked(self._goals, self.budget, self._task.shape[0])
 
     @property
     def _has_skips(self) -> bool:
@@ -110,7 +105,9 @@ class EndToEndLearning:
 
     def _begin(self) -> None:
         if self._goals.target_speedup is not None:
-            self.budget = self._budget_with_latencies(self._goals.target_speedup)
+            key, size = f"latencies{'.coarse' if self.coarse else ''}", self.config.speed_batch_size
+            costs = timed_costs(self._task, size, self._checkpoint, self._job.processes, key)
+            self.budget = budget_in_time(self._goals, self._task, costs, self._limit)
             self.targets = [self.budget.target]
         self.times = self.times.under(self.config)
         known = self._checkpoint, self._job.processes, self._clock, self.times
@@ -217,69 +214,6 @@ class EndToEndLearning:
         return Table.of(mask, self._task.graph)
 
     @property
-    def _latencies(self) -> str:
-        """Where they are kept."""
-        return f"latencies{'.coarse' if self.coarse else ''}"
-
-    def _with_latencies(self, checkpoint: Checkpoint, processes: Processes) -> CostTable:
-        """Costs with latencies, those of the first process for all.
-
-        Those of an interrupted search are kept, for measured again they would differ.
-        """
-        known = checkpoint.arrays.get(self._latencies)
-        if known is None:
-            cost = processes.of_first(self._timed_costs)
-            known = np.append(cost.latency_ms, cost.always_latency_ms).astype(np.float64)
-            checkpoint.arrays[self._latencies] = known
-        return replace(self._task.costs, latency_ms=known[:-1], always_latency_ms=float(known[-1]))
-
-    def _timed_costs(self) -> CostTable:
-        count = self.config.speed_batch_size
-        try:
-            return self._task.timed_costs(count)
-        except torch.OutOfMemoryError as error:
-            raise StepMaskError(
-                f"there is no room for {count} images at once, for which the latencies of the sites are to be "
-                "measured: give speed_batch_size the number of images that you sample at once"
-            ) from error
-
-    def _budget_with_latencies(self, speedup: float) -> Budget:
-        """The budget in milliseconds; where MACs are asked for too, in both.
-
-        Raises:
-            TargetError: The speed-up cannot be reached.
-        """
-        graph, num_rows = self._task.graph, self._task.shape[0]
-        costs = self._with_latencies(self._checkpoint, self._job.processes)
-        limits = {"latency": 1 / speedup}
-        floor = Budget(graph, costs, limits).floor(num_rows)
-        if limits["latency"] < floor:
-            raise TargetError(
-                f"target_speedup={speedup:g} cannot be reached: computing only the first of {num_rows} steps makes "
-                f"the denoiser {1 / floor:.2f} times as fast; ask for less"
-            )
-        if self._goals.target_macs is not None:
-            limits["macs"] = self._goals.target_macs
-        return Budget(graph, costs, limits, self._limit)
-
-    def _checked_targets(self) -> list[float]:
-        """Budgets in MACs, most expensive first; none where only a speed-up is asked for.
-
-        Raises:
-            TargetError: One cannot be reached.
-        """
-        goals, num_rows = self._goals, self._task.shape[0]
-        if goals.min_psnr is not None:
-            floor = self.budget.floor(num_rows)
-            targets = [share for share in PSNR_LADDER if share > 1.1 * floor] or [1.0]
-        else:
-            asked = goals.targets or (goals.target_macs,)
-            targets = sorted({share for share in asked if share is not None}, reverse=True)
-        for target in targets:
-            self.budget.check_target(target, num_rows)
-        return targets
-
-    @property
     def num_rounds(self) -> int:
         """Reports of the whole search, at most: rounds on the way down, moves of key steps, fits, and rounds."""
         return self.search.num_rounds(self.targets)
@@ -374,23 +308,17 @@ class EndToEndLearning:
 
     def _finish(self, candidate: Candidate) -> StepMask:
         """A candidate with its identity and what is known of it."""
-        held_back = self.judge.held_back(candidate.table)
-        half_width = student_t_95(len(held_back) - 1) * float(held_back.std(ddof=1)) / math.sqrt(len(held_back))
-        mean = float(held_back.mean())
+        facts = psnr_facts(self.judge.held_back(candidate.table))
+        if self.config.objective is None:
+            facts["validation_mean"] = round(candidate.psnr, 3)
         probed = max(self.search.num_probed + 1, LEAST_PROBES if self.config.learns_gains else 0)
         seeds = self._task.noise.seeds(0, PROBES + probed * self.config.num_probes)
         mask = candidate.table.mask(self._task)
         provenance = {
             **self._task.facts(seeds),
             "cost": round(candidate.cost, 6),
-            **self._speed(mask),
-            "psnr": {
-                "mean": round(mean, 3),
-                "confidence_95": [round(mean - half_width, 3), round(mean + half_width, 3)],
-                "worst": round(float(held_back.min()), 3),
-                "held_back_images": len(held_back),
-                **({"validation_mean": round(candidate.psnr, 3)} if self.config.objective is None else {}),
-            },
+            **({} if self._goals.target_speedup is None else {"latency": self._latency_of(mask)}),
+            "psnr": facts,
             "made_by": candidate.made_by,
             **({"with_less": self._less} if self._less else {}),
             **({"cut_by_max_minutes": True} if self._is_cut else {}),
@@ -400,32 +328,6 @@ class EndToEndLearning:
         scheduler, graph = self._task.scheduler, self._task.graph.fingerprint
         return replace(mask, scheduler=scheduler, graph=graph, provenance=provenance)
 
-    def _speed(self, mask: StepMask) -> dict[str, dict[str, float]]:
-        """What the provenance says of the time where a speed-up is asked for."""
-        if self._goals.target_speedup is None:
-            return {}
-        costs, plan = self.budget.costs, make_plan(mask, self._task.graph)
-        return {
-            "latency": {
-                "share": round(costs.fraction(plan, "latency"), 6),
-                "full_step_ms": round(float(costs.latency_ms.sum() + costs.always_latency_ms), 3),
-                "batch_size": self.config.speed_batch_size,
-            }
-        }
-
-
-def student_t_95(degrees: int) -> float:
-    """97.5% quantile of Student's t, by its expansion around the normal one (Abramowitz and Stegun, 26.7.5).
-
-    Of fewer than 5 degrees of freedom, where the expansion is too small, by the same book's Table 26.10.
-    """
-    few = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
-    if degrees in few:
-        return few[degrees]
-    z = 1.959964
-    return (
-        z
-        + (z**3 + z) / (4 * degrees)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
-    )
+    def _latency_of(self, mask: StepMask) -> dict[str, Any]:
+        plan = make_plan(mask, self._task.graph)
+        return latency_facts(self.budget.costs, plan, self.config.speed_batch_size)
