@@ -27,8 +27,8 @@ def check_learnable(pipe: Any) -> None:
 
     Raises:
         StepMaskError: A mask is applied to the model.
-        UnsupportedModelError: It is offloaded, spread over processes, has a cache of diffusers, or another one takes
-            over in mid-run.
+        UnsupportedModelError: It is offloaded by accelerate, spread over processes, has a cache of diffusers, or
+            another one takes over in mid-run.
     """
     denoiser, *others = denoisers_of(pipe)
     if others:
@@ -43,7 +43,7 @@ def check_learnable(pipe: Any) -> None:
         )
     if is_applied(denoiser):
         raise StepMaskError("a mask is applied to this model: remove it before learning another")
-    if any(_is_offloaded(module) for module in denoiser.modules()):
+    if any(hasattr(module, "_hf_hook") for module in denoiser.modules()):
         raise UnsupportedModelError("the denoiser is offloaded: learn before enabling offload, the mask works after it")
     if has_cache_of_diffusers(denoiser):
         raise UnsupportedModelError(
@@ -60,18 +60,24 @@ def _is_spread(denoiser: nn.Module) -> bool:
     return in_context or any(isinstance(parameter, DTensor) for parameter in denoiser.parameters())
 
 
-def _is_offloaded(module: nn.Module) -> bool:
-    """Whether hooks of accelerate, or diffusers' own of groups, move a module to the device and back."""
-    return hasattr(module, "_hf_hook") or any("group_offloading" in name for name in diffusers_hooks(module))
+def _is_offloaded_in_groups(module: nn.Module) -> bool:
+    """Whether hooks of diffusers move a module to the device and back."""
+    return any("group_offloading" in name for name in diffusers_hooks(module))
 
 
 def check_layers(pipe: Any) -> None:
     """Refuse layers that are known to let no gradient through, beside others that would: what came back would be wrong.
 
     Raises:
-        NoGradientError: There is one, a quantised layer of torch.
+        NoGradientError: There is one, a quantised layer of torch; or weights are moved away after each call, before a
+            gradient comes back.
     """
-    for name, module in denoiser_of(pipe).named_modules():
+    denoiser = denoiser_of(pipe)
+    if any(_is_offloaded_in_groups(module) for module in denoiser.modules()):
+        raise NoGradientError(
+            f"the denoiser is offloaded in groups: learn before enabling offload, the mask works after it; or {INSTEAD}"
+        )
+    for name, module in denoiser.named_modules():
         home = type(module).__module__
         if home.startswith("torch.") and ".quantized" in home:
             raise NoGradientError(
