@@ -14,7 +14,7 @@ from fakes import GrowingBatch, TwoCalls, assert_unchanged, quantised_pipeline, 
 from stepmask import StepMaskError, UnsupportedModelError, describe, learn, make_plan, schedules
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.refusals import INSTEAD
-from tiny import FEW, ddim_pipeline, dit_pipeline, generator, tiny_model
+from tiny import FEW, dit_pipeline, generator, tiny_model
 
 STEPS = 5
 QUICK = {"rounds": 0, "progress": False, **FEW}
