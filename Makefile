@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint docs bench bench-rivals clean
+.PHONY: demo test test-slow gpu lint docs bench bench-rivals clean
 
 demo: $(READY)     ## learn a mask for the reference model, sample with and without it, compare
 	$(BIN)/stepmask demo --output demo
@@ -14,6 +14,10 @@ test: $(READY)     ## the test suite, without what is slow or needs a GPU
 
 test-slow: $(READY)
 	$(BIN)/pytest -m "slow and not gpu"
+
+gpu: $(READY)      ## on an accelerator: every check that needs one, and how fast models of full size run under masks
+	$(BIN)/pytest -m gpu
+	$(BIN)/python -m stepmask_lab.benchmark.full_size --output gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

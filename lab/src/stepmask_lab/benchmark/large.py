@@ -31,14 +31,17 @@ GIB, BYTES_OF_TWO = 2**30, 2
 """Values are counted in float32, and halved."""
 
 
-def key_step_mask(graph: BlockGraph, cost: CostTable, budget: float, level: str) -> StepMask:
+def key_step_mask(
+    graph: BlockGraph, cost: CostTable, budget: float, level: str, timesteps: Sequence[float] | None = None
+) -> StepMask:
     """As many key steps as cost at most `budget`; the forecasts of outer sites with weights."""
-    timesteps = np.linspace(999, 0, STEPS)
-    masks = (schedules.key_steps(graph, timesteps, count, level=level) for count in range(STEPS, 0, -1))
+    timesteps = np.linspace(999, 0, STEPS) if timesteps is None else timesteps
+    counts = range(len(timesteps), 0, -1)
+    masks = (schedules.key_steps(graph, timesteps, count, level=level) for count in counts)
     mask = next(mask for mask in masks if cost.fraction(make_plan(mask, graph)) <= budget)
     outer = {graph.names[site] for site in graph.within}
     forecast = [site for site, cells in zip(mask.sites, mask.forecast.T, strict=True) if site in outer and cells.any()]
-    weights = {site: np.tile(weights_of_a_line(NUM_VALUES), (STEPS, 1, 1)) for site in forecast}
+    weights = {site: np.tile(weights_of_a_line(NUM_VALUES), (len(timesteps), 1, 1)) for site in forecast}
     return mask.with_actions(mask.actions, weights=weights or None)
 
 
