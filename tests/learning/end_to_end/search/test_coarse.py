@@ -15,7 +15,7 @@ STEPS = 5
 
 
 def search_for(target: float, steps: int = STEPS, **options) -> Search:
-    job = job_for(dit_pipeline(), steps, EndToEnd(rounds=0, coarse=True, **options), target_macs=target)
+    job = job_for(dit_pipeline(), steps, EndToEnd(**{"rounds": 0, "coarse": True, **options}), target_macs=target)
     return EndToEndLearning(job).search
 
 
@@ -36,7 +36,7 @@ def test_moving_key_steps_helps(monkeypatch):
 
 def test_spacings_contend_with_the_weights_they_have_learned(monkeypatch):
     """The least promising of three before is the best after a few iterations."""
-    search, iterations = search_for(0.5, steps=20, gains=10), []
+    search, iterations = search_for(0.5, steps=20, gains=10, rounds=1), []
 
     def fitted(self, table, count, number):
         iterations.append(count)
@@ -49,9 +49,13 @@ def test_spacings_contend_with_the_weights_they_have_learned(monkeypatch):
     monkeypatch.setattr(Judge, "with_gains", fitted)
     monkeypatch.setattr(Judge, "_psnrs", psnrs)
     search._begin([0.5])
-    contenders = search._whole_steps(0.5)
+    contenders = search._whole_steps(0.5)[:3]
     assert len(contenders) == 3 and contenders[0].psnr > contenders[-1].psnr
-    assert search._most_promising(0.5) is contenders[-1] and iterations == [3, 3, 3], "of 10"
+    chosen = search._most_promising(0.5)
+    assert chosen is contenders[-1] and iterations == [3, 3, 3], "of 10"
+    dearer = search._bounds(0.5)[1]
+    alike, best = search._spaced_like(chosen, dearer), search._whole_steps(dearer)[0]
+    assert alike is not best and search._powers_of(alike) & search._powers_of(chosen) and alike.cost > chosen.cost
 
 
 def test_refining_starts_near_the_target_from_what_promises_most():

@@ -17,7 +17,7 @@ import numpy as np
 
 from stepmask.errors import TargetError
 from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
-from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, moved_steps
+from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, moved_steps, powers_of
 from stepmask.learning.end_to_end.search.search import Round, Search, name_of
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.end_to_end.times import Times
@@ -134,12 +134,13 @@ class CoarseSearch(Search):
         """Learn how the best tables of whole steps extrapolate: near the target, and of those that cost some more.
 
         What costs too much is where refining starts from: a few cells within the steps that compute are worth less than
-        what a further step is.
+        what a further step is. It is spaced as what won near the target.
         """
         if not self.config.learns_gains:
             return
         near, *dearer = self._bounds(target)
-        found = [self._most_promising(near), *map(self._best_of_whole_steps, dearer)]
+        chosen = self._most_promising(near)
+        found = [chosen, *(self._spaced_like(chosen, bound) for bound in dearer)]
         for candidate in {c.table.digest: c for c in found if c is not None}.values():
             yield from self._fit(candidate.table, candidate.made_by, target)
 
@@ -171,6 +172,18 @@ class CoarseSearch(Search):
         best = max(range(len(fitted)), key=lambda i: self.judge.psnrs(fitted[i]).mean())
         return contenders[best]
 
+    def _spaced_like(self, chosen: Candidate | None, most: float) -> Candidate | None:
+        """Of the best tables of whole steps that which is spaced as another; the best where none is."""
+        found = self._whole_steps(most)
+        if chosen is None or not self._contends:
+            return next(iter(found), None)
+        alike = (one for one in found if self._powers_of(one) & self._powers_of(chosen))
+        return next(alike, None) or next(iter(found), None)
+
+    def _powers_of(self, candidate: Candidate) -> set[float]:
+        """How dense at the beginning its key steps may have been asked for."""
+        return powers_of(self._key_steps[candidate.table.digest].provenance["steps"], self.task.shape[0])
+
     def _best_of_whole_steps(self, most: float) -> Candidate | None:
         """The best table of key steps that costs at most so much."""
         return next(iter(self._whole_steps(most)), None)
@@ -196,7 +209,7 @@ class CoarseSearch(Search):
         for bound in sorted({bound for target in targets for bound in (target, *self._bounds(target))}):
             spaced = {self._table_of(s).digest: s for s in coarse_steps(*inputs, bound, self._cost_of) if self._fits(s)}
             best = sorted(spaced.values(), key=lambda s: -self.judge.psnrs(self._table_of(s)).mean())
-            schedules += best[: CONTENDERS if self._contends else 1]
+            schedules += best[: None if self._contends else 1]
         for schedule in schedules:
             table = self._table_of(schedule)
             self._key_steps[table.digest] = schedule

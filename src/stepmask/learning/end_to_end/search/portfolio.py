@@ -13,6 +13,7 @@ import numpy as np
 from stepmask.graph import BlockGraph
 from stepmask.mask import Action, StepMask
 from stepmask.schedules import deepcache, fora, key_steps
+from stepmask.schedules.key_steps import spaced
 
 MAX_INTERVAL = 7
 """The longest interval of the regular schedules; beyond, too little is computed to be of use."""
@@ -51,6 +52,11 @@ def coarse_steps(
     most = 1 + int((target - one) / each + 1e-6) if each > 0 else num_rows
     for power in POWERS:
         yield key_steps(graph, timesteps, min(max(1, most), num_rows), power, forecast)
+
+
+def powers_of(steps: Sequence[int], num_rows: int) -> set[float]:
+    """Of `POWERS` those by which `coarse_steps` spaces such steps."""
+    return {power for power in POWERS if spaced(num_rows, len(steps), power) == list(steps)}
 
 
 def moved_steps(steps: Sequence[int], num_rows: int, seed: int) -> Iterator[list[int]]:
