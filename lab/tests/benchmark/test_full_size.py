@@ -47,6 +47,23 @@ def test_compiled_blocks():
     assert not stepmask.runtime.apply.is_applied(subject.model)
 
 
+def test_what_is_slow_is_measured_once_with_fewer_steps(monkeypatch):
+    monkeypatch.setattr(full_size, "SLOW", 1e-9)
+    monkeypatch.setattr(full_size, "FEWEST_STEPS", 7)
+    rows = list(full_size.rows_of(SUBJECTS["dit"](), full_size.Clock(1), ways=(Way("eager"),), **FEW))
+    assert [row["steps"] for row in rows] == [7] * len(rows)
+    measured = [row for row in rows if "share" in row]
+    assert [row["batch"] for row in measured] == [1, 2] and all(len(row["shares"]) == 2 for row in measured)
+    assert all("takes" in row["skipped"] for row in rows if row not in measured)
+
+
+def test_what_breaks_is_a_row(monkeypatch):
+    subject = SUBJECTS["dit"]()
+    subject.model.register_forward_pre_hook(lambda *_: 1 / 0)
+    rows = list(full_size.rows_of(subject, full_size.Clock(1), ways=(Way("eager"),), **FEW))
+    assert all(row["skipped"] == "ZeroDivisionError: division by zero" for row in rows) and len(rows) == 8
+
+
 def test_when_the_minutes_are_over():
     found = measured([SUBJECTS["dit"]], minutes=0.0, ways=(Way("eager"),), **FEW, tell=lambda line: None)
     assert all(row["skipped"] for row in found["rows"]) and "minutes" in page(found)

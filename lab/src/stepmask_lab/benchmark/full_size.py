@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from torch import nn
 
 import stepmask
 from stepmask import StepMask, make_plan, presets
-from stepmask.errors import StepMaskError
 from stepmask.evaluation.result import device_name
 from stepmask.inspection.inputs import repeated
 from stepmask.inspection.registry import architecture_of
@@ -37,8 +37,8 @@ from stepmask_lab.benchmark.large import key_step_mask
 MODELS = ("dit-xl-2-256", "dit-xl-2-512", "pixart-sigma-1024", "sdxl", "flux-dev")
 BUDGETS, LEVELS, BATCHES = (0.5, 0.3), ("stack", "branch"), (1, 16)
 STEPS, ROUNDS, MINUTES = 20, 5, 25.0
-SLOW = 30.0
-"""Seconds of a plain run from which on rounds are fewer."""
+SLOW, FEWEST_STEPS = 10.0, 8
+"""Where a plain run takes more seconds it gets fewer steps, down to so many, and one mask is measured, twice."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -
     model = on_meta.to(dtype).to_empty(device=device)
     with torch.no_grad():
         for parameter in [*model.parameters(), *model.buffers()]:
-            if parameter.is_floating_point():
-                parameter.normal_(std=0.02)
+            parameter.normal_(std=0.02) if parameter.is_floating_point() else parameter.zero_()
     inputs = preset.example_inputs(model) or architecture_of(model).example_inputs(model)
     return Subject(name, model.eval().requires_grad_(False), inputs)
 
@@ -141,21 +140,67 @@ def rows_of(
 ) -> Iterator[dict[str, Any]]:
     """Measure one model; a row for each way, batch size and mask."""
     graph, cost = stepmask.describe(subject.model), stepmask.measure_cost(subject.model)
-    timesteps = _timesteps(steps)
-    masks = {(b, level): key_step_mask(graph, cost, b, level, timesteps) for b in budgets for level in levels}
     for way in ways:
         try:
             _compile(subject.model, graph, way)
             for batch in batches:
-                for (budget, level), mask in masks.items():
+                plain = _Plain.of(subject, batch, steps, clock)
+                for number, (budget, level) in enumerate(product(budgets, levels)):
+                    mask = key_step_mask(graph, cost, budget, level, _timesteps(plain.steps))
                     plan = make_plan(mask, graph)
                     row = {
-                        "model": subject.name, "way": way.name, "batch": batch, "steps": steps, "budget": budget,
+                        "model": subject.name, "way": way.name, "batch": batch, "steps": plain.steps, "budget": budget,
                         "level": level, "macs": cost.fraction(plan), "cache_bytes": cost.peak_cache_bytes(plan),
                     }  # fmt: skip
-                    yield row | _measured(subject, mask, batch, steps, rounds, clock)
+                    if plain.why or (number and plain.is_slow):
+                        yield row | {"skipped": plain.why or f"a plain run takes {plain.seconds:.0f} s"}
+                    else:
+                        yield row | _measured(plain, mask, 2 if plain.is_slow else rounds, clock)
         finally:
             _uncompile(subject.model, graph)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The plain model, warmed up, at one batch size.
+
+    Attributes:
+        subject: The model.
+        batch: Images at once.
+        steps: Of a run.
+        first: Seconds of the first run, in which what is compiled is compiled.
+        seconds: Of a run after it.
+        why: It cannot be measured; empty where it can.
+    """
+
+    subject: Subject
+    batch: int
+    steps: int
+    first: float = 0.0
+    seconds: float = 0.0
+    why: str = ""
+
+    @classmethod
+    def of(cls, subject: Subject, batch: int, steps: int, clock: Clock) -> _Plain:
+        """Run it twice, with so few steps that a run does not take too long."""
+        if clock.left < 0:
+            return cls(subject, batch, steps, why="the minutes are over")
+        try:
+            first, one = runner(subject, batch, 1)[1](), runner(subject, batch, 1)[1]()
+            steps = max(min(steps, FEWEST_STEPS), min(steps, int(SLOW / max(one, 1e-9))))
+            seconds = runner(subject, batch, steps)[1]()
+        except Exception as error:
+            return cls(subject, batch, steps, why=_why(error))
+        return cls(subject, batch, steps, first, seconds)
+
+    @property
+    def is_slow(self) -> bool:
+        return self.seconds > SLOW
+
+
+def _why(error: Exception) -> str:
+    """An error of any library, which is a result here, in one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _timesteps(steps: int) -> list[float]:
@@ -184,36 +229,32 @@ def _uncompile(model: nn.Module, graph: stepmask.BlockGraph) -> None:
     torch._dynamo.reset()
 
 
-def _measured(subject: Subject, mask: StepMask, batch: int, steps: int, rounds: int, clock: Clock) -> dict[str, Any]:
+def _measured(plain: _Plain, mask: StepMask, rounds: int, clock: Clock) -> dict[str, Any]:
     """The masked run's share of the plain run's time, in turns; or why there is none."""
-    if clock.left < 0:
-        return {"skipped": "the minutes are over"}
-    scheduler, run = runner(subject, batch, steps)
+    scheduler, run = runner(plain.subject, plain.batch, plain.steps)
+    pairs: list[tuple[float, float]] = []
     try:
-        stepmask.apply(subject.model, mask, scheduler=scheduler).remove()  # what is refused is, before anything runs
-        first = run()  # compiles, warms up
-        if 4 * run() > clock.left:
-            return {"skipped": "the minutes would not be enough"}
-        began, graphs = time.perf_counter(), _num_graphs()
-        with stepmask.apply(subject.model, mask, scheduler=scheduler):
+        graphs = _num_graphs()
+        with stepmask.apply(plain.subject.model, mask, scheduler=scheduler):
             first_masked = run()
-        compiled = {"first_s": first, "first_masked_s": first_masked, "graphs": _num_graphs() - graphs}
-        pairs: list[tuple[float, float]] = []
-        while len(pairs) < rounds and (len(pairs) < 2 or time.perf_counter() - began < SLOW) and clock.left > 0:
-            plain = run()
-            with stepmask.apply(subject.model, mask, scheduler=scheduler):
+        graphs = _num_graphs() - graphs
+        while len(pairs) < rounds and clock.left > 2 * plain.seconds:
+            seconds = run()
+            with stepmask.apply(plain.subject.model, mask, scheduler=scheduler):
                 run()
-                pairs.append((plain, run()))
-    except (StepMaskError, torch.OutOfMemoryError) as error:
-        return {"refused": str(error).splitlines()[0]}
+                pairs.append((seconds, run()))
+    except Exception as error:
+        return {"refused": _why(error)}
     if not pairs:
         return {"skipped": "the minutes are over"}
-    shares = [masked / plain for plain, masked in pairs]
+    shares = [masked / seconds for seconds, masked in pairs]
     return {
         "share": statistics.median(shares),
         "shares": shares,
-        "plain_ms_a_step": 1e3 * statistics.median(plain for plain, _ in pairs) / steps,
-        **compiled,
+        "plain_ms_a_step": 1e3 * statistics.median(seconds for seconds, _ in pairs) / plain.steps,
+        "first_s": plain.first,
+        "first_masked_s": first_masked,
+        "graphs": graphs,
     }
 
 
