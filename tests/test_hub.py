@@ -1,6 +1,7 @@
 """Masks and families from folders and the hub, which a stand-in plays here: no test reaches the network."""
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -73,6 +74,18 @@ def test_from_a_folder(make, file, hub, tmp_path):
     assert type(make()).from_pretrained(tmp_path) == make() and not hub
     make().save(tmp_path / "other.json")
     assert type(make()).from_pretrained(str(tmp_path), filename="other.json") == make()
+
+
+def test_names_that_are_none(tmp_path, monkeypatch):
+    """What the hub's own library raises of a name, before it asks anyone; an empty one is not the folder of the day."""
+    monkeypatch.chdir(tmp_path)
+    mask().save("mask.json")
+    check_refused("^an empty name", StepMask.from_pretrained, "", error=MaskFileError)
+    check_refused("^an empty name", load_mask, Path("hub:"), None, error=MaskFileError)
+    for name, file in (("me/none", "../../etc/passwd"), ("me/none", "/etc/passwd"), ("x" * 5000, None)):
+        with pytest.raises(MaskFileError, match="neither as a folder nor on the hub: ") as raised:
+            StepMask.from_pretrained(name, filename=file)
+        assert len(str(raised.value)) < 6000
 
 
 def test_what_is_not_there(hub, tmp_path, monkeypatch):

@@ -460,7 +460,26 @@ def test_huge_files_are_refused_before_they_take_memory(tmp_path):
     check_refused("10,000,000 cells", StepMask.load, path, error=MaskFileError)
 
 
-@pytest.mark.parametrize(("rows", "width"), [(10_000, 4_000), (100_000, 400)])
+@pytest.mark.parametrize(("rows", "sites"), [
+    (["1"] * 4_001, ["a"]), (["1" * 10_001], ["a"] * 10_001), (["1"], ["a" * 1_001]),
+])  # fmt: skip
+def test_what_no_sampler_comes_near_is_refused(rows, sites, tmp_path):
+    path = edited(tmp_path, rows=rows, sites=sites, timesteps=[1] * len(rows), scores=None)
+    check_refused("more than (4,000 rows|1,000 letters)", StepMask.load, path, error=MaskFileError)
+
+
+def test_many_sites_of_one_name_are_named_once(tmp_path):
+    path = edited(tmp_path, rows=["1" * 10_000], sites=[f"s{i // 2}" for i in range(10_000)], timesteps=[1])
+    check_refused("given twice: s0, s1, s10, s100, s1000$", StepMask.load, path, error=MaskFileError)
+
+
+def test_gains_of_cells_and_of_channels_multiply():
+    given = {**FORECAST, "gains": np.full((3, 3), 20.0), "channel_gains": {SITES[1].name: [1.0, -6.0]}}
+    check_refused(r"gains times channel_gains of 'blocks.1' must lie between -100 and 100", small, **given)
+    assert small(**{**given, "gains": np.full((3, 3), 16.0)}).channel_gains
+
+
+@pytest.mark.parametrize(("rows", "width"), [(4_000, 10_000), (1_000, 40_000)])
 def test_huge_weights_are_refused_before_they_take_memory(tmp_path, rows, width):
     """One row of them that forecasts stands for all rows."""
     path = edited(

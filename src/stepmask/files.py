@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,22 +18,49 @@ _UMASK = os.umask(0o077)  # it can only be read by setting it, for all threads
 os.umask(_UMASK)
 
 
+MAX_BYTES = 512 * 2**20
+"""Larger files are refused: the weights of all blocks of flux-dev at 50 steps take half of that."""
+
+UNREADABLE = (OSError, RuntimeError, ValueError)
+"""What a path may raise: a name that is too long, a circle of links, a null byte."""
+
+
+def mode_of(path: str | Path) -> int | None:
+    """What is behind a path, as `stat` has it; None where nothing is, or nothing that may be looked at."""
+    try:
+        return Path(path).stat().st_mode
+    except UNREADABLE:
+        return None
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a path is a folder, whatever the path may be."""
+    return stat.S_ISDIR(mode_of(path) or 0)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a path is a file, whatever the path may be."""
+    return stat.S_ISREG(mode_of(path) or 0)
+
+
 def write_atomically(path: str | Path, data: str | bytes) -> None:
     """Write `data` to a temporary file beside `path`, then rename it: what was there survives any failure.
+
+    What stands for a stream that is open already (``/dev/stdout``), a pipe or a device is written to as it is, at its
+    end.
 
     Raises:
         StepMaskError: The folder does not exist or must not be written.
     """
-    path = Path(path)
-    if path.is_symlink():
-        path = path.resolve()  # what it points to is written, and it stays a link
     data = data.encode() if isinstance(data, str) else data
     temporary = None
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe, or a device such as /dev/stdout
-            path.write_bytes(data)
+        path = _behind_links(Path(path))
+        if _is_stream(path):
+            with path.open("ab") as stream:
+                stream.write(data)
             return
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".stepmask.", delete=False) as file:
             temporary = Path(file.name)
             file.write(data)
             file.flush()
@@ -38,24 +68,64 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
         with contextlib.suppress(OSError):  # some network file systems know no modes
             temporary.chmod(0o666 & ~_UMASK)  # as an ordinary new file; temporary files start private
         temporary.replace(path)
-    except OSError as error:
+    except UNREADABLE as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        reason = f"{type(error).__name__}: {error.strerror or error}"
         raise StepMaskError(
-            f"cannot write {path} ({reason}): choose a file in a folder that you may write to"
+            f"cannot write {path} ({_reason(error)}): choose a file in a folder that you may write to"
         ) from error
+
+
+def _behind_links(path: Path) -> Path:
+    """What a link points to, so that it stays a link; not beyond what stands for an open stream."""
+    seen = set()
+    while path.is_symlink() and not _is_open_stream(path):
+        if path in seen:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        seen.add(path)
+        path = path.parent / path.readlink()
+    return path
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is an open stream, a pipe or a device, which nothing may take the place of."""
+    return _is_open_stream(path) or not (mode_of(path) is None or is_file(path) or is_folder(path))
+
+
+def _is_open_stream(path: Path) -> bool:
+    """Whether a path is a number among the open files of a process, behind which any file may be."""
+    return path.name.isdigit() and bool(re.fullmatch(r"/dev/fd|/proc/(.+/)?fd", str(path.parent.resolve())))
+
+
+def _reason(error: Exception) -> str:
+    said = getattr(error, "strerror", None) or str(error)
+    return f"{type(error).__name__}: {said}"
+
+
+def read_bytes(path: str | Path, what: str, most: int = MAX_BYTES) -> bytes:
+    """The content of a file that may come from anywhere.
+
+    Raises:
+        MaskFileError: It is not there, or has more than `most` bytes; says `what` it should be.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(most + 1)
+    except UNREADABLE as error:
+        raise MaskFileError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > most:
+        raise MaskFileError(f"{what} {path} has more than {most >> 20} MiB, which none needs: is it another file?")
+    return data
 
 
 def read_json(path: str | Path, what: str) -> Any:
     """The content of a JSON file.
 
     Raises:
-        MaskFileError: It is not there, or not JSON; says `what` it should be.
+        MaskFileError: It is not there, too large, or not JSON; says `what` it should be.
     """
+    data = read_bytes(path, what)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MaskFileError(f"cannot read {what} {path}: {error.strerror}") from error
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise MaskFileError(f"{what} {path} is not valid JSON ({error}): it may be cut short; save it anew") from error

@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stepmask.errors import MaskFileError, StepMaskError
+from stepmask.files import is_folder
 
 if TYPE_CHECKING:
     from typing import Self
+
+
+MOST_SAID = 300
+"""So many letters of what the hub says are passed on."""
 
 
 class Shared:
@@ -33,7 +38,9 @@ class Shared:
             MaskFileError: There is no such folder, repository or file, or it holds something else.
         """
         name = filename or cls.hub_file
-        if Path(id_or_dir).is_dir():
+        if not str(id_or_dir):
+            raise MaskFileError("an empty name: give a folder, or user/name for a repository on the hub")
+        if is_folder(id_or_dir):
             return cls.load(Path(id_or_dir) / name)
         from huggingface_hub import hf_hub_download
 
@@ -96,10 +103,10 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     unreachable = HfHubHTTPError.__bases__  # of the library that the hub is asked with, which changed
-    return EntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, *unreachable
+    return EntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, ValueError, *unreachable
 
 
 def _reason(error: Exception) -> str:
     """The first line of what the hub says, which goes on for many."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:MOST_SAID] if lines else type(error).__name__

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -36,6 +37,7 @@ from stepmask.mask_tables import (
     Weights,
     boolean_table,
     channel_table,
+    check_products,
     forecast_table,
     gain_table,
     score_table,
@@ -47,6 +49,8 @@ from stepmask.resample import places_among, rows_taken
 DENOISER_CALLS, SECONDS = "denoiser_calls", "seconds"
 EFFORT = (DENOISER_CALLS, SECONDS)
 """Where provenance says what making the mask took; masks that differ in nothing else are equal."""
+SHOWN = 5
+"""An error names at most so many sites."""
 TIMESTEPS, NOMINAL = "timesteps", "nominal"
 """What provenance says of the timesteps of a schedule whose pipeline will set others."""
 
@@ -133,8 +137,8 @@ class StepMask(Shared):
         if len(self.sites) != columns or not all(isinstance(site, str) for site in self.sites):
             raise StepMaskError(f"a mask with {columns} columns needs {columns} site names, got {len(self.sites)}")
         if len(set(self.sites)) != columns:
-            twice = sorted({site for site in self.sites if self.sites.count(site) > 1})
-            raise StepMaskError(f"site names must differ; given twice: {', '.join(twice)}")
+            twice = sorted(site for site, count in Counter(self.sites).items() if count > 1)
+            raise StepMaskError(f"site names must differ; given twice: {', '.join(twice[:SHOWN])}")
         if len(self.timesteps) != rows:
             raise StepMaskError(f"a mask with {rows} rows needs {rows} timesteps, got {len(self.timesteps)}")
         if not self.compute[0].all():
@@ -146,6 +150,8 @@ class StepMask(Shared):
             set_(self, "gains", gain_table(self.gains, self.forecast))
         if self.channel_gains is not None:
             set_(self, "channel_gains", channel_table(self.channel_gains, self.sites, self.forecast))
+        if self.gains is not None and self.channel_gains is not None:
+            check_products(self.gains, self.channel_gains, self.sites)
         if self.weights is not None:
             set_(self, "weights", weight_table(self.weights, self.sites, self.forecast))
             self._leave_gains_to_others()

@@ -22,6 +22,8 @@ NESTED_VERSION = 5
 VERSIONS = (FORMAT_VERSION, FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION, NESTED_VERSION)
 MAX_CELLS = 10_000_000
 """More cells than this in a file are refused: no sampler of diffusers comes near."""
+MAX_ROWS, MAX_SITES, MAX_NAME = 4_000, 10_000, 1_000
+"""The same for steps, sites, and the letters of a site's name: schedulers were trained on 1,000 steps."""
 MAX_WEIGHTS = 100_000_000
 """The same for weights, with those of rows that do not forecast: 50 steps of all blocks of flux-dev have 35 million."""
 
@@ -31,8 +33,8 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
     rows = content["rows"]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, str) for row in rows):
         raise StepMaskError('"rows" must be a list of strings, one per step')
-    if len(rows) * max(map(len, rows)) > MAX_CELLS:
-        raise StepMaskError(f"more than {MAX_CELLS:,} cells")
+    if len(rows) > MAX_ROWS or len(rows[0]) > MAX_SITES or len(rows) * max(map(len, rows)) > MAX_CELLS:
+        raise StepMaskError(f"more than {MAX_ROWS:,} rows, {MAX_SITES:,} sites or {MAX_CELLS:,} cells")
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise StepMaskError(f"row {number} has {len(row)} cells, row 0 has {len(rows[0])}")
@@ -53,6 +55,8 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(content[key], kind):
             raise StepMaskError(f'"{key}" must be a {"list" if kind is list else "JSON object"}')
+    if any(isinstance(site, str) and len(site) > MAX_NAME for site in content["sites"]):
+        raise StepMaskError(f"a site's name has more than {MAX_NAME:,} letters")
     _check_run(content["provenance"])
     scheduler = content["scheduler"]
     if scheduler is not None and not (
@@ -63,9 +67,10 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
         raise StepMaskError('"scheduler" must hold "class" and "config"')
     if content["graph"] is not None and not isinstance(content["graph"], str):
         raise StepMaskError('"graph" must be a fingerprint or null')
+    cells = np.frombuffer("".join(rows).encode(), "S1").reshape(len(rows), -1)
     return {
-        "compute": np.array([[cell == "1" for cell in row] for row in rows]),
-        "forecast": np.array([[cell == "l" for cell in row] for row in rows]),
+        "compute": cells == b"1",
+        "forecast": cells == b"l",
         "gains": _gains(content["gains"], rows) if _has_gains(content) else None,
         "channel_gains": content["channel_gains"] if "channel_gains" in kinds else None,
         "weights": _weights(content["weights"], rows, content["sites"]) if "weights" in kinds else None,
@@ -117,11 +122,11 @@ def _weights(listed: dict[str, Any], rows: list[str], sites: list[str]) -> dict[
     """(T, K, C) by site, from one table of terms x channels for each of its forecasts."""
     if len(sites) != len(rows[0]):
         raise StepMaskError(f"a mask with {len(rows[0])} columns needs {len(rows[0])} site names, got {len(sites)}")
-    found, count = {}, 0
+    found, count, places = {}, 0, {site: i for i, site in enumerate(sites) if isinstance(site, str)}
     for site, tables in listed.items():
-        if site not in sites:
+        if site not in places:
             raise StepMaskError(f"weights are given for {site!r}, which is no site of the mask")
-        forecasts = [number for number, row in enumerate(rows) if row[sites.index(site)] == "l"]
+        forecasts = [number for number, row in enumerate(rows) if row[places[site]] == "l"]
         if not isinstance(tables, list) or not tables or len(tables) != len(forecasts):
             raise StepMaskError(f"{site!r} has {len(forecasts)} forecasts, and weights for another number of them")
         given = np.array(tables, dtype=np.float64)

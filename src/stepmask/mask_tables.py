@@ -74,9 +74,9 @@ def channel_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.
     """Factors by channel to so many decimals, of sites that forecast; None where all are 1."""
     if not isinstance(values, Mapping):
         raise StepMaskError("channel_gains must map names of sites to one number for each channel")
-    strange = [site for site in values if site not in sites]
+    strange = values.keys() - set(sites)
     if strange:
-        raise StepMaskError(f"channel_gains are given for {strange[0]!r}, which is no site of the mask")
+        raise StepMaskError(f"channel_gains are given for {min(strange, key=str)!r}, which is no site of the mask")
     found = {}
     for site, forecasts in zip(sites, forecast.any(0), strict=True):
         if not forecasts or site not in values:
@@ -92,13 +92,24 @@ def channel_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.
     return found or None
 
 
+def check_products(gains: np.ndarray, channel_gains: Channels, sites: Sequence[str]) -> None:
+    """Raise where gains of cells and of channels together pass what either may be."""
+    largest = dict(zip(sites, np.abs(gains).max(0), strict=True))
+    for site, vector in channel_gains.items():
+        if largest[site] * np.abs(vector).max() > MAX_GAIN:
+            raise StepMaskError(
+                f"gains times channel_gains of {site!r} must lie between -{MAX_GAIN:g} and {MAX_GAIN:g}: its forecasts "
+                "would be no images otherwise"
+            )
+
+
 def weight_table(values: Mapping[str, Any], sites: Sequence[str], forecast: np.ndarray) -> Weights | None:
     """Weights of forecasts to so many decimals, those of a line where a row does not forecast; None for none."""
     if not isinstance(values, Mapping):
         raise StepMaskError("weights must map names of sites to a table of rows x terms x channels")
-    strange = [site for site in values if site not in sites]
+    strange = values.keys() - set(sites)
     if strange:
-        raise StepMaskError(f"weights are given for {strange[0]!r}, which is no site of the mask")
+        raise StepMaskError(f"weights are given for {min(strange, key=str)!r}, which is no site of the mask")
     found = {}
     for site, forecasts in zip(sites, forecast.T, strict=True):
         if not forecasts.any() or site not in values:

@@ -33,8 +33,8 @@ def test_a_file_holds_one_per_line(tmp_path):
     assert read_conditions(file) == [3, 0]
     file.write_text("\n")
     check_refused("holds no conditions: write one prompt", read_conditions, file)
-    check_refused("cannot read conditions from", read_conditions, tmp_path / "none.txt")
-    check_refused("cannot read conditions from", read_conditions, tmp_path)
+    check_refused("cannot read conditions", read_conditions, tmp_path / "none.txt")
+    check_refused("cannot read conditions", read_conditions, tmp_path)
 
 
 def test_they_become_arguments_of_the_call(tmp_path):

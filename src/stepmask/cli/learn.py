@@ -19,6 +19,7 @@ from stepmask.cli.common.output import ready_file
 from stepmask.cli.common.processes import one_voice
 from stepmask.cli.common.provenance import asked, family_table, reached
 from stepmask.errors import StepMaskError
+from stepmask.files import is_file
 from stepmask.learning import Goals, learners
 from stepmask.learning.goals import DEFAULT_TARGET_MACS, TOGETHER, masks_of
 from stepmask.learning.registry import DEFAULT, configured
@@ -153,7 +154,7 @@ def learn(
             make = stepmask.learn_family if targets else stepmask.learn
             made = make(pipe, method=config, **given)
         except KeyboardInterrupt:
-            if processes.is_first and resume is not None and resume.exists():
+            if processes.is_first and resume is not None and is_file(resume):
                 stderr().print(f"the state is kept in {resume}; run the same command again to go on")
             raise
         if not processes.is_first:

@@ -12,6 +12,7 @@ from typing import Any
 from PIL.Image import Image
 
 from stepmask.errors import StepMaskError
+from stepmask.files import read_bytes
 
 _OF_THE_RUN = (
     "sigmas", "timesteps", "ip_adapter", "control_guidance", "control_mode", "controlnet_conditioning",
@@ -36,9 +37,9 @@ def read_conditions(path: str | Path) -> list[str] | list[int]:
         StepMaskError: There is no such file, or nothing in it.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StepMaskError(f"cannot read conditions from {path}: {error}") from error
+        text = read_bytes(path, "conditions").decode()
+    except UnicodeDecodeError as error:
+        raise StepMaskError(f"cannot read conditions {path}: {error}") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise StepMaskError(f"{path} holds no conditions: write one prompt, or one class number, per line")

@@ -16,7 +16,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from stepmask.errors import StepMaskError
-from stepmask.files import write_atomically
+from stepmask.files import mode_of, write_atomically
 from stepmask.learning.effort import Effort
 from stepmask.mask import EFFORT
 
@@ -48,7 +48,7 @@ class Checkpoint:
         self._identity, self._effort = json.loads(json.dumps(identity)), effort
         self.arrays: dict[str, np.ndarray] = {}
         self.values: dict[str, Any] = {}
-        self.resumed = self._path is not None and self._path.exists()
+        self.resumed = self._path is not None and mode_of(self._path) is not None
         if self.resumed:
             self._read()
         else:

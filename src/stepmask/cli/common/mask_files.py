@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,8 +10,9 @@ from typing import Any
 
 from stepmask import presets
 from stepmask.cli.common.app import stdout
-from stepmask.errors import StepMaskError
+from stepmask.errors import MaskFileError, StepMaskError
 from stepmask.family import MaskFamily
+from stepmask.files import read_json
 from stepmask.mask import StepMask
 
 HUB = "hub:"
@@ -77,7 +77,7 @@ def write_schedule(
 
 def _is_family(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path, "mask")
+    except MaskFileError:
         return False  # reading it as a mask says what is wrong
     return isinstance(content, dict) and content.get("format") == "stepmask-family"

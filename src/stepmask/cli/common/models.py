@@ -14,6 +14,7 @@ from stepmask import plugins, presets
 from stepmask.cli.common.app import stderr
 from stepmask.cli.common.arguments import DType, Scheduler
 from stepmask.errors import MaskMismatchError, StepMaskError
+from stepmask.files import is_file, is_folder
 from stepmask.learning.processes import current
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.timesteps import start_run
@@ -95,9 +96,11 @@ def _load(model: str, dtype: DType | None) -> Any:
         raise StepMaskError(
             f"{model} comes with the laboratory, which is not installed: pip install ./lab in a clone of the repository"
         )
-    own = Path(model).is_dir()
-    if own and not (Path(model) / "model_index.json").exists():
-        raise StepMaskError(f"folder {model} has no model_index.json: give a folder that pipe.save_pretrained wrote")
+    own = is_folder(model)
+    if own and not is_file(Path(model) / "model_index.json"):
+        raise StepMaskError(
+            f"folder {model} has no model_index.json that can be read: give a folder that pipe.save_pretrained wrote"
+        )
     try:
         pipeline = saved_pipeline_class(Path(model), model) if own else DiffusionPipeline
         with warnings.catch_warnings():

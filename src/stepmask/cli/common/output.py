@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stepmask.cli.common.app import stderr
 from stepmask.errors import StepMaskError
-from stepmask.files import write_atomically
+from stepmask.files import is_folder, write_atomically
 
 
 def ready_folder(path: Path) -> Path:
@@ -40,7 +40,7 @@ def ready_file(path: Path) -> Path:
     Raises:
         StepMaskError: It is a folder, or its folder cannot be written to.
     """
-    if path.is_dir():
+    if is_folder(path):
         raise StepMaskError(f"{path} is a folder: give the name of a file in it, {path / 'mask.json'} for example")
     ready_folder(path.parent)
     return path

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from stepmask.errors import StepMaskError
-from stepmask.files import write_atomically
+from stepmask.files import read_bytes, write_atomically
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask
 from stepmask.schedules.inputs import MAX_BYTES, MAX_STEPS, inputs_of_file
@@ -111,11 +111,8 @@ def export_smoothcache(mask: StepMask, path: str | Path, names: Names = "diffuse
 
 def _read(path: Path) -> Any:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise StepMaskError(f"{path} has more than {MAX_BYTES >> 20} MiB, a schedule has some kilobytes")
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _without_twins(pairs, path))
-    except OSError as error:
-        raise StepMaskError(f"cannot read {path}: {error.strerror or error}") from error
+        data = read_bytes(path, "schedule", MAX_BYTES)
+        return json.loads(data, object_pairs_hook=lambda pairs: _without_twins(pairs, path))
     except StepMaskError:
         raise
     except (ValueError, RecursionError) as error:
