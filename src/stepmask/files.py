@@ -43,6 +43,25 @@ def is_file(path: str | Path) -> bool:
     return stat.S_ISREG(mode_of(path) or 0)
 
 
+def check_target(path: str | Path) -> bool:
+    """See that a path can be that of a file, whether there is one or not; whether it has a folder to be made in.
+
+    Raises:
+        StepMaskError: It cannot.
+    """
+    try:
+        target = _behind_links(Path(path))
+        with contextlib.suppress(FileNotFoundError):
+            target.stat()
+        return not _is_stream(target)
+    except UNREADABLE as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: str | Path, error: Exception) -> StepMaskError:
+    return StepMaskError(f"cannot write {path} ({reason_of(error)}): choose a file in a folder that you may write to")
+
+
 def write_atomically(path: str | Path, data: str | bytes) -> None:
     """Write `data` to a temporary file beside `path`, then rename it: what was there survives any failure.
 
@@ -55,25 +74,23 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
     data = data.encode() if isinstance(data, str) else data
     temporary = None
     try:
-        path = _behind_links(Path(path))
-        if _is_stream(path):
-            with path.open("ab") as stream:
+        target = _behind_links(Path(path))
+        if _is_stream(target):
+            with target.open("ab") as stream:
                 stream.write(data)
             return
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".stepmask.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".stepmask.", delete=False) as file:
             temporary = Path(file.name)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # else a machine that goes away may leave an empty file under the new name
         with contextlib.suppress(OSError):  # some network file systems know no modes
             temporary.chmod(0o666 & ~_UMASK)  # as an ordinary new file; temporary files start private
-        temporary.replace(path)
+        temporary.replace(target)
     except UNREADABLE as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise StepMaskError(
-            f"cannot write {path} ({_reason(error)}): choose a file in a folder that you may write to"
-        ) from error
+        raise _cannot_write(path, error) from error
 
 
 def _behind_links(path: Path) -> Path:
@@ -97,7 +114,8 @@ def _is_open_stream(path: Path) -> bool:
     return path.name.isdigit() and bool(re.fullmatch(r"/dev/fd|/proc/(.+/)?fd", str(path.parent.resolve())))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What an error of the operating system says, in few words."""
     said = getattr(error, "strerror", None) or str(error)
     return f"{type(error).__name__}: {said}"
 

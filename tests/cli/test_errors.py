@@ -140,6 +140,19 @@ def test_interrupt_keeps_the_state_and_the_old_mask(run, folder, mask_file, tmp_
     ("scheduler.config", {"beta_schedule": "foo"}, "the scheduler that the mask names cannot be made"),
     ("scheduler.config", {"num_train_timesteps": "many"}, "the scheduler that the mask names cannot be made"),
     ("scheduler.config", {"num_train_timesteps": 3}, "makes no run of 4 steps"),
+    ("scheduler.config", {"num_train_timesteps": 2 * 10**8}, "cannot be made (num_train_timesteps = 2e+08)"),
+    ("scheduler.config", {"clip_sample_range": "x"}, "cannot be made (clip_sample_range = 'x')"),
+    ("scheduler.config", {"steps_offset": 10**6}, "the scheduler that the mask names cannot be made"),
+    ("scheduler.config", {"prediction_type": "nope"}, "the scheduler that the mask names cannot be made"),
+    ("scheduler.config", {"prediction_type": "x" * 10**6}, "prediction_type is a text of 1000000 letters"),
+    ("scheduler.config", {"trained_betas": [0.1, 0.2]}, "trained_betas has 2 numbers for 1000 steps"),
+    ("scheduler.config", {"trained_betas": [{}]}, "cannot be made (trained_betas is list)"),
+    ("scheduler.config", {"thresholding": True, "sample_max_value": "x"}, "cannot be made (sample_max_value = 'x')"),
+    ("scheduler.config", {"thresholding": "yes"}, "cannot be made (thresholding = 'yes')"),
+    ("scheduler", {"class": "SchedulerMixin", "config": {}}, "no scheduler 'SchedulerMixin'"),
+    ("scheduler", {"class": "ScoreSdeVeScheduler", "config": {}}, "is not stepped by output, timestep and sample"),
+    ("scheduler", {"class": "KarrasVeScheduler", "config": {}}, "is not stepped by output, timestep and sample"),
+    ("scheduler", {"class": "RePaintScheduler", "config": {}}, "is not stepped by output, timestep and sample"),
     ("provenance", {"num_inference_steps": "five"}, "must be a whole number of steps, got 'five'"),
     ("provenance", {"noise_seeds": 5}, '"noise_seeds" in provenance must be'),
     ("provenance", {"noise_seeds": ["a", 3]}, '"noise_seeds" in provenance must be'),
@@ -154,6 +167,28 @@ def test_a_mask_with_a_nonsensical_scheduler_or_provenance(part, change, expecte
 def test_provenance_says_what_it_likes(provenance, run, edited):
     shown = " ".join(run("show", edited(provenance=provenance)).stdout.split())
     assert "when learned: the mask does not say it in a form that stepmask knows" in shown
+
+
+@pytest.mark.parametrize(("verb", "call", "says"), [
+    ("sample", "eta=foo", "the call of DDIMPipeline failed (TypeError: "),
+    ("evaluate", "eta=foo", "the call of DDIMPipeline failed (TypeError: "),
+    ("learn", "output_type=latent", "the call of DDIMPipeline failed ("),
+])  # fmt: skip
+def test_call_values_that_the_pipeline_does_not_take(verb, call, says, run, folder, mask_file, tmp_path, monkeypatch):
+    more = ["-o", tmp_path / "m.json", "--steps", 4] if verb == "learn" else ["--mask", mask_file, "-n", 1]
+    more += ["-o", tmp_path / "images"] if verb == "sample" else []
+    line = [verb, folder, *more, "--call", call]
+    result = run(*line, code=2)
+    assert f"error: {says}" in " ".join(result.stderr.split()) and "Traceback" not in result.stderr
+    monkeypatch.setenv("STEPMASK_TRACEBACK", "1")
+    with pytest.raises(AssertionError) as caught:
+        run(*line, code=2)
+    assert caught.value.__cause__.of_the_call_of == "DDIMPipeline"
+
+
+def test_a_class_that_there_is_not(run, dit_folder, tmp_path):
+    line = ["learn", dit_folder, "-o", tmp_path / "m.json", "--steps", 4, "--call", "class_labels=99999"]
+    assert "error: the call of DiTPipeline failed (" in " ".join(run(*line, code=2).stderr.split())
 
 
 @pytest.mark.parametrize(("steps", "scheduler"), [(5000, "ddim"), (1001, "dpm++"), (3, "pndm")])

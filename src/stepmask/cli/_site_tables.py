@@ -19,6 +19,7 @@ def sites_table(title: str, graph: BlockGraph, cost: CostTable, every: bool) -> 
     What contains others comes before those, which are set in; its MACs are those that it does itself.
     """
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left")
     shares, always = cost.shares()
@@ -39,7 +40,9 @@ def sites_table(title: str, graph: BlockGraph, cost: CostTable, every: bool) -> 
             label = "  " * nested + spanned([graph.names[member] for member in members])
             cells = [str(len(members)), f"{shares[first]:.2%}"]
         table.add_row(label, site.kind, *depth, *cells, f"{shares[members].sum():.1%}")
-    table.add_row("[dim]outside of all sites, always runs[/]", *[""] * len([*level, "kind", *columns]), f"{always:.1%}")
+    table.add_row(
+        Text("outside of all sites, always runs", style="dim"), *[""] * len([*level, "kind", *columns]), f"{always:.1%}"
+    )
     return table
 
 

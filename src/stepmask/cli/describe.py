@@ -68,9 +68,9 @@ def describe(
     out = stdout()
     out.print(sites_table(title, graph, cost, every or len(graph) <= FEW))
     if not every and len(graph) > FEW:
-        out.print("[dim]--all gives each site a row and lists who reads it[/]")
+        out.print("--all gives each site a row and lists who reads it", style="dim")
     if graph.within:
-        out.print("[dim]the MACs of a site that contains others are its own, without theirs[/]")
+        out.print("the MACs of a site that contains others are its own, without theirs", style="dim")
     forwards = cost.forwards_per_image
     several = f", {forwards} forwards because of guidance" if forwards > 1 else ""
     out.print(f"\nper image and step{several}; conv + linear leaves out the products of attention")

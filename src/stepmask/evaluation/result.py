@@ -84,15 +84,16 @@ class Evaluation:
 
     def __rich__(self) -> Table:
         """Return the table that the command line prints."""
-        from rich.markup import escape
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=f"{self.denoiser}, {self.scheduler}, {self.rows} steps", title_justify="left")
+        title = Text(f"{self.denoiser}, {self.scheduler}, {self.rows} steps")
+        table = Table(title=title, title_justify="left")
         table.add_column("against the full run", no_wrap=True)
         table.add_column("value", justify="right", style="bold")
         table.add_column("spread", style="dim")
         for row in self._rows():
-            table.add_row(*map(escape, row))
+            table.add_row(*map(Text, row))
         table.caption = f"{len(self.seeds)} images, seeds {_span(self.seeds)}; {self.dtype} on {self.device}"
         table.caption_justify = "left"
         return table

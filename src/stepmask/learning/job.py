@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stepmask.learning.checkpoint import Checkpoint
@@ -16,6 +15,7 @@ from stepmask.learning.configuration import Configuration
 from stepmask.learning.effort import Effort
 from stepmask.learning.goals import Goals
 from stepmask.learning.processes import Processes, current
+from stepmask.printing import console
 from stepmask.runtime.task import Task
 
 
@@ -71,7 +71,7 @@ class Job:
     def say(self, what: str) -> None:
         """Tell whoever watches the progress bar something that stays to be read."""
         if self._shown:
-            Console(stderr=True).print(what, highlight=False, soft_wrap=True)
+            console().print(what, soft_wrap=True)
 
     @property
     def _shown(self) -> bool:
@@ -86,8 +86,8 @@ class Job:
             doing: What is done, in a word.
             first: What is said before the first report.
         """
-        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not self._shown) as bar:
+        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False))
+        with Progress(*columns, TimeRemainingColumn(), console=console(), disable=not self._shown) as bar:
             task = bar.add_task(doing, total=total, now=first)
 
             def tell(report: Any) -> None:

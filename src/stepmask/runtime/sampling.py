@@ -35,14 +35,19 @@ def _global_noise(pipe: Any, seed: int) -> Iterator[None]:
         yield
 
 
+OF_CALL = "of_the_call_of"
+"""Attribute of what a pipeline's call has raised: the pipeline's class by name."""
+
+
 @contextlib.contextmanager
-def _said_how_many(count: int) -> Iterator[None]:
-    """Add to the error of a pipeline, where Python can, that it was called for several images."""
+def _said_how_many(pipe: Any, count: int) -> Iterator[None]:
+    """Note on the error of a pipeline whose it is and, where Python can, that it was called for several images."""
     try:
         yield
     except StepMaskError:
         raise
     except Exception as error:
+        setattr(error, OF_CALL, type(pipe).__name__)
         if count > 1 and hasattr(error, "add_note"):
             error.add_note(
                 f"stepmask called the pipeline for {count} images at once. If that is what it cannot do, or has no "
@@ -68,7 +73,7 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
         arguments["output_type"] = "pt"
     generators = seeded(seeds)
     generator = generators if len(generators) > 1 else generators[0]  # not every pipeline takes a list
-    with quiet(pipe), _global_noise(pipe, seeds[0]), _said_how_many(len(seeds)):
+    with quiet(pipe), _global_noise(pipe, seeds[0]), _said_how_many(pipe, len(seeds)):
         output = pipe(generator=generator, num_inference_steps=num_inference_steps, **arguments)
     made = next((getattr(output, name) for name in RESULTS if hasattr(output, name)), None)
     if isinstance(made, np.ndarray):  # pipelines that know no "pt": (N, ..., C)

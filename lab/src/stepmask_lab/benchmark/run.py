@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from stepmask.errors import StepMaskError
+from stepmask.printing import console as new_console
 from stepmask_lab import reference
 from stepmask_lab.benchmark.compare import Comparison
 from stepmask_lab.benchmark.methods import AnyMethod, guided, methods
@@ -60,7 +59,7 @@ def run_benchmark(
     """
     if not reference.names():
         raise StepMaskError("the package has no reference models; see stepmask_lab.reference.train")
-    console = Console(stderr=True)
+    console = new_console()
     output.mkdir(parents=True, exist_ok=True)
     names = list(models or reference.names())
     for name in names:

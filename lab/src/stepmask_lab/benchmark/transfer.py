@@ -26,6 +26,7 @@ from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import learn
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
+from stepmask.printing import console as new_console
 from stepmask.schedules import fora
 from stepmask_lab import reference
 from stepmask_lab.benchmark.methods import GUIDANCE_SCALE, guided, with_dpm
@@ -98,7 +99,7 @@ class _Transfer:
     output: Path
     name: str
     num_images: int
-    console: Console = field(default_factory=lambda: Console(stderr=True))
+    console: Console = field(default_factory=new_console)
 
     def run(self) -> list[dict[str, Any]]:
         """All settings, each saved when it is done."""

@@ -1,7 +1,7 @@
 """The typer application: how errors look. Knows no verbs; `stepmask.cli` adds them.
 
-What a user can mend is one sentence and exit code 2; an interrupt is exit code 130; anything else is a bug and keeps
-its traceback.
+What a user can mend is one sentence and exit code 2, and so is what the user's own pipeline raises; an interrupt is
+exit code 130; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperGroup
 
 import stepmask
 from stepmask.errors import StepMaskError
+from stepmask.printing import console, safe_streams
 
 ORDER = ("describe", "learn", "schedule", "import", "sample", "evaluate", "show", "export")
 """Verbs in the order in which one needs them; those that other packages add come after them."""
 
+TRACEBACK = "STEPMASK_TRACEBACK"
+"""In the environment: show the traceback of what a pipeline's call has raised."""
+MOST_SAID = 500
+"""So many letters of it are passed on."""
 PIPED_WIDTH = 160
 """Characters of a line where results go into a file or a pipe: tables are not cut there."""
 
@@ -36,27 +41,50 @@ class Verbs(TyperGroup):
         """Verbs in the order in which help lists them."""
         return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command line from its words on."""
+        with safe_streams():
+            try:
+                return super().main(*args, **kwargs)
+            except StepMaskError as error:  # even help may find nowhere to go
+                _say(error)
+                sys.exit(2)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that the command line names."""
         try:
             return super().invoke(ctx)
         except StepMaskError as error:
-            stderr().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            _say(error)
+            raise typer.Exit(2) from None
+        except Exception as error:
+            pipeline = getattr(error, "of_the_call_of", None)  # as `stepmask.runtime.sampling` notes
+            if pipeline is None or os.environ.get(TRACEBACK):
+                raise
+            reason = next(iter(str(error).strip().splitlines()), "")[:MOST_SAID]
+            _say(
+                f"the call of {pipeline} failed ({type(error).__name__}: {reason}): see that what --call and other "
+                f"options give it fits together; {TRACEBACK}=1 in the environment shows where it happened"
+            )
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             stderr().print("interrupted")
             raise typer.Exit(130) from None
 
 
+def _say(error: StepMaskError | str) -> None:
+    stderr().print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
+
+
 def stdout() -> Console:
     """Where results go: pipe it and only they are in the pipe."""
     asked = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(file=sys.stdout, highlight=False, width=None if asked else PIPED_WIDTH)
+    return console(sys.stdout, None if asked else PIPED_WIDTH)
 
 
 def stderr() -> Console:
     """Where progress and errors go."""
-    return Console(file=sys.stderr, highlight=False)
+    return console()
 
 
 app = typer.Typer(

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from stepmask import plugins, presets
 from stepmask.cli.common.app import stderr
 from stepmask.cli.common.arguments import DType, Scheduler
-from stepmask.errors import MaskMismatchError, StepMaskError
+from stepmask.cli.common.schedulers import make_scheduler
+from stepmask.errors import StepMaskError
 from stepmask.files import is_file, is_folder
 from stepmask.learning.processes import current
 from stepmask.mask import StepMask, scheduler_identity
-from stepmask.timesteps import start_run
 
 CLASSES = {
     Scheduler.ddim: "DDIMScheduler",
@@ -45,13 +46,17 @@ def load(
         StepMaskError: The model cannot be loaded, or not run with this scheduler.
     """
     console = stderr()
-    with console.status(f"loading {model}") if console.is_terminal and current().is_first else contextlib.nullcontext():
+    with (
+        console.status(Text(f"loading {model}"))
+        if console.is_terminal and current().is_first
+        else contextlib.nullcontext()
+    ):
         pipe = _to(_load(model, dtype), device)
     if mask is not None:
         return _with_scheduler_of(pipe, mask)
     if scheduler == Scheduler.keep:
         return pipe
-    return with_scheduler(pipe, _scheduler(CLASSES[scheduler], pipe.scheduler.config))
+    return with_scheduler(pipe, make_scheduler(CLASSES[scheduler], dict(pipe.scheduler.config)))
 
 
 def load_or_preset(model: str, scheduler: Scheduler) -> Any:
@@ -182,23 +187,5 @@ def with_scheduler(pipe: Any, scheduler: Any) -> Any:
 def _with_scheduler_of(pipe: Any, mask: StepMask) -> Any:
     if mask.scheduler is None or mask.scheduler == scheduler_identity(pipe.scheduler):
         return pipe
-    try:
-        scheduler = _scheduler(mask.scheduler["class"], mask.scheduler["config"])
-    except (TypeError, ValueError, ArithmeticError, NotImplementedError, RuntimeError) as error:
-        raise MaskMismatchError(f"the scheduler that the mask names cannot be made ({error}): learn anew") from error
-    start_run(copy.deepcopy(scheduler), mask.provenance.get("num_inference_steps") or mask.num_rows)
-    return with_scheduler(pipe, scheduler)
-
-
-def _scheduler(class_name: str, config: Any) -> Any:
-    """A diffusers scheduler by the name of its class; nothing else of diffusers can be named."""
-    import diffusers
-
-    class_ = getattr(diffusers, class_name, None)
-    if not (isinstance(class_, type) and issubclass(class_, diffusers.SchedulerMixin)):
-        raise MaskMismatchError(
-            f"diffusers {diffusers.__version__} has no scheduler {class_name!r}: update diffusers, or learn anew"
-        )
-    numbers = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}  # as mask files spell what JSON lacks
-    values = {k: numbers.get(v.lower(), v) if isinstance(v, str) else v for k, v in dict(config).items()}
-    return class_.from_config(values)
+    steps = mask.provenance.get("num_inference_steps") or mask.num_rows
+    return with_scheduler(pipe, make_scheduler(mask.scheduler["class"], mask.scheduler["config"], steps))

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stepmask.cli.common.app import stderr
 from stepmask.errors import StepMaskError
-from stepmask.files import is_folder, write_atomically
+from stepmask.files import UNREADABLE, check_target, is_folder, reason_of, write_atomically
 
 
 def ready_folder(path: Path) -> Path:
@@ -27,9 +27,9 @@ def ready_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except OSError as error:
+    except UNREADABLE as error:
         raise StepMaskError(
-            f"cannot write to folder {path} ({error.strerror or error}): choose one that you may write to"
+            f"cannot write to folder {path} ({reason_of(error)}): choose one that you may write to"
         ) from error
     return path
 
@@ -42,7 +42,8 @@ def ready_file(path: Path) -> Path:
     """
     if is_folder(path):
         raise StepMaskError(f"{path} is a folder: give the name of a file in it, {path / 'mask.json'} for example")
-    ready_folder(path.parent)
+    if check_target(path):
+        ready_folder(path.parent)
     return path
 
 
