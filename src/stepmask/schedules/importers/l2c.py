@@ -16,6 +16,7 @@ from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph
 from stepmask.mask import StepMask
 from stepmask.mask_file import MAX_CELLS
+from stepmask.schedules.importers.pickles import check_pickle
 from stepmask.schedules.inputs import MAX_BYTES, MAX_STEPS, inputs_of_file
 
 ROUTER = re.compile(r"(0|[1-9]\d{0,5})\.prob")
@@ -66,8 +67,9 @@ def _read(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:  # what torch.save writes; sizes are known before anything is unpacked
             size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_BYTES:
-            raise StepMaskError(f"{path} would unpack to {size >> 20} MiB, a router has some kilobytes: {advice}")
+            if size > MAX_BYTES:
+                raise StepMaskError(f"{path} would unpack to {size >> 20} MiB, a router has some kilobytes: {advice}")
+            _check_values(archive, path, advice)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except StepMaskError:
@@ -81,6 +83,18 @@ def _read(path: Path) -> Any:
         raise StepMaskError(
             f"{path} is refused: it holds more than numbers and options, or is broken ({reason}): {advice}"
         ) from error
+
+
+def _check_values(archive: zipfile.ZipFile, path: Path, advice: str) -> None:
+    """See that what is pickled in an archive can be made without harm."""
+    for name in archive.namelist():
+        if name.rpartition("/")[2] == "data.pkl":
+            try:
+                check_pickle(archive.read(name))
+            except StepMaskError as error:
+                raise StepMaskError(
+                    f"{path} is refused: it holds more than numbers and options, or is broken ({error}): {advice}"
+                ) from error
 
 
 def _logits(content: Any, path: Path) -> np.ndarray:
