@@ -26,6 +26,14 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def constant(value: Value) -> Value:
+    """The value without the graph that a gradient would go back by; as it is where there is none."""
+    if not any(tensor.requires_grad for tensor in tensors_in(value)):
+        return value
+    tensors, layout = take_apart(value)
+    return put_together([tensor.detach() for tensor in tensors], layout)
+
+
 def num_bytes(value: Value) -> int:
     """Bytes of all tensors in a value, one that stands there twice counted once."""
     return sum(tensor.numel() * tensor.element_size() for tensor in take_apart(value)[0])

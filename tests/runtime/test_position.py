@@ -337,3 +337,38 @@ def test_a_last_timestep_of_1_is_not_the_first_in_thousandths():
     assert scheduler.timesteps[[0, -1]].tolist() == [1000, 1]
     assert match_row(scheduler, torch.tensor([1.0]), near=4) == 5
     assert match_row(scheduler, torch.tensor([1.0])) == 0, "where a run begins"
+
+
+# --- what else a timestep may be
+
+
+def test_tokens_may_be_clean_and_samples_may_not_differ():
+    """Wan 2.2 and LTX give a timestep for every token: of a given image 0, or less noise than the others."""
+    denoiser, scheduler, _ = begun("flow-match euler", 4)
+    clean = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.5, 1.0]])
+    expected = loop(denoiser, scheduler, form=lambda t: t * clean, streams=2)
+    assert denoiser.log == expected
+    denoiser, scheduler, _ = begun("flow-match euler", 4)
+    for other in (torch.tensor([1.0, 0.5]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])):
+        with pytest.raises(PositionError, match="the samples of one denoiser call stand at different steps"):
+            denoiser(None, scheduler.timesteps[0] * other)
+
+
+def test_frames_that_wait_for_others_are_refused():
+    """As asynchronous diffusion forcing has it: the last frame stays where it is while the first goes on."""
+    denoiser, scheduler, _ = begun("flow-match euler", 4)
+    first, second = scheduler.timesteps[:2].tolist()
+    denoiser(torch.zeros(1), torch.tensor([[first, first]]))
+    with pytest.raises(PositionError, match="the frames of one denoiser call stand at different steps"):
+        denoiser(torch.zeros(1), torch.tensor([[second, first]]))
+
+
+@pytest.mark.parametrize("name", [
+    "DDPMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler", "LCMScheduler",
+])  # fmt: skip
+def test_timesteps_that_were_given_one_by_one(name):
+    """Not every scheduler counts them; a run it is all the same."""
+    scheduler = getattr(diffusers, name)()
+    scheduler.set_timesteps(timesteps=[900, 600, 300, 100])
+    denoiser = FakeDenoiser(scheduler)
+    assert loop(denoiser, scheduler) == denoiser.log

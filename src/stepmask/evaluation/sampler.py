@@ -46,7 +46,7 @@ class Sampler:
 
     def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
         """Return images (N, C, H, W) in [0, 1] under the plan, and the times of the run; see `full`."""
-        with self.task.apply(self.plan) as handle:
+        with self.task.apply(self.plan, checked=True) as handle:
             result = self.full(start, seeds)
             self.ran, self.peak_cache_bytes = handle.ran, max(self.peak_cache_bytes, handle.peak_cache_bytes)
         return result

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakMethod, ref
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Given
 from stepmask.inspection.describe import Description, description_for
 from stepmask.inspection.first_step import FirstStep, first_step, one_sample
@@ -24,11 +25,19 @@ from stepmask.inspection.registry import denoisers_of
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
+from stepmask.runtime.callers import other_callers
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import RunPlan
 
 # the gates of a denoiser keep its handle alive; this only finds it, and keeps no model from being collected
 _applied: WeakKeyDictionary[nn.Module, ref[Handle]] = WeakKeyDictionary()
+
+
+LIBRARIES = ("torch", "torchao", "accelerate", "diffusers", "transformers", "peft", "optimum", "bitsandbytes")
+"""Whose forward hooks keep no values."""
+
+SAYS_END = "maybe_free_model_hooks"
+"""What pipelines of diffusers call where a call of theirs is over."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +75,17 @@ class Summary:
 class Handle:
     """A mask that is applied to the denoisers of a pipeline; a context manager that removes it."""
 
-    def __init__(self, pipe: Any, plan: Plan, description: Description) -> None:
+    def __init__(self, pipe: Any, plan: Plan, description: Description, checked: bool = False) -> None:
         self.pipe, self.plan, self.mask = pipe, plan, plan.mask
         policy = getattr(type(plan), "policy", RunPlan)  # a plan of another class may bring its own
-        self._policy_from = lru_cache(maxsize=8)(lambda row: policy(plan.from_row(row)))
+        self._policies = lru_cache(maxsize=8)(
+            lambda row, whole: policy((_without_elimination(plan) if whole else plan).from_row(row))
+        )
+        self._read_by_hooks = False  # in the latest run: then all that they may read is there
         self._executors: dict[nn.Module, Executor] = {}
         self._description = description
         self._entered = False
+        self._end_of_call: _EndOfCall | None = None
         self._run: list[Executor] = []  # those of the latest run, in order
         self._timesteps: Any = None  # of that run
         self._step: FirstStep | None = None  # as a call without arguments begins
@@ -87,22 +100,50 @@ class Handle:
                     policy_from=self._policy_from,
                     on_run=lambda scheduler, denoiser=denoiser: self._begin(denoiser, scheduler),
                     feeders=description.architecture.feeders(denoisers[0]),
+                    pipe=pipe,
+                    checked=checked,
                 )
+            self._end_of_call = _EndOfCall(pipe, self.release)
         except BaseException:
             self.remove()
             raise
+
+    def release(self) -> None:
+        """Let go of all cached values; the mask stays applied, and the next call of the denoiser begins a run.
+
+        Pipelines of diffusers say themselves that a call is over, however it ended. After a loop of your own that was
+        broken off, call this.
+        """
+        for executor in self._executors.values():
+            executor.rest()
 
     def remove(self) -> None:
         """Restore every module and drop the caches; a second call does nothing.
 
         Raises:
             UnsupportedModelError: Something else has wrapped a gated module; undo that, then call again.
+            StepMaskError: Another thread is sampling under the mask.
         """
+        self._check_idle("remove")
+        if self._end_of_call is not None:
+            self._end_of_call.remove()
+            self._end_of_call = None
         for denoiser, executor in list(self._executors.items()):
             executor.remove()
             del self._executors[denoiser]
             if _handle_of(denoiser) is self:
                 del _applied[denoiser]
+
+    def _check_idle(self, verb: str) -> None:
+        busy = any(executor.called_by_other for executor in self._executors.values())
+        if busy or (self._executors and other_callers(self.pipe)):
+            raise StepMaskError(
+                f"cannot {verb} a mask while another thread samples with the {type(self.pipe).__name__}: its images "
+                "would be neither full nor masked; let that call end first"
+            )
+
+    def _policy_from(self, row: int) -> Any:
+        return self._policies(row, self._read_by_hooks)
 
     def _begin(self, denoiser: nn.Module, scheduler: Any) -> None:
         """A denoiser is called for the first time in a run; what others have cached is none of its business."""
@@ -110,6 +151,7 @@ class Handle:
         self.mask.check(scheduler=scheduler)
         executor = self._executors[denoiser]
         self._check_writes(denoiser)
+        self._read_by_hooks = any(read_by_hooks(one, self.plan.graph) for one in self._executors)
         if scheduler.timesteps is not self._timesteps or executor in self._run:
             self._run, self._timesteps, self._cost = [], scheduler.timesteps, None
         self._run.append(executor)
@@ -191,6 +233,32 @@ class Handle:
         self.remove()
 
 
+class _EndOfCall:
+    """Calls something at the end of each call of a pipeline, which diffusers' own say by `maybe_free_model_hooks`."""
+
+    def __init__(self, pipe: Any, then: Callable[[], None]) -> None:
+        self._pipe, said = pipe, getattr(pipe, SAYS_END, None)
+        self._before, then = vars(pipe).get(SAYS_END), WeakMethod(then)
+
+        def end(*args: Any, **kwargs: Any) -> Any:
+            if then() is not None:
+                then()()
+            return said(*args, **kwargs)
+
+        self._end = end
+        if said is not None:
+            setattr(pipe, SAYS_END, end)
+
+    def remove(self) -> None:
+        """Put back what was there."""
+        if vars(self._pipe).get(SAYS_END) is not self._end:
+            return
+        if self._before is None:
+            delattr(self._pipe, SAYS_END)
+        else:
+            setattr(self._pipe, SAYS_END, self._before)
+
+
 def apply(
     pipe: Any,
     mask: StepMask | Plan,
@@ -230,11 +298,12 @@ def apply(
     description = description_for(pipe, mask, call_kwargs)
     if isinstance(mask, Plan):
         mask.mask.check(graph=description.graph)
-        return apply_plan(pipe, mask, description)
-    return apply_plan(pipe, make_plan(mask, description.graph, eliminate_dead=eliminate_dead), description)
+        return apply_plan(pipe, mask, description, checked=True)
+    plan = make_plan(mask, description.graph, eliminate_dead=eliminate_dead)
+    return apply_plan(pipe, plan, description, checked=True)
 
 
-def apply_plan(pipe: Any, plan: Plan, description: Description) -> Handle:
+def apply_plan(pipe: Any, plan: Plan, description: Description, checked: bool = False) -> Handle:
     """`apply` for code that has described the pipeline already.
 
     Args:
@@ -242,6 +311,7 @@ def apply_plan(pipe: Any, plan: Plan, description: Description) -> Handle:
         plan: What to run.
         description: What is known of the pipeline's denoiser. Which values the model writes into is taken from here,
             not from the plan's graph, since that may have changed after the plan was made.
+        checked: Whether a run that ends in what are no finite numbers raises.
 
     Raises:
         UnsupportedModelError: The pipeline has two denoisers that differ in their blocks, or something has wrapped a
@@ -249,9 +319,15 @@ def apply_plan(pipe: Any, plan: Plan, description: Description) -> Handle:
     """
     denoisers = denoisers_of(pipe)
     _check_alike(pipe, denoisers, description)
+    if other_callers(pipe):
+        raise StepMaskError(
+            f"cannot apply a mask while another thread samples with the {type(pipe).__name__}: its images would be "
+            "neither full nor masked; let that call end first"
+        )
     for denoiser in denoisers:
         before = _handle_of(denoiser)
         if before is not None:
+            before._check_idle("apply")
             if before._entered:
                 warnings.warn(
                     "apply within the block of another apply replaces its mask for good: after the inner block nothing "
@@ -263,10 +339,45 @@ def apply_plan(pipe: Any, plan: Plan, description: Description) -> Handle:
         known = set(plan.sites) <= set(description.graph.names)
         graph = plan.graph.rewriting(description.graph) if known else plan.graph
         description = replace(description, graph=graph)
-    handle = Handle(pipe, plan, description)
+    handle = Handle(pipe, plan, description, checked)
     for denoiser in denoisers:
         _applied[denoiser] = ref(handle)
     return handle
+
+
+def read_by_hooks(denoiser: nn.Module, graph: BlockGraph) -> list[str]:
+    """Modules whose values forward hooks of the user's read, where the mask may leave those out: sites and around them.
+
+    Within an innermost site all is there whenever it runs.
+    """
+    modules = dict(denoiser.named_modules())
+    inside = tuple(f"{name}." for name in graph.innermost.names)
+    return [
+        name
+        for name, module in modules.items()
+        if name and not name.startswith(inside) and any(map(_is_users, module._forward_hooks.values()))
+    ]
+
+
+def _is_users(hook: Any) -> bool:
+    """Whether a hook is none of the libraries' own, which read no values to keep them."""
+    home = getattr(hook, "__module__", None) or type(hook).__module__
+    return home.partition(".")[0] not in LIBRARIES
+
+
+def _without_elimination(plan: Plan) -> Plan:
+    """The plan of the same mask that leaves nothing out.
+
+    Raises:
+        UnsupportedModelError: It is of a class of its own, and only who made it could say.
+    """
+    if not plan.eliminate_dead:
+        return plan
+    if type(plan) is not Plan:
+        raise UnsupportedModelError(
+            f"forward hooks read values of the model, and a {type(plan).__name__} may leave those out: remove the hooks"
+        )
+    return make_plan(plan.mask, plan.graph, eliminate_dead=False)
 
 
 def _check_alike(pipe: Any, denoisers: tuple[nn.Module, ...], description: Description) -> None:

@@ -22,9 +22,13 @@ from stepmask.graph import BlockGraph
 from stepmask.inspection.first_step import without_fractions
 from stepmask.inspection.sites import gates_of
 from stepmask.runtime.cache import Cache, Meter, poison_like
-from stepmask.runtime.policies import Policy
-from stepmask.runtime.position import Position, PositionTracker, timestep_of
+from stepmask.runtime.callers import is_caller, other_callers
+from stepmask.runtime.policies import Policy, RunPlan, passed_over
+from stepmask.runtime.position import Position, PositionTracker, again_and_again, timestep_of
 from stepmask.values import Value, tensors_in
+
+MOST_ALIKE = 8
+"""So many calls of one row, one after the other, may get the same: guiders differ in what they do to the model."""
 
 
 @dataclass
@@ -39,6 +43,8 @@ class Stream:
     arguments: _Arguments
     asked: Sequence[bool] = ()
     """Per site, whether the policy is asked in this row; the others compute."""
+    has_run: bytearray | None = None
+    """Per site, whether it was reached in the stream's first row: some calls leave blocks out."""
 
 
 class _Arguments:
@@ -75,6 +81,8 @@ class Executor:
         policy_from: Makes the policy of a stream that begins at a row.
         on_run: Called with the scheduler when a new run begins, before anything else; may raise.
         feeders: Per name of a site, submodules that need not run where the policy (a `RunPlan`) does not run the site.
+        pipe: What samples, where it is known.
+        checked: Whether to see that the last row's output is finite, where the policy is a `RunPlan`.
     """
 
     def __init__(
@@ -85,13 +93,19 @@ class Executor:
         policy_from: Callable[[int], Policy],
         on_run: Callable[[Any], None] = lambda scheduler: None,
         feeders: Mapping[str, Sequence[str]] | None = None,
+        pipe: Any = None,
+        checked: bool = False,
     ) -> None:
         self._scheduler, self._policy_from, self._on_run = scheduler, policy_from, on_run
-        self._tracker = PositionTracker()
+        self._pipe, self._checked = pipe, checked
+        self._tracker = self._new_tracker()
         self._streams: dict[int, Stream] = {}
         self._current: Stream | None = None
+        self._reached = bytearray(len(graph))  # sites, in this call
+        self._alike = ("", 0)  # what a call got, and how many calls in turn
         self._thread = 0  # of the latest run
         self._caller: threading.Thread | None = None  # in the middle of a call
+        self._set_by_other: Any = None  # timesteps of a thread that was refused
         self.stretches: list[tuple[int, int]] = []
         """First and last row of each stretch of the latest run, of each step's first call: one, unless it began anew
         on the way."""
@@ -120,7 +134,15 @@ class Executor:
     def rest(self) -> None:
         """Let all caches go: the next call begins a run."""
         self._drop_caches()
-        self._tracker = PositionTracker()
+        self._tracker = self._new_tracker()
+
+    def _new_tracker(self) -> PositionTracker:
+        return PositionTracker(lambda: self._pipe is not None and is_caller(self._pipe))
+
+    @property
+    def called_by_other(self) -> bool:
+        """Whether another thread is in the middle of a call of the denoiser."""
+        return self._caller not in (None, threading.current_thread()) and self._caller.is_alive()
 
     def _drop_caches(self) -> None:
         for stream in self._streams.values():
@@ -132,13 +154,17 @@ class Executor:
         for hook in self._hooks:
             hook.remove()
         self._streams, self._current = {}, None
-        self._on_run = lambda scheduler: None  # it holds who applied the mask, and that the model
+        self._on_run = self._policy_from = lambda _: None  # they hold who applied the mask, and that the model
+        self._pipe, self._tracker = None, PositionTracker()
         self._gates.remove()
 
     def _controller(self, site: int, rewritten: bool) -> Callable[[Callable[[], Value], tuple, dict], Value]:
         def control(compute: Callable[[], Value], args: tuple, kwargs: dict) -> Value:
             stream = self._current
-            if stream is None or not stream.asked[site]:  # None: a submodule called on its own, outside of the denoiser
+            if stream is None:  # a submodule called on its own, outside of the denoiser
+                return compute()
+            self._reached[site] = True
+            if not stream.asked[site]:
                 return compute()
             value = stream.policy(stream.row - stream.start, site, compute, stream.cache)
             return copied(value) if rewritten else value
@@ -157,11 +183,12 @@ class Executor:
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if torch.compiler.is_compiling():  # ends the trace; what runs then, eagerly, is right or says what is wrong
             raise UnsupportedModelError(f"{type(module).__name__} is compiled as a whole while a mask is applied")
-        caller = threading.current_thread()
-        if self._caller not in (None, caller) and self._caller.is_alive():
+        scheduler, caller = self._scheduler(), threading.current_thread()
+        if self.called_by_other:
+            self._note_other(scheduler)
             raise _another_thread(module, "call")
         self._caller = caller
-        scheduler = self._scheduler()
+        self._check_own(module, scheduler)
         position = self._tracker.locate(scheduler, timestep_of(args, kwargs))
         if position.new_run:
             self._streams, self.stretches = {}, []
@@ -172,12 +199,43 @@ class Executor:
                 self._gates.check(module)
                 self._on_run(scheduler)
             except BaseException:
-                self._tracker = PositionTracker()  # whatever the loop calls next is asked again
+                self._tracker = self._new_tracker()  # whatever the loop calls next is asked again
                 raise
         elif threading.get_ident() != self._thread:
+            self._note_other(scheduler)
             raise _another_thread(module, "run")
         self.position = position
+        self._check_repeats(position, args, kwargs)
+        self._reached = bytearray(len(self._every_site))
         self._current = self._stream_at(position, _shape(args, kwargs), _Arguments(args, kwargs))
+
+    def _note_other(self, scheduler: Any) -> None:
+        """Remember what a thread that is refused has done to the scheduler of the run under way."""
+        if not self._tracker.follows(scheduler):
+            self._set_by_other = scheduler.timesteps
+
+    def _check_own(self, module: nn.Module, scheduler: Any) -> None:
+        """See that the run under way is still that of this thread: another one may have set the scheduler anew."""
+        if self._tracker.follows(scheduler) or not self._streams or threading.get_ident() != self._thread:
+            self._set_by_other = None
+            return
+        by_refused = self._set_by_other is scheduler.timesteps
+        self._set_by_other = None
+        if by_refused or (self._pipe is not None and is_caller(self._pipe) and other_callers(self._pipe)):
+            self.rest()
+            raise _another_thread(module, "run")
+
+    def _check_repeats(self, position: Position, args: tuple, kwargs: dict) -> None:
+        """See that a denoiser is not called with the same again and again, where its scheduler stands still."""
+        if position.stream < MOST_ALIKE or position.stream < self._tracker.most_calls:
+            self._alike = ("", 0)
+            return
+        said = repr([tensor.detach().float().sum().item() for tensor in tensors_in((args, kwargs))])
+        before, times = self._alike
+        self._alike = (said, times + 1 if said == before else 1)
+        if self._alike[1] > MOST_ALIKE:
+            self.rest()
+            raise again_and_again(position.row)
 
     def _stream_at(self, position: Position, shape: tuple, arguments: _Arguments) -> Stream:
         stream = self._streams.get(position.stream)
@@ -207,9 +265,36 @@ class Executor:
     def _after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         if self._caller is not threading.current_thread():  # it was refused while another one calls
             return
-        if output is None and self._current is not None:  # it failed, for want of memory perhaps
+        stream, self._current, self._caller = self._current, None, None
+        if stream is None:
+            return
+        if output is None:  # it failed, for want of memory perhaps
             self._drop_caches()
-        self._current = self._caller = None
+        elif isinstance(stream.policy, RunPlan):
+            try:
+                self._check_run(module, stream, output)
+            except BaseException:
+                self.rest()
+                raise
+
+    def _check_run(self, module: nn.Module, stream: Stream, output: Any) -> None:
+        """See that what the plan computes was computed, and in the last row that what came out are numbers."""
+        step, plan = stream.row - stream.start, stream.policy.plan
+        if step == 0:
+            stream.has_run = self._reached
+        if plan.compute.all():  # nothing to go wrong
+            return
+        missing = [site for site in stream.policy.must_run(step) if not self._reached[site] and stream.has_run[site]]
+        if missing:
+            raise passed_over(plan.sites[missing[0]])
+        if not self._checked or step + 1 < plan.num_rows:
+            return
+        if not all(tensor.isfinite().all() for tensor in tensors_in(output) if tensor.is_floating_point()):
+            raise UnsupportedModelError(
+                f"what the {type(module).__name__} made under the mask are no finite numbers: if the plain pipeline's "
+                "are, either the mask's forecasts go too far (large gains), or something reads values that the mask "
+                "leaves out (another cache, code that took blocks apart); eliminate_dead=False computes those"
+            )
 
 
 def _another_thread(denoiser: nn.Module, what: str) -> PositionError:

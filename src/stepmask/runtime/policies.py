@@ -11,7 +11,7 @@ from stepmask.errors import UnsupportedModelError
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Cache
 from stepmask.runtime.forecasts import Forecasts
-from stepmask.values import Value, put_together, take_apart
+from stepmask.values import Value, constant, put_together, take_apart
 
 
 class Policy(Protocol):
@@ -33,6 +33,7 @@ class RunPlan:
         unread[0] = False
         self._asked = (~unread).tolist()
         self._keep = plan.keep.tolist()
+        self._must_run = [np.flatnonzero(row).tolist() for row in plan.called]
         rows = np.arange(plan.num_rows)[:, None]
         self._computed = np.maximum.accumulate(np.where(plan.compute, rows, -1)).tolist()  # last, at each cell
         self._forecasts = Forecasts(plan)
@@ -44,6 +45,10 @@ class RunPlan:
     def asks(self, step: int) -> list[bool]:
         """Per site whether anything is to be done at a step but to run it."""
         return self._asked[step]
+
+    def must_run(self, step: int) -> list[int]:
+        """The sites that run at a step."""
+        return self._must_run[step]
 
     def __call__(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """Compute, reuse, extrapolate, or stand in for a dead value."""
@@ -57,7 +62,7 @@ class RunPlan:
         if state == State.compute:
             value = compute()
             if keep:
-                cache.put(site, value, step, keep)
+                cache.put(site, constant(value), step, keep)
             if step == 0:
                 cache.learn_shape(site, value)
             return value
@@ -79,11 +84,7 @@ class RunPlan:
     def _check_cached(self, step: int, site: int, cache: Cache) -> None:
         """See that the newest value is the one that the plan means, as it was computed."""
         if cache.newest_step(site) != self._computed[step][site]:
-            raise UnsupportedModelError(
-                f"{self.plan.sites[site]} did not run at a step at which the mask says that it computes, and the value "
-                "of that step is asked for now: does something else skip blocks, as the caches of diffusers do "
-                "(enable_cache)? Switch that off, or remove the mask"
-            )
+            raise passed_over(self.plan.sites[site])
         if cache.written(site):
             raise UnsupportedModelError(
                 f"the model wrote into the value of {self.plan.sites[site]} after it was cached, so it cannot be used "
@@ -96,3 +97,11 @@ class RunPlan:
         taken_apart = [(at, *take_apart(value)) for at, value in known]
         parts = self._forecasts(site, step, [(at, parts) for at, parts, _ in taken_apart])
         return put_together(parts, taken_apart[0][2])
+
+
+def passed_over(site: str) -> UnsupportedModelError:
+    """What to raise where a site that computes was not reached."""
+    return UnsupportedModelError(
+        f"{site} did not run at a step at which the mask says that it computes: does something else skip blocks, as "
+        "the caches of diffusers (enable_cache) and of DeepCache do? Switch that off, or remove the mask"
+    )

@@ -8,6 +8,7 @@ itself says the row; the denoiser's argument is not trusted otherwise, since som
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,13 @@ from stepmask.inspection.architecture import TIMESTEP_NAMES
 
 RESCALED_TO = 2e-3
 """How exactly a timestep between 0 and 1 must be that of a row: bfloat16 has so many digits near 1."""
+
+
+MOST_CALLS = 256
+"""More calls within a row are refused: each keeps values of its own."""
+
+
+_CPU = torch.device("cpu")
 
 
 class Position(NamedTuple):
@@ -38,9 +46,15 @@ def timestep_of(args: tuple, kwargs: dict) -> Any:
 
 
 class PositionTracker:
-    """Follows one denoiser through the runs of a scheduler."""
+    """Follows one denoiser through the runs of a scheduler.
 
-    def __init__(self) -> None:
+    Args:
+        by_own_pipeline: Says whether a call comes from the pipeline that the scheduler belongs to. Asked only where the
+            scheduler itself does not tell the row.
+    """
+
+    def __init__(self, by_own_pipeline: Callable[[], bool] = lambda: False) -> None:
+        self._by_own_pipeline = by_own_pipeline
         self._timesteps: Tensor | None = None  # kept alive: a new run is a new tensor
         self._row = -1
         self._stream = 0
@@ -49,6 +63,10 @@ class PositionTracker:
         self._timestep: Any = None  # the argument of the row's first call
         self._most_calls = 0  # of a row, among those that are over
 
+    def follows(self, scheduler: Any) -> bool:
+        """Whether the scheduler's run is the one that is followed."""
+        return scheduler.timesteps is self._timesteps
+
     def locate(self, scheduler: Any, timestep: Any) -> Position:
         """The position of a call by its timestep argument, a number or a tensor.
 
@@ -56,12 +74,14 @@ class PositionTracker:
             PositionError: The scheduler has no run, or does not tell where it stands.
         """
         timesteps = scheduler.timesteps
-        if timesteps is None or getattr(scheduler, "num_inference_steps", 1) is None:
+        if timesteps is None or not _has_run(scheduler):
             raise PositionError(
                 f"the {type(scheduler).__name__} that the mask follows has no run: call its set_timesteps first; if "
                 "another pipeline uses the same denoiser, remove the mask before"
             )
         new_run = timesteps is not self._timesteps
+        if new_run or getattr(timestep, "device", _CPU) == _CPU:  # elsewhere reading values waits
+            check_one_step(timestep)
         row = self._row_of(scheduler, timestep, new_run)
         if not 0 <= row < len(timesteps):
             raise PositionError(
@@ -91,10 +111,24 @@ class PositionTracker:
                 )
             self._most_calls = 0 if new_run else max(self._most_calls, self._stream + 1)
             self._timestep = timestep
-        elif stream >= self._most_calls and _value(timestep) != _value(self._timestep):
-            raise _stranger(scheduler, f"another timestep than before, still at row {row}")
+        elif stream >= self._most_calls:
+            self._check_same_row(scheduler, timestep, row, stream)
         self._timesteps, self._row, self._stream = timesteps, row, stream
         return Position(row, stream, new_run)
+
+    def _check_same_row(self, scheduler: Any, timestep: Any, row: int, stream: int) -> None:
+        """See that one more call of a row belongs to it."""
+        if _value(timestep) != _value(self._timestep):
+            raise _stranger(scheduler, f"another timestep than before, still at row {row}")
+        if not _alike(timestep, self._timestep):
+            raise _at_different_steps("frames")
+        if stream >= MOST_CALLS:
+            raise again_and_again(row)
+
+    @property
+    def most_calls(self) -> int:
+        """Of a row, among those of this run that are over."""
+        return self._most_calls
 
     def _row_of(self, scheduler: Any, timestep: Any, new_run: bool) -> int:
         near = None if new_run else self._row
@@ -109,10 +143,53 @@ class PositionTracker:
             if new_run or counter == 0:
                 self._first_row = match_row(scheduler, timestep, near) - int(counter)
             return self._first_row + int(counter)
-        row = match_row(scheduler, timestep, near)
-        if hasattr(scheduler, "step_index") and not new_run and row != self._row:
+        if not hasattr(scheduler, "step_index"):
+            return match_row(scheduler, timestep, near)
+        try:
+            row = match_row(scheduler, timestep, near)
+        except PositionError:
+            if not self._by_own_pipeline():
+                raise
+            return near or 0  # however it says the timestep; where it begins late, the next row tells
+        if not new_run and row != self._row and not self._by_own_pipeline():  # it may step copies of its scheduler
             raise _stranger(scheduler, f"the timestep of row {row}, but its step has never been called")
         return row
+
+
+def _has_run(scheduler: Any) -> bool:
+    """Whether a scheduler's timesteps were set, by their number or, which not all of them count, one by one."""
+    if getattr(scheduler, "num_inference_steps", 1) is not None or getattr(scheduler, "custom_timesteps", False):
+        return True
+    return len(scheduler.timesteps) != getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+
+
+def check_one_step(timestep: Any) -> None:
+    """See that all samples of a batch stand at one step; tokens of a sample may be clean, or nearly.
+
+    Raises:
+        PositionError: They do not.
+    """
+    if not isinstance(timestep, Tensor) or timestep.dim() == 0 or timestep.numel() == 1 or _is_expanded(timestep):
+        return
+    largest = timestep if timestep.dim() == 1 else timestep.flatten(1).max(dim=1).values
+    if (largest != largest[0]).any():
+        raise _at_different_steps("samples")
+
+
+def _at_different_steps(what: str) -> PositionError:
+    return PositionError(
+        f"the {what} of one denoiser call stand at different steps, and a mask has one row for all of them: sample "
+        "them together from the first step on (without stream batches, parallel or asynchronous steps), or remove the "
+        "mask"
+    )
+
+
+def again_and_again(row: int) -> PositionError:
+    """What to raise where a denoiser is called without end at a row."""
+    return PositionError(
+        f"the denoiser is called again and again at row {row} of its run, and each call keeps values of its own: call "
+        "the scheduler's step after each, or set_timesteps before a new run; or remove the mask"
+    )
 
 
 def _stranger(scheduler: Any, what: str) -> PositionError:
@@ -125,6 +202,13 @@ def _stranger(scheduler: Any, what: str) -> PositionError:
 def _value(timestep: Any) -> float | None:
     """One value of a timestep argument, rescaled or not; of one per token, where some tokens are clean, the largest."""
     return None if timestep is None else float(torch.as_tensor(timestep).max())
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two timestep arguments of the same form say the same of every token."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape or one.dim() < 2:
+        return True
+    return bool(torch.equal(one, other))
 
 
 def _how_named(timesteps: Tensor, timestep: Any, row: int) -> str | None:
@@ -202,7 +286,11 @@ def _near(values: Tensor, timestep: Any) -> list[int]:
 def _row_in_storage(timesteps: Tensor, timestep: Tensor) -> int | None:
     """Row of an element or expanded view of `timesteps`, found without reading its value (no device sync)."""
     same = timestep.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr()
-    one_value = all(stride == 0 or size == 1 for stride, size in zip(timestep.stride(), timestep.shape, strict=True))
-    if not same or timestep.dtype != timesteps.dtype or not one_value:
+    if not same or timestep.dtype != timesteps.dtype or not _is_expanded(timestep):
         return None
     return (timestep.storage_offset() - timesteps.storage_offset()) // (timesteps.stride(0) or 1)
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether a tensor is a single number, stored once."""
+    return all(stride == 0 or size == 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
