@@ -18,6 +18,9 @@ from stepmask.errors import StepMaskError, UnknownArchitectureError, Unsupported
 from stepmask.inspection.architecture import Architecture
 from stepmask.plugins import load_plugins
 
+TAKES_OVER = "transformer_2"
+"""What pipelines call a second denoiser that takes over in mid-run."""
+
 _architectures: dict[str, Architecture] = {}
 _of_instances: WeakKeyDictionary[nn.Module, Architecture] = WeakKeyDictionary()
 """What `stepmask.register_sites` said of instances."""
@@ -104,17 +107,26 @@ def denoiser_of(model: Any) -> nn.Module:
 
 
 def denoisers_of(model: Any) -> tuple[nn.Module, ...]:
-    """All denoisers of a pipeline: the first, and the one that takes over in mid-run where there is such (Wan 2.2).
+    """All denoisers of a pipeline: the first, the one that takes over in mid-run (Wan 2.2), and those of every step.
 
     Raises:
         StepMaskError: It is neither a denoiser nor a pipeline with one.
         UnsupportedModelError: One is compiled as a whole.
     """
-    first, second = denoiser_of(model), getattr(model, "transformer_2", None)
-    takes_over = getattr(getattr(model, "config", None), "boundary_ratio", None) is not None
-    if isinstance(model, nn.Module) or second is None or second is first or not takes_over:
+    first = denoiser_of(model)
+    if isinstance(model, nn.Module):
         return (first,)
-    return first, _not_compiled(second)
+    parts = {name: part for name, part in vars(model).items() if type(part) is type(first) and part is not first}
+    second = parts.pop(TAKES_OVER, None) or getattr(model, TAKES_OVER, None)
+    others = [second] if runs_in_turns(model) else []
+    others += [part for part in parts.values() if isinstance(part, nn.Module) and part is not second]
+    return first, *(_not_compiled(other) for other in dict.fromkeys(others) if other is not first)
+
+
+def runs_in_turns(model: Any) -> bool:
+    """Whether a second denoiser of a pipeline takes over from the first in mid-run."""
+    ratio = getattr(getattr(model, "config", None), "boundary_ratio", None)
+    return ratio is not None and getattr(model, TAKES_OVER, None) is not None
 
 
 def _not_compiled(denoiser: nn.Module) -> nn.Module:

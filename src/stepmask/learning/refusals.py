@@ -33,8 +33,8 @@ def check_learnable(pipe: Any) -> None:
     denoiser, *others = denoisers_of(pipe)
     if others:
         raise UnsupportedModelError(
-            f"{type(pipe).__name__} runs two denoisers one after the other, and learning follows one alone: {INSTEAD}, "
-            "and apply runs it in both"
+            f"{type(pipe).__name__} runs two denoisers or more, and learning follows one alone: {INSTEAD}, and apply "
+            "runs it in all of them"
         )
     if launched()[1] > 1 and _is_spread(denoiser):
         raise UnsupportedModelError(

@@ -21,7 +21,7 @@ from stepmask.inspection.architecture import Given
 from stepmask.inspection.describe import Description, description_for
 from stepmask.inspection.first_step import FirstStep, first_step, one_sample
 from stepmask.inspection.measure_cost import cost_of
-from stepmask.inspection.registry import denoisers_of
+from stepmask.inspection.registry import denoisers_of, runs_in_turns
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
@@ -45,7 +45,7 @@ class Summary:
     """Says what a run did, or would do where none has been made yet."""
 
     rows: int
-    """Steps of the run, from the row at which it began."""
+    """Steps of the run, from the row at which it began; of several denoisers that run at every step, those of each."""
     computes: int
     forecasts: int
     """Cells that extrapolate two cached values; a forecast that finds one yet is a reuse."""
@@ -155,9 +155,10 @@ class Handle:
         if scheduler.timesteps is not self._timesteps or executor in self._run:
             self._run, self._timesteps, self._cost = [], scheduler.timesteps, None
         self._run.append(executor)
-        for other in self._executors.values():
-            if other is not executor:
-                other.rest()
+        if runs_in_turns(self.pipe):
+            for other in self._executors.values():
+                if other is not executor:
+                    other.rest()
 
     def _check_writes(self, denoiser: nn.Module) -> None:
         """See that the model writes into the same values as when the mask was applied, where no tensor tells."""
@@ -274,6 +275,7 @@ def apply(
 
     A row of the mask belongs to whichever denoiser runs at that step. Where a second one takes over in mid-run
     (Wan 2.2), nothing that the first has cached is used by it: it begins as a late start does, with a full row.
+    Others of its class that run at every step beside it (Ideogram 4) follow the mask too.
 
     Args:
         pipe: A diffusers pipeline; or a denoiser, with its `scheduler`.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from stepmask.errors import UnsupportedModelError
 from stepmask.values import Value, num_bytes, tensors_in
 
 
@@ -23,6 +24,11 @@ def poison_like(value: Value) -> Value:
 def versions(value: Value) -> list[int]:
     """How often each tensor was written into; tensors made under inference mode do not count."""
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in(value)]
+
+
+def shapes(value: Value) -> list[torch.Size]:
+    """Of each tensor in a value."""
+    return [tensor.shape for tensor in tensors_in(value)]
 
 
 @dataclass
@@ -56,6 +62,12 @@ class Cache:
     def put(self, site: int, value: Value, step: int = 0, keep: int = 1) -> None:
         """Add the newest value of a site, and keep so many, at least this one."""
         self.trim(site, keep - 1)
+        before = self._values.get(site)
+        if before and shapes(before[0][1]) != shapes(value):
+            raise UnsupportedModelError(
+                "the value of a site changed its shape in mid-run, while the denoiser's arguments did not, so that "
+                "what was kept does not fit what comes: remove the mask for such runs"
+            )
         self._values.setdefault(site, []).insert(0, (step, value))
         self._versions[site] = versions(value)
         self._meter.add(num_bytes(value))

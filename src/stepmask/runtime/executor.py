@@ -307,14 +307,18 @@ def _another_thread(denoiser: nn.Module, what: str) -> PositionError:
 def _shape(args: tuple, kwargs: dict) -> tuple:
     """What must stay the same for cached values to fit.
 
-    Shape, dtype and device of the sample; and which arguments there are, since an adapter that ends in mid-run takes
-    its part of the values with it. Under autocast the values' dtype is that of autocast, while a scheduler may return
-    samples of another dtype than the noise had.
+    Dtype and device of the sample, the shapes of all tensors, and which arguments there are, since an adapter that ends
+    in mid-run takes its part of the values with it; of texts and truth values, which are modes, what they say. Under
+    autocast the values' dtype is that of autocast, while a scheduler may return samples of another dtype than the
+    noise had.
     """
     values = [*args, *kwargs.values()]
     sample = next((value for value in values if isinstance(value, Tensor) and value.dim() > 1), None)
-    given = tuple(name for name, value in kwargs.items() if value is not None)
+    given = tuple(
+        (name, value if isinstance(value, str | bool) else None) for name, value in kwargs.items() if value is not None
+    )
+    shapes = tuple(tuple(tensor.shape) for tensor in tensors_in(values))
     if sample is None:
-        return given
+        return given, shapes
     dtype = None if torch.is_autocast_enabled(sample.device.type) else sample.dtype
-    return tuple(sample.shape), dtype, sample.device, given
+    return shapes, dtype, sample.device, given
