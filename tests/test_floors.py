@@ -21,6 +21,7 @@ FLOORS = {
         ("architectures",),
         ("runtime", "presets"),
         ("learning", "evaluation", "pictures"),
+        ("report",),
         ("cli",),
         ("__main__",),
     ),

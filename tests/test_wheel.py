@@ -17,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import stepmask
+from stepmask import schedules
+from stepmask.family import MaskFamily, Member
 from tiny import FEW, dit_pipeline, quiet
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -35,7 +37,7 @@ import importlib.util, json, sys
 from pathlib import Path
 from stepmask.cli import app
 
-hidden = ("matplotlib", "torchmetrics", "transformers", "accelerate", "stepmask_lab", "tiny", "pytest")
+hidden = ("matplotlib", "plotly", "torchmetrics", "transformers", "accelerate", "stepmask_lab", "tiny", "pytest")
 assert not [name for name in hidden if importlib.util.find_spec(name)]
 calls = json.loads(Path(sys.argv[1]).read_text())
 for words, code in calls:
@@ -99,6 +101,10 @@ def dependencies(requirements) -> set[str]:
     return found
 
 
+def family_of(mask):
+    return MaskFamily((Member(0.5, 40.0, mask),))
+
+
 def test_it_is_small_and_holds_the_product_alone(wheel):
     assert wheel.stat().st_size < 10**6
     with zipfile.ZipFile(wheel) as file:
@@ -130,6 +136,9 @@ def test_every_verb_runs_without_anything_else(python, tmp_path):
         (["evaluate", "model", *mask, "-n", "2", "--no-speed"], 0),
         (["show", "mask.json", "--model", "model"], 0),
         (["show", "mask.json", "-o", "pictures"], 2),
+        (["report", "mask.json", "--model", "model", "-o", "page"], 0),
+        (["report", "family.json", "-o", "page"], 2),
+        (["report", "model", "-o", "page"], 2),
         (["import", "schedule.json", "--model", "model", "-o", "imported.json"], 0),
         (["export", "imported.json", "-o", "exported.json"], 0),
         (["evaluate", "model", *mask, "--metrics", "fid"], 2),
@@ -138,6 +147,7 @@ def test_every_verb_runs_without_anything_else(python, tmp_path):
     ]
     (tmp_path / "calls.json").write_text(json.dumps(calls))
     (tmp_path / "schedule.json").write_text(json.dumps({"attn": [1, 0, 1, 1], "mlp": [1, 1, 0, 1]}))
+    family_of(schedules.fora(dit_pipeline(), 4, 2)).save(tmp_path / "family.json")
     (tmp_path / "verbs.py").write_text(VERBS)
     done = subprocess.run(
         [python, "verbs.py", "calls.json"], cwd=tmp_path, capture_output=True, text=True,
@@ -148,8 +158,9 @@ def test_every_verb_runs_without_anything_else(python, tmp_path):
     assert "Warning" not in done.stderr, "no plugin is looked for that is not there"
     listed = done.stdout[: done.stdout.index("Begin with")]
     assert "stepmask demo" not in done.stdout and "benchmark" not in listed and "reference" not in listed
+    assert "default-src 'none'" in (tmp_path / "page" / "index.html").read_text()
     extras = set(re.findall(r"pip install '?(\./lab|stepmask[-\w]*(?:\[\w+\])?)", done.stderr))
-    assert extras == {"stepmask[pictures]", "stepmask[text]", "./lab"}
+    assert extras == {"stepmask[pictures]", "stepmask[report]", "stepmask[text]", "./lab"}
 
 
 @pytest.mark.parametrize("project", [REPOSITORY, REPOSITORY / "lab"], ids=["stepmask", "stepmask-lab"])

@@ -83,12 +83,11 @@ class Metrics(Protocol):
 
 _model_sources: dict[str, ModelSource] = {}
 _pipelines: dict[str, str] = {}
+_results: list[Callable[[Path], Any]] = []
 _metrics: list[tuple[Callable[[str, Path | None], Metrics], str]] = []
 
-NO_METRICS = (
-    "they come with the laboratory (in a clone of the repository: pip install ./lab); PSNR and SSIM against the full "
-    "run need none"
-)
+LABORATORY = "the laboratory (in a clone of the repository: pip install ./lab)"
+NO_METRICS = f"they come with {LABORATORY}; PSNR and SSIM against the full run need none"
 
 
 def register_models(source: ModelSource) -> None:
@@ -114,6 +113,29 @@ def register_metrics(load: Callable[[str, Path | None], Metrics], help: str) -> 
         help: Which names there are, for ``--help``.
     """
     _metrics[:] = [(load, help)]
+
+
+def register_results(read: Callable[[Path], Any]) -> None:
+    """Say what reads the folder of a benchmark for ``stepmask report FOLDER``.
+
+    Args:
+        read: Makes a `stepmask.report.Report` of the folder.
+    """
+    _results[:] = [read]
+
+
+def results_of(folder: Path) -> Any:
+    """A `stepmask.report.Report` on the benchmark in a folder.
+
+    Raises:
+        StepMaskError: No installed package reads benchmarks, or the folder holds none.
+    """
+    load_plugins()
+    if not _results:
+        raise StepMaskError(
+            f"{folder} is a folder, and folders of benchmarks are read by {LABORATORY}: give a mask file"
+        )
+    return _results[0](folder)
 
 
 def model_sources() -> dict[str, ModelSource]:

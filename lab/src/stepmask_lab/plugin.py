@@ -21,6 +21,12 @@ def _metrics(names: str, real: Path | None) -> Any:
     return metrics_by_name(names, real)
 
 
+def _results(folder: Path) -> Any:
+    from stepmask_lab.pages.exploration import benchmark_report
+
+    return benchmark_report(folder)
+
+
 plugins.register_models(
     plugins.ModelSource("reference", reference.names, reference.load, "small trained models of the laboratory")
 )
@@ -32,6 +38,7 @@ plugins.register_metrics(
     "'stepmask-lab\\[metrics]' must be installed, and cifar, a small classifier that comes with the laboratory, for "
     "images like CIFAR-10. Scores of sets need 512 images or more.",
 )
+plugins.register_results(_results)
 
 LEARNERS = (
     Learner(

@@ -61,15 +61,16 @@ class Row(NamedTuple):
     """Whether a block begins here, so that a gap sets it apart."""
 
 
-def rows_for(sites: Sequence[str], cells: np.ndarray) -> list[Row]:
+def rows_for(sites: Sequence[str], cells: np.ndarray, share: bool = True) -> list[Row]:
     """The rows of a picture, from input to output.
 
-    What contains others comes before those, and they are named within it. Blocks of a list that follow each other and
-    are equal in all that they contain, name by name and cell by cell, share their rows.
+    What contains others comes before those, and they are named within it.
 
     Args:
         sites: B names in execution order.
         cells: (T, B) what is drawn.
+        share: Whether blocks of a list that follow each other and are equal in all that they contain, name by name and
+            cell by cell, share their rows.
     """
     order, parents = outline(sites), parents_of(sites)
     if not any(level for _, level in order):
@@ -91,7 +92,7 @@ def rows_for(sites: Sequence[str], cells: np.ndarray) -> list[Row]:
         if at in shared:
             continue
         last, contains = at, ends[at] > at + 1
-        while contains and ends[last] < len(order) and content(ends[last]) == content(at):
+        while share and contains and ends[last] < len(order) and content(ends[last]) == content(at):
             last = ends[last]
             shared.update(range(last, ends[last]))
         parent = parents[site]

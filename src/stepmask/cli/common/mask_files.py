@@ -41,6 +41,15 @@ def load_mask(path: Path, at: float | None) -> StepMask:
     return family.at(at)
 
 
+def load_family_or_mask(path: Path, at: float | None) -> MaskFamily | StepMask:
+    """Read a whole family where a file has one and nothing is picked from it; else what `load_mask` reads.
+
+    Raises:
+        StepMaskError: As `load_mask` does.
+    """
+    return MaskFamily.load(path) if at is None and _is_family(path) else load_mask(path, at)
+
+
 def load_masks(paths: list[Path]) -> list[StepMask]:
     """All masks of files that hold one each, or a family.
 

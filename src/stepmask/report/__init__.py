@@ -1,0 +1,27 @@
+"""Reports: one self-contained HTML page on a mask, a family or a benchmark, to explore in any browser.
+
+Everything on it is computed from what is given; nothing is sampled here. A page with a trade-off needs plotly, which
+the extra ``report`` brings; it stands in the page as a whole, so that none needs a network or a server.
+"""
+
+from __future__ import annotations
+
+from stepmask.report.content import Axis, Entry, Method, Report, Study, facts_of
+from stepmask.report.mask_map import mask_map
+from stepmask.report.masks import family_study, mask_study
+from stepmask.report.page import check_drawable, render, write_report
+
+__all__ = [
+    "Axis",
+    "Entry",
+    "Method",
+    "Report",
+    "Study",
+    "check_drawable",
+    "facts_of",
+    "family_study",
+    "mask_map",
+    "mask_study",
+    "render",
+    "write_report",
+]
