@@ -20,7 +20,7 @@ copyright = author
 version = release = stepmask.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generate"]
-exclude_patterns = ["_build", "_ext", "**/_*.md"]
+exclude_patterns = ["_build", "_ext", "_pages", "**/_*.md"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 root_doc = "index"
 
@@ -49,6 +49,7 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"stepmask {version}"
 html_static_path = ["_static"]
+html_extra_path = ["_pages"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False

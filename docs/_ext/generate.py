@@ -1,4 +1,4 @@
-"""Makes the pages that come from the code: API, command line, configurations, refusals. Sphinx calls it first.
+"""Makes the pages that come from the code: API, command line, configurations, refusals, reports. Sphinx calls it first.
 
 A page is written only where it changed, so that a second build is quick. What is made is not kept in git.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import api
 import configurations
 import refusals
+import reports
 
 import command_line
 
@@ -37,6 +38,7 @@ def generate(app: Any, config: Any) -> None:
                 path.unlink()
     for path, text in pages.items():
         write(path, text)
+    reports.write_reports(docs)
 
 
 def setup(app: Any) -> dict[str, Any]:

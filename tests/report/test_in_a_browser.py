@@ -123,10 +123,10 @@ def test_a_family_by_budget_and_by_key(chromium, family_page):
     with opened(chromium, family_page) as page:
         assert page.locator("#tradeoff .list tbody tr").count() == 2
         page.locator('input[aria-label^="Budget"]').fill("40")
-        assert page.inner_text('#tradeoff tr[aria-selected="true"]').split()[-3:] == ["30.0%", "30.0", "dB"]
+        assert page.inner_text('#tradeoff tr[aria-current="true"]').split()[-3:] == ["30.0%", "30.0", "dB"]
         page.focus(".plot")
         page.keyboard.press("ArrowRight")
-        assert "at 60.0%" in page.inner_text('#tradeoff tr[aria-selected="true"]')
+        assert "at 60.0%" in page.inner_text('#tradeoff tr[aria-current="true"]')
         assert page.locator(".plot :is(.point, path.point)").count() >= 3
 
 

@@ -78,6 +78,21 @@ def test_the_verb_writes_the_page(run, folder, tmp_path):
     assert "index.html" in said and "end-to-end" in (tmp_path / "page" / "index.html").read_text()
 
 
+def test_what_is_no_number_is_not_drawn(folder):
+    file = folder / "rows" / "tiny-8-fora-1to2.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"ssim_mean": "<b>", "method": "a\nb", "psnr_min": float("nan")})
+    )
+    (entry,) = benchmark_report(folder).studies[0].entries
+    assert entry.method == "a\nb" and entry.values["ssim"] is None and entry.values["worst"] is None
+
+
+def test_the_full_run_alone_is_nothing_to_explore(tmp_path):
+    ResultFiles(tmp_path, "tiny").save(Key("tiny", 4, "full run", "all"), row(1.0, 100.0))
+    with pytest.raises(StepMaskError, match="the full run alone"):
+        benchmark_report(tmp_path)
+
+
 def test_folders_without_results_and_with_broken_ones(folder, tmp_path):
     with pytest.raises(StepMaskError, match="holds no results of a benchmark"):
         benchmark_report(tmp_path)

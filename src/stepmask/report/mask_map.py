@@ -16,7 +16,7 @@ from stepmask.liveness import Plan, State
 from stepmask.mask import SYMBOLS, Action, StepMask
 from stepmask.pictures.labels import WITHIN, rows_for, states_of
 
-MAX_CELLS = 400_000
+MAX_CELLS = 120_000
 """Of a map: beyond, browsers get slow."""
 
 LETTERS = {State.dead: "d", State.reuse: "r", State.compute: "c", State.forecast: "f", WITHIN: "w"}

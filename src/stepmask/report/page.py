@@ -20,7 +20,7 @@ from typing import Any
 
 from stepmask.errors import StepMaskError
 from stepmask.files import write_atomically
-from stepmask.report.content import Entry, Report, Study
+from stepmask.report.content import Entry, Report, Study, is_number
 
 PAGE = "index.html"
 SCRIPTS = ("dom.js", "words.js", "map.js", "frontier.js", "pictures.js", "main.js")
@@ -46,7 +46,7 @@ def render(report: Report) -> str:
     library = _plotly() if any(study.axes for study in report.studies) else None
     scripts = [*([library] if library else []), "\n".join(map(_part, SCRIPTS))]
     return Template(_part("page.html")).substitute(
-        title=html.escape(report.title),
+        title=html.escape(f"{report.title}, {report.source}"),
         policy=_policy(scripts),
         style=_part("page.css"),
         data=_as_json(_content(report)),
@@ -120,7 +120,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "method": entry.method,
         "setting": entry.setting,
         "values": entry.values,
-        "interval": entry.interval,
+        "interval": entry.interval if entry.interval and all(map(is_number, entry.interval)) else None,
         "map": entry.map,
         "picture": _uri(entry.picture),
         "facts": list(entry.facts),

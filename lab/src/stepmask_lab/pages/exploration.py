@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
 from stepmask.report import Axis, Entry, Method, Report, Study, facts_of, mask_map
-from stepmask.report.content import COST, PSNR
+from stepmask.report.content import COST, PSNR, is_number
 from stepmask.report.on_model import maps_on
 from stepmask_lab import reference
 from stepmask_lab.benchmark.image_strips import SHOWN
@@ -42,7 +43,7 @@ DRAWN = (
 def benchmark_report(folder: Path) -> Report:
     """A page on all results in a benchmark's folder, or in ``results`` within it.
 
-    Maps show what runs on the model where it is a reference model, and what masks ask for elsewhere.
+    Maps show what runs on the model where it is a reference model that the mask fits, and what masks ask for elsewhere.
 
     Raises:
         StepMaskError: There are no results, or some that cannot be used.
@@ -58,6 +59,10 @@ def benchmark_report(folder: Path) -> Report:
         raise StepMaskError(
             f"the results in {folder} cannot be used ({reason}): they are not as stepmask benchmark writes them"
         ) from error
+    if not studies:
+        raise StepMaskError(
+            f"{folder} holds rows of the full run alone: measure a method with stepmask benchmark MODEL"
+        )
     names = ", ".join(dict.fromkeys(study.name.rpartition(",")[0] for study in studies))
     return Report(f"Benchmark of {names}", folder.resolve().name, studies)
 
@@ -81,7 +86,7 @@ def _studies(source: Path, folder: Path, model: str) -> Iterator[Study]:
                 [axis for axis in (*AXES, *scores) if axis.key in known],
                 SLACK,
                 None if full is None else _picture(full, [source, folder]),
-                min(SHOWN, same[0]["num_images"]),
+                max(1, min(SHOWN, same[0]["num_images"])),
                 facts_of(measured),
             )
 
@@ -104,7 +109,7 @@ def _entry(row: Row, places: list[Path], mapped: Callable[[StepMask], Mapping[st
     return Entry(
         row["method"],
         setting,
-        values,
+        {name: value if is_number(value) else None for name, value in values.items()},
         (mean - reach, mean + reach),
         None if mask is None else mapped(StepMask.load(mask)),
         _picture(row, places),
@@ -114,15 +119,17 @@ def _entry(row: Row, places: list[Path], mapped: Callable[[StepMask], Mapping[st
 
 def _maps_for(model: str, guidance_scale: float | None) -> Callable[[StepMask], Mapping[str, Any]]:
     """What makes the maps of a model's masks: on it where it is at hand."""
+    call = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
 
     @cache
     def pipeline() -> Any:
         return reference.load(model)
 
     def mapped(mask: StepMask) -> Mapping[str, Any]:
-        if model not in reference.names():
-            return mask_map(mask)
-        return maps_on(pipeline(), mask, {} if guidance_scale is None else {"guidance_scale": guidance_scale})(mask)
+        if model in reference.names():
+            with contextlib.suppress(StepMaskError):  # of an earlier model, or of one that needs what is not installed
+                return maps_on(pipeline(), mask, call)(mask)
+        return mask_map(mask)
 
     return mapped
 

@@ -36,7 +36,7 @@ FAMILIES = (
     Family("as they ship", r".* package", "#E69F00"),
     Family("as they ship", r"cache-dit .*", "#999933"),
     Family("as they ship", r"diffusers .*", "#882255"),
-    Family("other", r".*", "#8C6D31"),
+    Family("other", r"(?s:.*)", "#8C6D31"),
 )
 """In the order of legends; a method belongs to the first that its name fits."""
 

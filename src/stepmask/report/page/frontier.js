@@ -123,7 +123,7 @@ const entryList = (study, state, indices, choose, axes) => {
   const rows = indices.map((i) => {
     const entry = study.entries[i];
     const click = (event) => { if (!event.target.closest("button")) choose(i); };
-    return el("tr", { "aria-selected": String(i === state.entry), onclick: click },
+    return el("tr", { "aria-current": i === state.entry ? "true" : null, onclick: click },
       el("td", {}, pickButton(study, i, choose)), el("td", {}, entry.setting),
       axes.map((axis) => el("td", { class: "right" }, inForm(axis, entry.values[axis.key]))));
   });

@@ -133,6 +133,8 @@
   const refresh = () => {
     const one = study();
     const entry = one.entries[state.entry];
+    parts.theme.textContent = isDark() ? "Light" : "Dark";
+    parts.theme.setAttribute("aria-label", `Show the page ${isDark() ? "light" : "dark"}`);
     if (hasTradeOff()) {
       parts.shown.textContent = share(state.budget);
       if (document.activeElement !== parts.budget) parts.budget.value = Math.round(100 * state.budget);
@@ -160,18 +162,16 @@
     for (const name of ["tiles", "pictures", "map", "facts", "rows"]) parts[name] = el("div", {});
     parts.mapOf = undefined;
     const choices = data.studies.map((one, i) => [String(i), one.name]);
-    const several = choices.length > 1 ? chooser("results of", choices, String(state.study), (value) => { state.study = Number(value); draw(); }) : null;
-    const theme = el("button", { type: "button", class: "button", onclick: () => { setTheme(isDark() ? "light" : "dark"); label(); refresh(); } });
-    const label = () => { theme.textContent = isDark() ? "Light" : "Dark"; theme.setAttribute("aria-label", `Show the page ${isDark() ? "light" : "dark"}`); };
-    label();
+    const several = choices.length > 1 ? chooser("results of", choices, String(state.study), (value) => { state.study = Number(value); draw(); page.querySelector("header select").focus(); }) : null;
+    parts.theme = el("button", { type: "button", class: "button", onclick: () => { setTheme(isDark() ? "light" : "dark"); refresh(); } });
     page.replaceChildren(
       el("header", { class: "top" }, el("div", { class: "title" }, el("h1", {}, study().name), el("p", { class: "soft" }, `${data.title}, from ${data.source}`)),
-        several, theme),
+        several, parts.theme),
       parts.tiles, hasTradeOff() ? tradeOff() : "", parts.pictures, parts.map, parts.facts, parts.rows,
       el("p", { class: "foot" }, `Made by stepmask report, version ${data.version}. This file needs no network.`));
     refresh();
   };
 
-  dark.addEventListener("change", (event) => { setTheme(event.matches ? "dark" : "light"); draw(); });
+  dark.addEventListener("change", (event) => { setTheme(event.matches ? "dark" : "light"); refresh(); });
   draw();
 })();

@@ -74,7 +74,7 @@ const why = (map, site, step) => {
   if (letter === "f") {
     if (sources.length < 2) return `A forecast is asked for, but only the value of ${from} is known: it is held.`;
     if (site.terms) return `A weighted sum of its values of ${from}, with weights learned for this step.`;
-    const gain = site.gains && site.gains[step] !== undefined ? ` The slope counts ${site.gains[step]} times, as learned.` : "";
+    const gain = site.gains && site.gains[step] !== undefined ? ` The slope counts ${Number(site.gains[step].toFixed(2))} times, as learned.` : "";
     const channels = site.channels > 1 ? ` Each of its ${site.channels} channels has a factor of its own.` : "";
     return `Extrapolates the line through its values of ${from}.${gain}${channels}`;
   }
@@ -161,7 +161,7 @@ const mapSection = (raw) => {
   openTo(level);
 
   const body = el("tbody", {});
-  const panel = el("div", { class: "cell" });
+  const panel = el("div", { class: map.always === undefined ? "cell short" : "cell" });
   const heads = map.times.map((_, step) => {
     const every = count <= 26 ? 1 : count <= 130 ? 5 : 10 ** Math.ceil(Math.log10(count / 26));
     return el("th", { scope: "col", "data-step": step, "aria-label": `step ${step}` },
