@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stepmask import StepMask, StepMaskError, describe, make_plan, measure_cost
+from stepmask import StepMask, StepMaskError, describe, make_plan, measure_cost, schedules
 from stepmask.pictures import save_png
 from stepmask_lab import method as method_module
 from stepmask_lab import reference
@@ -288,3 +288,13 @@ def test_a_family_that_was_learned_for_other_targets_is_not_taken_for_these(tmp_
         rows = run.run([replace(method, seeds=(0,)) for method in methods_by_name("end-to-end")])
     assert [row["setting"] for row in rows if row["method"] == "end-to-end"] == ["0.6"]
     assert any("left out" in line and "learned for 0.6 of the MACs, not for 0.8" in line for line in told)
+
+
+def test_masks_for_another_guidance_are_not_compared_with_the_full_run_of_this_one(tmp_path):
+    mask = replace(schedules.fora(dit_pipeline(), 4, 2), provenance={"guidance_scale": 2.5})
+    kept = Method("kept", lambda subject: ["1"], lambda *args: mask)
+    for call, measured in (({}, False), ({"guidance_scale": 2.5}, True)):
+        told, subject = [], Subject(dit_pipeline(), 4, call)
+        run = Comparison("a-dit", subject, tmp_path / str(measured), num_images=2, batch_size=2, tell=told.append)
+        assert any(row["method"] == "kept" for row in run.run([kept])) == measured
+        assert any("learned with guidance 2.5, and this run has 4.0" in line for line in told) != measured

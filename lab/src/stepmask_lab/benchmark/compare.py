@@ -182,6 +182,7 @@ class Comparison:
             more = {"peak_cache_bytes": None, "psnr_when_learned": None}
         else:
             mask = self._mask(key, method)
+            self._check_guidance(mask)
             refine = method.refine if isinstance(method, Method) else None
             what = mask if refine is None else refine(self.subject, mask)
             result = evaluate(self.subject.pipe, what, **options)
@@ -222,6 +223,20 @@ class Comparison:
                 f"{self._masks} holds masks of {self.model} at {self.subject.steps} steps that were learned for "
                 f"{', '.join(map(str, learned))} of the MACs, not for {key.setting}: choose another folder, or those "
                 "targets"
+            )
+
+    def _check_guidance(self, mask: StepMask) -> None:
+        """Refuse a mask of this folder that would be sampled with its own guidance, and compared with that of the run.
+
+        Raises:
+            StepMaskError: Names both.
+        """
+        wanted = mask.provenance.get("guidance_scale")
+        here = circumstances(self.subject.pipe, self.subject.call_kwargs)["guidance_scale"]
+        if "guidance_scale" not in self.subject.call_kwargs and wanted not in (None, here):
+            raise StepMaskError(
+                f"{self._masks} holds masks of {self.model} that were learned with guidance {wanted:g}, and this run "
+                f"has {here}: give --guidance-scale {wanted:g}, or choose another folder"
             )
 
     def _file(self, key: Key) -> Path:
