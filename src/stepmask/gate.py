@@ -64,17 +64,15 @@ class Gate:
         setattr(module, self._where, forward)
 
     @property
-    def bypassed(self) -> bool:
-        """Whether the module was compiled since, so that the gate is within what was compiled, or out of use."""
-        return self.module._compiled_call_impl is not (self._forward if self._where != "forward" else None)
-
-    @property
     def lost(self) -> bool:
         """Whether a wrapper that was there before the gate was removed since, and the gate with it.
 
-        Then stands what that one had wrapped; diffusers' and accelerate's wrappers tell what that is.
+        Then stands what that one had wrapped; diffusers' and accelerate's wrappers tell what that is. A module that is
+        compiled anew has lost it too.
         """
         found, before = getattr(self.module, self._where), self._original
+        if self._where != "forward":
+            return found is not self._forward
         while before is not None and before != found:
             before = getattr(before, "__wrapped__", None)
         return before is not None
@@ -115,8 +113,7 @@ class Gates:
         """See that the gates are still where they were put.
 
         Raises:
-            UnsupportedModelError: A module was replaced by another, a gate went with what it had wrapped, or the module
-                or one around it was compiled.
+            UnsupportedModelError: A module was replaced by another, or a gate went with what it had wrapped.
         """
         if root is not self._root:
             self._root = root
@@ -133,21 +130,15 @@ class Gates:
                     f"{gate.name} was wrapped by something else when the mask was applied (offload hooks, a cache of "
                     "diffusers?), which was undone since: remove the mask before such changes and apply it after them"
                 )
-            if gate.bypassed and not any(other.name.startswith(f"{gate.name}.") for other in self._gates):
-                raise UnsupportedModelError(
-                    f"{gate.name} was compiled after the mask was applied: remove the mask, compile, apply it again"
-                )
-        for name, module in self._around.items():
-            if module._compiled_call_impl is not None:
-                raise UnsupportedModelError(
-                    f"{name or type(root).__name__} is compiled as a whole, so no block of it can be skipped: compile "
-                    "the sites instead, before the mask is applied: for name in describe(model).innermost.names: "
-                    "model.get_submodule(name).compile()"
-                )
+
+    @property
+    def are_bypassed(self) -> bool:
+        """Whether a gated module, or one around it, was compiled since, or is no longer."""
+        return any(module._compiled_call_impl is not before for module, before in self._compiled)
 
     def _find(self) -> None:
         """Find the gated modules, and those around them: in what each is, under which key, and which it is."""
-        root, self._found, self._around = self._root, {}, {"": self._root}
+        root, self._found = self._root, {}
         for gate in self._gates:
             parent, _, key = gate.name.rpartition(".")
             self._found[gate.name] = root.get_submodule(parent), key, gate.module
@@ -155,8 +146,9 @@ class Gates:
             parts = gate.name.split(".")
             for end in range(1, len(parts)):
                 parent, name = root.get_submodule(".".join(parts[: end - 1])), ".".join(parts[:end])
-                self._around[name] = root.get_submodule(name)
-                self._found.setdefault(name, (parent, parts[end - 1], self._around[name]))
+                self._found.setdefault(name, (parent, parts[end - 1], root.get_submodule(name)))
+        modules = [module for _, _, module in self._found.values()]
+        self._compiled = [(module, module._compiled_call_impl) for module in modules]
 
     def remove(self) -> None:
         """Restore in reverse order; every gate is tried, the first error is raised at the end."""

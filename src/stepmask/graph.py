@@ -47,6 +47,20 @@ def leaking(names: Sequence[str], all_readers: Sequence[Iterable[int]]) -> list[
     return found
 
 
+def callers(graph: BlockGraph, sites: Sequence[int] | None = None) -> list[int | None]:
+    """Per site, of all or some, which of them it is called in; blocks of a list are called by what is around that."""
+    sites = range(len(graph)) if sites is None else sites
+    parents = parents_of([graph.sites[site].name for site in sites])
+
+    def caller(place: int) -> int | None:
+        around = parents[place]
+        while around is not None and graph.sites[sites[around]].kind == "stack":
+            around = parents[around]
+        return around
+
+    return [caller(place) for place in range(len(sites))]
+
+
 @dataclass(frozen=True)
 class BlockGraph:
     """Sites in execution order with their direct readers.

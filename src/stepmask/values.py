@@ -21,8 +21,14 @@ class Layout(NamedTuple):
     """Of the leaves that are tensors, the position and which of the tensors it is; one may stand at several."""
 
 
+ALONE = Layout(tree_flatten(None)[1], (None,), ((0, 0),))
+"""A value that is a tensor, as most are: told quickly, since it is asked for at every cell."""
+
+
 def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors in a value, in the arguments of a call, or in any other nesting."""
+    if isinstance(tree, Tensor):
+        return [tree]
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
@@ -41,6 +47,8 @@ def num_bytes(value: Value) -> int:
 
 def take_apart(value: Value) -> tuple[list[Tensor], Layout]:
     """The tensors in a value, in order and each once, and what it takes to put others in their place."""
+    if isinstance(value, Tensor):
+        return [value], ALONE
     leaves, spec = tree_flatten(value)
     tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}
     number = {key: i for i, key in enumerate(tensors)}
@@ -51,6 +59,8 @@ def take_apart(value: Value) -> tuple[list[Tensor], Layout]:
 
 def put_together(tensors: list[Tensor], layout: Layout) -> Value:
     """The value with these tensors."""
+    if layout is ALONE:
+        return tensors[0]
     leaves = list(layout.others)
     for position, number in layout.places:
         leaves[position] = tensors[number]

@@ -12,7 +12,6 @@ from runs import all_ones, by_reference, calls_of, marks, random_actions
 import stepmask
 from refusal import check_refused
 from stepmask import UnsupportedModelError, describe, measure_cost, schedules
-from stepmask.inspection.registry import denoiser_of
 
 SD, FLUX = BY_NAME["Stable Diffusion"], BY_NAME["Flux"]
 ADAPTER, ADAPTER_XL = BY_NAME["Stable Diffusion, T2I-Adapter"], BY_NAME["Stable Diffusion XL, T2I-Adapter"]
@@ -305,81 +304,6 @@ def test_a_cache_of_diffusers_over_a_mask_is_noticed():
     pipe.transformer.disable_cache()
     handle.remove()
     assert torch.equal(case.run(pipe), plain)
-
-
-# --- torch.compile
-
-
-def compile_sites(pipe):
-    for name in describe(pipe).innermost.names:
-        denoiser_of(pipe).get_submodule(name).compile(backend="eager")
-
-
-def test_compiled_sites_stay_compiled(flux):
-    """The gate is outside of what is compiled, which is then compiled once."""
-    from torch._dynamo.utils import counters
-
-    mask = random_actions(flux, 3)
-    wanted = hooked(FLUX, flux, mask)
-    compile_sites(flux)
-    plain, before = FLUX.run(flux), marks(flux)
-    compiled = counters["stats"]["unique_graphs"]
-    with stepmask.apply(flux, mask):
-        assert torch.equal(FLUX.run(flux), wanted)
-        assert torch.equal(FLUX.run(flux), wanted)
-    assert counters["stats"]["unique_graphs"] == compiled
-    assert marks(flux) == before and torch.equal(FLUX.run(flux), plain)
-    site = flux.transformer.get_submodule(mask.sites[0])
-    assert site._compiled_call_impl is not None
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_compiled_blocks_are_refused(flux, when):
-    mask = random_actions(flux, 3)
-    wanted = hooked(FLUX, flux, mask)
-    words = pytest.raises(UnsupportedModelError, match=r"blocks\.0 is compiled as a whole.*compile the sites instead")
-    if when == "before":
-        flux.transformer.compile_repeated_blocks(backend="eager")
-        before = marks(flux)
-        with words:
-            stepmask.apply(flux, mask)
-        assert marks(flux) == before
-        return
-    with stepmask.apply(flux, mask):
-        assert torch.equal(FLUX.run(flux), wanted)
-        flux.transformer.compile_repeated_blocks(backend="eager")
-        with words:
-            FLUX.run(flux)
-
-
-@pytest.mark.parametrize("way", ["in place", "wrapped"])
-@pytest.mark.parametrize("case", [SD, FLUX], ids=lambda case: case.name)
-def test_a_compiled_denoiser_is_refused(case, way):
-    pipe = case.build()
-    case.run(pipe)
-    mask, denoiser = random_actions(pipe, 3), denoiser_of(pipe)
-
-    def compile_it():
-        if way == "in place":
-            denoiser.compile(backend="eager")
-        else:
-            name = "unet" if case is SD else "transformer"
-            setattr(pipe, name, torch.compile(denoiser, backend="eager"))
-
-    with stepmask.apply(pipe, mask):
-        compile_it()
-        check_refused("compiled as a whole", case.run, pipe, error=UnsupportedModelError)
-    check_refused(
-        r"compiled as a whole.*before torch\.compile", stepmask.apply, pipe, mask, error=UnsupportedModelError
-    )
-    check_refused("compiled as a whole", describe, pipe, error=UnsupportedModelError)
-
-
-def test_sites_compiled_after_a_mask_are_refused(flux):
-    mask = random_actions(flux, 3)
-    with stepmask.apply(flux, mask):
-        compile_sites(flux)
-        check_refused("was compiled after the mask was applied", FLUX.run, flux, error=UnsupportedModelError)
 
 
 # --- the model itself is another

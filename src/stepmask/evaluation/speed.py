@@ -84,10 +84,12 @@ class Stopwatch:
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 
+    @torch.compiler.disable
     def start(self, *_: Any) -> None:
         """A call begins; usable as a forward hook."""
         self._began = self.now()
 
+    @torch.compiler.disable
     def stop(self, *_: Any) -> None:
         """The call is over."""
         self.seconds += self.now() - self._began

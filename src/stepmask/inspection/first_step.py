@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from stepmask.errors import StepMaskError
 from stepmask.gate import answered
 from stepmask.inspection.inputs import chosen_samples, num_samples
-from stepmask.inspection.overrides import quiet, same_processors
+from stepmask.inspection.overrides import quiet, same_processors, uncompiled
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.prompts import is_per_image, without_clashes
 from stepmask.inspection.registry import denoiser_of
@@ -129,7 +129,7 @@ def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]
     pipe.scheduler = copy.deepcopy(scheduler)
     pipe.scheduler.step = stop
     try:
-        with quiet(pipe), same_processors(denoiser), answered(denoiser, answer):
+        with quiet(pipe), uncompiled(pipe), same_processors(denoiser), answered(denoiser, answer):
             pipe(**arguments)
     except _Stepped:
         return calls, None

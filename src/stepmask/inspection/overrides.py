@@ -26,6 +26,37 @@ def same_processors(denoiser: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def uncompiled(pipe: Any) -> Iterator[None]:
+    """Let all models of a pipeline run as if torch.compile had never seen them, for a while.
+
+    Args:
+        pipe: A pipeline, a loop, or a model.
+    """
+    owners = [pipe] if isinstance(pipe, nn.Module) else list(vars(pipe).values())
+    undo: list[tuple[dict[str, Any], str, Any]] = []
+
+    def without(module: nn.Module, name: str, instead: Any) -> None:
+        undo.append((vars(module), name, vars(module)[name]))
+        vars(module).update({name: instead}) if instead is not None else vars(module).pop(name)
+
+    for model in (owner for owner in owners if isinstance(owner, nn.Module)):
+        itself = getattr(model, "_orig_mod", model)
+        if itself is not model:
+            without(model, "forward", itself.__call__)
+        for module in itself.modules():
+            if vars(module).get("_compiled_call_impl") is not None:
+                without(module, "_compiled_call_impl", None)
+            plain = getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
+            if plain is not None:
+                without(module, "forward", plain)
+    try:
+        yield
+    finally:
+        for attributes, name, value in reversed(undo):
+            attributes[name] = value
+
+
+@contextlib.contextmanager
 def quiet(pipe: Any) -> Iterator[None]:
     """Hide a pipeline's own progress bar for a while, and what modular ones log of an exception that they pass on."""
     bars = list(_with_progress_bars(pipe))

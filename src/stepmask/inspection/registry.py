@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from stepmask.errors import StepMaskError, UnknownArchitectureError, UnsupportedModelError
+from stepmask.errors import StepMaskError, UnknownArchitectureError
 from stepmask.inspection.architecture import Architecture
 from stepmask.plugins import load_plugins
 
@@ -92,7 +92,6 @@ def denoiser_of(model: Any) -> nn.Module:
 
     Raises:
         StepMaskError: It is neither a denoiser nor a pipeline with one.
-        UnsupportedModelError: It is compiled as a whole.
     """
     denoiser = model
     if not isinstance(model, nn.Module):
@@ -103,7 +102,7 @@ def denoiser_of(model: Any) -> nn.Module:
                 f"expected a diffusers pipeline with a unet or transformer, or a denoiser, got {type(model).__name__}"
             )
         denoiser = found[0]
-    return _not_compiled(denoiser)
+    return _itself(denoiser)
 
 
 def denoisers_of(model: Any) -> tuple[nn.Module, ...]:
@@ -111,16 +110,15 @@ def denoisers_of(model: Any) -> tuple[nn.Module, ...]:
 
     Raises:
         StepMaskError: It is neither a denoiser nor a pipeline with one.
-        UnsupportedModelError: One is compiled as a whole.
     """
     first = denoiser_of(model)
     if isinstance(model, nn.Module):
         return (first,)
-    parts = {name: part for name, part in vars(model).items() if type(part) is type(first) and part is not first}
+    parts = {name: part for name, part in vars(model).items() if type(_itself(part)) is type(first)}
     second = parts.pop(TAKES_OVER, None) or getattr(model, TAKES_OVER, None)
     others = [second] if runs_in_turns(model) else []
     others += [part for part in parts.values() if isinstance(part, nn.Module) and part is not second]
-    return first, *(_not_compiled(other) for other in dict.fromkeys(others) if other is not first)
+    return first, *(other for other in dict.fromkeys(map(_itself, others)) if other is not first)
 
 
 def runs_in_turns(model: Any) -> bool:
@@ -129,10 +127,6 @@ def runs_in_turns(model: Any) -> bool:
     return ratio is not None and getattr(model, TAKES_OVER, None) is not None
 
 
-def _not_compiled(denoiser: nn.Module) -> nn.Module:
-    if hasattr(denoiser, "_orig_mod") or getattr(denoiser, "_compiled_call_impl", None) is not None:
-        raise UnsupportedModelError(
-            f"{type(denoiser).__name__} is compiled as a whole, so its blocks cannot be skipped one by one: apply "
-            "the mask to the model as it was before torch.compile"
-        )
-    return denoiser
+def _itself(denoiser: nn.Module) -> nn.Module:
+    """The model within what ``torch.compile(model)`` returns."""
+    return getattr(denoiser, "_orig_mod", denoiser)

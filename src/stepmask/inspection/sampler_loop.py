@@ -45,7 +45,7 @@ class SamplerLoop:
         from diffusers.utils.torch_utils import randn_tensor
 
         parameter = next(self.denoiser.parameters())
-        family = architecture_of(self.denoiser)
+        family = architecture_of(denoiser_of(self.denoiser))
         name = family.step_inputs[0]
         shape, timestep_dtype = self._inputs_of(family)
         start_run(self.scheduler, num_inference_steps)
@@ -69,7 +69,7 @@ class SamplerLoop:
     def _inputs_of(self, family: Architecture) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape of one noisy sample and type of the timestep, as the family's example inputs have them."""
         if self._like is None:
-            inputs = family.example_inputs(meta_twin(self.denoiser))  # random numbers are left as they are
+            inputs = family.example_inputs(meta_twin(denoiser_of(self.denoiser)))  # random numbers are left as they are
             self._like = tuple(inputs[family.step_inputs[0]].shape[1:]), inputs[family.timestep_name].dtype
         return self._like
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import get_args
 
 from torch import nn
@@ -87,7 +87,7 @@ def ends_of(model: nn.Module, site: str) -> tuple[str, str]:
 
 
 def gates_of(
-    model: nn.Module, graph: BlockGraph, controller: Callable[[int], Controller]
+    model: nn.Module, graph: BlockGraph, controller: Callable[[int], Controller], without: Collection[int] = ()
 ) -> list[tuple[str, nn.Module, Controller]]:
     """A gate for every site of a graph; a list of blocks has it on its last block, around that block's own.
 
@@ -95,9 +95,12 @@ def gates_of(
         model: The denoiser.
         graph: Its sites.
         controller: Makes the controller of a site from its index.
+        without: Sites that get none.
     """
     gates: dict[str, Controller] = {}
     for index, site in enumerate(graph.sites):  # of two sites that end with one module, the inner one comes first
+        if index in without:
+            continue
         name, control = ends_of(model, site.name)[1], controller(index)
         gates[name] = one_within_the_other(control, gates[name]) if name in gates else control
     return [(name, model.get_submodule(name), control) for name, control in gates.items()]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from stepmask.family import MaskFamily, Member
+from stepmask.inspection.overrides import uncompiled
 from stepmask.learning.configuration import Configuration
 from stepmask.learning.goals import DEFAULT_TARGET_MACS, Goals, Start, masks_of, shares_of
 from stepmask.learning.job import Job
@@ -96,7 +97,7 @@ def learn(
 
     Raises:
         TargetError: No plan can cost so little, none was found that has the PSNR, or `max_minutes` are too few.
-        UnsupportedModelError: The model is offloaded, compiled, or not differentiable.
+        UnsupportedModelError: The model is offloaded, or not differentiable.
         StepMaskError: An option makes no sense, `resume` belongs to another run, or one of several processes failed.
     """
     learner, config = configured(method, options)
@@ -148,7 +149,7 @@ def learn_family(
 
     Raises:
         TargetError: No plan can cost so little, or `max_minutes` are too few.
-        UnsupportedModelError: The model is offloaded, compiled, or not differentiable.
+        UnsupportedModelError: The model is offloaded, or not differentiable.
         StepMaskError: An option makes no sense, or `resume` belongs to another run.
     """
     learner, config = configured(method, options)
@@ -180,7 +181,7 @@ def _learned(learner: Learner, **asked: Any) -> Any:
     """Learn, and note what it took."""
     task = asked.pop("task")
     job = Job(method=learner.name, task=task if learner.nested else task.innermost, **asked)
-    with job.effort.counting(task.denoiser):
+    with uncompiled(task.pipe), job.effort.counting(task.denoiser):
         found = learner(job)
     if isinstance(found, MaskFamily):
         return MaskFamily(tuple(Member(one.macs, one.psnr, _noted(one.mask, job, task)) for one in found))

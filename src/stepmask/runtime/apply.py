@@ -57,14 +57,18 @@ class Summary:
     """Multiply-accumulates of the run per image, attention products included, with the pipeline's default guidance."""
     peak_cache_bytes: int
     """Largest sum of all cached values in the latest run; 0 before the first."""
+    graphs: int = 0
+    """Rows of compiled blocks that differ, each a graph that blocks of a class share. 0 where compiled blocks run as a
+    whole or not at all: the graph that they have without a mask does."""
 
     def __str__(self) -> str:
         """One line in words."""
+        graphs = f"; {self.graphs} graphs for the rows of compiled blocks" if self.graphs else ""
         return (
             f"{self.rows} rows: {self.computes} computes, {self.forecasts} forecasts, {self.reuses} reuses, "
             f"{self.dead} dead cells; "
             f"{self.macs_fraction:.1%} of the MACs ({self.macs_per_image / 1e9:.2f} G per image); "
-            f"peak cache {self.peak_cache_bytes / 2**20:.1f} MiB"
+            f"peak cache {self.peak_cache_bytes / 2**20:.1f} MiB{graphs}"
         )
 
     def to_dict(self) -> dict[str, float]:
@@ -90,6 +94,7 @@ class Handle:
         self._timesteps: Any = None  # of that run
         self._step: FirstStep | None = None  # as a call without arguments begins
         self._cost: CostTable | None = None  # of the latest run
+        self._graphs = 0
         denoisers = denoisers_of(pipe)
         try:
             for denoiser in denoisers:
@@ -128,6 +133,8 @@ class Handle:
         if self._end_of_call is not None:
             self._end_of_call.remove()
             self._end_of_call = None
+        if self._timesteps is not None:
+            self._count_graphs()
         for denoiser, executor in list(self._executors.items()):
             executor.remove()
             del self._executors[denoiser]
@@ -147,7 +154,6 @@ class Handle:
 
     def _begin(self, denoiser: nn.Module, scheduler: Any) -> None:
         """A denoiser is called for the first time in a run; what others have cached is none of its business."""
-        denoisers_of(self.pipe)  # raises where it was compiled since
         self.mask.check(scheduler=scheduler)
         executor = self._executors[denoiser]
         self._check_writes(denoiser)
@@ -208,7 +214,15 @@ class Handle:
             macs_fraction=cost.fraction(plan),
             macs_per_image=cost.total_macs(plan),
             peak_cache_bytes=self.peak_cache_bytes,
+            graphs=self._count_graphs(),
         )
+
+    def _count_graphs(self) -> int:
+        """Distinct rows of compiled blocks, as they are compiled now; of a mask that was removed, as they were then."""
+        if self._executors:
+            rows = (executor.rows_of_blocks(self._policy_from(0)) for executor in self._executors.values())
+            self._graphs = len(set().union(*rows))
+        return self._graphs
 
     def _cost_of_run(self) -> CostTable:
         """Costs at the sizes of the latest run; before the first run, at those of a call without arguments."""

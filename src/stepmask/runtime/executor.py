@@ -8,7 +8,7 @@ policy made for the row at which it begins.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import ref
@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
-from stepmask.gate import Gates, copied
+from stepmask.gate import Controller, Gates, copied, one_within_the_other
 from stepmask.graph import BlockGraph
 from stepmask.inspection.first_step import without_fractions
-from stepmask.inspection.sites import gates_of
+from stepmask.inspection.sites import ends_of, gates_of
 from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.callers import is_caller, other_callers
+from stepmask.runtime.compiled import RecompileLimit, Region, compiled_around, regions_of, replays_cuda_graphs
 from stepmask.runtime.policies import Policy, RunPlan, passed_over
 from stepmask.runtime.position import Position, PositionTracker, again_and_again, timestep_of
+from stepmask.runtime.whole import Whole
 from stepmask.values import Value, tensors_in
 
 MOST_ALIKE = 8
@@ -114,22 +116,66 @@ class Executor:
         """Position of the latest denoiser call."""
         self.first_call: tuple[tuple, dict] | None = None
         """Arguments of that run's first call, of fractions the shapes alone."""
-        modules = dict(denoiser.named_modules())
+        self._denoiser, self._graph, self._feeders = denoiser, graph, feeders or {}
         self._every_site = [True] * len(graph)
-        gates = gates_of(denoiser, graph, lambda i: self._controller(i, i in graph.rewritten))
-        for i, site in enumerate(graph.sites):
-            for name in (feeders or {}).get(site.name, ()):
-                gates.append((name, modules[name], self._feeder_controller(i)))
-        self._gates = Gates(gates)
+        self._acting = self._acts(policy_from(0))
+        self.regions: dict[str, Region] = {}
+        """By name the compiled modules with sites within that act."""
+        self._whole = Whole(denoiser, graph)
         try:
-            self._gates.check(denoiser)
+            self._gate()
         except BaseException:
-            self._gates.remove()
+            self._whole.remove()
             raise
         self._hooks = [
             denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
             denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
+
+    def _gate(self) -> None:
+        """Put the gates where they belong as the model is compiled now; within what is compiled only where one acts."""
+        denoiser, graph = self._denoiser, self._graph
+        around = compiled_around(denoiser, graph)
+        self.regions = regions_of(denoiser, graph, around, self._acting)
+        without = {site for site, name in around.items() if name not in self.regions}
+        gates: dict[str, tuple[nn.Module, Controller]] = {}
+
+        def put(name: str, control: Controller) -> None:
+            module, outer = denoiser.get_submodule(name), gates.get(name)
+            gates[name] = module, control if outer is None else one_within_the_other(outer[1], control)
+
+        for name, module, control in gates_of(denoiser, graph, lambda site: self._controller(site, around), without):
+            gates[name] = module, control
+        for name, region in self.regions.items():
+            put(name, region.control(lambda: self._current, self._reach))
+        for i, site in enumerate(graph.sites):
+            if i not in around:  # what nobody reads is no part of a graph
+                for name in self._feeders.get(site.name, ()):
+                    put(name, self._feeder_controller(i))
+        self._limit = RecompileLimit(self.regions.values())
+        self._gates = Gates([(name, module, control) for name, (module, control) in gates.items()])
+        try:
+            self._gates.check(denoiser)
+        except BaseException:
+            self._gates.remove()
+            raise
+
+    def _follow(self) -> None:
+        """Move the gates where something was compiled since, or is no longer."""
+        if self._gates.are_bypassed:
+            self._gate_again()
+
+    def _gate_again(self) -> None:
+        self._gates.remove()
+        self._gate()
+
+    def _acts(self, policy: Policy) -> frozenset[int]:
+        """The sites that ever do anything but compute, as far as the policy can tell."""
+        return getattr(policy, "acting", frozenset(range(len(self._graph))))
+
+    def rows_of_blocks(self, policy: RunPlan) -> set[Hashable]:
+        """The rows of all compiled blocks under a plan, each once for all blocks of a class."""
+        return {row for region in self.regions.values() for row in region.rows(policy)}
 
     def rest(self) -> None:
         """Let all caches go: the next call begins a run."""
@@ -156,9 +202,19 @@ class Executor:
         self._streams, self._current = {}, None
         self._on_run = self._policy_from = lambda _: None  # they hold who applied the mask, and that the model
         self._pipe, self._tracker = None, PositionTracker()
-        self._gates.remove()
+        try:
+            self._gates.remove()
+        finally:
+            self._whole.remove()
 
-    def _controller(self, site: int, rewritten: bool) -> Callable[[Callable[[], Value], tuple, dict], Value]:
+    def _reach(self, site: int) -> None:
+        self._reached[site] = True
+
+    def _controller(self, site: int, around: Mapping[int, str]) -> Controller:
+        name = ends_of(self._denoiser, self._graph.sites[site].name)[1]
+        is_overwritten = replays_cuda_graphs(self._denoiser.get_submodule(name))
+        is_rewritten = site in self._graph.rewritten
+
         def control(compute: Callable[[], Value], args: tuple, kwargs: dict) -> Value:
             stream = self._current
             if stream is None:  # a submodule called on its own, outside of the denoiser
@@ -166,10 +222,12 @@ class Executor:
             self._reached[site] = True
             if not stream.asked[site]:
                 return compute()
-            value = stream.policy(stream.row - stream.start, site, compute, stream.cache)
-            return copied(value) if rewritten else value
+            made = (lambda: copied(compute())) if is_overwritten else compute
+            value = stream.policy(stream.row - stream.start, site, made, stream.cache)
+            return copied(value) if is_rewritten else value
 
-        return control
+        region = self.regions.get(around.get(site, ""))
+        return control if region is None else region.gate(site, control, is_rewritten)
 
     def _feeder_controller(self, site: int) -> Callable[[Callable[[], Tensor], tuple, dict], Tensor]:
         def control(compute: Callable[[], Tensor], args: tuple, kwargs: dict) -> Tensor:
@@ -180,9 +238,8 @@ class Executor:
 
         return control
 
+    @torch.compiler.disable
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if torch.compiler.is_compiling():  # ends the trace; what runs then, eagerly, is right or says what is wrong
-            raise UnsupportedModelError(f"{type(module).__name__} is compiled as a whole while a mask is applied")
         scheduler, caller = self._scheduler(), threading.current_thread()
         if self.called_by_other:
             self._note_other(scheduler)
@@ -196,6 +253,8 @@ class Executor:
             self.first_call = without_fractions((args, kwargs))
             self.meter = Meter()
             try:
+                self._whole.notice()
+                self._follow()
                 self._gates.check(module)
                 self._on_run(scheduler)
             except BaseException:
@@ -204,10 +263,12 @@ class Executor:
         elif threading.get_ident() != self._thread:
             self._note_other(scheduler)
             raise _another_thread(module, "run")
+        self._follow()
         self.position = position
         self._check_repeats(position, args, kwargs)
         self._reached = bytearray(len(self._every_site))
         self._current = self._stream_at(position, _shape(args, kwargs), _Arguments(args, kwargs))
+        self._limit.raised()
 
     def _note_other(self, scheduler: Any) -> None:
         """Remember what a thread that is refused has done to the scheduler of the run under way."""
@@ -245,6 +306,9 @@ class Executor:
                 stream.cache.clear()
             arguments.begin()
             policy, cache = self._policy_from(position.row), Cache(self.meter)
+            if not self._acts(policy) <= self._acting:  # as in a run from the first row, where nobody reads it
+                self._acting |= self._acts(policy)
+                self._gate_again()
             stream = Stream(position.row, position.row, shape, policy, cache, arguments)
             self._streams[position.stream] = stream
         if position.stream == 0:
@@ -262,9 +326,11 @@ class Executor:
     def __reduce__(self) -> str:
         raise StepMaskError("a masked denoiser cannot be pickled: remove the mask first, or save its state_dict()")
 
+    @torch.compiler.disable
     def _after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         if self._caller is not threading.current_thread():  # it was refused while another one calls
             return
+        self._limit.restore()
         stream, self._current, self._caller = self._current, None, None
         if stream is None:
             return

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from stepmask.errors import UnsupportedModelError
+from stepmask.graph import callers
 from stepmask.liveness import Plan, State
 from stepmask.runtime.cache import Cache
 from stepmask.runtime.forecasts import Forecasts
@@ -38,9 +40,25 @@ class RunPlan:
         self._computed = np.maximum.accumulate(np.where(plan.compute, rows, -1)).tolist()  # last, at each cell
         self._forecasts = Forecasts(plan)
 
+    @cached_property
+    def acting(self) -> frozenset[int]:
+        """The sites that ever do anything but compute where they are reached, or whose values are kept."""
+        plan, graph = self.plan, self.plan.graph
+        around = callers(graph)
+        found = set()
+        for site in range(len(plan.sites)):
+            reached = True if around[site] is None else plan.called[:, around[site]]
+            if (reached & ((plan.states[:, site] != State.compute) | (plan.keep[:, site] > 0))).any():
+                found.add(site)
+        return frozenset(found)
+
     def runs(self, step: int, site: int) -> bool:
         """Whether a site computes: at its first step also where it is dead, to learn the shape of its value."""
         return step == 0 or self._states[step][site] == State.compute
+
+    def calls(self, step: int, site: int) -> bool:
+        """Whether a site is called, for its own value or for what lies within it."""
+        return step == 0 or self._called[step][site]
 
     def asks(self, step: int) -> list[bool]:
         """Per site whether anything is to be done at a step but to run it."""

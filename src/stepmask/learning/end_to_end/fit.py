@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from stepmask.inspection.overrides import uncompiled
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.effort import Effort
@@ -67,7 +68,7 @@ def fit_gains(
     steps = mask.provenance.get("num_inference_steps") or mask.num_rows
     task = Task(pipe, steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions)
     effort = Effort()
-    with effort.counting(task.denoiser):
+    with uncompiled(task.pipe), effort.counting(task.denoiser):
         check_learnable(task.pipe)
         check_gradients(task.pipe)
         given = EndToEnd(gains=iterations, channel_gains=channel_gains, offload=offload)

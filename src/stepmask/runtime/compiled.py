@@ -1,0 +1,247 @@
+"""Compiled modules with sites within: each row of such a module is one graph.
+
+What torch.compile has traced is replayed, so no gate within it can decide anew at every step. A `Region` writes down
+before each call which sites within run and what the others hand out; the gates within only read that, and are traced
+with what is around them. Which sites run is a guard, so every row of the module that differs is a graph of its own,
+and modules of one class share it. Cached values are inputs and outputs; forecasts are made outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import torch
+import torch._inductor.config
+from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizeContext, innermost_backend
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from stepmask.gate import Controller, copied
+from stepmask.graph import BlockGraph, callers
+from stepmask.inspection.sites import ends_of
+from stepmask.runtime.cache import Cache
+from stepmask.runtime.policies import Policy, RunPlan
+from stepmask.values import Value, tensors_in
+
+MOST_SITES = 4
+"""Where stepmask chooses what to compile, a block holds so many of the innermost sites at most: its rows are as many
+as ways to choose among them."""
+
+
+class Region:
+    """A compiled module, and what the sites within it do in the call that is being made.
+
+    Args:
+        module: The module, compiled in place.
+        sites: Indices of the sites within it, in the graph's order.
+        graph: The graph.
+    """
+
+    def __init__(self, module: nn.Module, sites: Sequence[int], graph: BlockGraph) -> None:
+        self.module, self._sites = module, tuple(sites)
+        self._around = callers(graph, self._sites)
+        """Per place that of the site whose call it runs in."""
+        self._keeps_memory = replays_cuda_graphs(module)
+        self.is_traced = True
+        self._rest()
+
+    @property
+    def num_sites(self) -> int:
+        """How many sites lie within."""
+        return len(self._sites)
+
+    def _rest(self) -> None:
+        count = self.num_sites
+        self.is_called, self.runs, self.given = [True] * count, [True] * count, [None] * count
+        self.found: list[tuple[int, Value]] = []
+
+    def row(self, policy: Policy, step: int, asked: Sequence[bool]) -> tuple[list[bool], list[bool]]:
+        """Per site within, whether it is called and whether its value is computed: what a graph is made for."""
+        called, runs = [], []
+        for site in self._sites:
+            called.append(not asked[site] or policy.calls(step, site))
+            runs.append(not asked[site] or policy.runs(step, site))
+        for place in reversed(range(len(self._sites))):  # a site comes after those that it contains
+            around = self._around[place]
+            if around is not None and not called[around]:
+                called[place] = runs[place] = False
+        return called, runs
+
+    def rows(self, policy: RunPlan) -> set[Hashable]:
+        """All rows of a plan, with the class of the module."""
+        found = set()
+        for step in range(policy.plan.num_rows):
+            called, runs = self.row(policy, step, policy.asks(step))
+            found.add((type(self.module), tuple(called), tuple(runs)))
+        return found
+
+    def gate(self, site: int, control: Controller, rewritten: bool) -> Controller:
+        """The controller of a site within: `control` where nothing is traced, else what was written down."""
+        place = self._sites.index(site)
+
+        def within(compute: Callable[..., Value], args: tuple, kwargs: dict) -> Value:
+            if not self.is_traced:
+                return control(compute, args, kwargs)
+            value = compute() if self.is_called[place] else None
+            if self.runs[place]:
+                self.found.append((place, value))
+            else:
+                self.found.append((place, None))
+                value = self.given[place]
+            return _copied_in_a_graph(value) if rewritten else value
+
+        return within
+
+    def control(self, current: Callable[[], Any], reach: Callable[[int], None]) -> Controller:
+        """The controller of the module itself.
+
+        Args:
+            current: Returns the stream that runs; None where the module is called on its own.
+            reach: Is told of each site that the call comes to.
+        """
+
+        def around(compute: Callable[..., Value], args: tuple, kwargs: dict) -> Value:
+            stream = current()
+            try:
+                if stream is None:
+                    return compute()
+                if not hasattr(stream.policy, "calls"):  # it decides as it goes
+                    self.is_traced = False
+                    return self.module._call_impl(*args, **kwargs)
+                self._prepare(stream.policy, stream.row - stream.start, stream.asked, stream.cache)
+                value = compute()
+                for place, _ in self.found:
+                    reach(self._sites[place])
+                self._keep(stream.policy, stream.row - stream.start, stream.asked, stream.cache)
+                return value
+            finally:
+                self.is_traced = True
+                self._rest()
+
+        return around
+
+    def _prepare(self, policy: Policy, step: int, asked: Sequence[bool], cache: Cache) -> None:
+        """Write down what the sites within do, and hand out."""
+        self.is_called, self.runs = self.row(policy, step, asked)
+        for place, site in enumerate(self._sites):
+            around = self._around[place]
+            if not self.runs[place] and (around is None or self.is_called[around]):
+                self.given[place] = dense(policy(step, site, _nothing, cache))
+
+    def _keep(self, policy: Policy, step: int, asked: Sequence[bool], cache: Cache) -> None:
+        """Let the policy keep what the sites within have computed; it refuses one that has run twice."""
+        seen: set[int] = set()
+        for place, made in self.found:
+            site = self._sites[place]
+            if asked[site] and (self.runs[place] or place in seen):
+                kept = copied(made) if self._keeps_memory else made
+                policy(step, site, lambda kept=kept: kept, cache)
+            seen.add(place)
+
+
+class RecompileLimit:
+    """How many graphs torch.compile makes of one function: as many as without a mask, for each row of a block.
+
+    Args:
+        regions: What is compiled.
+    """
+
+    def __init__(self, regions: Iterable[Region]) -> None:
+        self._times = max((2 ** min(region.num_sites, MOST_SITES) for region in regions), default=1)
+        self._before: int | None = None
+
+    def raised(self) -> None:
+        """Raise it for a call."""
+        if self._times > 1 and self._before is None:
+            config = torch._dynamo.config
+            self._before = config.recompile_limit
+            config.recompile_limit = self._before * self._times
+
+    def restore(self) -> None:
+        """Put it back after the call."""
+        if self._before is not None:
+            torch._dynamo.config.recompile_limit, self._before = self._before, None
+
+
+def _copied_in_a_graph(value: Value) -> Value:
+    """As `copied`, without the identities of tensors as numbers: in a graph they would be guards."""
+    leaves, layout = tree_flatten(value)
+    made: list[tuple[Tensor, Tensor]] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and not any(leaf is original for original, _ in made):
+            made.append((leaf, leaf.clone()))
+    copies = [next((copy for original, copy in made if original is leaf), leaf) for leaf in leaves]
+    return tree_unflatten(copies, layout)
+
+
+def _nothing() -> None:
+    """Stands for a computation that is part of a graph."""
+
+
+def dense(value: Value) -> Value:
+    """The value with its own memory: what stands in for a dead one has none, and would need another graph."""
+    expanded = any(0 in tensor.stride() and tensor.numel() > 1 for tensor in tensors_in(value))
+    return copied(value) if expanded else value
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module was compiled in place."""
+    return module._compiled_call_impl is not None
+
+
+def context_of(compiled: Any) -> OptimizeContext | None:
+    """What has compiled a function, with its options; None where it is not compiled."""
+    cells = [cell.cell_contents for cell in getattr(compiled, "__closure__", None) or ()]
+    return next((content for content in cells if isinstance(content, OptimizeContext)), None)
+
+
+def replays_cuda_graphs(module: nn.Module) -> bool:
+    """Whether what a compiled module returns lies where its next call writes."""
+    by = context_of(module._compiled_call_impl)
+    if by is None:
+        return False
+    backend = innermost_backend(by.callback)
+    backend = getattr(backend, "compiler_fn", backend)
+    asked = getattr(backend, "config", {}).get("triton.cudagraphs", torch._inductor.config.triton.cudagraphs)
+    return asked or getattr(backend, "compiler_name", None) == "cudagraphs"
+
+
+def compiled_around(denoiser: nn.Module, graph: BlockGraph) -> dict[int, str]:
+    """By site the name of the outermost compiled submodule strictly within which it lies."""
+    found = {}
+    for index, site in enumerate(graph.sites):
+        names = path_to(ends_of(denoiser, site.name)[1])
+        around = next((name for name in names if is_compiled(denoiser.get_submodule(name))), None)
+        if around is not None:
+            found[index] = around
+    return found
+
+
+def regions_of(
+    denoiser: nn.Module, graph: BlockGraph, around: Mapping[int, str], acting: Set[int]
+) -> dict[str, Region]:
+    """By name the compiled submodules of those classes in which a site acts.
+
+    In others all within computes, which is one graph, that of the module without a mask.
+
+    Args:
+        denoiser: The model.
+        graph: Its sites.
+        around: What `compiled_around` says.
+        acting: The sites that ever do anything but compute.
+    """
+    modules = {name: denoiser.get_submodule(name) for name in around.values()}
+    classes = {type(modules[name]) for site, name in around.items() if site in acting}
+    return {
+        name: Region(module, [site for site, other in around.items() if other == name], graph)
+        for name, module in modules.items()
+        if type(module) in classes
+    }
+
+
+def path_to(name: str) -> Iterator[str]:
+    """Names of what contains a submodule, outermost first."""
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        yield ".".join(parts[:end])
