@@ -147,12 +147,13 @@ def _is_block(denoiser: nn.Module, name: str, sites: Sequence[str]) -> bool:
 
 def _wrapper_of(denoiser: nn.Module) -> OptimizedModule | None:
     """What ``torch.compile(denoiser)`` returned, where the call that is being made has come through it."""
-    frame = sys._getframe(1)
+    frame, is_compiled_call = sys._getframe(1), False
     while frame is not None and not _is_of_torch(frame):
         frame = frame.f_back
     while frame is not None and _is_of_torch(frame):
         owner = frame.f_locals.get("self")
-        if isinstance(owner, OptimizedModule) and owner._orig_mod is denoiser:
+        is_compiled_call |= isinstance(owner, OptimizeContext)
+        if is_compiled_call and isinstance(owner, OptimizedModule) and owner._orig_mod is denoiser:
             return owner
         frame = frame.f_back
     return None
