@@ -8,6 +8,7 @@ from typing import Any
 from stepmask import plugins
 from stepmask.learning import Learner, register
 from stepmask_lab import reference
+from stepmask_lab.rivals.budcache.config import BudCache
 from stepmask_lab.rivals.dip_go.config import DipGo
 from stepmask_lab.rivals.ecad.config import Ecad
 from stepmask_lab.rivals.harmonica.config import HarmoniCa
@@ -67,6 +68,12 @@ LEARNERS = (
         configuration=DipGo,
         learn="stepmask_lab.rivals.dip_go.learner:learn",
         summary="learns by gradients through the whole run, as DiP-GO (arXiv 2410.16942); blocks compute or hold.",
+    ),
+    Learner(
+        name="budcache",
+        configuration=BudCache,
+        learn="stepmask_lab.rivals.budcache.search:learn",
+        summary="anneals and climbs over key steps by their final latents, as BudCache (arXiv 2606.13496).",
     ),
 )
 for learner in LEARNERS:

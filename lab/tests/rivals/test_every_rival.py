@@ -21,6 +21,7 @@ LEARNED = {
     "l2c": FEW_RUNS,
     "ecad": {"population": 6, "generations": 1, "num_calibration": 1, "num_checked": 1},
     "dip-go": {"iterations": 2, "chain_images": 1},
+    "budcache": {"annealing": 2, "climbing": 1, "num_calibration": 1},
 }
 CALIBRATED = {
     "smoothcache": lambda pipe: smoothcache(pipe, STEPS, threshold=0.1, num_images=1),

@@ -53,7 +53,8 @@ def benchmark(
         typer.Option(
             metavar="NAME,...",
             help="Measure only these methods, such as fora,end-to-end. [b]shipped[/b] stands for all rivals as they "
-            "ship, [b]studies[/b] for all variants of our own masks. A name that is unknown lists all methods.",
+            "ship, [b]studies[/b] for all variants of our own masks, [b]of-2026[/b] for the rivals of 2026. A name "
+            "that is unknown lists all methods.",
         ),
     ] = None,
     targets: Annotated[

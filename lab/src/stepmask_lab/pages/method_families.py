@@ -32,6 +32,7 @@ FAMILIES = (
     Family("regular, forecasts", r".*\+ forecast|key steps.*", "#009E73", True),
     Family("regular, holds", r"FORA|DeepCache(, quad)?|Faster Diffusion|step skipping|PostDiff.*", "#D55E00", True),
     Family("calibrated", r"(SmoothCache|Block Caching|DiTFastAttn).*", "#CC79A7", True),
+    Family("of 2026", r"(BudCache|MeanCache|L2P|DPCache|Spectrum|TaylorSeer|HiCache).*", "#117733", True),
     Family("random", r"random", "#B8B8B8", True),
     Family("as they ship", r".* package", "#E69F00"),
     Family("as they ship", r"cache-dit .*", "#999933"),

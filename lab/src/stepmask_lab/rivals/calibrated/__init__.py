@@ -1,5 +1,5 @@
 """Schedules by others that watch one run of the model, and then follow a rule with a threshold. One per file.
 
-`recording` runs the pipeline; `smoothcache` and `block_caching` read what it recorded and run nothing more.
+`recording` watches a run; `smoothcache` and `block_caching` read what it recorded and run nothing more.
 `scale_shift` runs a mask once and corrects what it holds. `ditfastattn` decides as it goes and runs the model itself.
 """

@@ -17,7 +17,8 @@ from stepmask.runtime.position import Position
 from stepmask.runtime.task import Task
 from stepmask.values import Value
 from stepmask_lab.rivals.calibrated._threshold import check_asked
-from stepmask_lab.rivals.calibrated.recording import WatchedRun
+from stepmask_lab.rivals.calibrated.recording import Recording
+from stepmask_lab.rivals.watched_run import WatchedRun
 
 
 def ditfastattn(
@@ -78,8 +79,7 @@ def ditfastattn(
     compute = np.ones((len(run.timesteps), len(graph)), dtype=bool)
     for row, chosen in choice.chosen.items():
         compute[row, sorted(chosen)] = False
-    recording = run.recording(np.zeros((0, 0, 0)), task)
-    return recording.mask(compute, method="ditfastattn", threshold=threshold)
+    return Recording.of(run, np.zeros((0, 0, 0)), task).mask(compute, method="ditfastattn", threshold=threshold)
 
 
 class _Choice:

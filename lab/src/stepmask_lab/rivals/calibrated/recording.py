@@ -18,15 +18,13 @@ from torch import Tensor
 
 from stepmask.graph import BlockGraph
 from stepmask.learning.budget import Budget
-from stepmask.learning.effort import Effort
-from stepmask.learning.interception import OnCall, intercepted
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache
-from stepmask.runtime.policies import Policy
 from stepmask.runtime.position import Position
-from stepmask.runtime.task import Task, check_whole
+from stepmask.runtime.task import Task
 from stepmask.values import Value, take_apart
+from stepmask_lab.rivals.watched_run import WatchedRun
 
 LOOKBACK = 3
 """Steps over which changes are recorded: SmoothCache skips so many at most."""
@@ -54,6 +52,12 @@ class Recording:
     budget: Budget
     whole: Budget
     facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: WatchedRun, changes: np.ndarray, whole: Task) -> Recording:
+        """What was recorded of a run, and what it took; `whole` is its task with all sites."""
+        budgets = (Budget(one.graph, one.costs) for one in (run.task, whole))
+        return cls(changes, run.task.graph, run.timesteps, whole.scheduler, *budgets, run.facts())
 
     def mask(self, compute: np.ndarray, **provenance: Any) -> StepMask:
         """A mask for the recorded run; its provenance has ``macs`` of the plan that runs."""
@@ -98,35 +102,7 @@ def record(
     run = WatchedRun(task.innermost, num_images)
     recorder = _Recorder(run.task.graph)
     run(recorder.policy, recorder)
-    return run.recording(recorder.changes(len(run.timesteps)), task)
-
-
-class WatchedRun:
-    """One run of a task's pipeline on noise that learning draws, with whatever watches it.
-
-    Args:
-        task: The pipeline, its steps, conditions and seed.
-        num_images: Number of images in the batch.
-    """
-
-    def __init__(self, task: Task, num_images: int) -> None:
-        check_whole("num_images", num_images, 1)
-        self.task, self.effort, self._num_images = task, Effort(), num_images
-        self.timesteps: tuple[float, ...] = ()
-
-    def __call__(self, policy: Policy, on_call: OnCall) -> None:
-        """Run the pipeline once."""
-        task = self.task
-        with self.effort.counting(task.denoiser), intercepted(task.pipe, task.graph, policy, on_call):
-            task.noise.images(0, self._num_images)
-        self.timesteps = tuple(float(timestep) for timestep in task.pipe.scheduler.timesteps)
-
-    def recording(self, changes: np.ndarray, whole: Task) -> Recording:
-        """What was recorded, and what it took; `whole` is the same task with all sites."""
-        task, count = self.task, self._num_images
-        facts = {"num_images": count, **task.facts(task.noise.seeds(0, count)), **self.effort.facts()}
-        budgets = (Budget(one.graph, one.costs) for one in (task, whole))
-        return Recording(changes, task.graph, self.timesteps, task.scheduler, *budgets, facts)
+    return Recording.of(run, recorder.changes(len(run.timesteps)), task)
 
 
 class _Recorder:

@@ -19,8 +19,8 @@ from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.position import Position
 from stepmask.runtime.task import Task
 from stepmask.values import Value, take_apart
-from stepmask_lab.rivals.calibrated.recording import WatchedRun
 from stepmask_lab.rivals.calibrated.scaled_plan import Affine, ScaledPlan, corrected
+from stepmask_lab.rivals.watched_run import WatchedRun
 
 
 def fit_scale_shift(

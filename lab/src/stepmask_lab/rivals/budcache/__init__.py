@@ -1,0 +1,1 @@
+"""Method "budcache": annealing and hill climbing over key steps, judged by final latents. Begin with `search`."""

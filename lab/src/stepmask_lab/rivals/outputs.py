@@ -1,0 +1,170 @@
+"""One full run, of which only products of the blocks' last values with each other are kept.
+
+The squared error of anything linear in these values, at any schedule, follows from the products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepmask.errors import StepMaskError
+from stepmask.graph import OUT, BlockGraph
+from stepmask.mask import StepMask
+from stepmask.runtime.cache import Cache
+from stepmask.runtime.position import Position
+from stepmask.runtime.task import Task
+from stepmask.schedules import key_steps
+from stepmask.values import Value, take_apart
+from stepmask_lab.rivals.watched_run import WatchedRun
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a full run tells a rule on whole steps.
+
+    Attributes:
+        products: (N, T, T) of each sample, the inner products of the values at any two steps; the mean square of a
+            sample's values is 1.
+        times: T + 1 times, as `times_of` has them.
+        facts: What goes into the provenance of masks: images, seeds, denoiser calls, seconds.
+        blank: A mask at which every step computes.
+    """
+
+    products: np.ndarray
+    times: np.ndarray
+    facts: dict[str, Any]
+    blank: StepMask
+
+    @property
+    def num_rows(self) -> int:
+        """T."""
+        return self.products.shape[1]
+
+    def errors(self, factors: np.ndarray) -> np.ndarray:
+        """Mean over samples of the length of weighted sums of the values: (...,) for factors (..., T)."""
+        squares = np.einsum("...i,nij,...j->...n", factors, self.products, factors, optimize=True)
+        return np.sqrt(np.maximum(squares, 0)).mean(-1)
+
+    def mask(self, computed: Sequence[int], **provenance: Any) -> StepMask:
+        """The mask that computes at these steps and forecasts at all others."""
+        rest = np.ones(self.blank.compute.shape, dtype=bool)
+        rest[list(computed)] = False
+        facts = {**self.blank.provenance, "steps": list(computed), **provenance, **self.facts}
+        return replace(self.blank, compute=~rest, forecast=rest, provenance=facts)
+
+
+def record_outputs(
+    pipe: Any,
+    num_inference_steps: int,
+    *,
+    scheduler: Any | None = None,
+    num_images: int = 8,
+    seed: int = 0,
+    call_kwargs: Mapping[str, Any] | None = None,
+    conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
+) -> Outputs:
+    """Run the full model once on a batch and record what its blocks end in.
+
+    Args:
+        pipe: A diffusers pipeline; or a denoiser with its `scheduler`.
+        num_inference_steps: Of the runs that masks will be used for.
+        scheduler: For a bare denoiser.
+        num_images: Images in the batch. All their values are held until the run is over.
+        seed: Of noise and conditions.
+        call_kwargs: Arguments for the pipeline's call.
+        conditions: Prompts or class numbers, as for `stepmask.learn`.
+
+    Raises:
+        StepMaskError: An option makes no sense, or the model has no last block.
+    """
+    task = Task(
+        pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
+    )
+    run, watch = WatchedRun(task, num_images), _Watch(last_site(task.graph))
+    run(watch.policy, watch)
+    blank = key_steps(task.pipe, num_inference_steps, range(len(run.timesteps)))
+    provenance = {name: value for name, value in blank.provenance.items() if name not in ("method", "steps")}
+    blank = replace(blank, provenance=provenance)
+    return Outputs(watch.products(), times_of(task.pipe.scheduler), run.facts(), blank)
+
+
+def last_site(graph: BlockGraph) -> int:
+    """The site whose value is all that the output is made of.
+
+    Raises:
+        StepMaskError: There are several.
+    """
+    found = [site for site in graph.level("stack") if OUT in graph.readers(site)]
+    if len(found) != 1:
+        names = ", ".join(graph.names[site] for site in found)
+        raise StepMaskError(f"the output must come from one list of blocks to be predicted, here from {names}")
+    return found[0]
+
+
+def times_of(scheduler: Any) -> np.ndarray:
+    """(T + 1,) noise over signal at each step of the scheduler's run and at its end, or sigma where it mixes linearly.
+
+    In these a step of DDIM without noise, or of a flow, is one of Euler's method whose velocity is the model's output.
+
+    Raises:
+        StepMaskError: The scheduler says no noise levels.
+    """
+    signal, noise = noise_levels(scheduler)
+    linear = np.allclose(signal + noise, 1)
+    return np.append(noise if linear else noise / signal, 0.0)
+
+
+def noise_levels(scheduler: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) factors of the image and of the noise in the sample at each step.
+
+    Raises:
+        StepMaskError: The scheduler says none.
+    """
+    kept = getattr(scheduler, "alphas_cumprod", None)
+    sigmas = getattr(scheduler, "sigmas", None)
+    if kept is not None:
+        kept = np.asarray(kept, dtype=float)
+        timesteps = np.asarray(scheduler.timesteps, dtype=float)
+        kept = np.interp(timesteps, np.arange(len(kept)), kept)
+        return np.sqrt(kept), np.sqrt(1 - kept)
+    if sigmas is not None:
+        sigmas = np.asarray(sigmas, dtype=float)[: len(scheduler.timesteps)]
+        return 1 - sigmas, sigmas
+    raise StepMaskError(f"{type(scheduler).__name__} says neither alphas_cumprod nor sigmas, which this method needs")
+
+
+class _Watch:
+    """Keeps the last values of a run."""
+
+    def __init__(self, site: int) -> None:
+        self._site, self._position = site, None
+        self._values: dict[int, list[list[Tensor]]] = {}
+
+    def __call__(self, position: Position, forward: Callable[[], Any]) -> Any:
+        self._position = position
+        return forward()
+
+    def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
+        """Compute, as the full run does, and look."""
+        value = compute()
+        if site == self._site:
+            parts = [part.detach().flatten(1).float() for part in take_apart(value)[0]]
+            streams = self._values.setdefault(self._position.stream, [])
+            streams.append(torch.cat(parts, dim=1))
+        return value
+
+    def products(self) -> np.ndarray:
+        """(N, T, T) of all streams' samples."""
+        found = []
+        for values in self._values.values():
+            for sample in torch.stack(values, dim=1).double():
+                products = (sample @ sample.T).cpu().numpy()
+                found.append(products / np.trace(products) * len(products))
+        return np.stack(found)

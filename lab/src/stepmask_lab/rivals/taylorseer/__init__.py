@@ -1,0 +1,1 @@
+"""TaylorSeer of second order, and HiCache, which has Hermite polynomials in it. Begin with `plan`."""

@@ -1,0 +1,43 @@
+"""The rivals of 2026 as rows: masks go through files, and what runs is made of them anew."""
+
+import numpy as np
+import pytest
+
+from stepmask import StepMask
+from stepmask_lab.benchmark import Subject, methods_by_name, rivals_of_2026
+from stepmask_lab.benchmark.naming import short_name
+from stepmask_lab.method import Method
+from stepmask_lab.pages.method_families import family_of
+from stepmask_lab.rivals.predicted_plan import PredictedPlan
+from tiny import dit_pipeline
+
+RIVALS = {short_name(method): method for method in rivals_of_2026.rivals_of_2026()}
+STATIC = [name for name, method in RIVALS.items() if isinstance(method, Method)]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(rivals_of_2026, "SEARCH", {"annealing": 1, "climbing": 0, "num_calibration": 1})
+    monkeypatch.setattr(rivals_of_2026, "NUM_IMAGES", 2)
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_masks_go_through_files(name, tmp_path):
+    method, subject = RIVALS[name], Subject(dit_pipeline(), 6, targets=(0.7,))
+    settings = method.settings(subject)
+    mask = method.make(subject, settings[-1], method.seeds[0])
+    mask.save(tmp_path / "mask.json")
+    read = StepMask.load(tmp_path / "mask.json")
+    if method.refine is None:
+        assert name == "budcache" and settings == ["0.7"] and mask.provenance["macs"] <= 0.7
+        return
+    one, other = method.refine(subject, mask), method.refine(subject, read)
+    assert isinstance(one, PredictedPlan) and np.array_equal(one.table, other.table)
+    assert np.array_equal(one.states, other.states) and 0 < one.compute.mean() < 1
+
+
+def test_the_command_line_knows_them_by_name_and_together():
+    assert [short_name(method) for method in methods_by_name("of-2026")] == list(RIVALS)
+    assert [method.name for method in methods_by_name("l2p,dpcache")] == ["L2P", "DPCache"]
+    families = {method.name: family_of(method.name) for method in RIVALS.values()}
+    assert {family.name for family in families.values()} == {"of 2026"}
