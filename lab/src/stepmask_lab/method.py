@@ -76,6 +76,22 @@ class Unmasked:
     seeds: tuple[None] = (None,)
 
 
+@dataclass(frozen=True)
+class Adaptive(Unmasked):
+    """No mask either: whether a step computes is decided while it runs, and may differ from image to image.
+
+    Attributes:
+        deciding: As `running`, with a list besides, which gets the share of steps that each image computed.
+    """
+
+    deciding: Callable[[Subject, str, list[float]], AbstractContextManager[tuple[Any, int]]] = None
+
+    @classmethod
+    def of(cls, name: str, settings: Any, deciding: Any, fits: Any) -> Adaptive:
+        """A method by what decides."""
+        return cls(name, settings, lambda subject, setting: deciding(subject, setting, []), fits, deciding=deciding)
+
+
 def budgets(subject: Subject) -> list[str]:
     """Settings of methods that take a budget."""
     return [f"{target:g}" for target in subject.targets]

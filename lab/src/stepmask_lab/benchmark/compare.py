@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from stepmask.errors import StepMaskError
@@ -27,7 +28,7 @@ from stepmask.runtime.task import comparable
 from stepmask_lab.benchmark.image_strips import SHOWN, save_strip
 from stepmask_lab.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, methods
 from stepmask_lab.benchmark.result_files import Key, ResultFiles
-from stepmask_lab.method import Method, Subject, Unmasked
+from stepmask_lab.method import Adaptive, Method, Subject, Unmasked
 from stepmask_lab.scores import Metrics
 from stepmask_lab.unmasked import evaluate_unmasked
 
@@ -177,9 +178,13 @@ class Comparison:
             "reference": self._full.get(num_images),
         }
         if isinstance(method, Unmasked):
-            running = partial(method.running, self.subject, key.setting)
+            running, work = partial(method.running, self.subject, key.setting), []
+            if isinstance(method, Adaptive):
+                running = partial(method.deciding, self.subject, key.setting, work)
             result = evaluate_unmasked(self.subject.pipe, self.subject.steps, running, **options)
             more = {"peak_cache_bytes": None, "psnr_when_learned": None}
+            if work:
+                more["work"] = spread_of(work)
         else:
             mask = self._mask(key, method)
             self._check_guidance(mask)
@@ -260,6 +265,13 @@ def row_of(result: Evaluation) -> dict[str, Any]:
         "peak_cache_bytes": result.peak_cache_bytes,
         "circumstances": {name: values[name] for name in CIRCUMSTANCES},
     }
+
+
+def spread_of(work: list[float]) -> dict[str, float]:
+    """How the shares of steps that images computed differ."""
+    found = np.array(work)
+    spread = {"mean": found.mean(), "deviation": found.std(), "min": found.min(), "max": found.max()}
+    return {name: round(float(value), 4) for name, value in spread.items()}
 
 
 def speed_row(result: Evaluation) -> dict[str, Any]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
 from stepmask.schedules import key_steps
 from stepmask_lab.benchmark import methods
 from stepmask_lab.benchmark.methods import AnyMethod, affordable_steps, learned
-from stepmask_lab.method import Method, Subject, budgets
+from stepmask_lab.method import Adaptive, Method, Subject, budgets
+from stepmask_lab.rivals.adaptive_run import Rule, adaptive
 from stepmask_lab.rivals.dpcache.plan import dpcache, dpcache_plan
+from stepmask_lab.rivals.easycache.rule import EasyCache
+from stepmask_lab.rivals.hicache_pp.plan import PACKAGE, hicache_pp_plan
 from stepmask_lab.rivals.l2p.plan import l2p_plan
 from stepmask_lab.rivals.meancache.plan import meancache, meancache_plan
+from stepmask_lab.rivals.outputs import noise_levels
+from stepmask_lab.rivals.sada.rule import Sada
+from stepmask_lab.rivals.seacache.rule import SeaCache
 from stepmask_lab.rivals.spectrum.plan import spectrum, spectrum_plan
 from stepmask_lab.rivals.taylorseer.plan import hicache_plan, taylorseer, taylorseer_plan
 
@@ -23,6 +34,9 @@ NUM_IMAGES = 50
 """Of L2P's fit."""
 GROWTHS = ("0", "0.25", "0.75", "1.5", "3")
 """Of Spectrum's windows."""
+THRESHOLDS = {"EasyCache": ("0.01", "0.02", "0.05", "0.1", "0.2"), "SeaCache": ("0.05", "0.1", "0.2", "0.3", "0.5")}
+MOST = ("1", "2", "4")
+"""Steps that SADA skips in a row."""
 
 
 def rivals_of_2026() -> list[AnyMethod]:
@@ -39,7 +53,72 @@ def rivals_of_2026() -> list[AnyMethod]:
         for where, level in (("", "branch"), (", last value", "stack")):
             make = partial(_by_interval, level=level)
             found.append(Method(name + where, _intervals, make, refine=_refined(plan)))
+    for basis in ("dmd", "auto"):
+        make, refine = partial(_by_interval, level="stack"), _refined(hicache_pp_plan, basis=basis)
+        found.append(Method(f"hicache-pp, {basis}", _intervals, make, fits=_has_package, refine=refine))
+    for name, rule, settings, fits in (
+        ("SeaCache", _seacache, THRESHOLDS["SeaCache"], _says_noise),
+        ("SADA", _sada, MOST, _predicts_noise),
+        ("EasyCache", _easycache, THRESHOLDS["EasyCache"], lambda subject: None),
+    ):
+        found.append(Adaptive.of(name, lambda s, known=settings: known, partial(_deciding, rule=rule), fits))
     return found
+
+
+@contextmanager
+def _deciding(
+    subject: Subject, setting: str, work: list[float], *, rule: Callable[[Any, float], Callable[[int], Rule]]
+) -> Iterator[tuple[Any, int]]:
+    """The subject's pipeline under an adaptive rule, whose work is noted at the end."""
+    with adaptive(subject.pipe, rule(subject.pipe, float(setting))) as run:
+        yield subject.pipe, subject.steps
+    work += run.work
+
+
+def _easycache(pipe: Any, threshold: float) -> Callable[[int], Rule]:
+    return lambda num_rows: EasyCache(num_rows, threshold, adds_input=_prediction(pipe) == "flow")
+
+
+def _seacache(pipe: Any, threshold: float) -> Callable[[int], Rule]:
+    def rule(num_rows: int) -> Rule:
+        signal, noise = (levels.tolist() for levels in noise_levels(pipe.scheduler))
+        return SeaCache(signal, noise, threshold)
+
+    return rule
+
+
+def _sada(pipe: Any, most: float) -> Callable[[int], Rule]:
+    def rule(num_rows: int) -> Rule:
+        scheduler = pipe.scheduler
+        signal, noise = (levels.tolist() for levels in noise_levels(scheduler))
+        betas = np.asarray(scheduler.betas, dtype=float)
+        rates = len(betas) * np.interp(np.asarray(scheduler.timesteps, dtype=float), np.arange(len(betas)), betas)
+        return Sada(signal, noise, rates.tolist(), int(most))
+
+    return rule
+
+
+def _prediction(pipe: Any) -> str:
+    """What the model predicts, by its scheduler."""
+    return getattr(pipe.scheduler.config, "prediction_type", "flow")
+
+
+def _predicts_noise(subject: Subject) -> str | None:
+    scheduler = subject.pipe.scheduler
+    if _prediction(subject.pipe) != "epsilon" or not hasattr(scheduler, "betas"):
+        return "corrects what models predict as noise alone, under a scheduler with betas"
+    return None
+
+
+def _says_noise(subject: Subject) -> str | None:
+    known = hasattr(subject.pipe.scheduler, "alphas_cumprod") or hasattr(subject.pipe.scheduler, "sigmas")
+    return None if known else "needs a scheduler that says noise levels"
+
+
+def _has_package(subject: Subject) -> str | None:
+    if importlib.util.find_spec(PACKAGE) is None:
+        return "needs the package hicache-pp: pip install 'stepmask-lab[rivals]'"
+    return None
 
 
 def _options(subject: Subject) -> dict[str, Any]:

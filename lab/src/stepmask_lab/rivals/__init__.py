@@ -1,9 +1,10 @@
 """Other people's ways to a mask, on stepmask's executor, so that only the way to the mask differs.
 
 `calibrated` watches one run and follows a rule; `harmonica`, `l2c`, `ecad`, `dip_go` and `budcache` learn and are
-registered with `stepmask.learn` by name. `meancache`, `l2p`, `dpcache`, `spectrum` and `taylorseer` decide on whole
-steps and predict what is skipped: they share `outputs`, which records a full run, `paths`, which finds key steps along
-a cheapest path, `predictors`, which makes tables of factors, and `predicted_plan`, which runs them. Each docstring says
+registered with `stepmask.learn` by name. `meancache`, `l2p`, `dpcache`, `spectrum`, `taylorseer` and `hicache_pp`
+decide on whole steps and predict what is skipped: they share `outputs`, which records a full run, `paths`, which finds
+key steps along a cheapest path, `predictors`, which makes tables of factors, and `predicted_plan`, which runs them.
+`easycache`, `seacache` and `sada` decide during the run, image by image, and share `adaptive_run`. Each docstring says
 what is taken from the original and what differs. torch is imported when one of them is asked for.
 """
 

@@ -1,0 +1,1 @@
+"""The package hicache-pp, as it ships, on stepmask's executor. Begin with `plan`."""
