@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from stepmask_lab.rivals.l2p.plan import SCHEDULES, weights
 from stepmask_lab.rivals.meancache.plan import meancache, stretches
@@ -29,7 +30,7 @@ def outputs_of(values, times=None):
     """What a run with these values (T, D) records."""
     products = values @ values.T
     times = np.linspace(1, 0, len(values) + 1) if times is None else times
-    return Outputs((products / np.trace(products) * len(values))[None], times, {}, None)
+    return Outputs((products / np.trace(products) * len(values))[None], times, -np.diff(times), {}, None)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -107,16 +108,31 @@ def test_predictions_stand_in_for_what_was_skipped():
     assert [table[row].max() for row in (1, 2, 3, 5)] == [2, 4, 8, 2]
 
 
-def test_l2p_finds_the_recurrence_that_the_outputs_follow():
+def test_l2p_fits_as_its_authors_do():
+    """Adam on the features themselves, from the next to the last on the diagonal, what comes later masked."""
+    features = torch.from_numpy(np.cumsum(RANDOM.standard_normal((ROWS, 30)), 0))
+    weight = torch.eye(ROWS, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([weight], lr=0.01)
+    for _ in range(201):
+        loss = ((weight.tril() @ features)[:-1] - features[1:]).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    found = weights(outputs_of(features.numpy()))
+    assert np.allclose(found[1:, :-1], weight.tril()[:-1, :-1].detach().numpy(), atol=1e-3)
+    assert np.array_equal(weights(outputs_of(features.numpy()), 0), np.eye(ROWS, k=-1)), "they begin by holding"
+
+
+def test_l2p_follows_a_recurrence_better_than_holding():
     values = list(RANDOM.standard_normal((2, 40)))
     for _ in range(ROWS - 2):
         values.append(1.6 * values[-1] - 0.7 * values[-2])
     values = np.stack(values)
-    found = weights(outputs_of(values), ridge=1e-10)
-    assert np.allclose(found[2:] @ values, values[2:], atol=1e-5)
-    assert np.allclose((rolled_out(found, [0, 1]) @ values)[2:], values[2:], atol=1e-3)
-    held = weights(outputs_of(values), ridge=1e9)
-    assert np.allclose(held, np.eye(ROWS, k=-1), atol=1e-5), "a large ridge holds, as their weights begin"
+    outputs = outputs_of(values)
+    found, held = (
+        (rolled_out(weights(outputs, iterations), [0, 1, 5]) - np.eye(ROWS)) @ values for iterations in (201, 0)
+    )
+    assert np.linalg.norm(found) < 0.2 * np.linalg.norm(held)
 
 
 def test_l2ps_published_key_steps_are_as_many_as_their_speed_says():
@@ -144,13 +160,13 @@ def test_the_path_is_the_cheapest_of_all(count, first):
     assert cheapest_path(forward, count, first) == list(min(every_path, key=total))
 
 
-def test_a_stretch_of_meancache_costs_the_error_of_its_average_velocity():
+def test_a_stretch_of_meancache_costs_how_far_its_average_velocity_leads_astray():
     values, times = RANDOM.standard_normal((6, 5)), np.array([1.0, 0.9, 0.7, 0.6, 0.3, 0.1, 0.0])
     values /= np.sqrt(np.mean(np.sum(values**2, 1)))
     errors = stretches(outputs_of(values, times), (1, 2))
-    passed = np.diff(times)
-    true = passed[1:4] @ values[1:4] / passed[1:4].sum()
-    assert errors[0, 1, 4] == pytest.approx(np.linalg.norm(values[1] - true))
+    passed = -np.diff(times)
+    away = passed[1:4] @ (values[1] - values[1:4])
+    assert errors[0, 1, 4] == pytest.approx(np.linalg.norm(away))
     assert errors[0, 2, 3] == 0 and np.isinf(errors[0, 3, 2])
 
 

@@ -15,14 +15,14 @@ from stepmask.mask import StepMask
 from stepmask.schedules import key_steps
 from stepmask_lab.benchmark import methods
 from stepmask_lab.benchmark.methods import AnyMethod, affordable_steps, learned
-from stepmask_lab.method import Adaptive, Method, Subject, budgets
+from stepmask_lab.method import Adaptive, Method, Subject
 from stepmask_lab.rivals.adaptive_run import Rule, adaptive
 from stepmask_lab.rivals.dpcache.plan import dpcache, dpcache_plan
 from stepmask_lab.rivals.easycache.rule import EasyCache
 from stepmask_lab.rivals.hicache_pp.plan import PACKAGE, hicache_pp_plan
 from stepmask_lab.rivals.l2p.plan import l2p_plan
 from stepmask_lab.rivals.meancache.plan import meancache, meancache_plan
-from stepmask_lab.rivals.outputs import noise_levels
+from stepmask_lab.rivals.noise_levels import FLOW, noise_levels, prediction_of
 from stepmask_lab.rivals.sada.rule import Sada
 from stepmask_lab.rivals.seacache.rule import SeaCache
 from stepmask_lab.rivals.spectrum.plan import spectrum, spectrum_plan
@@ -34,15 +34,15 @@ NUM_IMAGES = 50
 """Of L2P's fit."""
 GROWTHS = ("0", "0.25", "0.75", "1.5", "3")
 """Of Spectrum's windows."""
-THRESHOLDS = {"EasyCache": ("0.01", "0.02", "0.05", "0.1", "0.2"), "SeaCache": ("0.05", "0.1", "0.2", "0.3", "0.5")}
-MOST = ("1", "2", "4")
+THRESHOLDS = {"EasyCache": ("0.02", "0.03", "0.05", "0.1", "0.2"), "SeaCache": ("0.1", "0.15", "0.2", "0.3", "0.5")}
+MOST = ("1", "2", "3", "4")
 """Steps that SADA skips in a row."""
 
 
 def rivals_of_2026() -> list[AnyMethod]:
     """All of them, in the order of tables."""
     found: list[AnyMethod] = [
-        Method("BudCache", budgets, _budcache, (0,)),
+        Method("BudCache", affordable_steps, _budcache, (0,)),
         Method("MeanCache", affordable_steps, partial(_by_path, rule=meancache), refine=_refined(meancache_plan)),
         Method("L2P", affordable_steps, _key_steps, refine=_l2p),
         Method("DPCache", affordable_steps, partial(_by_path, rule=dpcache), refine=_refined(dpcache_plan)),
@@ -76,7 +76,7 @@ def _deciding(
 
 
 def _easycache(pipe: Any, threshold: float) -> Callable[[int], Rule]:
-    return lambda num_rows: EasyCache(num_rows, threshold, adds_input=_prediction(pipe) == "flow")
+    return lambda num_rows: EasyCache(num_rows, threshold, adds_input=prediction_of(pipe.scheduler) == FLOW)
 
 
 def _seacache(pipe: Any, threshold: float) -> Callable[[int], Rule]:
@@ -98,14 +98,9 @@ def _sada(pipe: Any, most: float) -> Callable[[int], Rule]:
     return rule
 
 
-def _prediction(pipe: Any) -> str:
-    """What the model predicts, by its scheduler."""
-    return getattr(pipe.scheduler.config, "prediction_type", "flow")
-
-
 def _predicts_noise(subject: Subject) -> str | None:
     scheduler = subject.pipe.scheduler
-    if _prediction(subject.pipe) != "epsilon" or not hasattr(scheduler, "betas"):
+    if prediction_of(scheduler) != "epsilon" or not hasattr(scheduler, "betas"):
         return "corrects what models predict as noise alone, under a scheduler with betas"
     return None
 
@@ -134,7 +129,8 @@ def _intervals(subject: Subject) -> list[str]:
 
 
 def _budcache(subject: Subject, setting: str, seed: int) -> StepMask:
-    return learned(subject, setting, seed, "budcache", method="budcache", **SEARCH)
+    paying_for = (int(setting) + 0.5) / subject.steps  # so many steps, and what of the others always runs
+    return learned(subject, f"{paying_for:.4f}", seed, "budcache", method="budcache", **SEARCH)
 
 
 def _by_path(subject: Subject, setting: str, seed: int | None, *, rule: Any) -> StepMask:

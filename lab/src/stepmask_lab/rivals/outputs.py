@@ -22,6 +22,7 @@ from stepmask.runtime.position import Position
 from stepmask.runtime.task import Task
 from stepmask.schedules import key_steps
 from stepmask.values import Value, take_apart
+from stepmask_lab.rivals.noise_levels import displacements, flow_times
 from stepmask_lab.rivals.watched_run import WatchedRun
 
 
@@ -32,13 +33,15 @@ class Outputs:
     Attributes:
         products: (N, T, T) of each sample, the inner products of the values at any two steps; the mean square of a
             sample's values is 1.
-        times: T + 1 times, as `times_of` has them.
+        times: (T + 1,) as `flow_times` has them.
+        moves: (T,) how far an error moves the sample, as `displacements` has it.
         facts: What goes into the provenance of masks: images, seeds, denoiser calls, seconds.
         blank: A mask at which every step computes.
     """
 
     products: np.ndarray
     times: np.ndarray
+    moves: np.ndarray
     facts: dict[str, Any]
     blank: StepMask
 
@@ -92,7 +95,8 @@ def record_outputs(
     blank = key_steps(task.pipe, num_inference_steps, range(len(run.timesteps)))
     provenance = {name: value for name, value in blank.provenance.items() if name not in ("method", "steps")}
     blank = replace(blank, provenance=provenance)
-    return Outputs(watch.products(), times_of(task.pipe.scheduler), run.facts(), blank)
+    scheduler = task.pipe.scheduler
+    return Outputs(watch.products(), flow_times(scheduler), displacements(scheduler), run.facts(), blank)
 
 
 def last_site(graph: BlockGraph) -> int:
@@ -106,38 +110,6 @@ def last_site(graph: BlockGraph) -> int:
         names = ", ".join(graph.names[site] for site in found)
         raise StepMaskError(f"the output must come from one list of blocks to be predicted, here from {names}")
     return found[0]
-
-
-def times_of(scheduler: Any) -> np.ndarray:
-    """(T + 1,) noise over signal at each step of the scheduler's run and at its end, or sigma where it mixes linearly.
-
-    In these a step of DDIM without noise, or of a flow, is one of Euler's method whose velocity is the model's output.
-
-    Raises:
-        StepMaskError: The scheduler says no noise levels.
-    """
-    signal, noise = noise_levels(scheduler)
-    linear = np.allclose(signal + noise, 1)
-    return np.append(noise if linear else noise / signal, 0.0)
-
-
-def noise_levels(scheduler: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) factors of the image and of the noise in the sample at each step.
-
-    Raises:
-        StepMaskError: The scheduler says none.
-    """
-    kept = getattr(scheduler, "alphas_cumprod", None)
-    sigmas = getattr(scheduler, "sigmas", None)
-    if kept is not None:
-        kept = np.asarray(kept, dtype=float)
-        timesteps = np.asarray(scheduler.timesteps, dtype=float)
-        kept = np.interp(timesteps, np.arange(len(kept)), kept)
-        return np.sqrt(kept), np.sqrt(1 - kept)
-    if sigmas is not None:
-        sigmas = np.asarray(sigmas, dtype=float)[: len(scheduler.timesteps)]
-        return 1 - sigmas, sigmas
-    raise StepMaskError(f"{type(scheduler).__name__} says neither alphas_cumprod nor sigmas, which this method needs")
 
 
 class _Watch:

@@ -14,7 +14,7 @@ from stepmask_lab.rivals.paths import cheapest_path
 from stepmask_lab.rivals.predicted_plan import PredictedPlan, predicted
 from stepmask_lab.rivals.predictors import differences
 
-FIRST = 3
+FIRST, OF_STEPS = 3, 50
 ORDER = 2
 NUM_IMAGES = 10
 
@@ -24,7 +24,7 @@ def dpcache(
     num_inference_steps: int = 50,
     count: int = 13,
     *,
-    first: int = FIRST,
+    first: int | None = None,
     num_images: int = NUM_IMAGES,
     **options: Any,
 ) -> StepMask:
@@ -36,13 +36,14 @@ def dpcache(
     value after the last block predicted by Taylor's series of order 2. The code was not at hand.
 
     What differs: the cost of a stretch is the sum of the lengths of its errors, in the mean square, of a line through
-    both key steps, which is what two of them can tell; the run's end closes the last stretch.
+    both key steps, which is what two of them can tell; each weighs by how far it moves the sample, which for the even
+    steps of a flow is the same for all; the run's end closes the last stretch.
 
     Args:
         pipe: As for `record_outputs`; or `Outputs`.
         num_inference_steps: As for `record_outputs`.
         count: Number of key steps.
-        first: So many steps compute in any case.
+        first: So many steps compute in any case; by default 3 of 50, scaled.
         num_images: As for `record_outputs`.
         options: Those of `record_outputs`.
 
@@ -53,13 +54,14 @@ def dpcache(
         StepMaskError: There are not so many steps.
     """
     check_whole("count", count, 1)
-    check_whole("first", first, 1)
     if isinstance(pipe, Outputs):
         outputs = pipe
     else:
         outputs = record_outputs(pipe, num_inference_steps, num_images=num_images, **options)
     if count > outputs.num_rows:
         raise StepMaskError(f"count must be a number of steps from 1 to {outputs.num_rows}, got {count!r}")
+    first = max(1, round(FIRST * outputs.num_rows / OF_STEPS)) if first is None else first
+    check_whole("first", first, 1)
     return outputs.mask(cheapest_path(path_costs(outputs), count, first), method="dpcache", first=first)
 
 
@@ -77,6 +79,6 @@ def path_costs(outputs: Outputs) -> np.ndarray:
         for key in range(before + 1 if before else 0, num_rows):
             later = np.arange(key + 1, num_rows)
             slope = (unit[key] - unit[before]) / max(key - before, 1)
-            errors = outputs.errors(unit[key] + (later - key)[:, None] * slope - unit[later])
+            errors = outputs.moves[later] * outputs.errors(unit[key] + (later - key)[:, None] * slope - unit[later])
             found[before, key, key + 1 :] = np.concatenate([[0.0], np.cumsum(errors)])
     return found

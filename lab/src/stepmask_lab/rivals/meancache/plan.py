@@ -10,7 +10,8 @@ import numpy as np
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
 from stepmask.runtime.task import check_whole
-from stepmask_lab.rivals.outputs import Outputs, record_outputs, times_of
+from stepmask_lab.rivals.noise_levels import flow_times
+from stepmask_lab.rivals.outputs import Outputs, record_outputs
 from stepmask_lab.rivals.paths import cheapest_path
 from stepmask_lab.rivals.predicted_plan import PredictedPlan, predicted
 from stepmask_lab.rivals.predictors import average_velocity
@@ -37,8 +38,9 @@ def meancache(
     large error weighs more than several small ones. Spans 1 (which holds) to 6 are those that their schedules name.
 
     What differs: the velocity is the value of all blocks together, before the last layer, so that it runs as a plan;
-    time is noise over signal where the model predicts noise, in which a DDIM step is theirs; errors are in the mean
-    square, on a batch of 8 images; the power is ours, since theirs is not in their code.
+    where the model predicts noise, time is that of the flow whose Euler steps are those of DDIM; an error is how far
+    the average velocity leads the sample astray by the end of the stretch, in the mean square, on a batch of 8 images;
+    the power is ours, since theirs is not in their code.
 
     Args:
         pipe: As for `record_outputs`; or `Outputs`.
@@ -69,12 +71,12 @@ def meancache(
 def meancache_plan(pipe: Any, mask: StepMask) -> PredictedPlan:
     """What runs of a mask by `meancache`, in the pipeline that it was made for."""
     known = mask.provenance
-    return predicted(pipe, mask, average_velocity(known["steps"], times_of(pipe.scheduler), known["spans"]))
+    return predicted(pipe, mask, average_velocity(known["steps"], flow_times(pipe.scheduler), known["spans"]))
 
 
 def stretches(outputs: Outputs, spans: tuple[int, ...]) -> np.ndarray:
     """(K, T, T) error of the average velocity between any two key steps, on the full run; infinite backwards."""
-    num_rows, passed = outputs.num_rows, np.diff(outputs.times)
+    num_rows = outputs.num_rows
     found = np.full((len(spans), num_rows, num_rows), np.inf)
     for begin in range(num_rows - 1):
         found[:, begin, begin + 1] = 0.0
@@ -84,8 +86,7 @@ def stretches(outputs: Outputs, spans: tuple[int, ...]) -> np.ndarray:
         for pair, (begin, end) in enumerate(pairs):
             computed = [row for row in range(num_rows) if not begin < row < end]
             table = average_velocity(computed, outputs.times, [span] * num_rows)[begin:end]
-            wrong = table - np.eye(num_rows)[begin:end]
-            factors[pair] = passed[begin:end] @ wrong / passed[begin:end].sum()
+            factors[pair] = outputs.moves[begin:end] @ (table - np.eye(num_rows)[begin:end])
         for (begin, end), error in zip(pairs, outputs.errors(factors), strict=True):
             found[i, begin, end] = error
     return found

@@ -21,8 +21,10 @@ class Sada:
 
     What differs: the noise that the derivative is made of is read off two samples, so that guidance and the order of
     its halves need not be known; for DDIM that is the guided noise. Time is the training's, where the code takes the
-    number of inference steps for both. Each image decides for itself. Left out are the two other modes of the paper:
-    Lagrange's interpolation of images in a late phase, which is off by default in the code, and pruning of tokens.
+    number of inference steps for the training's too and so has an estimate that hardly moves; with it nearly every step
+    is skipped that may be, and the most in a row is what decides. Each image decides for itself. Left out are the two
+    other modes of the paper: Lagrange's interpolation of images in a late phase, which is off by default in the code,
+    and pruning of tokens.
 
     Attributes:
         signal: (T,) factor of the image in the sample at each row.
