@@ -87,10 +87,11 @@ def describe(
 def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Preset | None) -> list[str]:
     """Structure, parameters, the size of the cache, and where a preset comes from."""
     from stepmask.inspection.pipeline_call import PipelineCall
+    from stepmask.inspection.placement import dtype_of
 
     scheduler = "" if preset else f"; scheduler {type(pipe.scheduler).__name__}"
     parameters = list(denoiser.parameters())
-    halves = cost.value_bytes * 2 / parameters[0].dtype.itemsize / cost.forwards_per_image
+    halves = cost.value_bytes * 2 / dtype_of(denoiser).itemsize / cost.forwards_per_image
     branches, innermost = list(graph.level("branch")), graph.innermost
     kept, together = halves[branches].sum(), max(halves[site] for site in graph.level("stack"))
     cache = f"{mib(kept)} per image"

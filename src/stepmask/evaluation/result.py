@@ -16,6 +16,7 @@ from stepmask.evaluation.fidelity import Spread, psnr_per_image, ssim_per_image,
 from stepmask.evaluation.sampler import Pairs
 from stepmask.evaluation.speed import Ratio, Speed
 from stepmask.inspection.pipeline_call import PipelineCall
+from stepmask.inspection.placement import device_of, dtype_of
 from stepmask.inspection.registry import denoiser_of
 
 if TYPE_CHECKING:
@@ -130,16 +131,16 @@ def circumstances(pipe: Any, call_kwargs: Mapping[str, Any] | None) -> dict[str,
     """Return the fields of an `Evaluation` that say under what conditions it was made."""
     import diffusers
 
-    parameter = next(denoiser_of(pipe).parameters())
+    denoiser = denoiser_of(pipe)
     call = PipelineCall(pipe)
     guidance = (call_kwargs or {}).get("guidance_scale", call.default("guidance_scale"))
     return {
         "pipeline": type(pipe).__name__,
-        "denoiser": type(denoiser_of(pipe)).__name__,
+        "denoiser": type(denoiser).__name__,
         "scheduler": type(pipe.scheduler).__name__,
         "guidance_scale": guidance if call.takes("guidance_scale") else None,
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": device_name(parameter.device),
+        "dtype": str(dtype_of(denoiser)).removeprefix("torch."),
+        "device": device_name(device_of(denoiser)),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

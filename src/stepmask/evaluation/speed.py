@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from stepmask.inspection.placement import device_of
 from stepmask.inspection.registry import denoisers_of
 
 
@@ -99,9 +100,9 @@ class Stopwatch:
 def timed_denoiser(*denoisers: nn.Module, device: torch.device | None = None) -> Iterator[Stopwatch]:
     """Time every call of denoisers for a while, what an applied mask does before and after a forward included.
 
-    All run on one `device`; by default where their weights lie, which says nothing of an offloaded model.
+    All run on one `device`; by default the one that the first computes on.
     """
-    watch = Stopwatch(device or next(denoisers[0].parameters()).device)
+    watch = Stopwatch(device or device_of(denoisers[0]))
     hooks = []
     for denoiser in denoisers:
         hooks.append(denoiser.register_forward_pre_hook(watch.start, prepend=True))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stepmask.errors import StepMaskError
 from stepmask.graph import BlockGraph, Site
 from stepmask.inspection.inputs import as_batch, num_samples, repeated
+from stepmask.inspection.placement import device_of
 from stepmask.inspection.sites import Patterns, find_sites, sites_around
 from stepmask.inspection.structure import Incomparable, remembered, sizes_of
 from stepmask.inspection.trace import trace
@@ -164,7 +165,7 @@ class Given(Architecture):
         """The given inputs on the model's device, repeated or cut to `batch_size` samples."""
         if self._inputs is None:
             return self._base.example_inputs(model, batch_size)
-        return repeated(self._inputs, batch_size, next(model.parameters()))
+        return repeated(self._inputs, batch_size, device_of(model))
 
     def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """Run one forward pass as the base family does; without one, return the first tensor of the output."""

@@ -28,6 +28,7 @@ from stepmask.inspection.registry import (
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.inspection.sites import Patterns
 from stepmask.inspection.trace import SitesError
+from stepmask.inspection.twin import meta_twin
 from stepmask.nesting import innermost
 
 
@@ -191,7 +192,7 @@ def _by_first_call(denoiser: nn.Module, inputs: Mapping[str, Any], sites: Patter
     """Describe a denoiser by these inputs; without patterns, by what looks like a site and can be one."""
     if sites is not None:
         return _by_sites(denoiser, sites, inputs)
-    proposed = guessed_sites(denoiser)
+    proposed = guessed_sites(meta_twin(denoiser))
     while True:
         try:
             return _by_sites(denoiser, proposed, inputs)

@@ -9,26 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from stepmask.inspection.placement import device_of, dtype_of
+
 
 def noise(model: nn.Module, batch_size: int, **shapes: tuple[int, ...]) -> dict[str, Tensor]:
     """Random tensors ``(batch_size, *shape)`` by name, on the model's device and in its dtype; and ``timestep``."""
-    parameter = next(model.parameters())
-    options = {"device": parameter.device, "dtype": parameter.dtype}
+    options = {"device": device_of(model), "dtype": dtype_of(model)}
     inputs: dict[str, Any] = {name: torch.randn(batch_size, *shape, **options) for name, shape in shapes.items()}
-    return inputs | {"timestep": torch.full((batch_size,), 500, device=parameter.device)}
+    return inputs | {"timestep": torch.full((batch_size,), 500, device=options["device"])}
 
 
-def repeated(inputs: Mapping[str, Any], batch_size: int, like: Tensor) -> dict[str, Any]:
-    """Fit inputs to another batch size and device: what has the batch size of the sample is repeated or cut.
-
-    `like` is a parameter of the model that gets them.
-    """
+def repeated(inputs: Mapping[str, Any], batch_size: int, device: torch.device) -> dict[str, Any]:
+    """Fit inputs to another batch size and device: what has the batch size of the sample is repeated or cut."""
     given = num_samples(inputs.values())
 
     def fit(tensor: Tensor) -> Tensor:
-        if tensor.is_meta and not like.is_meta:
-            tensor = torch.zeros_like(tensor, device=like.device)
-        return tensor.to(like.device)
+        if tensor.is_meta and device.type != "meta":
+            tensor = torch.zeros_like(tensor, device=device)
+        return tensor.to(device)
 
     return chosen_samples(tree_map_only(Tensor, fit, dict(inputs)), [i % given for i in range(batch_size)])
 

@@ -21,6 +21,7 @@ from stepmask.inspection.describe import Description, description_of
 from stepmask.inspection.first_step import FirstStep, first_step
 from stepmask.inspection.inputs import repeated
 from stepmask.inspection.pipeline_call import PipelineCall
+from stepmask.inspection.placement import device_of
 from stepmask.inspection.sites import Patterns, ends_of, gates_of
 from stepmask.inspection.structure import remembered
 from stepmask.inspection.twin import Twin, on_a_twin
@@ -108,7 +109,7 @@ def call_inputs(
     """Arguments for the denoiser or a copy of it: those of a call, else the family's example."""
     if inputs is None:
         return architecture.example_inputs(model, batch)
-    return repeated(inputs, batch, next(model.parameters()))
+    return repeated(inputs, batch, device_of(model))
 
 
 def _count_macs(twin: Twin, description: Description, inputs: Mapping[str, Any] | None) -> CostTable:
@@ -167,7 +168,7 @@ def _time_sites(
     """Median milliseconds of each site, (B,), and of the rest of a forward pass."""
     denoiser, architecture, graph = description.denoiser, description.architecture, description.graph
     inputs = call_inputs(architecture, denoiser, inputs, batch_size)
-    device = next(denoiser.parameters()).device
+    device = device_of(denoiser)
     spent = np.zeros((rounds, len(graph) + 1))
     current = 0
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stepmask.errors import StepMaskError
+from stepmask.inspection.placement import device_of
 from stepmask.inspection.prompts import condition_arguments, default_prompts
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import SamplerLoop
@@ -43,7 +44,7 @@ class PipelineCall:
         """Prompts to draw from where none are given; None where the pipeline reads no text."""
         if getattr(pipe, "tokenizer", None) is not None:
             self.prompts = getattr(pipe, "example_prompts", None) or default_prompts()
-        self.device = next(denoiser.parameters()).device if loop else None
+        self.device = device_of(denoiser) if loop else None
         """Where labels of a plain loop have to be; None for pipelines, which take lists."""
         embedded = getattr(config, "guidance_embeds", False) or getattr(config, "time_cond_proj_dim", None) is not None
         self.embeds_guidance = bool(embedded)

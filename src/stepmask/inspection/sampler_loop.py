@@ -12,6 +12,7 @@ from torch import nn
 
 from stepmask.errors import StepMaskError
 from stepmask.inspection.architecture import Architecture
+from stepmask.inspection.placement import device_of, dtype_of
 from stepmask.inspection.registry import architecture_of, denoiser_of
 from stepmask.inspection.twin import meta_twin
 from stepmask.timesteps import start_run
@@ -44,13 +45,13 @@ class SamplerLoop:
         """
         from diffusers.utils.torch_utils import randn_tensor
 
-        parameter = next(self.denoiser.parameters())
+        device, dtype = device_of(self.denoiser), dtype_of(self.denoiser)
         family = architecture_of(denoiser_of(self.denoiser))
         name = family.step_inputs[0]
         shape, timestep_dtype = self._inputs_of(family)
         start_run(self.scheduler, num_inference_steps)
         generator = list(generator) if isinstance(generator, Sequence) else generator
-        sample = randn_tensor((batch_size, *shape), generator=generator, device=parameter.device, dtype=parameter.dtype)
+        sample = randn_tensor((batch_size, *shape), generator=generator, device=device, dtype=dtype)
         sample = sample * getattr(self.scheduler, "init_noise_sigma", 1.0)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         noise = {"generator": generator} if takes_generator else {}
@@ -58,10 +59,10 @@ class SamplerLoop:
             scaled = sample
             if hasattr(self.scheduler, "scale_model_input"):
                 scaled = self.scheduler.scale_model_input(sample, timestep)
-            steps = timestep.expand(batch_size).to(parameter.device)
+            steps = timestep.expand(batch_size).to(device)
             if timestep_dtype.is_floating_point:
                 steps = steps.to(timestep_dtype)
-            inputs = {name: scaled.to(parameter.dtype), family.timestep_name: steps, **condition}
+            inputs = {name: scaled.to(dtype), family.timestep_name: steps, **condition}
             output = family.run(self.denoiser, inputs)
             sample = self.scheduler.step(output, timestep, sample, return_dict=False, **noise)[0]
         return SimpleNamespace(images=sample)

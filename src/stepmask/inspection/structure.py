@@ -12,10 +12,12 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor, dtype, nn
 from torch.utils._pytree import tree_flatten
 
-LEFT_BEHIND = ("forward", "_hf_hook", "_compiled_call_impl")
+from stepmask.inspection.placement import cast_to
+
+LEFT_BEHIND = ("forward", "_hf_hook", "_diffusers_hook", "_compiled_call_impl")
 """Attributes in which whoever wraps a module keeps what runs it: a copy would run the original by them."""
 
 MOST_STRUCTURES, MOST_ANSWERS = 32, 16
@@ -71,11 +73,12 @@ def _attributes(module: nn.Module) -> Iterator[Hashable]:
     for name, value in vars(module).items():
         if "_hooks" not in name and name not in (*LEFT_BEHIND, "_modules", "training"):
             yield name, _plain(value, DEPTH)
+    yield cast_to(module)
 
 
 def _plain(value: Any, depth: int) -> Hashable:
     """A value, as far as shapes may depend on it."""
-    if value is None or isinstance(value, bool | int | float | str | type):
+    if value is None or isinstance(value, bool | int | float | str | type | dtype):
         return type(value), value
     if isinstance(value, Tensor):
         return type(value), tuple(value.shape), value.dtype
@@ -88,7 +91,7 @@ def _plain(value: Any, depth: int) -> Hashable:
     if isinstance(value, partial):
         return partial, _plain((value.func, value.args, value.keywords), depth)
     if isinstance(value, MethodType):
-        return MethodType, type(value.__self__), value.__func__.__code__
+        return MethodType, type(value.__self__), _plain(value.__func__, depth)
     if isinstance(value, FunctionType):
         if value.__closure__:
             raise Incomparable

@@ -14,7 +14,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +30,8 @@ from torch.utils._pytree import tree_map_only
 
 from stepmask.errors import UnsupportedModelError
 from stepmask.inspection.layouts import Remembering
+from stepmask.inspection.placement import cast_to, dtype_of
+from stepmask.inspection.quantised import is_quantised, plain_layer
 from stepmask.inspection.structure import LEFT_BEHIND
 from stepmask.values import tensors_in
 
@@ -92,9 +94,10 @@ def _without_log() -> Iterator[None]:
 def meta_twin(model: nn.Module) -> nn.Module:
     """Copy `model` in eval mode with meta tensors; costs no memory, leaves the model alone.
 
-    Gates, offload wrappers and hooks are left behind, so that what is traced is the plain model.
+    Gates, offload wrappers and hooks are left behind, quantised layers are plain ones, and weights have the dtype that
+    the model computes in, so that what is traced is the plain model.
     """
-    return _copy(model, _meta, {})
+    return _copied(model, _meta)
 
 
 def _on_meta(model: nn.Module) -> Twin:
@@ -102,7 +105,7 @@ def _on_meta(model: nn.Module) -> Twin:
 
 
 def _claiming_to_be_real(model: nn.Module) -> Twin:
-    return Twin(_copy(model, _fake, {}), on_meta=False)
+    return Twin(_copied(model, _fake), on_meta=False)
 
 
 def _from_configuration(model: nn.Module) -> Twin:
@@ -113,11 +116,34 @@ def _from_configuration(model: nn.Module) -> Twin:
         return Twin(type(model).from_config(model.config).eval().requires_grad_(False))
 
 
-def _copy(module: nn.Module, without_values: Callable[[Tensor], Tensor], done: dict[int, nn.Module]) -> nn.Module:
-    if id(module) in done:
+def _copied(model: nn.Module, without_values: Callable[[Tensor], Tensor]) -> nn.Module:
+    dtype, done = dtype_of(model), {}
+
+    def copy_of(module: nn.Module, cast: torch.dtype | None) -> nn.Module:
+        if id(module) not in done:
+            cast = cast_to(module) or cast
+            plain = plain_layer(module, dtype) if is_quantised(module) else module
+            twin = done[id(module)] = plain.__class__.__new__(plain.__class__)
+            _copy(plain, twin, partial(_sized_as, without_values, cast), partial(copy_of, cast=cast))
         return done[id(module)]
-    twin = module.__class__.__new__(module.__class__)
-    done[id(module)] = twin
+
+    return copy_of(model, None)
+
+
+def _sized_as(without_values: Callable[[Tensor], Tensor], cast: torch.dtype | None, tensor: Tensor) -> Tensor:
+    """A weight without values: a plain tensor, in the dtype that it is cast to for a call."""
+    dtype = cast if cast is not None and tensor.is_floating_point() else tensor.dtype
+    if dtype != tensor.dtype or not (type(tensor) in (Tensor, nn.Parameter) or _is_fake(tensor)):
+        tensor = torch.empty(tensor.shape, dtype=dtype, device="meta")
+    return without_values(tensor)
+
+
+def _copy(
+    module: nn.Module,
+    twin: nn.Module,
+    without_values: Callable[[Tensor], Tensor],
+    copy_of: Callable[[nn.Module], nn.Module],
+) -> None:
     twin.__dict__ = {key: value for key, value in module.__dict__.items() if key not in LEFT_BEHIND}
     for name, value in vars(module).items():
         if "_hooks" in name and isinstance(value, dict):
@@ -132,10 +158,9 @@ def _copy(module: nn.Module, without_values: Callable[[Tensor], Tensor], done: d
         name: None if value is None else without_values(value) for name, value in module._buffers.items()
     }
     twin.__dict__["_modules"] = {
-        name: None if child is None else _copy(child, without_values, done) for name, child in module._modules.items()
+        name: None if child is None else copy_of(child) for name, child in module._modules.items()
     }
     twin.__dict__["training"] = False
-    return twin
 
 
 def _apart(value: Any, without_values: Callable[[Tensor], Tensor]) -> Any:

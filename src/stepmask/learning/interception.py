@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from stepmask.gate import Controller, gated
 from stepmask.graph import BlockGraph
 from stepmask.inspection.overrides import without_decoder
+from stepmask.inspection.placement import casting_of
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.refusals import check_learnable
 from stepmask.runtime.executor import Executor
@@ -72,6 +73,24 @@ def companions(pipe: Any) -> list[tuple[str, nn.Module, Controller]]:
 
 def _again(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
     return checkpoint(compute, use_reentrant=False) if torch.is_grad_enabled() else compute()
+
+
+@contextlib.contextmanager
+def weights_cast(model: nn.Module) -> Iterator[None]:
+    """Keep weights under layerwise casting of diffusers in the dtype that they are cast to, until the end.
+
+    What autograd has saved of a call would be cast back with them.
+    """
+    casting = {module: casting_of(module) for module in model.modules() if casting_of(module) is not None}
+    before = {module: hook.storage_dtype for module, hook in casting.items()}
+    try:
+        for hook in casting.values():
+            hook.storage_dtype = hook.compute_dtype
+        yield
+    finally:
+        for module, dtype in before.items():
+            casting[module].storage_dtype = dtype
+            module.to(dtype)
 
 
 @contextlib.contextmanager

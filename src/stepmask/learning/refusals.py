@@ -9,9 +9,11 @@ from torch import nn
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.inspection.graph_bytes import can_checkpoint
 from stepmask.inspection.pipeline_call import is_modular
+from stepmask.inspection.placement import cast_to, device_of, diffusers_hooks, dtype_of
+from stepmask.inspection.quantised import is_quantised, lets_gradients_through
 from stepmask.inspection.registry import denoiser_of, denoisers_of
 from stepmask.learning.processes import launched
-from stepmask.runtime.apply import diffusers_hooks, has_cache_of_diffusers, is_applied
+from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
 
 INSTEAD = "stepmask.schedules.key_steps(pipe, steps) makes a good mask there without learning"
 """The best way where gradients cannot pass: 34.2 dB at half of the MACs on ddpm-cifar10, 20 steps, where the paper's
@@ -66,20 +68,19 @@ def _is_offloaded_in_groups(module: nn.Module) -> bool:
 
 
 def check_layers(pipe: Any) -> None:
-    """Refuse layers that are known to let no gradient through, beside others that would: what came back would be wrong.
+    """Refuse quantised layers that let no gradient through, beside others that would: what came back would be wrong.
 
     Raises:
-        NoGradientError: There is one, a quantised layer of torch; or weights are moved away after each call, before a
-            gradient comes back.
+        NoGradientError: There is one; or weights are moved away after each call, before a gradient comes back.
     """
     denoiser = denoiser_of(pipe)
     if any(_is_offloaded_in_groups(module) for module in denoiser.modules()):
         raise NoGradientError(
             f"the denoiser is offloaded in groups: learn before enabling offload, the mask works after it; or {INSTEAD}"
         )
+    kind = dtype_of(denoiser), device_of(denoiser)
     for name, module in denoiser.named_modules():
-        home = type(module).__module__
-        if home.startswith("torch.") and ".quantized" in home:
+        if is_quantised(module) and cast_to(module) is None and not lets_gradients_through(module, *kind):
             raise NoGradientError(
                 f"{name} is a quantised {type(module).__name__}, which lets no gradient through: learn on the plain "
                 f"model, the mask works on the quantised one too; or {INSTEAD}"
@@ -90,7 +91,7 @@ def check_gradients(pipe: Any) -> None:
     """Refuse also what is known to let no gradient through from one step to the next.
 
     Raises:
-        NoGradientError: The pipeline is modular, or a layer is a quantised one of torch.
+        NoGradientError: The pipeline is modular, or a quantised layer lets none through.
     """
     check_layers(pipe)
     if is_modular(pipe):

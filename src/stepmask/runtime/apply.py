@@ -21,6 +21,7 @@ from stepmask.inspection.architecture import Given
 from stepmask.inspection.describe import Description, description_for
 from stepmask.inspection.first_step import FirstStep, first_step, one_sample
 from stepmask.inspection.measure_cost import cost_of
+from stepmask.inspection.placement import diffusers_hooks
 from stepmask.inspection.registry import denoisers_of, runs_in_turns
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
@@ -427,11 +428,6 @@ def is_applied(denoiser: nn.Module) -> bool:
 def has_cache_of_diffusers(denoiser: nn.Module) -> bool:
     """Whether hooks of diffusers carry values of this denoiser from step to step, as ``enable_cache`` has it."""
     return any(hook._is_stateful for module in denoiser.modules() for hook in diffusers_hooks(module).values())
-
-
-def diffusers_hooks(module: nn.Module) -> dict[str, Any]:
-    """The hooks of diffusers on a module, by name."""
-    return getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
 
 
 def _handle_of(denoiser: nn.Module) -> Handle | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stepmask.errors import StepMaskError
 from stepmask.inspection.overrides import quiet, same_processors
 from stepmask.inspection.pipeline_call import PipelineCall
+from stepmask.inspection.placement import device_of
 from stepmask.inspection.prompts import one_for_each
 from stepmask.inspection.registry import denoiser_of
 from stepmask.timesteps import says_timesteps, start_run
@@ -29,7 +30,7 @@ def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
 @contextlib.contextmanager
 def _global_noise(pipe: Any, seed: int) -> Iterator[None]:
     """Seed torch's own generators for a while, and put them back: not every pipeline hands its generator on."""
-    device = next(denoiser_of(pipe).parameters()).device
+    device = device_of(denoiser_of(pipe))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed) if device.type == "cuda" else torch.default_generator.manual_seed(seed)
         yield

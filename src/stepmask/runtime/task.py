@@ -21,6 +21,7 @@ from stepmask.inspection.describe import Description, description_for, descripti
 from stepmask.inspection.first_step import first_step
 from stepmask.inspection.measure_cost import cost_of
 from stepmask.inspection.pipeline_call import PipelineCall
+from stepmask.inspection.placement import plain_parts
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
@@ -202,7 +203,8 @@ def weights_digest(model: nn.Module) -> str:
     """A sum that changes when the weights do, or how strongly adapters act; the same on every machine."""
     scales = {name: getattr(module, "scaling", None) for name, module in model.named_modules()}  # as peft has them
     adapters = "".join(f"{name} {scale}" for name, scale in scales.items() if isinstance(scale, dict))
-    return _digest([parameter.flatten()[:SAMPLED] for parameter in model.parameters()], adapters)
+    parts = (part for parameter in model.parameters() for part in plain_parts(parameter))
+    return _digest((part.flatten()[:SAMPLED] for part in parts), adapters)
 
 
 def _digest(tensors: Iterable[Tensor], more: str = "") -> str:

@@ -34,8 +34,8 @@ from torch import nn
 
 from stepmask.evaluation import sampler_for
 from stepmask.inspection.pipeline_call import PipelineCall
+from stepmask.inspection.placement import diffusers_hooks
 from stepmask.inspection.registry import denoiser_of
-from stepmask.runtime.apply import diffusers_hooks
 from stepmask.runtime.position import timestep_of
 from stepmask.schedules import fora
 from stepmask_lab.method import Subject, Unmasked

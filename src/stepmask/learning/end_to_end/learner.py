@@ -15,6 +15,7 @@ import numpy as np
 
 from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily, Member
+from stepmask.inspection.placement import device_of
 from stepmask.learning.budget import Budget, default_cache_bytes
 from stepmask.learning.clock import Clock, TimeUpError, unlimited
 from stepmask.learning.end_to_end.budgets import budget_in_time, shares_asked, timed_costs
@@ -183,7 +184,7 @@ class EndToEndLearning:
 
     def forecast(self) -> str:
         """What learning needs, in words; nothing where that is not known."""
-        needs, device = [], next(self._task.denoiser.parameters()).device
+        needs, device = [], device_of(self._task.denoiser)
         if self.seconds():
             needs.append(duration(self.seconds()))
         if self.needs is not None:

@@ -18,6 +18,7 @@ import torch
 
 from stepmask.inspection.first_step import first_step
 from stepmask.inspection.graph_bytes import GraphBytes, graph_bytes
+from stepmask.inspection.placement import cast_to, device_of, plain_parts
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.processes import Processes, num_on_this_machine
 from stepmask.learning.refusals import check_checkpointing
@@ -51,6 +52,7 @@ class Memory:
         value_bytes: V, of the values of all sites, per image.
         input_bytes: I, of what the denoiser is called with, per image.
         on_host: Whether the denoiser computes in host memory.
+        cast_bytes: By how much its weights grow, where layerwise casting keeps them in fewer bits between calls.
     """
 
     num_rows: int
@@ -58,6 +60,7 @@ class Memory:
     value_bytes: int
     input_bytes: int
     on_host: bool
+    cast_bytes: int = 0
 
     @classmethod
     def of(cls, task: Task) -> Memory | None:
@@ -68,7 +71,9 @@ class Memory:
         except Exception:  # whatever a model's code may raise: then nothing is known
             return None
         inputs = num_bytes(step.inputs or {}) * step.forwards
-        return cls(task.shape[0], graph, int(task.costs.value_bytes.sum()), inputs, _device_of(task).type == "cpu")
+        on_host = _device_of(task).type == "cpu"
+        cast = cast_bytes(task.denoiser)
+        return cls(task.shape[0], graph, int(task.costs.value_bytes.sum()), inputs, on_host, cast)
 
     def needs(self, config: EndToEnd) -> Needs:
         """At most so much, under options of which none is left open."""
@@ -77,9 +82,8 @@ class Memory:
         kept = min(config.graph_bytes, (self.num_rows - 1) * of_call)
         step = images * self.value_bytes * (7 * (1 + config.num_projections) + 2)
         waiting = images * self.num_rows * (self.value_bytes + self.input_bytes)
-        if config.offload and not self.on_host:
-            return Needs(of_call + kept + step, waiting)
-        return Needs(of_call + kept + step + waiting)
+        device = of_call + kept + step + self.cast_bytes
+        return Needs(device, waiting) if config.offload and not self.on_host else Needs(device + waiting)
 
     def graph_bytes(self, config: EndToEnd) -> int:
         """What autograd keeps of one step of one image under such options."""
@@ -130,15 +134,26 @@ def fitted(config: EndToEnd, task: Task, processes: Processes | None = None) -> 
     return chosen, memory
 
 
+def cast_bytes(model: torch.nn.Module) -> int:
+    """By how much weights under layerwise casting grow when they are in the dtype that they are cast to."""
+    return sum(
+        weight.numel() * max(0, cast_to(module).itemsize - weight.itemsize)
+        for module in model.modules()
+        if cast_to(module) is not None
+        for weight in module.parameters()
+    )
+
+
 def model_bytes(task: Task) -> int:
     """Bytes of all weights of the pipeline that are where its denoiser is."""
     parts = getattr(task.pipe, "components", {"denoiser": task.denoiser}).values()
     weights = {
-        weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes()
+        kept.untyped_storage().data_ptr(): kept.untyped_storage().nbytes()
         for part in parts
         if isinstance(part, torch.nn.Module)
         for weight in part.parameters()
-        if weight.device == _device_of(task)
+        for kept in plain_parts(weight)
+        if kept.device == _device_of(task)
     }
     return sum(weights.values())
 
@@ -171,4 +186,4 @@ def _free_on_host() -> int | None:
 
 
 def _device_of(task: Task) -> torch.device:
-    return next(task.denoiser.parameters()).device
+    return device_of(task.denoiser)

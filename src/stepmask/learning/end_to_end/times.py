@@ -12,6 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +22,10 @@ from torch import nn
 from stepmask.inspection.first_step import first_step
 from stepmask.inspection.inputs import first_sample
 from stepmask.inspection.measure_cost import call_inputs
+from stepmask.inspection.placement import device_of
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.newton import DAMPING, MOST_NUMBERS
-from stepmask.learning.interception import frozen
+from stepmask.learning.interception import frozen, weights_cast
 from stepmask.runtime.task import Task
 from stepmask.values import tensors_in
 
@@ -137,7 +139,8 @@ def measured_pace(
     most = min(config.images_per_call or config.num_probes, config.num_probes)
     counts = sorted({min(FIRST_IMAGES, most), most})
     try:
-        with frozen(task.denoiser, bool(config.gradient_checkpointing)):
+        cast = weights_cast(task.denoiser) if config.gradients else nullcontext()
+        with frozen(task.denoiser, bool(config.gradient_checkpointing)), cast:
             found = [_timed_call(task, count, config.gradients, now) for count in counts]
     except Exception:  # whatever a model's code may raise: then nothing is known
         return None
@@ -181,7 +184,7 @@ def _median(call: Callable[[], Any], model: nn.Module, now: Callable[[], float])
 
 
 def _seconds(call: Callable[[], Any], model: nn.Module, now: Callable[[], float]) -> float:
-    began, device = now(), next(model.parameters()).device
+    began, device = now(), device_of(model)
     call()
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

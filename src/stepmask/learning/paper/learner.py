@@ -23,7 +23,7 @@ from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.prompts import without_clashes
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
-from stepmask.learning.interception import detached, intercepted
+from stepmask.learning.interception import detached, intercepted, weights_cast
 from stepmask.learning.job import Job
 from stepmask.learning.meet_target import meet_target
 from stepmask.learning.paper import losses
@@ -174,7 +174,7 @@ class ScoreLearner(ABC):
         config = self.config
         self.policy.gradient.zero_()
         student = _Student(self, self.done)
-        with intercepted(self.task.pipe, self.task.graph, self.policy, student):
+        with weights_cast(self.task.denoiser), intercepted(self.task.pipe, self.task.graph, self.policy, student):
             self.sample_trajectory(1 + self.done)
         gradient = self.policy.gradient / config.batch_size
         self.tensors["benefit"].lerp_(-gradient, BENEFIT_RATE if self.done else 1.0)

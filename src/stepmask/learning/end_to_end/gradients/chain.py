@@ -27,6 +27,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_on
 
 from stepmask.gate import copying, gated
 from stepmask.inspection.inputs import first_sample, rows_per_sample
+from stepmask.inspection.placement import device_of, plain_parts
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sites import gates_of
 from stepmask.learning.end_to_end.config import EndToEnd
@@ -117,7 +118,7 @@ class Chain:
         self._layouts: dict[int, Layout] = {}
         self.anchor = torch.zeros((), requires_grad=True)
         """Every call depends on it, so that gradients come back through all of them."""
-        self._device = next(denoiser_of(pipe).parameters()).device
+        self._device = device_of(denoiser_of(pipe))
         self._graph_memory = _GraphMemory(config.graph_bytes, denoiser_of(pipe).parameters())
         self.history = History(plan, self._device, self._offload)
         """What waits between the two passes."""
@@ -349,7 +350,7 @@ class _GraphMemory:
 
     def __init__(self, most: int, weights: Iterable[Tensor]) -> None:
         self._left = most
-        self._counted = {weight.untyped_storage().data_ptr() for weight in weights}
+        self._counted = {part.untyped_storage().data_ptr() for weight in weights for part in plain_parts(weight)}
 
     @property
     def is_left(self) -> bool:
@@ -371,10 +372,10 @@ class _GraphMemory:
         return tensor.detach()  # what a node saves of its own output would keep the node alive
 
     def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._counted:
-            self._counted.add(storage.data_ptr())
-            self._left -= storage.nbytes()
+        for storage in (part.untyped_storage() for part in plain_parts(tensor)):
+            if storage.data_ptr() not in self._counted:
+                self._counted.add(storage.data_ptr())
+                self._left -= storage.nbytes()
 
 
 class _Node(torch.autograd.Function):

@@ -18,7 +18,7 @@ from torch import Tensor
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.end_to_end.config import EndToEnd
 from stepmask.learning.end_to_end.gradients.chain import Chain
-from stepmask.learning.interception import frozen
+from stepmask.learning.interception import frozen, weights_cast
 from stepmask.learning.refusals import no_gradient
 from stepmask.liveness import Plan
 from stepmask.mask import Action
@@ -132,7 +132,8 @@ def forth_and_back(
     Raises:
         UnsupportedModelError: No gradient reaches the images.
     """
-    with frozen(denoiser_of(chain.pipe), chain.checkpointing), chain.intercepting():
+    denoiser = denoiser_of(chain.pipe)
+    with frozen(denoiser, chain.checkpointing), weights_cast(denoiser), chain.intercepting():
         images = call()
         with torch.enable_grad():
             found = features(images)
