@@ -108,7 +108,7 @@ def test_in_a_group_of_the_users_own():
 def test_a_denoiser_that_is_spread_over_processes_is_refused(monkeypatch):
     monkeypatch.setattr(refusals, "launched", lambda: (0, 2))
     pipe = dit_pipeline()
-    pipe.transformer._parallel_config = object()
+    pipe.transformer._parallel_config = SimpleNamespace(context_parallel_config=SimpleNamespace(_flattened_mesh=[2]))
     with pytest.raises(UnsupportedModelError, match="spread over the processes"):
         refusals.check_learnable(pipe)
 

@@ -17,7 +17,10 @@ from torch.utils._pytree import tree_flatten
 
 from stepmask.inspection.placement import cast_to
 
-LEFT_BEHIND = ("forward", "_hf_hook", "_diffusers_hook", "_compiled_call_impl")
+PARALLEL = "_parallel_config"
+"""In which diffusers keeps, in models and their attention processors, that several processes share each call."""
+
+LEFT_BEHIND = ("forward", "_hf_hook", "_diffusers_hook", "_compiled_call_impl", PARALLEL)
 """Attributes in which whoever wraps a module keeps what runs it: a copy would run the original by them."""
 
 MOST_STRUCTURES, MOST_ANSWERS = 32, 16
@@ -98,7 +101,8 @@ def _plain(value: Any, depth: int) -> Hashable:
         return FunctionType, value.__code__
     if isinstance(value, BuiltinFunctionType):
         return value
-    return type(value), *((key, _plain(part, depth - 1)) for key, part in getattr(value, "__dict__", {}).items())
+    parts = getattr(value, "__dict__", {}).items()
+    return type(value), *((key, _plain(part, depth - 1)) for key, part in parts if key != PARALLEL)
 
 
 def sizes_of(arguments: Any) -> Hashable:

@@ -32,7 +32,7 @@ from stepmask.errors import UnsupportedModelError
 from stepmask.inspection.layouts import Remembering
 from stepmask.inspection.placement import cast_to, dtype_of
 from stepmask.inspection.quantised import is_quantised, plain_layer
-from stepmask.inspection.structure import LEFT_BEHIND
+from stepmask.inspection.structure import LEFT_BEHIND, PARALLEL
 from stepmask.values import tensors_in
 
 T = TypeVar("T")
@@ -180,7 +180,9 @@ def _apart(value: Any, without_values: Callable[[Tensor], Tensor]) -> Any:
     except Exception:  # whatever its class may raise
         return value
     for name, part in vars(value).items():
-        if isinstance(part, Tensor | tuple | dict | list | set):
+        if name == PARALLEL:
+            del helper.__dict__[name]
+        elif isinstance(part, Tensor | tuple | dict | list | set):
             helper.__dict__[name] = _apart(part, without_values)
     return helper
 

@@ -14,6 +14,7 @@ from stepmask.inspection.quantised import is_quantised, lets_gradients_through
 from stepmask.inspection.registry import denoiser_of, denoisers_of
 from stepmask.learning.processes import launched
 from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
+from stepmask.runtime.spread import mesh_of
 
 INSTEAD = "stepmask.schedules.key_steps(pipe, steps) makes a good mask there without learning"
 """The best way where gradients cannot pass: 34.2 dB at half of the MACs on ddpm-cifar10, 20 steps, where the paper's
@@ -38,7 +39,7 @@ def check_learnable(pipe: Any) -> None:
             f"{type(pipe).__name__} runs two denoisers or more, and learning follows one alone: {INSTEAD}, and apply "
             "runs it in all of them"
         )
-    if launched()[1] > 1 and _is_spread(denoiser):
+    if launched()[1] > 1 and mesh_of(denoiser) is not None:
         raise UnsupportedModelError(
             "the denoiser is spread over the processes (enable_parallelism, or sharded weights), and learning shares "
             "out images instead: learn with a whole denoiser in each process, the mask works on the spread one too"
@@ -52,14 +53,6 @@ def check_learnable(pipe: Any) -> None:
             "hooks of diffusers carry values of the denoiser from step to step (enable_cache?), so its full run cannot "
             "be learned from: call disable_cache() first"
         )
-
-
-def _is_spread(denoiser: nn.Module) -> bool:
-    """Whether several processes run each call in common, by context parallelism of diffusers or sharded weights."""
-    from torch.distributed.tensor import DTensor
-
-    in_context = getattr(denoiser, "_parallel_config", None) is not None
-    return in_context or any(isinstance(parameter, DTensor) for parameter in denoiser.parameters())
 
 
 def _is_offloaded_in_groups(module: nn.Module) -> bool:

@@ -29,6 +29,7 @@ from stepmask.mask import StepMask
 from stepmask.runtime.callers import other_callers
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import RunPlan
+from stepmask.runtime.spread import check_same_plan
 
 # the gates of a denoiser keep its handle alive; this only finds it, and keeps no model from being collected
 _applied: WeakKeyDictionary[nn.Module, ref[Handle]] = WeakKeyDictionary()
@@ -159,6 +160,7 @@ class Handle:
         executor = self._executors[denoiser]
         self._check_writes(denoiser)
         self._read_by_hooks = any(read_by_hooks(one, self.plan.graph) for one in self._executors)
+        check_same_plan(denoiser, self.plan)
         if scheduler.timesteps is not self._timesteps or executor in self._run:
             self._run, self._timesteps, self._cost = [], scheduler.timesteps, None
         self._run.append(executor)

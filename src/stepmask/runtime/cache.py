@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -16,7 +16,7 @@ def poison_like(value: Value) -> Value:
     """NaN of the same shape that takes no memory: stands in for dead values, and shows if anything reads them."""
 
     def poison(tensor: Tensor) -> Tensor:
-        return torch.full((), torch.nan, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+        return tensor.new_full((), nan).expand(tensor.shape)
 
     return poison(value) if isinstance(value, Tensor) else tree_map_only(Tensor, poison, value)
 

@@ -17,9 +17,18 @@ def channel_dim(value: Tensor) -> int:
 
 
 def along_channels(vector: Tensor, value: Tensor) -> Tensor:
-    """A (C,) vector in the dtype and on the device of a value, in a shape that spreads over its other dimensions."""
+    """A (C,) vector in the dtype and on the device of a value, in a shape that spreads over its other dimensions.
+
+    Beside a value of which each of several processes holds a part it is there in all of them.
+    """
     behind = value.dim() - 1 - channel_dim(value) % value.dim()
-    return vector.to(value).view(-1, *[1] * behind)
+    spread = vector.to(value.device, value.dtype).view(-1, *[1] * behind)
+    mesh = getattr(value, "device_mesh", None)
+    if mesh is None:
+        return spread
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(spread, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
 class ChannelGains:
