@@ -24,6 +24,7 @@ from stepmask.inspection.sites import ends_of, gates_of
 from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.callers import is_caller, other_callers
 from stepmask.runtime.compiled import RecompileLimit, Region, compiled_around, regions_of, replays_cuda_graphs
+from stepmask.runtime.offloading import Groups
 from stepmask.runtime.policies import Policy, RunPlan, passed_over
 from stepmask.runtime.position import Position, PositionTracker, again_and_again, timestep_of
 from stepmask.runtime.whole import Whole
@@ -122,6 +123,7 @@ class Executor:
         self.regions: dict[str, Region] = {}
         """By name the compiled modules with sites within that act."""
         self._whole = Whole(denoiser, graph)
+        self._groups = Groups(denoiser, graph, feeders or {})
         try:
             self._gate()
         except BaseException:
@@ -202,6 +204,7 @@ class Executor:
         self._streams, self._current = {}, None
         self._on_run = self._policy_from = lambda _: None  # they hold who applied the mask, and that the model
         self._pipe, self._tracker = None, PositionTracker()
+        self._groups.restore()
         try:
             self._gates.remove()
         finally:
@@ -267,7 +270,9 @@ class Executor:
         self.position = position
         self._check_repeats(position, args, kwargs)
         self._reached = bytearray(len(self._every_site))
-        self._current = self._stream_at(position, _shape(args, kwargs), _Arguments(args, kwargs))
+        self._current = stream = self._stream_at(position, _shape(args, kwargs), _Arguments(args, kwargs))
+        called = getattr(stream.policy, "called", None)
+        self._groups.prepare(None if called is None else called(stream.row - stream.start))
         self._limit.raised()
 
     def _note_other(self, scheduler: Any) -> None:
@@ -334,6 +339,8 @@ class Executor:
         stream, self._current, self._caller = self._current, None, None
         if stream is None:
             return
+        if self._groups.called():
+            self._gate_again()
         if output is None:  # it failed, for want of memory perhaps
             self._drop_caches()
         elif isinstance(stream.policy, RunPlan):

@@ -60,6 +60,10 @@ class RunPlan:
         """Whether a site is called, for its own value or for what lies within it."""
         return step == 0 or self._called[step][site]
 
+    def called(self, step: int) -> list[bool] | None:
+        """Per site whether it runs at a step, for itself or for what lies within; None where all do."""
+        return self._called[step] if step else None
+
     def asks(self, step: int) -> list[bool]:
         """Per site whether anything is to be done at a step but to run it."""
         return self._asked[step]

@@ -1,0 +1,107 @@
+"""Offloading under a mask: weights are where something runs, images are as without, and nothing stays on the device."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from cases import BY_NAME
+from diffusers.hooks import group_offloading
+from diffusers.hooks.group_offloading import GroupOffloadingConfig, GroupOffloadingType
+from runs import all_ones, random_actions
+
+import stepmask
+from stepmask import describe
+from tiny import mask_of
+
+FLUX, SD = BY_NAME["Flux"], BY_NAME["Stable Diffusion"]
+CPU = torch.device("cpu")
+
+
+def masked(case, pipe, mask):
+    with stepmask.apply(pipe, mask):
+        return case.run(pipe)
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """Offloads to files, and leaves NaN in the place of weights; logs how many groups are there at once."""
+    log = SimpleNamespace(there=set(), most=0, came=0)
+    onload, offload = group_offloading.ModuleGroup.onload_, group_offloading.ModuleGroup.offload_
+
+    def counted_onload(group):
+        log.came += id(group) not in log.there
+        log.there.add(id(group))
+        log.most = max(log.most, len(log.there))
+        onload(group)
+
+    def filled_offload(group):
+        offload(group)
+        log.there.discard(id(group))
+        for tensor in group.tensor_to_key:
+            if tensor.is_floating_point():
+                tensor.data.fill_(torch.nan)
+
+    monkeypatch.setattr(group_offloading.ModuleGroup, "onload_", counted_onload)
+    monkeypatch.setattr(group_offloading.ModuleGroup, "offload_", filled_offload)
+    return log
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """What diffusers asks of an accelerator with streams, where all is over at once."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    backend = SimpleNamespace(
+        stream=lambda stream: nullcontext(), current_stream=lambda: SimpleNamespace(synchronize=lambda: None)
+    )
+    monkeypatch.setattr(group_offloading, "TorchDeviceBackend", lambda device: backend)
+    return SimpleNamespace(synchronize=lambda: None)
+
+
+def offload(model, folder, kind, blocks=1, stream=None) -> None:
+    config = GroupOffloadingConfig(
+        CPU, CPU, GroupOffloadingType(kind), non_blocking=False, record_stream=False, low_cpu_mem_usage=False,
+        num_blocks_per_group=blocks, offload_to_disk_path=str(folder), stream=stream,
+    )  # fmt: skip
+    group_offloading._apply_group_offloading(model, config)
+
+
+def blocks_rest(pipe, *rows):
+    """A mask in which, after the first row, blocks of the first list compute as the rows say."""
+    graph = describe(pipe)
+    mask = all_ones(pipe)
+    computes = mask.actions == 1
+    for i, name in enumerate(graph.names):
+        for block in range(2):
+            if f"{name}.".startswith(f"transformer_blocks.{block}."):
+                for row, there in enumerate(rows, 1):
+                    computes[row, i] = there[block]
+    return mask_of(computes, graph, pipe.scheduler)
+
+
+WAYS = {  # kind, blocks in a group, whether there are streams
+    "blocks": ("block_level", 1, False),
+    "pairs of blocks": ("block_level", 2, False),
+    "layers": ("leaf_level", None, False),
+    "blocks, streams": ("block_level", 1, True),
+    "layers, streams": ("leaf_level", None, True),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_groups(way, groups, streams, tmp_path):
+    """First blocks of a group rest, last ones do, all do; what rests does not come to the device, and nothing stays."""
+    (kind, blocks, has_streams), pipe, plain = WAYS[way], FLUX.build(), FLUX.build()
+    full = FLUX.run(plain)
+    masks = [blocks_rest(plain, (0, 1), (1, 0), (0, 0)), random_actions(plain, 3, forecasts=0.5), all_ones(plain)]
+    wanted = [masked(FLUX, plain, mask) for mask in masks]
+    offload(pipe.transformer, tmp_path, kind, blocks, streams if has_streams else None)
+    came = []
+    for mask, images in zip(masks, wanted, strict=True):
+        groups.came = groups.most = 0
+        assert torch.equal(masked(FLUX, pipe, mask), images) and not groups.there
+        came.append(groups.came)
+        # the rest of the model, one group, with streams the next; those that find the order have no next yet
+        assert groups.most <= 3 or kind == "leaf_level"
+    assert max(came[:2]) < came[2]
+    assert torch.equal(FLUX.run(pipe), full) and not groups.there
