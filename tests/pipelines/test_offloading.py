@@ -3,18 +3,20 @@
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from cases import BY_NAME
 from diffusers.hooks import group_offloading
 from diffusers.hooks.group_offloading import GroupOffloadingConfig, GroupOffloadingType
-from runs import all_ones, random_actions
+from runs import all_ones, marks, random_actions
 
 import stepmask
-from stepmask import describe
+from stepmask import describe, make_plan, measure_cost
+from stepmask.inspection.placement import device_of
 from tiny import mask_of
 
-FLUX, SD = BY_NAME["Flux"], BY_NAME["Stable Diffusion"]
+FLUX = BY_NAME["Flux"]
 CPU = torch.device("cpu")
 
 
@@ -105,3 +107,73 @@ def test_groups(way, groups, streams, tmp_path):
         assert groups.most <= 3 or kind == "leaf_level"
     assert max(came[:2]) < came[2]
     assert torch.equal(FLUX.run(pipe), full) and not groups.there
+
+
+# --- layer by layer, as accelerate does it: from the disk, since it cannot do it from and to a CPU
+
+
+def from_disk(model, folder, *names):
+    """The model with some submodules on the disk between calls."""
+    model.save_pretrained(folder / "model", max_shard_size="50KB")
+    where = {name: "disk" if name in names else "cpu" for name, _ in model.named_children()}
+    where.pop("transformer_blocks", None)
+    where |= {f"transformer_blocks.{i}": "disk" if i in names else "cpu" for i in range(2)}
+    options = {"device_map": where, "offload_folder": str(folder / "away")}
+    return type(model).from_pretrained(folder / "model", **options).eval()
+
+
+@pytest.mark.parametrize(
+    "names", [[0], ["proj_out", "x_embedder", 0, 1, "single_transformer_blocks"]], ids=["some", "all"]
+)
+def test_layer_by_layer(names, tmp_path):
+    """Between calls the weights are on no device at all."""
+    plain, pipe = FLUX.build(), FLUX.build()
+    full, mask, cost = FLUX.run(plain), random_actions(plain, 3, forecasts=0.5), measure_cost(plain)
+    wanted = masked(FLUX, plain, mask)
+    pipe.transformer = from_disk(plain.transformer, tmp_path, *names)
+    assert any(parameter.is_meta for parameter in pipe.transformer.parameters())
+    assert torch.equal(FLUX.run(pipe), full) and describe(pipe) == describe(plain)
+    assert np.array_equal(measure_cost(pipe).macs, cost.macs)
+    before = marks(pipe)
+    with stepmask.apply(pipe, mask) as handle:
+        assert torch.equal(FLUX.run(pipe), wanted)
+        assert handle.summary().macs_fraction == pytest.approx(cost.fraction(make_plan(mask, describe(plain))))
+    assert marks(pipe) == before and device_of(pipe.transformer) == CPU
+    assert torch.equal(FLUX.run(pipe), full)
+
+
+# --- on an accelerator
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [
+    {"offload_type": "block_level", "num_blocks_per_group": 2},
+    {"offload_type": "block_level", "num_blocks_per_group": 1, "use_stream": True},
+    {"offload_type": "leaf_level", "use_stream": True, "record_stream": True},
+], ids=["pairs of blocks", "blocks, streams", "layers, streams"])  # fmt: skip
+@pytest.mark.parametrize("cache_device", [None, "cpu"])
+def test_groups_on_an_accelerator(options, cache_device):
+    device = torch.accelerator.current_accelerator()
+    plain, pipe = FLUX.build().to(device), FLUX.build()
+    FLUX.run(plain)
+    masks = [blocks_rest(plain, (0, 1), (1, 0), (0, 0)), random_actions(plain, 3, forecasts=0.5), all_ones(plain)]
+    wanted = [masked(FLUX, plain, mask) for mask in masks]
+    pipe.vae.to(device)
+    pipe.transformer.enable_group_offload(onload_device=device, offload_device=CPU, **options)
+    for mask, images in zip(masks, wanted, strict=True):
+        with stepmask.apply(pipe, mask, cache_device=cache_device):
+            assert torch.equal(FLUX.run(pipe), images)
+        assert all(weight.device == CPU for weight in pipe.transformer.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+def test_other_offloading_on_an_accelerator(way):
+    device = torch.accelerator.current_accelerator()
+    plain, pipe = FLUX.build().to(device), FLUX.build()
+    FLUX.run(plain)
+    mask = random_actions(plain, 3, forecasts=0.5)
+    wanted = masked(FLUX, plain, mask)
+    getattr(pipe, way)()
+    for _ in range(2):
+        assert torch.equal(masked(FLUX, pipe, mask), wanted)

@@ -27,6 +27,7 @@ from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.runtime.callers import other_callers
+from stepmask.runtime.elsewhere import checked_device
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.spread import check_same_plan
@@ -81,8 +82,16 @@ class Summary:
 class Handle:
     """A mask that is applied to the denoisers of a pipeline; a context manager that removes it."""
 
-    def __init__(self, pipe: Any, plan: Plan, description: Description, checked: bool = False) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        plan: Plan,
+        description: Description,
+        checked: bool = False,
+        cache_device: torch.device | None = None,
+    ) -> None:
         self.pipe, self.plan, self.mask = pipe, plan, plan.mask
+        self._cache_device = cache_device
         policy = getattr(type(plan), "policy", RunPlan)  # a plan of another class may bring its own
         self._policies = lru_cache(maxsize=8)(
             lambda row, whole: policy((_without_elimination(plan) if whole else plan).from_row(row))
@@ -109,6 +118,7 @@ class Handle:
                     feeders=description.architecture.feeders(denoisers[0]),
                     pipe=pipe,
                     checked=checked,
+                    cache_device=cache_device,
                 )
             self._end_of_call = _EndOfCall(pipe, self.release)
         except BaseException:
@@ -172,7 +182,8 @@ class Handle:
     def _check_writes(self, denoiser: nn.Module) -> None:
         """See that the model writes into the same values as when the mask was applied, where no tensor tells."""
         architecture = self._description.architecture
-        if not torch.is_inference_mode_enabled() or isinstance(architecture, Given):  # tracing those takes time
+        no_tensor_tells = self._cache_device is not None or torch.is_inference_mode_enabled()
+        if not no_tensor_tells or isinstance(architecture, Given):  # tracing those takes time
             return
         graph = self._description.graph
         if graph.rewriting(architecture.graph(denoiser)).rewritten != graph.rewritten:
@@ -284,6 +295,7 @@ def apply(
     scheduler: Any | None = None,
     eliminate_dead: bool = True,
     call_kwargs: Mapping[str, Any] | None = None,
+    cache_device: str | torch.device | None = None,
 ) -> Handle:
     """Let a pipeline sample under a mask, from now until ``handle.remove()`` or the end of a ``with`` block.
 
@@ -301,6 +313,8 @@ def apply(
         eliminate_dead: Leave out computations that cannot reach the output; the output is bitwise the same.
         call_kwargs: What the pipeline will be called with, as `describe` takes it; needed only where the denoiser is of
             no supported class and its call needs more than a prompt.
+        cache_device: Where cached values wait until they are read: ``"cpu"`` keeps them off an accelerator that has no
+            room for them. They are copied while the model computes, and the images are the same.
 
     Returns:
         The handle: a context manager whose `Handle.remove` undoes all of this.
@@ -311,18 +325,24 @@ def apply(
         MaskMismatchError: The mask belongs to another model; at the first step of a run also: to another scheduler
             or number of steps.
     """
-    pipe = as_pipeline(pipe, scheduler)
+    pipe, device = as_pipeline(pipe, scheduler), checked_device(cache_device)
     if not isinstance(mask, StepMask | Plan):
         raise StepMaskError(f"apply needs a StepMask or a Plan, got {type(mask).__name__}: StepMask.load reads a file")
     description = description_for(pipe, mask, call_kwargs)
     if isinstance(mask, Plan):
         mask.mask.check(graph=description.graph)
-        return apply_plan(pipe, mask, description, checked=True)
+        return apply_plan(pipe, mask, description, checked=True, cache_device=device)
     plan = make_plan(mask, description.graph, eliminate_dead=eliminate_dead)
-    return apply_plan(pipe, plan, description, checked=True)
+    return apply_plan(pipe, plan, description, checked=True, cache_device=device)
 
 
-def apply_plan(pipe: Any, plan: Plan, description: Description, checked: bool = False) -> Handle:
+def apply_plan(
+    pipe: Any,
+    plan: Plan,
+    description: Description,
+    checked: bool = False,
+    cache_device: torch.device | None = None,
+) -> Handle:
     """`apply` for code that has described the pipeline already.
 
     Args:
@@ -331,6 +351,7 @@ def apply_plan(pipe: Any, plan: Plan, description: Description, checked: bool = 
         description: What is known of the pipeline's denoiser. Which values the model writes into is taken from here,
             not from the plan's graph, since that may have changed after the plan was made.
         checked: Whether a run that ends in what are no finite numbers raises.
+        cache_device: Where cached values wait until they are read; None leaves them where they were computed.
 
     Raises:
         UnsupportedModelError: The pipeline has two denoisers that differ in their blocks, or something has wrapped a
@@ -358,7 +379,7 @@ def apply_plan(pipe: Any, plan: Plan, description: Description, checked: bool = 
         known = set(plan.sites) <= set(description.graph.names)
         graph = plan.graph.rewriting(description.graph) if known else plan.graph
         description = replace(description, graph=graph)
-    handle = Handle(pipe, plan, description, checked)
+    handle = Handle(pipe, plan, description, checked, cache_device)
     for denoiser in denoisers:
         _applied[denoiser] = ref(handle)
     return handle

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import nan
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from stepmask.errors import UnsupportedModelError
+from stepmask.runtime.elsewhere import Away, sent
 from stepmask.values import Value, num_bytes, tensors_in
 
 
@@ -26,9 +28,9 @@ def versions(value: Value) -> list[int]:
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in(value)]
 
 
-def shapes(value: Value) -> list[torch.Size]:
+def shapes(value: Value | Away) -> list[torch.Size]:
     """Of each tensor in a value."""
-    return [tensor.shape for tensor in tensors_in(value)]
+    return value.shapes if isinstance(value, Away) else [tensor.shape for tensor in tensors_in(value)]
 
 
 @dataclass
@@ -45,10 +47,16 @@ class Meter:
 
 
 class Cache:
-    """Cached values of one stream: by site, the newest first, each with the step at which it was computed."""
+    """Cached values of one stream: by site, the newest first, each with the step at which it was computed.
 
-    def __init__(self, meter: Meter) -> None:
-        self._values: dict[int, list[tuple[int, Value]]] = {}
+    Args:
+        meter: Counts their bytes, wherever they are.
+        device: Where they wait until they are read; None leaves them where they were computed.
+    """
+
+    def __init__(self, meter: Meter, device: torch.device | None = None) -> None:
+        self.device = device
+        self._values: dict[int, list[tuple[int, Value | Away]]] = {}
         self._poison: dict[int, Value] = {}
         self._versions: dict[int, list[int]] = {}
         self._steps: dict[int, int] = {}
@@ -68,13 +76,13 @@ class Cache:
                 "the value of a site changed its shape in mid-run, while the denoiser's arguments did not, so that "
                 "what was kept does not fit what comes: remove the mask for such runs"
             )
-        self._values.setdefault(site, []).insert(0, (step, value))
+        self._values.setdefault(site, []).insert(0, (step, sent(value, self.device)))
         self._versions[site] = versions(value)
         self._meter.add(num_bytes(value))
 
     def get(self, site: int) -> Value:
         """The newest value of a site; KeyError where there is none."""
-        return self._values[site][0][1]
+        return _here(self._values[site][0][1])
 
     def newest_step(self, site: int) -> int | None:
         """The step at which the newest value of a site was computed."""
@@ -83,17 +91,25 @@ class Cache:
 
     def written(self, site: int) -> bool:
         """Whether something has written into the newest value of a site since it was put here."""
-        return versions(self.get(site)) != self._versions[site]
+        newest = self._values[site][0][1]
+        return not isinstance(newest, Away) and versions(newest) != self._versions[site]
 
     def known(self, site: int) -> list[tuple[int, Value]]:
         """The values of a site, the newest first, each with the step at which it was computed."""
-        return self._values[site]
+        return [(step, _here(value)) for step, value in self._values[site]]
+
+    def expect(self, site: int, count: int) -> None:
+        """Begin to bring back so many of the newest values of a site, where they wait elsewhere."""
+        for _, value in self._values.get(site, [])[:count]:
+            if isinstance(value, Away):
+                value.bring()
 
     def trim(self, site: int, keep: int) -> None:
         """Let all but the newest `keep` values of a site go."""
         values = self._values.get(site, [])
         while len(values) > keep:
-            self._meter.add(-num_bytes(values.pop()[1]))
+            _, value = values.pop()
+            self._meter.add(-(value.num_bytes if isinstance(value, Away) else num_bytes(value)))
         if not values:
             self._values.pop(site, None)
 
@@ -109,3 +125,7 @@ class Cache:
     def dead(self, site: int) -> Value:
         """A stand-in that nothing may read."""
         return self._poison[site]
+
+
+def _here(value: Value | Away) -> Value:
+    return value.brought() if isinstance(value, Away) else value

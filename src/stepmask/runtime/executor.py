@@ -86,6 +86,7 @@ class Executor:
         feeders: Per name of a site, submodules that need not run where the policy (a `RunPlan`) does not run the site.
         pipe: What samples, where it is known.
         checked: Whether to see that the last row's output is finite, where the policy is a `RunPlan`.
+        cache_device: Where cached values wait until they are read; None leaves them where they were computed.
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class Executor:
         feeders: Mapping[str, Sequence[str]] | None = None,
         pipe: Any = None,
         checked: bool = False,
+        cache_device: torch.device | None = None,
     ) -> None:
         self._scheduler, self._policy_from, self._on_run = scheduler, policy_from, on_run
-        self._pipe, self._checked = pipe, checked
+        self._pipe, self._checked, self._cache_device = pipe, checked, cache_device
         self._tracker = self._new_tracker()
         self._streams: dict[int, Stream] = {}
         self._current: Stream | None = None
@@ -310,7 +312,7 @@ class Executor:
             if stream is not None:
                 stream.cache.clear()
             arguments.begin()
-            policy, cache = self._policy_from(position.row), Cache(self.meter)
+            policy, cache = self._policy_from(position.row), Cache(self.meter, self._cache_device)
             if not self._acts(policy) <= self._acting:  # as in a run from the first row, where nobody reads it
                 self._acting |= self._acts(policy)
                 self._gate_again()

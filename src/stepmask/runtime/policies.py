@@ -10,7 +10,8 @@ import numpy as np
 
 from stepmask.errors import UnsupportedModelError
 from stepmask.graph import callers
-from stepmask.liveness import Plan, State
+from stepmask.liveness import Plan, State, rows_of, table_of
+from stepmask.nesting import inside_of
 from stepmask.runtime.cache import Cache
 from stepmask.runtime.forecasts import Forecasts
 from stepmask.values import Value, constant, put_together, take_apart
@@ -39,6 +40,10 @@ class RunPlan:
         rows = np.arange(plan.num_rows)[:, None]
         self._computed = np.maximum.accumulate(np.where(plan.compute, rows, -1)).tolist()  # last, at each cell
         self._forecasts = Forecasts(plan)
+
+    @cached_property
+    def _reads(self) -> list[list[tuple[int, int] | None]]:
+        return _reads_to_come(self.plan)
 
     @cached_property
     def acting(self) -> frozenset[int]:
@@ -80,6 +85,22 @@ class RunPlan:
                 "it does: switch off what splits its input (forward chunking?), or leave it out: "
                 "stepmask.register_sites(model, [patterns])"
             )
+        if cache.device is None:
+            return self._value(step, site, compute, cache)
+        self._look_ahead(step, site, cache)
+        value = self._value(step, site, compute, cache)
+        self._look_ahead(step, site, cache)
+        return value
+
+    def _look_ahead(self, step: int, site: int, cache: Cache) -> None:
+        """Ask for what is read next, if it has been computed."""
+        if self._reads[step][site] is not None:
+            at, next_site = self._reads[step][site]
+            if cache.newest_step(next_site) == self._computed[at][next_site]:
+                forecasts = self._states[at][next_site] == State.forecast
+                cache.expect(next_site, self._forecasts.num_values(next_site) if forecasts else 1)
+
+    def _value(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         state, keep = self._states[step][site], self._keep[step][site]
         if state == State.compute:
             value = compute()
@@ -127,3 +148,19 @@ def passed_over(site: str) -> UnsupportedModelError:
         f"{site} did not run at a step at which the mask says that it computes: does something else skip blocks, as "
         "the caches of diffusers (enable_cache) and of DeepCache do? Switch that off, or remove the mask"
     )
+
+
+def _reads_to_come(plan: Plan) -> list[list[tuple[int, int] | None]]:
+    """For each cell, the next one, of its row or a later one, at which a site reads what it has cached."""
+    reads = (plan.states == State.reuse) | (plan.states == State.forecast)
+    rest = ~plan.called
+    rest[0] = False
+    within = table_of([inside_of(row, plan.graph.within) for row in rows_of(rest)], len(plan.sites))
+    found: list[list[tuple[int, int] | None]] = [[None] * len(plan.sites) for _ in range(plan.num_rows)]
+    coming = None
+    for row in reversed(range(plan.num_rows)):
+        for site in reversed(range(len(plan.sites))):
+            found[row][site] = coming
+            if reads[row, site] and not within[row, site]:
+                coming = row, site
+    return found
