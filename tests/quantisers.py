@@ -141,5 +141,5 @@ def transformer() -> nn.Module:
     torch.manual_seed(0)
     return diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
-        patch_size=2, num_embeds_ada_norm=10, norm_elementwise_affine=False, norm_type="ada_norm_zero",
+        patch_size=2, num_embeds_ada_norm=1000, norm_elementwise_affine=False, norm_type="ada_norm_zero",
     ).eval()  # fmt: skip

@@ -88,9 +88,10 @@ def _lines(pipe: Any, denoiser: Any, graph: Any, cost: Any, preset: presets.Pres
     """Structure, parameters, the size of the cache, and where a preset comes from."""
     from stepmask.inspection.pipeline_call import PipelineCall
     from stepmask.inspection.placement import dtype_of
+    from stepmask.inspection.twin import meta_twin
 
     scheduler = "" if preset else f"; scheduler {type(pipe.scheduler).__name__}"
-    parameters = list(denoiser.parameters())
+    parameters = meta_twin(denoiser).parameters()  # of the plain model
     halves = cost.value_bytes * 2 / dtype_of(denoiser).itemsize / cost.forwards_per_image
     branches, innermost = list(graph.level("branch")), graph.innermost
     kept, together = halves[branches].sum(), max(halves[site] for site in graph.level("stack"))
