@@ -50,7 +50,7 @@ def test_every_row_is_an_entry_with_what_is_kept_of_it(folder):
     assert ours.values == {
         "macs": 0.5, "speedup": 1.9, "cache": 1024, "psnr": 45.0, "worst": 40.0, "ssim": 0.9, "seed": 0
     }  # fmt: skip
-    assert ours.interval == pytest.approx((44.02, 45.98), abs=0.01) and ours.setting == "0.5, learning seed 0"
+    assert ours.interval == pytest.approx((44.02, 45.98), abs=0.01) and ours.setting == "0.5, seed 0"
     assert len(ours.map["sites"]) > 3 and fora.map is None
     assert fora.values["fd_cifar"] == 7.5 and study.num_pictures == 2
     axes = {axis.key: axis for axis in study.axes}

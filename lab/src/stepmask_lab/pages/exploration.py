@@ -105,7 +105,7 @@ def _entry(row: Row, places: list[Path], mapped: Callable[[StepMask], Mapping[st
     }
     mask = _file(row, places, "masks", "json")
     more = facts_of({name: value for name, value in row.items() if name not in DRAWN})
-    setting = str(row["setting"]) if row["seed"] is None else f"{row['setting']}, learning seed {row['seed']}"
+    setting = str(row["setting"]) if row["seed"] is None else f"{row['setting']}, seed {row['seed']}"
     return Entry(
         row["method"],
         setting,

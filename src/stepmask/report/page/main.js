@@ -50,17 +50,18 @@
     const entry = study().entries[state.entry];
     const map = entry.map;
     const found = [];
-    const add = (value, words) => found.push(el("div", { class: "tile" }, el("b", {}, value), el("span", {}, words)));
-    const macs = map && map.macs !== undefined ? map.macs : entry.values.macs;
-    if (Number.isFinite(macs)) add(share(macs), "of the full run's MACs");
-    if (Number.isFinite(entry.values.psnr)) {
-      const known = entry.interval ? ` (95%: ${entry.interval.map((value) => value.toFixed(1)).join(" to ")})` : "";
-      add(`${entry.values.psnr.toFixed(1)} dB`, `PSNR against the full run${known}`);
-    }
-    if (Number.isFinite(entry.values.speedup)) add(`${entry.values.speedup.toFixed(2)}x`, "the denoiser's speed, measured");
-    const cache = map && map.peakBytes !== undefined ? map.peakBytes : entry.values.cache;
-    if (Number.isFinite(cache)) add(bytesInWords(cache), "of cache per image");
-    if (map) add(`${map.times.length} × ${map.sites.length}`, "steps × sites");
+    // Where entries change, tiles stay in their places: nothing below them moves.
+    const add = (value, form, words, has) => {
+      const known = Number.isFinite(value);
+      if (known || (hasTradeOff() && has)) found.push(el("div", { class: "tile" }, el("b", {}, known ? form(value) : "–"), el("span", {}, words)));
+    };
+    const any = (key) => study().entries.some((one) => Number.isFinite(one.values[key]));
+    const interval = entry.interval ? ` (95%: ${entry.interval.map((value) => value.toFixed(1)).join(" to ")})` : "";
+    add(map?.macs ?? entry.values.macs, share, "of the full run's MACs", true);
+    add(entry.values.psnr, FORMS.db, `PSNR${interval}`, true);
+    add(entry.values.speedup, FORMS.times, "the denoiser's speed", any("speedup"));
+    add(map?.peakBytes ?? (study().methods.length === 1 ? entry.values.cache : undefined), bytesInWords, "of cache per image", true);
+    add(map?.sites.length, (count) => `${map.times.length} × ${count}`, "steps × sites", true);
     return el("div", { class: "tiles", "aria-live": "polite" }, found);
   };
 
