@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stepmask import StepMask
-from stepmask_lab.benchmark import Subject, methods_by_name, rivals_of_2026
+from stepmask_lab.benchmark import Comparison, Subject, methods_by_name, rivals_of_2026
 from stepmask_lab.benchmark.naming import short_name
 from stepmask_lab.method import Method
 from stepmask_lab.pages.method_families import family_of
@@ -43,3 +43,18 @@ def test_the_command_line_knows_them_by_name_and_together():
     assert [method.name for method in methods_by_name("l2p,dpcache")] == ["L2P", "DPCache"]
     families = {method.name: family_of(method.name) for method in RIVALS.values()}
     assert {family.name for family in families.values()} == {"of 2026", "of 2026, adaptive"}
+
+
+def test_rows_have_work_and_effort_beside_them(tmp_path, monkeypatch):
+    """The spread of work over images where each decides for itself; calls and seconds where something was measured."""
+    monkeypatch.setitem(rivals_of_2026.THRESHOLDS, "EasyCache", ("0.1",))
+    chosen = methods_by_name("easycache,l2p,spectrum")
+    subject = Subject(dit_pipeline(), 6, targets=(0.7,))
+    rows = Comparison("a-dit", subject, tmp_path, num_images=2, batch_size=2).run(chosen)
+    found = {row["method"]: row for row in rows}
+    work, effort = found["EasyCache"]["work"], found["L2P"]["effort"]
+    assert set(work) == {"mean", "deviation", "min", "max"} and work["mean"] == pytest.approx(
+        found["EasyCache"]["macs"], abs=1e-3
+    )
+    assert effort["denoiser_calls"] == 6 and effort["seconds"] > 0
+    assert "effort" not in found["Spectrum"] and "work" not in found["Spectrum"]

@@ -101,6 +101,12 @@ def test_average_velocity_is_what_a_loop_over_latents_makes(span):
     assert span > 1 or np.array_equal(table, differences(computed, ROWS, 0)), "a span of 1 holds"
 
 
+def test_velocities_hold_where_time_stands_still():
+    times = np.repeat(np.linspace(1, 0, ROWS // 2 + 1), 2)[: ROWS + 1]
+    table = average_velocity([0, 2, 4], times, [1] * ROWS)
+    assert np.isfinite(table).all() and np.array_equal(table[1], np.eye(ROWS)[0])
+
+
 def test_predictions_stand_in_for_what_was_skipped():
     one_step = np.diag(np.full(ROWS - 1, 2.0), -1)
     table = rolled_out(one_step, [0, 4])

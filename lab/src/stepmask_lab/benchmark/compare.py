@@ -23,7 +23,8 @@ from stepmask.evaluation.fidelity import psnr_per_image
 from stepmask.evaluation.result import circumstances
 from stepmask.family import MaskFamily
 from stepmask.inspection.pipeline_call import PipelineCall
-from stepmask.mask import StepMask
+from stepmask.liveness import Plan
+from stepmask.mask import DENOISER_CALLS, EFFORT, StepMask
 from stepmask.runtime.task import comparable
 from stepmask_lab.benchmark.image_strips import SHOWN, save_strip
 from stepmask_lab.benchmark.methods import FULL_RUN, AnyMethod, FamilyMethod, methods
@@ -191,7 +192,10 @@ class Comparison:
             refine = method.refine if isinstance(method, Method) else None
             what = mask if refine is None else refine(self.subject, mask)
             result = evaluate(self.subject.pipe, what, **options)
+            known = (what.mask if isinstance(what, Plan) else what).provenance
             more = {"psnr_when_learned": mask.provenance.get("psnr")}
+            if DENOISER_CALLS in known:
+                more["effort"] = {name: known[name] for name in EFFORT}
         self._full[num_images] = result.full
         return result, more
 

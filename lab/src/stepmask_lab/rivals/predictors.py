@@ -93,9 +93,10 @@ def average_velocity(computed: Sequence[int], times: Sequence[float], spans: Seq
     for row in range(len(passed)):
         if row not in computed:
             window = slice(row - min(int(spans[row]), row), row)
-            average = passed[window] @ table[window] / passed[window].sum()
-            derivative = (table[window.start] - average) / passed[window].sum()
-            table[row] = table[row - 1] - derivative * passed[row]
+            table[row] = table[row - 1]
+            if gone_by := passed[window].sum():  # some solvers stand still for a step
+                average = passed[window] @ table[window] / gone_by
+                table[row] -= (table[window.start] - average) / gone_by * passed[row]
     return table
 
 
