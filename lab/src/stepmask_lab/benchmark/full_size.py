@@ -106,7 +106,7 @@ def runner(subject: Subject, batch: int, steps: int) -> tuple[Any, Callable[[], 
     """A scheduler, and a function that runs all its steps and returns the seconds of a run."""
     scheduler, model = DDIMScheduler(), subject.model
     parameter = next(model.parameters())
-    inputs = repeated(subject.inputs, batch, parameter)
+    inputs = repeated(subject.inputs, batch, parameter.device)
 
     @torch.no_grad()
     def run() -> float:
