@@ -113,6 +113,36 @@ def test_sada_skips_where_the_estimate_errs_against_the_bend():
         assert len(skipped) == pytest.approx(37 * share, abs=1)
 
 
+@pytest.mark.parametrize("every", [2, 3, 4])
+def test_sadas_late_phase_goes_through_the_images_of_its_interval(every):
+    """Where images follow a cubic, a run that skips in the late phase alone is the full run."""
+    noise = [*np.linspace(1, 0.02, 50), 0.0]
+    shape = torch.randn(4, 2, 3, dtype=torch.float64, generator=generator())
+
+    def image(row):
+        return sum(part * (row / 50) ** power for power, part in enumerate(shape))
+
+    ends, skipped = [], []
+    for most in (0, 4):
+        rule, sample = Sada([1.0] * 50, noise[:-1], [1.0] * 50, most, every), image(0) + shape[0]
+        rule._bends_before = rule._bends
+        rule._bends = lambda row, sample, rule=rule: max(
+            rule._bends_before(row, sample), 1.0
+        )  # none in the early phase
+        for row in range(50):
+            true = (sample - image(row)) / noise[row]
+            if rule.computes(row, sample):
+                held = output = true
+            else:
+                skipped.append(row)
+                output = held + rule.correction(row, sample)
+                assert torch.allclose(output, true, atol=1e-6), row
+            sample = sample + (noise[row + 1] - noise[row]) * output
+        ends.append(sample)
+    assert torch.allclose(*ends, atol=1e-6) and skipped[0] > 24 and skipped[-1] <= 47
+    assert len(skipped) == pytest.approx((47 - 24) * (1 - 1 / every), abs=1)
+
+
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
 @pytest.mark.parametrize("name", METHODS)
 def test_rows_say_how_the_work_differs_between_images(name, make):

@@ -35,8 +35,8 @@ NUM_IMAGES = 50
 GROWTHS = ("0", "0.25", "0.75", "1.5", "3")
 """Of Spectrum's windows."""
 THRESHOLDS = {"EasyCache": ("0.02", "0.03", "0.05", "0.1", "0.2"), "SeaCache": ("0.1", "0.15", "0.2", "0.3", "0.5")}
-MOST = ("1", "2", "3", "4")
-"""Steps that SADA skips in a row."""
+MOST = ("1", "2", "3", "4", "4, late 1:2", "4, late 1:3", "4, late 1:4")
+"""Steps that SADA skips in a row, and the interval of its late phase."""
 
 
 def rivals_of_2026() -> list[AnyMethod]:
@@ -67,33 +67,34 @@ def rivals_of_2026() -> list[AnyMethod]:
 
 @contextmanager
 def _deciding(
-    subject: Subject, setting: str, work: list[float], *, rule: Callable[[Any, float], Callable[[int], Rule]]
+    subject: Subject, setting: str, work: list[float], *, rule: Callable[[Any, str], Callable[[int], Rule]]
 ) -> Iterator[tuple[Any, int]]:
     """The subject's pipeline under an adaptive rule, whose work is noted at the end."""
-    with adaptive(subject.pipe, rule(subject.pipe, float(setting))) as run:
+    with adaptive(subject.pipe, rule(subject.pipe, setting)) as run:
         yield subject.pipe, subject.steps
     work += run.work
 
 
-def _easycache(pipe: Any, threshold: float) -> Callable[[int], Rule]:
-    return lambda num_rows: EasyCache(num_rows, threshold, adds_input=prediction_of(pipe.scheduler) == FLOW)
+def _easycache(pipe: Any, setting: str) -> Callable[[int], Rule]:
+    return lambda num_rows: EasyCache(num_rows, float(setting), adds_input=prediction_of(pipe.scheduler) == FLOW)
 
 
-def _seacache(pipe: Any, threshold: float) -> Callable[[int], Rule]:
+def _seacache(pipe: Any, setting: str) -> Callable[[int], Rule]:
     def rule(num_rows: int) -> Rule:
         signal, noise = (levels.tolist() for levels in noise_levels(pipe.scheduler))
-        return SeaCache(signal, noise, threshold)
+        return SeaCache(signal, noise, float(setting))
 
     return rule
 
 
-def _sada(pipe: Any, most: float) -> Callable[[int], Rule]:
+def _sada(pipe: Any, setting: str) -> Callable[[int], Rule]:
     def rule(num_rows: int) -> Rule:
         scheduler = pipe.scheduler
         signal, noise = (levels.tolist() for levels in noise_levels(scheduler))
         betas = np.asarray(scheduler.betas, dtype=float)
         rates = len(betas) * np.interp(np.asarray(scheduler.timesteps, dtype=float), np.arange(len(betas)), betas)
-        return Sada(signal, noise, rates.tolist(), int(most))
+        most, _, every = setting.partition(", late 1:")
+        return Sada(signal, noise, rates.tolist(), int(most), int(every) if every else None)
 
     return rule
 
