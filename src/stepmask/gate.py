@@ -7,7 +7,7 @@ its controller; it knows neither masks nor steps.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,12 +45,20 @@ def one_within_the_other(outer: Controller, inner: Controller) -> Controller:
 
 
 class Gate:
-    """Replaces the forward of one module instance until `remove`; of a compiled one, what was compiled."""
+    """Replaces the forward of one module instance until `remove`; of a compiled one, what was compiled.
 
-    def __init__(self, name: str, module: nn.Module, controller: Controller) -> None:
+    Args:
+        name: The module's name, for messages.
+        module: The module.
+        controller: What is done at each call.
+        is_traced: Whether the gate is compiled with a module around it: then it is the forward in any case.
+    """
+
+    def __init__(self, name: str, module: nn.Module, controller: Controller, is_traced: bool = False) -> None:
         self.name, self.module = name, module
         # outside of a compiled region: within it, the gate would be compiled anew for every row
-        self._where = "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
+        is_outside = module._compiled_call_impl is not None and not is_traced
+        self._where = "_compiled_call_impl" if is_outside else "forward"
         self._had_own = self._where in module.__dict__  # a wrapper that was there before, as accelerate's
         self._original = original = getattr(module, self._where)
 
@@ -97,14 +105,19 @@ class Gate:
 
 
 class Gates:
-    """Several gates that are installed and removed together."""
+    """Several gates that are installed and removed together.
 
-    def __init__(self, plan: Sequence[tuple[str, nn.Module, Controller]]) -> None:
+    Args:
+        plan: Names, modules, and what is done at each.
+        traced: Names of those that are compiled with a module around them.
+    """
+
+    def __init__(self, plan: Sequence[tuple[str, nn.Module, Controller]], traced: Collection[str] = ()) -> None:
         self._gates: list[Gate] = []
         self._root: nn.Module | None = None
         try:
             for name, module, controller in plan:
-                self._gates.append(Gate(name, module, controller))
+                self._gates.append(Gate(name, module, controller, name in traced))
         except BaseException:
             self.remove()
             raise

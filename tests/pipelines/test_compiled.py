@@ -157,6 +157,33 @@ def test_all_ones_is_what_the_compiled_pipeline_makes():
         assert torch.equal(DIT.run(pipe), compiled) and torch.allclose(compiled, plain, atol=1e-5)
 
 
+def test_everything_is_compiled():
+    """Lists of blocks too, which are never called, and sites within blocks."""
+    pipe, _ = made(DIT)
+    mask = random_actions(pipe, 3)
+    wanted = wanted_of(DIT, pipe, mask)
+    for module in list(pipe.transformer.transformer_blocks.modules()):
+        module.compile(backend="eager")
+    with stepmask.apply(pipe, mask):
+        assert torch.equal(DIT.run(pipe), wanted)
+        with nothing_new():
+            assert torch.equal(DIT.run(pipe), wanted)
+
+
+def test_a_compiled_block_that_is_called_on_its_own():
+    """Outside of a call of the denoiser all that is within computes."""
+    pipe, _ = made(DIT)
+    block, tokens = pipe.transformer.transformer_blocks[1], torch.randn(2, 4, 16)
+    inputs = {"timestep": torch.tensor([5, 5]), "class_labels": torch.tensor([0, 1])}
+    with torch.no_grad():
+        plain = block(tokens, **inputs)
+        compile_blocks(pipe)
+        with stepmask.apply(pipe, random_actions(pipe, 3)):
+            assert torch.equal(block(tokens, **inputs), plain)
+            DIT.run(pipe)
+            assert torch.equal(block(tokens, **inputs), plain)
+
+
 def test_compiling_in_mid_run():
     pipe, _ = made(FLUX)
     mask = random_actions(pipe, 3)
@@ -249,7 +276,9 @@ def test_a_compiled_denoiser_runs_block_by_block(way, compiled_first):
             assert run.summary().graphs == 0 and graphs() == 2  # that of a block, and of the first one
             with nothing_new():
                 assert torch.equal(DIT.run(pipe), wanted)
-    assert len([one for one in said if "as a whole" in str(one.message)]) == 1
+        assert len([one for one in said if "as a whole" in str(one.message)]) == 1
+        with stepmask.apply(pipe, mask), nothing_new():
+            assert torch.equal(DIT.run(pipe), wanted)
     assert torch.equal(DIT.run(pipe), plain) and graphs() == 1
     with nothing_new():
         assert torch.equal(DIT.run(pipe), plain)

@@ -43,7 +43,8 @@ class Region:
         self._around = callers(graph, self._sites)
         """Per place that of the site whose call it runs in."""
         self._keeps_memory = replays_cuda_graphs(module)
-        self.is_traced = True
+        self.is_traced = False
+        """Whether the module is being called as it was compiled."""
         self._rest()
 
     @property
@@ -103,12 +104,12 @@ class Region:
 
         def around(compute: Callable[..., Value], args: tuple, kwargs: dict) -> Value:
             stream = current()
+            if stream is not None and not hasattr(stream.policy, "calls"):  # it decides as it goes
+                return self.module._call_impl(*args, **kwargs)
+            self.is_traced = True
             try:
                 if stream is None:
                     return compute()
-                if not hasattr(stream.policy, "calls"):  # it decides as it goes
-                    self.is_traced = False
-                    return self.module._call_impl(*args, **kwargs)
                 self._prepare(stream.policy, stream.row - stream.start, stream.asked, stream.cache)
                 value = compute()
                 for place, _ in self.found:
@@ -116,7 +117,7 @@ class Region:
                 self._keep(stream.policy, stream.row - stream.start, stream.asked, stream.cache)
                 return value
             finally:
-                self.is_traced = True
+                self.is_traced = False
                 self._rest()
 
         return around
@@ -186,8 +187,8 @@ def dense(value: Value) -> Value:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module was compiled in place."""
-    return module._compiled_call_impl is not None
+    """Whether a module was compiled in place; a list of modules is never called, so that this does nothing."""
+    return module._compiled_call_impl is not None and not isinstance(module, nn.ModuleList | nn.ModuleDict)
 
 
 def context_of(compiled: Any) -> OptimizeContext | None:

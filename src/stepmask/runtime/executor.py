@@ -157,7 +157,8 @@ class Executor:
                 for name in self._feeders.get(site.name, ()):
                     put(name, self._feeder_controller(i))
         self._limit = RecompileLimit(self.regions.values())
-        self._gates = Gates([(name, module, control) for name, (module, control) in gates.items()])
+        traced = {ends_of(denoiser, graph.sites[site].name)[1] for site, name in around.items() if name in self.regions}
+        self._gates = Gates([(name, module, control) for name, (module, control) in gates.items()], traced)
         try:
             self._gates.check(denoiser)
         except BaseException:
