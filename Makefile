@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+APART  := $(VENV)/apart
 
 .PHONY: demo test test-slow gpu lint docs bench bench-rivals clean
 
 demo: $(READY)     ## learn a mask for the reference model, sample with and without it, compare
 	$(BIN)/stepmask demo --output demo
 
-test: $(READY)     ## the test suite, without what is slow or needs a GPU
+test: $(READY) $(APART)    ## the test suite, without what is slow or needs a GPU
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not gpu"
+	PYTHONPATH=$(APART) $(BIN)/pytest tests/pipelines/test_quantised.py -k torchao
 
 test-slow: $(READY)
 	$(BIN)/pytest -m "slow and not gpu"
@@ -39,6 +41,9 @@ $(READY): pyproject.toml lab/pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" --editable "./lab[rivals,text,transfer]"
 	touch $(READY)
+
+$(APART): $(READY)    # torchao complains wherever diffusers is imported beside it, so only its own tests see it
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt --upgrade --target $(APART) torchao
 
 $(VENV)/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
