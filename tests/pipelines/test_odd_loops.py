@@ -1,17 +1,19 @@
 """Loops that are unlike most: timesteps told in other ways, stepped copies, two denoisers at once, modes of a call."""
 
 from dataclasses import replace
+from functools import partial
 
 import diffusers
 import pytest
 import torch
-from cases import FlowMatch, picture, random, wan
+from cases import FlowMatch, picture, random, sd_texts, stable_diffusion, wan
 from runs import all_ones, by_reference, random_actions
 from strangers import STRANGERS, seeded
 
 import stepmask
 from refusal import check_refused
-from stepmask import PositionError, describe, schedules
+from stepmask import PositionError, UnsupportedModelError, describe, schedules
+from stepmask.runtime.sampling import sample
 from tiny import count_computes, generator, quiet
 
 BY_NAME = {case.name: case for case in STRANGERS}
@@ -185,3 +187,17 @@ def test_diffusion_forcing():
             "the frames of one denoiser call stand at different steps", run, ar_step=2, causal_block_size=1,
             error=PositionError,
         )  # fmt: skip
+
+
+def test_a_pipeline_that_steps_copies_of_its_scheduler_is_told_that_the_mask_has_no_effect():
+    pipe = quiet(stable_diffusion("StableDiffusionPanoramaPipeline"))
+    call = partial(sample, pipe, sd_texts(1) | {"height": 32, "width": 32}, [0], 4)
+    full = call()
+    with stepmask.apply(pipe, schedules.fora(pipe, 4, 2)), pytest.warns(UserWarning, match="has no effect"):
+        assert torch.equal(call(), full)
+
+
+def test_a_pipeline_that_reads_attention_is_refused():
+    pipe = quiet(stable_diffusion("StableDiffusionSAGPipeline"))
+    with pytest.raises(UnsupportedModelError, match="reads the attention of blocks"):
+        stepmask.apply(pipe, schedules.fora(pipe, 4, 2))

@@ -32,6 +32,11 @@ from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.spread import check_same_plan
 
+READ_ATTENTION = frozenset(
+    {"StableDiffusionSAGPipeline", "StableDiffusionAttendAndExcitePipeline", "StableDiffusionPix2PixZeroPipeline"}
+)
+"""Pipelines that put their own processors into the denoiser, and steer by what those store."""
+
 # the gates of a denoiser keep its handle alive; this only finds it, and keeps no model from being collected
 _applied: WeakKeyDictionary[nn.Module, ref[Handle]] = WeakKeyDictionary()
 
@@ -358,6 +363,11 @@ def apply_plan(
             module of it.
     """
     denoisers = denoisers_of(pipe)
+    if type(pipe).__name__ in READ_ATTENTION:
+        raise UnsupportedModelError(
+            f"{type(pipe).__name__} reads the attention of blocks at every step, and what a mask leaves out attends to "
+            "nothing: use another pipeline of the same parts, such as StableDiffusionPipeline(**pipe.components)"
+        )
     _check_alike(pipe, denoisers, description)
     if other_callers(pipe):
         raise StepMaskError(

@@ -58,6 +58,7 @@ class PositionTracker:
         self._timesteps: Tensor | None = None  # kept alive: a new run is a new tensor
         self._row = -1
         self._stream = 0
+        self._began = 0  # the first row of the run
         self._first_row = 0
         self._how: str | None = None  # how the run's first call named its row
         self._timestep: Any = None  # the argument of the row's first call
@@ -95,6 +96,9 @@ class PositionTracker:
                     "before a new run; if another pipeline uses the same denoiser, remove the mask before"
                 )
             new_run = True
+        if new_run:
+            self._warn_of_copies(scheduler, row)
+            self._began = row
         stream = self._stream + 1 if row == self._row and not new_run else 0
         how = _how_named(timesteps, timestep, row)
         if timesteps is not self._timesteps:
@@ -115,6 +119,19 @@ class PositionTracker:
             self._check_same_row(scheduler, timestep, row, stream)
         self._timesteps, self._row, self._stream = timesteps, row, stream
         return Position(row, stream, new_run)
+
+    def _warn_of_copies(self, scheduler: Any, row: int) -> None:
+        """Tell where a run of one step is followed by another that begins at its second step."""
+        before, now = self._timesteps, scheduler.timesteps
+        if before is None or not 0 < row == self._began + 1 == self._row + 1:
+            return
+        if before.shape == now.shape and torch.equal(before.cpu(), now.cpu()):
+            warnings.warn(
+                f"the run of {type(scheduler).__name__} was replaced by an equal one after a step, as where a pipeline "
+                "steps copies of its scheduler (panoramas do): each call begins a run of its own then, in which "
+                "everything computes, and the mask has no effect",
+                stacklevel=4,
+            )
 
     def _check_same_row(self, scheduler: Any, timestep: Any, row: int, stream: int) -> None:
         """See that one more call of a row belongs to it."""

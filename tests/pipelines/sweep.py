@@ -1,0 +1,405 @@
+"""Tries masks on every pipeline class and every scheduler of diffusers that can be made tiny, and writes a page of it.
+
+``python tests/pipelines/sweep.py -o docs/reference/sweep.md [NAME ...]``. A class is built from the parts of the
+verified case whose denoiser it takes, and called with that case's arguments and with what else its call asks for by
+name. What cannot be built or called so is listed with the reason. Of the others, two masks are run: an all-ones mask
+must make what the plain pipeline makes, and FORA of every second step what hooks make that swap in each site's last
+value, bit for bit; or a `StepMaskError` must say why not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import resource
+import signal
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import partial
+from itertools import accumulate, pairwise, product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+if __name__ == "__main__":
+    sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import diffusers
+import torch
+from cases import CASES, Case, picture
+from PIL import Image
+from runs import by_reference
+from strangers import STRANGERS
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+import stepmask
+from stepmask import StepMaskError, describe, schedules
+from stepmask.inspection.registry import denoisers_of
+from stepmask.runtime.position import timestep_of
+from stepmask.runtime.sampling import sample
+from tiny import quiet
+
+STEPS, BATCH, SECONDS, MOST_BYTES = 4, 2, 30, 8 * 2**30
+DENOISERS = ("transformer", "unet", "prior", "decoder")
+TOO_LONG = "it took longer than"
+NO_DENOISER = "it has no denoiser in a place that is known"
+Pictures = Literal["tensors", "images", "none"]
+"""How pictures are given; where a call can go without, also without."""
+
+NEEDED = ("image", "mask_image", "control_image", "video", "strength")
+"""Arguments that are given although calls may have a default for them."""
+
+NAMED: dict[str, Callable[[int], Any]] = {
+    "image": picture,
+    "mask_image": lambda batch: picture(batch, 1).round(),
+    "control_mask": lambda batch: picture(batch, 1).round(),
+    "control_image": picture,
+    "video": lambda batch: [picture(5)] * batch,
+    "conditioning_frames": lambda batch: list(picture(3)),
+    "controlnet_conditioning_scale": lambda batch: 1.0,
+    "control_mode": lambda batch: 0,
+    "strength": lambda batch: 0.8,
+}
+"""Arguments that calls need beside those of a case."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one class.
+
+    Attributes:
+        name: Of the class.
+        denoiser: Class of its denoiser, or where a scheduler was tried.
+        found: ``"bitwise"``; ``"refused"`` or ``"warned"`` in words; ``"differs"`` or ``"breaks"``, which are faults;
+            ``"not tried"`` where the plain pipeline could not be made or called.
+        why: In a sentence, where it is not bitwise.
+        num_sites: Sites that were found.
+    """
+
+    name: str
+    denoiser: str
+    found: str
+    why: str = ""
+    num_sites: int = 0
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """End what takes longer, by a TimeoutError."""
+
+    def end(*_: Any) -> None:
+        raise TimeoutError(f"{TOO_LONG} {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def pipelines() -> dict[str, type]:
+    """Every pipeline class of diffusers, by name."""
+    found = {}
+    for name in sorted(dir(diffusers)):
+        kind = getattr(diffusers, name, None) if name.endswith("Pipeline") else None
+        if inspect.isclass(kind) and not name.startswith(("Onnx", "Flax", "AutoPipeline")):
+            found[name] = kind
+    return found
+
+
+def denoiser_class(kind: type) -> str | None:
+    """Name of the class of the denoiser that a pipeline's constructor asks for."""
+    parameters = inspect.signature(kind.__init__).parameters
+    for name in DENOISERS:
+        if name in parameters:
+            named = re.findall(r"\w+", str(parameters[name].annotation))
+            return next((word for word in named if inspect.isclass(getattr(diffusers, word, None))), None)
+    return None
+
+
+def _alike(name: str, other: str) -> float:
+    """How much two names of classes have in common, 0 to 1."""
+    return SequenceMatcher(None, name, other).ratio()
+
+
+class Bench:
+    """The verified cases, built when they are needed."""
+
+    def __init__(self) -> None:
+        self._built: dict[str, Any] = {}
+        self._cases = [*CASES, *STRANGERS]
+
+    def candidates(self, kind: type, denoiser: str, most: int = 3) -> list[Case]:
+        """The cases that have such a denoiser, the most similar first."""
+        fitting = []
+        for case in self._cases:
+            pipe = self.pipe(case)
+            if denoiser in {type(part).__name__ for part in pipe.components.values()}:
+                fitting.append((_alike(kind.__name__, type(pipe).__name__), case))
+        return [case for _, case in sorted(fitting, key=lambda one: one[0], reverse=True)[:most]]
+
+    def pipe(self, case: Case) -> Any:
+        """The pipeline of a case."""
+        if case.name not in self._built:
+            self._built[case.name] = case.build()
+        return self._built[case.name]
+
+    def build(self, kind: type, case: Case) -> Any:
+        """A pipeline of the class, from fresh parts of a case."""
+        parts, given = case.build().components, {}
+        for name, parameter in inspect.signature(kind.__init__).parameters.items():
+            if name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                continue
+            if name == "requires_safety_checker":
+                given[name] = False
+            elif name in parts:
+                given[name] = parts[name]
+            elif name == "controlnet":
+                given[name] = _control_net(str(parameter.annotation), parts)
+            elif parameter.default is parameter.empty:
+                given[name] = None
+        return quiet(kind(**given))
+
+
+def _control_net(annotation: str, parts: dict[str, Any]) -> Any:
+    """A ControlNet that fits to the denoiser, with random weights."""
+    named = [
+        word for word in re.findall(r"\w+", annotation) if word.endswith(("ControlNetModel", "ControlNetUnionModel"))
+    ]
+    kind, denoiser = getattr(diffusers, named[0]), parts.get("unet") or parts.get("transformer")
+    torch.manual_seed(1)
+    if hasattr(kind, "from_unet") and "unet" in parts:
+        options = {"conditioning_embedding_out_channels": (4, 8)} if kind is diffusers.ControlNetModel else {}
+        net = kind.from_unet(denoiser, **options)
+    else:
+        takes, config = inspect.signature(kind.from_transformer).parameters, denoiser.config
+        small = {"num_layers": 1, "num_single_layers": 1, "load_weights_from_transformer": False}
+        small |= {name: config[name] for name in ("attention_head_dim", "num_attention_heads") if name in config}
+        net = kind.from_transformer(denoiser, **{name: value for name, value in small.items() if name in takes})
+    for parameter in net.parameters():  # they start as zeros
+        torch.nn.init.normal_(parameter, std=0.2)
+    return net.eval()
+
+
+def arguments(pipe: Any, case: Case, batch: int, pictures: Pictures) -> dict[str, Any]:
+    """What the pipeline is called with: of the case's arguments those that it takes, and what else it needs."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    found = {name: value for name, value in case.arguments(batch).items() if name in parameters}
+    size = found.get("height", 32), found.get("width", 32)
+    for name, parameter in parameters.items():
+        needed = parameter.default is parameter.empty or (name in NEEDED and pictures != "none")
+        if name not in NAMED or name in found or not needed:
+            continue
+        value = NAMED[name](batch)
+        if isinstance(value, Tensor):
+            value = interpolate(value, size)
+            if pictures == "images":
+                value = [to_pil(one) for one in value] if batch > 1 else to_pil(value[0])
+        found[name] = value
+    return found
+
+
+def to_pil(picture: Tensor) -> Image.Image:
+    """A picture (C, H, W) in [0, 1]."""
+    pixels = (255 * picture).byte().movedim(0, -1).numpy()
+    return Image.fromarray(pixels.squeeze(-1)) if pixels.shape[-1] == 1 else Image.fromarray(pixels)
+
+
+@contextmanager
+def watched(pipe: Any) -> Iterator[list[tuple[int, Any]]]:
+    """Log, for every denoiser call, how many steps the scheduler had made, and the timestep."""
+    log, steps, step = [], 0, pipe.scheduler.step
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        nonlocal steps
+        made = step(*args, **kwargs)
+        steps += 1
+        return made
+
+    def note(model: Any, args: tuple, kwargs: dict) -> None:
+        timestep = timestep_of(args, kwargs)
+        log.append((steps, tuple(timestep.flatten().tolist()) if isinstance(timestep, Tensor) else timestep))
+
+    pipe.scheduler.step = count
+    hooks = [model.register_forward_pre_hook(note, with_kwargs=True) for model in denoisers_of(pipe)]
+    try:
+        yield log
+    finally:
+        del pipe.scheduler.step
+        for hook in hooks:
+            hook.remove()
+
+
+def calls_of(log: list[tuple[int, Any]], num_rows: int) -> list[tuple[int, int]]:
+    """Row and stream of every denoiser call; a run that has fewer steps than rows began late."""
+    steps = [made for made, _ in log]
+    if steps[-1] >= num_rows:  # the scheduler steps several times in a row, for parts of the image
+        changes = [before != now for (_, before), (_, now) in pairwise(log)]
+        steps = [0, *accumulate(changes)]
+    first, calls, before = num_rows - (steps[-1] + 1), [], Counter()
+    for made in steps:
+        calls.append((first + made, before[made]))
+        before[made] += 1
+    return calls
+
+
+def tried(name: str, where: str, pipe: Any, given: dict[str, Any], batch: int = BATCH) -> Outcome:
+    """Run both masks."""
+    run = partial(sample, pipe, given, range(batch), STEPS)
+    try:
+        with at_most(SECONDS):
+            with watched(pipe) as log:
+                plain = run()
+            if not torch.equal(run(), plain):
+                return Outcome(name, where, "not tried", "two plain runs differ")
+            if not plain.isfinite().all() or not log:
+                return Outcome(name, where, "not tried", "the plain run makes no finite image")
+    except Exception as error:
+        return Outcome(name, where, "not tried", _sentence(error))
+    try:
+        with at_most(3 * SECONDS):
+            graph, timesteps = describe(pipe, call_kwargs=given), [float(t) for t in pipe.scheduler.timesteps]
+            with stepmask.apply(pipe, schedules.fora(graph, timesteps, 1), call_kwargs=given):
+                if not torch.equal(run(), plain):
+                    return Outcome(name, where, "differs", "an all-ones mask changes the images", len(graph))
+            mask = schedules.fora(graph, timesteps, 2)
+            with stepmask.apply(pipe, mask, call_kwargs=given), warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                masked = run()
+            without_effect = [str(one.message) for one in said if "has no effect" in str(one.message)]
+            if without_effect:
+                return Outcome(name, where, "warned", without_effect[0], len(graph))
+            wanted = by_reference(pipe, mask, calls_of(log, len(timesteps)), run)
+            if not torch.equal(masked, wanted):
+                return Outcome(name, where, "differs", "FORA is not what hooks make", len(graph))
+            if torch.equal(masked, plain):
+                return Outcome(name, where, "differs", "FORA changes nothing", len(graph))
+            return Outcome(name, where, "bitwise", num_sites=len(graph))
+    except StepMaskError as error:
+        return Outcome(name, where, "refused", _sentence(error))
+    except Exception as error:
+        return Outcome(name, where, "breaks", f"{type(error).__name__}: {_sentence(error)}")
+
+
+def _sentence(error: Exception) -> str:
+    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return text if len(text) < 300 else f"{text[:297]}..."
+
+
+def try_pipeline(kind: type, bench: Bench) -> Outcome:
+    """What comes of a pipeline class."""
+    name, denoiser = kind.__name__, denoiser_class(kind)
+    if denoiser is None:
+        return Outcome(name, "", "not tried", NO_DENOISER)
+    candidates = bench.candidates(kind, denoiser)
+    first = None
+    for case, batch, pictures in product(candidates, (BATCH, 1), get_args(Pictures)):
+        try:
+            pipe = bench.build(kind, case)
+            given = arguments(pipe, case, batch, pictures)
+        except Exception as error:
+            outcome = Outcome(name, denoiser, "not tried", _sentence(error))
+        else:
+            outcome = tried(name, denoiser, pipe, given, batch)
+        if outcome.found != "not tried":
+            return outcome
+        first = first or outcome
+        if TOO_LONG in outcome.why:
+            break
+    return first or Outcome(name, denoiser, "not tried", f"no tiny {denoiser} is at hand")
+
+
+SCHEDULED = ("Stable Diffusion", "DDPM", "Flux", "CogVideoX", "Sana", "Stable Diffusion XL", "LTX-Video")
+"""Cases in which a scheduler is tried, until one runs."""
+
+
+def schedulers() -> dict[str, type]:
+    """Every scheduler class of diffusers, by name."""
+    found = {name: getattr(diffusers, name) for name in sorted(dir(diffusers)) if name.endswith("Scheduler")}
+    return {name: kind for name, kind in found.items() if inspect.isclass(kind) and not name.startswith("Flax")}
+
+
+def try_scheduler(kind: type, bench: Bench) -> Outcome:
+    """What comes of a scheduler class, in the first case that runs with it."""
+    by_name = {case.name: case for case in CASES}
+    outcome = Outcome(kind.__name__, "", "not tried", "no pipeline runs with it")
+    for where in SCHEDULED:
+        case = by_name[where]
+        try:
+            pipe = case.build()
+            pipe.scheduler = kind()
+        except Exception as error:
+            outcome = Outcome(kind.__name__, "", "not tried", _sentence(error))
+            continue
+        made = tried(kind.__name__, where, pipe, case.arguments(BATCH))
+        if made.found != "not tried":
+            return made
+        outcome = made if where == SCHEDULED[0] else outcome
+    return outcome
+
+
+HEAD = f"""\
+# Every pipeline and every scheduler
+
+This page is made by `python tests/pipelines/sweep.py -o docs/reference/sweep.md`, with diffusers
+{diffusers.__version__}; do not edit it. Every class of diffusers was tried that can be built tiny from the parts of
+[the verified pipelines](architectures.md). *Bitwise* means that an all-ones mask makes what the plain pipeline makes,
+and that FORA of every second step makes what hooks make that swap in each site's last value, bit for bit.
+"""
+
+
+def page(of_pipelines: list[Outcome], of_schedulers: list[Outcome]) -> str:
+    """The outcomes in Markdown."""
+    lines = [HEAD]
+    for title, where, outcomes in (("Pipelines", "denoiser", of_pipelines), ("Schedulers", "tried in", of_schedulers)):
+        count = Counter(outcome.found for outcome in outcomes)
+        said = ", ".join(f"{number} {found}" for found, number in count.most_common())
+        one = title.lower().removesuffix("s")
+        lines += [f"\n## {title}\n", f"Of {len(outcomes)}: {said}.\n"]
+        lines += [f"| {one} | {where} | sites | outcome |", "| --- | --- | --- | --- |"]
+        for o in outcomes:
+            if o.found != "not tried":
+                outcome = f"{o.found}: {_cell(o.why)}" if o.why else o.found
+                lines.append(f"| {o.name} | {o.denoiser} | {o.num_sites or '–'} | {outcome} |")
+        lines += ["\nNot tried, since they could not be built or called so:\n", f"| {one} | why |", "| --- | --- |"]
+        lines += [f"| {o.name} | {_cell(o.why)} |" for o in outcomes if o.found == "not tried"]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text within a cell of a table, as it stands."""
+    return "`" + text.replace("|", "/").replace("`", "'") + "`"
+
+
+def main() -> None:
+    """Try all, or those that are named; print, and write the page where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="classes; by default all")
+    parser.add_argument("-o", "--output", type=Path, help="the page")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))  # some classes are large by default
+    warnings.simplefilter("ignore")
+    diffusers.logging.set_verbosity_error()
+    bench, found = Bench(), ([], [])
+    for outcomes, classes, attempt in zip(
+        found, (pipelines(), schedulers()), (try_pipeline, try_scheduler), strict=True
+    ):
+        for name, kind in classes.items():
+            if not asked.names or name in asked.names:
+                outcomes.append(attempt(kind, bench))
+                print(f"{outcomes[-1].found:10} {name} {outcomes[-1].why}", flush=True)
+    if asked.output:
+        asked.output.write_text(page(*found))
+
+
+if __name__ == "__main__":
+    main()
