@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
 from refusal import check_refused
 from stepmask_lab.rivals.noise_levels import displacements, flow_times, noise_levels, prediction_of
@@ -36,4 +36,7 @@ def test_a_flow_has_its_own_time():
 
 
 def test_what_says_no_levels_is_refused():
-    check_refused("says neither alphas_cumprod nor sigmas", noise_levels, object())
+    karras = EDMEulerScheduler()
+    karras.set_timesteps(5)
+    for scheduler in (object(), karras):
+        check_refused("says neither alphas_cumprod nor sigmas of a flow", noise_levels, scheduler)

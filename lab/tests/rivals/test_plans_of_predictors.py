@@ -95,14 +95,20 @@ def test_each_runs_at_the_cost_of_its_key_steps(method, name):
 
 
 def test_products_of_outputs_are_those_of_a_run():
-    pipe, seen = ddim_pipeline(), []
-    hook = denoiser_of(pipe).conv_norm_out.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    pipe, last, returned = ddim_pipeline(), [], []
+    denoiser = denoiser_of(pipe)
+    hooks = [
+        denoiser.conv_norm_out.register_forward_pre_hook(lambda module, args: last.append(args[0])),
+        denoiser.conv_out.register_forward_hook(lambda module, args, output: returned.append(output)),
+    ]
     outputs = record_outputs(pipe, 3, num_images=2)
-    hook.remove()
-    values = torch.stack(seen, 1).flatten(2).double()
-    products = values @ values.transpose(1, 2)
-    scale = torch.diagonal(products, dim1=1, dim2=2).mean(1)[:, None, None]
-    assert np.allclose(outputs.products, (products / scale).numpy(), rtol=1e-4)
+    for hook in hooks:
+        hook.remove()
+    for seen, found in ((last, outputs.values), (returned, outputs.products)):
+        values = torch.stack(seen, 1).flatten(2).double()
+        products = values @ values.transpose(1, 2)
+        scale = torch.diagonal(products, dim1=1, dim2=2).mean(1)[:, None, None]
+        assert np.allclose(found, (products / scale).numpy(), rtol=1e-4)
     assert outputs.times[-1] == 0 and (np.diff(outputs.times) < 0).all()
     changes = outputs.errors(np.eye(3)[1:] - np.eye(3)[:-1])
     found = (values[:, 1:] - values[:, :-1]).norm(dim=2) / scale[:, :, 0].sqrt()

@@ -30,7 +30,8 @@ def outputs_of(values, times=None):
     """What a run with these values (T, D) records."""
     products = values @ values.T
     times = np.linspace(1, 0, len(values) + 1) if times is None else times
-    return Outputs((products / np.trace(products) * len(values))[None], times, -np.diff(times), {}, None)
+    products = (products / np.trace(products) * len(values))[None]
+    return Outputs(products, products, times, -np.diff(times), {}, None)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

@@ -31,8 +31,12 @@ def noise_levels(scheduler: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.sqrt(kept), np.sqrt(1 - kept)
     if sigmas is not None:
         sigmas = np.asarray(sigmas, dtype=float)[: len(scheduler.timesteps)]
-        return 1 - sigmas, sigmas
-    raise StepMaskError(f"{type(scheduler).__name__} says neither alphas_cumprod nor sigmas, which this method needs")
+        if sigmas.max() <= 1:
+            return 1 - sigmas, sigmas
+    raise StepMaskError(
+        f"{type(scheduler).__name__} says neither alphas_cumprod nor sigmas of a flow, which this method needs: set "
+        "another scheduler on the pipeline"
+    )
 
 
 def flow_times(scheduler: Any) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""One full run, of which only products of the blocks' last values with each other are kept.
+"""One full run, of which only products of its outputs with each other are kept, and of the values of its last blocks.
 
-The squared error of anything linear in these values, at any schedule, follows from the products.
+The squared error of anything linear in them, at any schedule, follows from the products.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stepmask.errors import StepMaskError
 from stepmask.graph import OUT, BlockGraph
+from stepmask.inspection.describe import Description
 from stepmask.mask import StepMask
 from stepmask.runtime.cache import Cache
 from stepmask.runtime.position import Position
@@ -31,8 +32,9 @@ class Outputs:
     """What a full run tells a rule on whole steps.
 
     Attributes:
-        products: (N, T, T) of each sample, the inner products of the values at any two steps; the mean square of a
-            sample's values is 1.
+        products: (N, T, T) of each sample, the inner products of the denoiser's outputs at any two steps, what its
+            pipeline makes no use of left out; the mean square of a sample's outputs is 1.
+        values: (N, T, T) the same of the values of the last blocks.
         times: (T + 1,) as `flow_times` has them.
         moves: (T,) how far an error moves the sample, as `displacements` has it.
         facts: What goes into the provenance of masks: images, seeds, denoiser calls, seconds.
@@ -40,6 +42,7 @@ class Outputs:
     """
 
     products: np.ndarray
+    values: np.ndarray
     times: np.ndarray
     moves: np.ndarray
     facts: dict[str, Any]
@@ -51,7 +54,7 @@ class Outputs:
         return self.products.shape[1]
 
     def errors(self, factors: np.ndarray) -> np.ndarray:
-        """Mean over samples of the length of weighted sums of the values: (...,) for factors (..., T)."""
+        """Mean over samples of the length of weighted sums of the outputs: (...,) for factors (..., T)."""
         squares = np.einsum("...i,nij,...j->...n", factors, self.products, factors, optimize=True)
         return np.sqrt(np.maximum(squares, 0)).mean(-1)
 
@@ -73,13 +76,13 @@ def record_outputs(
     call_kwargs: Mapping[str, Any] | None = None,
     conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
 ) -> Outputs:
-    """Run the full model once on a batch and record what its blocks end in.
+    """Run the full model once on a batch and record its outputs, and what its blocks end in.
 
     Args:
         pipe: A diffusers pipeline; or a denoiser with its `scheduler`.
         num_inference_steps: Of the runs that masks will be used for.
         scheduler: For a bare denoiser.
-        num_images: Images in the batch. All their values are held until the run is over.
+        num_images: Images in the batch. All their outputs are held until the run is over.
         seed: Of noise and conditions.
         call_kwargs: Arguments for the pipeline's call.
         conditions: Prompts or class numbers, as for `stepmask.learn`.
@@ -90,13 +93,13 @@ def record_outputs(
     task = Task(
         pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
     )
-    run, watch = WatchedRun(task, num_images), _Watch(last_site(task.graph))
+    run, watch = WatchedRun(task, num_images), _Watch(task.description)
     run(watch.policy, watch)
     blank = key_steps(task.pipe, num_inference_steps, range(len(run.timesteps)))
     provenance = {name: value for name, value in blank.provenance.items() if name not in ("method", "steps")}
     blank = replace(blank, provenance=provenance)
     scheduler = task.pipe.scheduler
-    return Outputs(watch.products(), flow_times(scheduler), displacements(scheduler), run.facts(), blank)
+    return Outputs(*watch.products(), flow_times(scheduler), displacements(scheduler), run.facts(), blank)
 
 
 def last_site(graph: BlockGraph) -> int:
@@ -113,30 +116,40 @@ def last_site(graph: BlockGraph) -> int:
 
 
 class _Watch:
-    """Keeps the last values of a run."""
+    """Keeps the outputs of a run, and its last values."""
 
-    def __init__(self, site: int) -> None:
-        self._site, self._position = site, None
-        self._values: dict[int, list[list[Tensor]]] = {}
+    def __init__(self, description: Description) -> None:
+        self._description, self._site = description, last_site(description.graph)
+        self._stream = 0
+        self._outputs: dict[int, list[Tensor]] = {}
+        self._values: dict[int, list[Tensor]] = {}
 
     def __call__(self, position: Position, forward: Callable[[], Any]) -> Any:
-        self._position = position
-        return forward()
+        self._stream = position.stream
+        output = forward()
+        self._keep(self._outputs, [self._description.used_output(output)])
+        return output
 
     def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """Compute, as the full run does, and look."""
         value = compute()
         if site == self._site:
-            parts = [part.detach().flatten(1).float() for part in take_apart(value)[0]]
-            streams = self._values.setdefault(self._position.stream, [])
-            streams.append(torch.cat(parts, dim=1))
+            self._keep(self._values, take_apart(value)[0])
         return value
 
-    def products(self) -> np.ndarray:
-        """(N, T, T) of all streams' samples."""
-        found = []
-        for values in self._values.values():
-            for sample in torch.stack(values, dim=1).double():
-                products = (sample @ sample.T).cpu().numpy()
-                found.append(products / np.trace(products) * len(products))
-        return np.stack(found)
+    def _keep(self, kept: dict[int, list[Tensor]], parts: list[Tensor]) -> None:
+        found = torch.cat([part.detach().flatten(1).float() for part in parts], dim=1)
+        kept.setdefault(self._stream, []).append(found)
+
+    def products(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N, T, T) of all streams' samples, of outputs and of values."""
+        return _products(self._outputs), _products(self._values)
+
+
+def _products(streams: dict[int, list[Tensor]]) -> np.ndarray:
+    found = []
+    for kept in streams.values():
+        for sample in torch.stack(kept, dim=1).double():
+            products = (sample @ sample.T).cpu().numpy()
+            found.append(products / np.trace(products) * len(products))
+    return np.stack(found)

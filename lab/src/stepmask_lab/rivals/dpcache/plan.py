@@ -35,9 +35,9 @@ def dpcache(
     dynamic programming for the cheapest path of exactly `count` key steps; the first 3 steps always among them; the
     value after the last block predicted by Taylor's series of order 2. The code was not at hand.
 
-    What differs: the cost of a stretch is the sum of the lengths of its errors, in the mean square, of a line through
-    both key steps, which is what two of them can tell; each weighs by how far it moves the sample, which for the even
-    steps of a flow is the same for all; the run's end closes the last stretch.
+    What differs: the cost of a stretch is the sum of the lengths of its errors in the model's output, in the mean
+    square, of a line through both key steps, which is what two of them can tell; each weighs by how far it moves the
+    sample, which for the even steps of a flow is the same for all; the run's end closes the last stretch.
 
     Args:
         pipe: As for `record_outputs`; or `Outputs`.

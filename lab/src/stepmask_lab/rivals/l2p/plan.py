@@ -58,7 +58,7 @@ def weights(outputs: Outputs, iterations: int = ITERATIONS) -> np.ndarray:
         outputs: Of full runs.
         iterations: Of Adam, from weights that hold.
     """
-    products = torch.from_numpy(outputs.products.mean(0))
+    products = torch.from_numpy(outputs.values.mean(0))
     earlier = torch.ones_like(products).tril(-1)
     found = torch.eye(len(products), dtype=products.dtype).roll(1, 0) * earlier
     found.requires_grad_(True)
