@@ -34,6 +34,11 @@ def test_the_table_of_architectures_is_up_to_date():
     )
 
 
+def test_the_table_of_what_works_with_what_is_up_to_date():
+    made = runpy.run_path(str(ROOT / "docs/make_compatibility.py"))
+    assert made["PAGE"].read_text() == made["page"](), "run python docs/make_compatibility.py"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = without_code(page.read_text(encoding="utf-8"))

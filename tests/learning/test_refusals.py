@@ -100,6 +100,8 @@ def images(pipe, mask=None):
 
 
 @pytest.mark.parametrize("name", WITHOUT_GRADIENT)
+@pytest.mark.shows("quantised layers of torch", learn="by runs alone, with a warning")
+@pytest.mark.shows("offloaded in groups", learn="by runs alone, with a warning")
 def test_where_no_gradient_passes_learning_goes_on_by_runs(name):
     make, says = WITHOUT_GRADIENT[name]
     pipe = make()
@@ -126,6 +128,7 @@ def test_the_papers_learner_takes_what_it_can(name):
             learn(pipe, 3, 0.8, **options)
 
 
+@pytest.mark.shows("quantised layers of torch", apply="bitwise")
 def test_masks_of_the_plain_model_run_on_the_quantised_one():
     pipe = quantised_pipeline()
     assert torch.equal(images(pipe, schedules.fora(pipe, STEPS, 1)), images(pipe))
@@ -145,6 +148,7 @@ def compiled():
 
 @pytest.mark.parametrize("options", [QUICK, {"method": "paper", **PAPER}], ids=["end-to-end", "paper"])
 @pytest.mark.parametrize(("make", "says"), [(offloaded, "offloaded: learn before"), (compiled, "compiled")])
+@pytest.mark.shows("offloaded as a whole or layer by layer", learn="refused")
 def test_what_has_to_be_undone_first(make, says, options):
     with pytest.raises(UnsupportedModelError, match=says):
         learn(make(), 3, 0.8, **options)

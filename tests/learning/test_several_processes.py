@@ -36,6 +36,7 @@ def facts(mask: StepMask) -> dict:
     return {name: value for name, value in mask.provenance.items() if name != "seconds"}
 
 
+@pytest.mark.shows("several processes (`accelerate launch`, `torchrun`)", learn="verified; they share the images out")
 def test_the_mask_is_that_of_one_process(alone):
     """And takes as many calls in all, for none is made twice."""
     first, second = Started(2, several.search).results()
@@ -105,6 +106,7 @@ def test_in_a_group_of_the_users_own():
     assert "learns in the first of the 2 processes" in words[0] and not second[4]
 
 
+@pytest.mark.shows("a denoiser spread over processes (context and tensor parallelism)", learn="refused")
 def test_a_denoiser_that_is_spread_over_processes_is_refused(monkeypatch):
     monkeypatch.setattr(refusals, "launched", lambda: (0, 2))
     pipe = dit_pipeline()

@@ -44,6 +44,7 @@ def add_lora(denoiser, *names: str):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.shows("LoRA, before or after the mask", apply="bitwise")
 def test_lora(when):
     """On layers within sites; with and without a scale."""
     case = BY_NAME["Stable Diffusion XL"]
@@ -85,6 +86,7 @@ def test_lora_on_a_site(flux):
 
 
 @pytest.mark.parametrize("case", [ADAPTER, ADAPTER_XL], ids=lambda case: case.name)
+@pytest.mark.shows("T2I-Adapter", apply="bitwise")
 def test_an_adapter_writes_into_values(case, monkeypatch):
     """The table's tests prove that copies are handed out; without them, it is noticed."""
     pipe = case.build()
@@ -158,6 +160,7 @@ def test_freeu_under_inference_mode(sd):
         SD.run(sd)
 
 
+@pytest.mark.shows("FreeU", apply="bitwise; switch it on before the mask")
 def test_freeu(sd):
     """It scales values in place."""
     plain, mask = SD.run(sd), random_actions(sd, 3, share=0.2)
@@ -182,6 +185,7 @@ def ip_adapter_weights(unet) -> dict:
     return {"image_proj": projection | norm, "ip_adapter": layers}
 
 
+@pytest.mark.shows("IP-Adapter", apply="bitwise")
 def test_ip_adapter(sd):
     mask, cost = random_actions(sd, 3), measure_cost(sd)
     sd.unet._load_ip_adapter_weights([ip_adapter_weights(sd.unet)])
@@ -208,6 +212,7 @@ def within(found):
 
 
 @pytest.mark.parametrize("case", [SD, FLUX, BY_NAME["Wan"]], ids=lambda case: case.name)
+@pytest.mark.shows("offloaded as a whole or layer by layer", apply="bitwise")
 def test_offload_of_models(case):
     pipe = case.build()
     plain, mask = case.run(pipe), random_actions(pipe, 3)
@@ -285,6 +290,7 @@ def cached_attention(pipe):
 
 
 @pytest.mark.filterwarnings("ignore:the run.s timesteps differ")
+@pytest.mark.shows("caches of diffusers (`enable_cache`)", apply="refused where they skip what the mask computes")
 def test_a_cache_of_diffusers_over_a_mask_is_noticed():
     """Where it skips what the mask says computes."""
     case = replace(FLUX, steps=6)

@@ -71,6 +71,11 @@ def wanted_of(case, pipe, mask):
 
 @ORDERS
 @pytest.mark.parametrize("case", [FLUX, DIT], ids=lambda case: case.name)
+@pytest.mark.shows(
+    "compiled blocks (`compile_repeated_blocks`, `block.compile()`)",
+    apply="as compiled eager code, before or after",
+    compile="each row of a block is one graph",
+)
 def test_compiled_blocks(case, compiled_first):
     pipe, plain = made(case)
     mask = random_actions(pipe, 3)
@@ -262,6 +267,9 @@ def compile_whole(pipe, way, fullgraph=True):
 
 @ORDERS
 @WAYS
+@pytest.mark.shows(
+    "a denoiser that is compiled as a whole", apply="before or after", compile="its blocks instead, with a warning"
+)
 def test_a_compiled_denoiser_runs_block_by_block(way, compiled_first):
     pipe, plain = made(DIT)
     mask, denoiser = schedules.fora(pipe, 6, level="stack"), pipe.transformer
@@ -301,6 +309,7 @@ def test_a_compiled_forward_runs_block_by_block():
     assert torch.equal(DIT.run(pipe), plain) and graphs() == 1
 
 
+@pytest.mark.shows("a forward that is compiled after the mask", apply="refused")
 def test_a_forward_that_is_compiled_after_a_mask_is_refused():
     pipe, _ = made(DIT)
     with stepmask.apply(pipe, all_ones(pipe)):
@@ -330,6 +339,8 @@ def test_a_compiled_unet(way):
 
 @SAID
 @WAYS
+@pytest.mark.shows("a denoiser that is compiled as a whole", learn="verified; runs uncompiled")
+@pytest.mark.shows("compiled blocks (`compile_repeated_blocks`, `block.compile()`)", learn="verified; runs uncompiled")
 def test_a_compiled_pipeline_is_described_learned_on_and_evaluated(way):
     pipe, _ = made(DIT)
     plain, mask = describe(pipe), stepmask.learn(pipe, 6, target_macs=0.6, progress=False, **FEWEST)
@@ -351,6 +362,7 @@ def compile_sites(pipe):
 
 
 @ORDERS
+@pytest.mark.shows("compiled sites", apply="before or after", compile="as they are")
 def test_compiled_sites(compiled_first):
     """Their gates are outside of what is compiled, which is then compiled once."""
     pipe, plain = made(FLUX)

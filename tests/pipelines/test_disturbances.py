@@ -52,6 +52,7 @@ def test_a_cache_under_a_mask(config):
     assert torch.equal(case.run(pipe), plain)
 
 
+@pytest.mark.shows("DeepCache (its package) over a mask", apply="refused")
 def test_deep_cache_over_a_mask():
     deepcache = pytest.importorskip("DeepCache")
     case = replace(SD, steps=8)
@@ -71,6 +72,7 @@ def test_deep_cache_over_a_mask():
 
 
 @pytest.mark.parametrize("name", ["up_blocks.0.resnets.0", "mid_block", "conv_norm_out"])
+@pytest.mark.shows("forward hooks that read values of blocks", apply="verified; nothing is left out then")
 def test_what_a_forward_hook_reads_is_there(name):
     """A module that it is on counts as read: its value is the one that the mask says."""
     pipe = SD.build()
@@ -130,6 +132,7 @@ def test_forecasts_that_leave_the_numbers_are_told():
 
 
 @pytest.mark.parametrize("forecasts", [0.0, 0.6])
+@pytest.mark.shows("guidance by gradients at every step", apply="verified; held values are constants")
 def test_guidance_by_gradients_at_every_step(forecasts):
     """What is held is a constant: a gradient does not go back into the step that made it."""
     model, twin, scheduler = *(tiny_model("UNet2DModel").requires_grad_(False) for _ in range(2)), ddim()
@@ -183,6 +186,7 @@ def test_a_loop_of_ones_own_lets_go_when_asked():
 # --- batches at mixed steps
 
 
+@pytest.mark.shows("batches at mixed steps (stream batches, parallel steps)", apply="refused")
 def test_a_batch_at_different_steps_is_refused():
     """As stream batches and parallel steps have it."""
     model, scheduler = tiny_model("UNet2DModel"), ddim()
@@ -255,6 +259,7 @@ def sample(pipe, seed: int, **options) -> torch.Tensor:
 
 @pytest.mark.parametrize("at", range(6))
 @pytest.mark.parametrize("scheduler", [diffusers.DDIMScheduler, diffusers.DPMSolverMultistepScheduler])
+@pytest.mark.shows("a second thread in mid-run", apply="refused, and the run that it disturbed")
 def test_a_second_call_within_a_step(at, scheduler):
     """It sets the scheduler anew before it is refused: the first run ends as it would have alone, or in words."""
     pipe = quiet(diffusers.DDPMPipeline(tiny_model("UNet2DModel"), scheduler()))

@@ -31,6 +31,7 @@ LEARNED = ["Stable Diffusion", "Stable Diffusion 3", "Flux, true guidance", "Wan
 
 @pytest.mark.filterwarnings("error:.*timesteps differ")
 @pytest.mark.parametrize("case", [BY_NAME[name] for name in LEARNED], ids=LEARNED)
+@pytest.mark.shows("guidance in one batch, in two calls, embedded", learn="verified")
 def test_learn_and_evaluate(case):
     case = replace(case, steps=3)
     pipe, inputs = case.build(), case.arguments(3)
@@ -42,6 +43,7 @@ def test_learn_and_evaluate(case):
     assert result.psnr.mean > 20 and not torch.equal(result.full, result.masked)
 
 
+@pytest.mark.shows("second-order schedulers, late starts, timesteps of your own", learn="verified for late starts")
 def test_evaluation_of_a_late_start_counts_what_ran():
     case = BY_NAME["Stable Diffusion, image to image"]
     pipe, inputs = case.build(), case.arguments(2)
@@ -73,6 +75,7 @@ def test_the_paper_s_learner(name):
         assert case.run(pipe).isfinite().all()
 
 
+@pytest.mark.shows("guidance that ends in mid-run", learn="by runs alone, with a warning")
 def test_where_calls_do_not_follow_from_each_other_learning_goes_by_runs():
     """A run that starts late, and one with a third call at some steps."""
     late = BY_NAME["Stable Diffusion, image to image"]
@@ -240,6 +243,8 @@ def test_perturbed_attention_is_not_left_behind(name):
 
 @pytest.mark.parametrize("eliminate_dead", [True, False])
 @pytest.mark.parametrize("name", ["FreeU", "Stable Diffusion, T2I-Adapter"])
+@pytest.mark.shows("T2I-Adapter", learn="verified")
+@pytest.mark.shows("FreeU", learn="verified")
 def test_learning_where_the_model_writes_into_values(name, eliminate_dead):
     """What is differentiated is what runs; gradients come back through it."""
     case = replace(BY_NAME["Stable Diffusion" if name == "FreeU" else name], steps=6)
@@ -262,6 +267,7 @@ def test_learning_where_the_model_writes_into_values(name, eliminate_dead):
     assert torch.equal(found[0], wanted)
 
 
+@pytest.mark.shows("caches of diffusers (`enable_cache`)", learn="refused")
 def test_learning_with_a_cache_of_diffusers_is_refused():
     """Their full run is none."""
     case = BY_NAME["Flux"]
@@ -307,6 +313,7 @@ def test_what_runs_beside_the_denoiser_keeps_no_graph(name):
     assert kept[8] - kept[4] < 40 * 4 * latents
 
 
+@pytest.mark.shows("ControlNet", learn="verified")
 def test_gradients_come_back_through_a_controlnet(monkeypatch):
     """As they did while its graph was kept."""
     found = []
@@ -321,6 +328,7 @@ def test_gradients_come_back_through_a_controlnet(monkeypatch):
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
+@pytest.mark.shows("modular pipelines", apply="bitwise", learn="by runs alone, with a warning")
 def test_modular_pipelines():
     """A mask runs in the modular and in the standard pipeline; gradients come back through the standard one alone."""
     standard, modular = BY_NAME["Flux"], BY_NAME["Flux, modular"]

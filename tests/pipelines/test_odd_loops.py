@@ -68,6 +68,7 @@ def ideogram():
     return pipe, run
 
 
+@pytest.mark.shows("two denoisers at every step (Ideogram 4)", apply="bitwise; both follow the mask")
 def test_two_denoisers_at_every_step_follow_the_mask(ideogram):
     pipe, run = ideogram
     assert_as_hooks(pipe, run, [(row, 0) for row in range(6) for _ in range(2)])
@@ -161,6 +162,7 @@ def test_a_cache_of_keys_and_values_in_the_model():
 # --- a pipeline that steps copies of its scheduler
 
 
+@pytest.mark.shows("frames at steps of their own (SkyReels V2)", apply="refused where they run asynchronously")
 def test_diffusion_forcing():
     """One scheduler for each frame; frames that go on one after the other are refused."""
     model = seeded(
@@ -189,6 +191,7 @@ def test_diffusion_forcing():
         )  # fmt: skip
 
 
+@pytest.mark.shows("panoramas, which step copies of their scheduler", apply="no effect, with a warning")
 def test_a_pipeline_that_steps_copies_of_its_scheduler_is_told_that_the_mask_has_no_effect():
     pipe = quiet(stable_diffusion("StableDiffusionPanoramaPipeline"))
     call = partial(sample, pipe, sd_texts(1) | {"height": 32, "width": 32}, [0], 4)
@@ -197,6 +200,7 @@ def test_a_pipeline_that_steps_copies_of_its_scheduler_is_told_that_the_mask_has
         assert torch.equal(call(), full)
 
 
+@pytest.mark.shows("pipelines that read attention (SAG)", apply="refused")
 def test_a_pipeline_that_reads_attention_is_refused():
     pipe = quiet(stable_diffusion("StableDiffusionSAGPipeline"))
     with pytest.raises(UnsupportedModelError, match="reads the attention of blocks"):

@@ -91,6 +91,7 @@ WAYS = {  # kind, blocks in a group, whether there are streams
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.shows("offloaded in groups", apply="bitwise")
 def test_groups(way, groups, streams, tmp_path):
     """First blocks of a group rest, last ones do, all do; what rests does not come to the device, and nothing stays."""
     (kind, blocks, has_streams), pipe, plain = WAYS[way], FLUX.build(), FLUX.build()

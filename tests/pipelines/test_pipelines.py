@@ -32,6 +32,7 @@ def wanted(case, pipe, mask, **call):
     return by_reference(pipe, mask, calls_of(case, len(mask.timesteps)), lambda: case.run(pipe, **call))
 
 
+@pytest.mark.shows("ControlNet", apply="bitwise")
 def test_all_ones_is_the_plain_pipeline(case, pipe, plain):
     assert plain.isfinite().all() and plain.std() > 0.01
     with stepmask.apply(pipe, all_ones(pipe)):
@@ -39,6 +40,7 @@ def test_all_ones_is_the_plain_pipeline(case, pipe, plain):
 
 
 @pytest.mark.parametrize("forecasts", [0.0, 0.6], ids=["binary", "forecasts"])
+@pytest.mark.shows("guidance in one batch, in two calls, embedded", apply="bitwise")
 def test_a_mask_is_what_hooks_would_do_at_any_batch_and_size(case, pipe, plain, forecasts):
     mask = random_actions(pipe, seed=3, forecasts=forecasts)
     if forecasts and len(denoisers_of(pipe)) == 1:

@@ -86,6 +86,7 @@ def test_it_is_the_plain_model_but_for_its_weights(quantised):
     assert found.always_macs == wanted.always_macs and found.step_macs > 0
 
 
+@pytest.mark.shows("torchao, quanto, bitsandbytes, GGUF, layerwise casting", apply="bitwise")
 def test_masks_run_bitwise(quantised):
     ones = random_mask(quantised.model, quantised.scheduler, STEPS, share=1.1)
     assert torch.equal(quantised.masked(ones), quantised.plain)
@@ -97,6 +98,9 @@ def test_masks_run_bitwise(quantised):
     assert torch.equal(quantised.sample(), quantised.plain), "nothing stays"
 
 
+@pytest.mark.shows(
+    "torchao, quanto, bitsandbytes, GGUF, layerwise casting", learn="verified; by runs alone where no gradient passes"
+)
 def test_it_is_learned_with_gradients_where_they_pass(quantised):
     """Else by runs alone, and a warning says why; weights stay as they were."""
     before = [part.clone() for part in parts_of(quantised.model)]

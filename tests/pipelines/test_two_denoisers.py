@@ -43,6 +43,7 @@ def test_both_run_in_turn(pipe):
     assert rows_of_calls(pipe) == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
 
 
+@pytest.mark.shows("two denoisers in turns (Wan 2.2)", apply="bitwise; the second starts from a full row")
 def test_the_second_begins_with_a_full_row_and_follows_its_own(pipe):
     mask = random_actions(pipe, 5, share=0.3, forecasts=0.5)
     graph, first, second = describe(pipe), pipe.transformer, pipe.transformer_2
@@ -126,6 +127,7 @@ def test_evaluation_counts_the_full_row(pipe):
 
 
 @pytest.mark.parametrize("other", ["more blocks", "another class"])
+@pytest.mark.shows("two denoisers of different structure", apply="refused")
 def test_two_of_different_structure_are_refused(pipe, other):
     family = type(pipe.transformer)
     model = (
@@ -152,6 +154,7 @@ def test_a_compiled_second_one():
 
 
 @pytest.mark.parametrize("method", ["end-to-end", "paper"])
+@pytest.mark.shows("two denoisers in turns (Wan 2.2)", learn="refused")
 def test_learning_is_refused_and_key_steps_runs_in_both(pipe, method):
     with pytest.raises(UnsupportedModelError, match=r"WanPipeline runs two denoisers or more.*schedules\.key_steps"):
         stepmask.learn(pipe, 6, 0.5, method=method, call_kwargs=CASE.arguments(2))

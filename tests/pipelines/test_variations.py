@@ -62,6 +62,7 @@ VARIATIONS |= {
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
+@pytest.mark.shows("second-order schedulers, late starts, timesteps of your own", apply="bitwise")
 def test_schedulers_starts_and_guidance(name):
     assert_runs_as_hooks_would(VARIATIONS[name], VARIATIONS[name].build())
 
@@ -71,6 +72,7 @@ def bfloat16():
 
 
 @pytest.mark.parametrize(("case", "mode"), [(SD, bfloat16), (SD3, bfloat16), (SD, torch.inference_mode)])
+@pytest.mark.shows("autocast, inference mode", apply="bitwise")
 def test_autocast_and_inference_mode(case, mode):
     pipe = case.build()
     with mode():
@@ -80,6 +82,7 @@ def test_autocast_and_inference_mode(case, mode):
 # --- guidance
 
 
+@pytest.mark.shows("guidance that ends in mid-run", apply="bitwise; the first row after that computes")
 def test_guidance_that_ends_in_mid_run():
     """Half the batch is left then: a new stream, whose first row computes."""
 
@@ -107,6 +110,7 @@ def test_a_third_call_at_some_steps():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", [SD, FLUX, BY_NAME["Wan"]], ids=lambda case: case.name)
+@pytest.mark.shows("float16, bfloat16", apply="bitwise")
 def test_half_precision(case, dtype):
     inputs = case.inputs
 
@@ -163,6 +167,7 @@ def other_way(pipe):
     return quiet(diffusers.StableDiffusionImg2ImgPipeline.from_pipe(pipe, requires_safety_checker=False))
 
 
+@pytest.mark.shows("pipelines that share a denoiser and its scheduler", apply="bitwise")
 def test_another_pipeline_made_of_the_same_parts_runs_masked():
     """They share the scheduler, so it is known where the other one stands."""
     pipe = replace(SD, steps=5).build()
@@ -183,6 +188,7 @@ def test_another_pipeline_made_of_the_same_parts_runs_masked():
     "scheduler", [ddim, lambda: diffusers.EulerDiscreteScheduler(steps_offset=1)], ids=["DDIM", "Euler"]
 )
 @pytest.mark.parametrize("before", ["nothing", "a run", "an interrupted run"])
+@pytest.mark.shows("pipelines that share a denoiser, each with its scheduler", apply="refused")
 def test_another_pipeline_with_a_scheduler_of_its_own_is_refused(before, scheduler):
     pipe = stable_diffusion(scheduler=scheduler())
     other = other_way(quiet(pipe))

@@ -54,6 +54,10 @@ def assert_as_one_process(found: dict) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=", ".join)
+@pytest.mark.shows(
+    "a denoiser spread over processes (context and tensor parallelism)",
+    apply="the same mask in all, as exact as the parallel run",
+)
 def test_a_denoiser_that_two_processes_run_in_common(run, ran):
     first, second = ran[run]
     if "refused" in first:
@@ -74,6 +78,7 @@ def test_different_masks_are_refused_in_all():
     assert first == second and len(first) == 2 and "have different masks applied" in first[0]
 
 
+@pytest.mark.shows("several processes (`accelerate launch`, `torchrun`)", apply="each runs a mask for itself")
 def test_a_pipeline_in_each():
     case = BY_NAME["Flux"]
     pipe = case.build()
