@@ -358,7 +358,7 @@ class Executor:
         step, plan = stream.row - stream.start, stream.policy.plan
         if step == 0:
             stream.has_run = self._reached
-        if plan.compute.all():  # nothing to go wrong
+        if stream.policy.is_full:  # nothing to go wrong
             return
         missing = [site for site in stream.policy.must_run(step) if not self._reached[site] and stream.has_run[site]]
         if missing:

@@ -30,6 +30,8 @@ class RunPlan:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.is_full = bool(plan.compute.all())
+        """Whether every cell computes."""
         self._states = plan.states.tolist()
         self._called = plan.called.tolist()
         unread = plan.called & (plan.states != State.reuse) & (plan.states != State.forecast) & (plan.keep == 0)
