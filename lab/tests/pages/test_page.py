@@ -132,6 +132,8 @@ def test_claims_without_learned_masks_or_scores():
 def test_table_of_rows_has_the_columns_that_were_measured():
     plain = rows_table([row("FORA", "1:2", 0.5, 30.0)])
     assert plain.splitlines()[2] == "| FORA | 1:2 | 0.500 | 2.00 | – | – | 30.0 ± 0.2 | 25.0 | 0.9000 |"
+    adaptive = row("EasyCache", "0.1", 0.5, 30.0, work={"mean": 0.5, "deviation": 0.1, "min": 0.4, "max": 0.65})
+    assert rows_table([adaptive]).splitlines()[2].startswith("| EasyCache | 0.1 | 0.500 (0.40–0.65) | 2.00 |")
     full = row("full run", "all", 1.0, 105.0, scores={"is_cifar": 3.0} | scored(6.0, change=(0, 0)), num_images=4)
     masked = row("end-to-end", "0.5", 0.5, 40.0, seed=1, speed=timed(1.8), scores=scored(6.5, change=(0.5, 0.1)))
     lines = rows_table([full, masked]).splitlines()

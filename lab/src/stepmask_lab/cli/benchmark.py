@@ -175,6 +175,8 @@ def _part_of_this_process(comparison: Any, picked: list[Any]) -> list[dict[str, 
 def _table(rows: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
+    from stepmask_lab.pages.rows import work_of
+
     models = {row["model"] for row in rows}
     title = "against the full run" if len(models) > 1 else f"{models.pop()}, against the full run"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -187,7 +189,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         ssim = "-" if row["ssim_mean"] is None else f"{row['ssim_mean']:.3f}"
         psnr = f"{row['psnr_mean']:.1f} ± {row['psnr_sem']:.1f}", f"{row['psnr_min']:.1f}"
         speed = f"{row['speed']['denoiser_speedup']:.2f}x" if row.get("speed") else "-"
-        macs = f"{row['macs']:.1%}"
+        macs = f"{row['macs']:.1%}{work_of(row)}"
         first = [row["model"]] if models else []
         table.add_row(*first, str(row["steps"]), row["method"], row["setting"], macs, speed, *psnr, ssim)
     return table

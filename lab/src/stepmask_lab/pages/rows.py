@@ -46,6 +46,12 @@ def change_of(row: Row, name: str) -> tuple[float, float | None] | None:
     return None if change is None else (change["value"], change.get("standard_error"))
 
 
+def work_of(row: Row) -> str:
+    """How the work of images differs around the mean that MACs are, in words; empty where it does not."""
+    work = row.get("work")
+    return f" ({work['min']:.2f}–{work['max']:.2f})" if work and work["min"] < work["max"] else ""
+
+
 def speedup_of(row: Row) -> float | None:
     """Measured speed-up of the denoiser; None where it was not measured."""
     return row["speed"]["denoiser_speedup"] if row.get("speed") else None
