@@ -122,6 +122,17 @@ def parts_of(model):
     return [part for parameter in model.parameters() for part in plain_parts(parameter)]
 
 
+@pytest.mark.parametrize("name", ["torchao int8 weights"])
+def test_compiled_blocks(name):
+    quantised = Quantised(name)
+    mask = random_mask(quantised.model, quantised.scheduler, STEPS, seed=1, forecasts=0.5)
+    wanted = quantised.masked(mask)
+    for block in quantised.model.transformer_blocks:
+        block.compile(backend="eager")
+    assert torch.allclose(quantised.masked(mask), wanted, atol=1e-5)
+    torch.compiler.reset()
+
+
 # --- gradients of what is cast or unpacked in every call
 
 

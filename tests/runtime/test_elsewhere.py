@@ -79,6 +79,18 @@ def test_what_is_read_next_is_on_its_way_before(log):
     assert most <= 2 * 2 * 2, "values, of two tensors, two of each for a line"
 
 
+def test_compiled_blocks(log):
+    case = BY_NAME["Flux"]
+    pipe = case.build()
+    case.run(pipe)
+    mask = random_actions(pipe, 3, forecasts=0.6)
+    wanted, _ = masked(case, pipe, mask)
+    pipe.transformer.compile_repeated_blocks(fullgraph=True, backend="eager")
+    made, _ = masked(case, pipe, mask, cache_device="cpu")
+    assert log and torch.allclose(made, wanted, atol=1e-5)
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize("device", ["nowhere", "meta", 3.5])
 def test_devices_that_keep_nothing(device):
     case = BY_NAME["Flux"]
