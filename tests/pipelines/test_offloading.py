@@ -123,6 +123,8 @@ def from_disk(model, folder, *names):
     return type(model).from_pretrained(folder / "model", **options).eval()
 
 
+@pytest.mark.shows("offloaded as a whole or layer by layer", apply="bitwise")
+@pytest.mark.shows("a map of devices (`device_map`)", apply="bitwise")
 @pytest.mark.parametrize(
     "names", [[0], ["proj_out", "x_embedder", 0, 1, "single_transformer_blocks"]], ids=["some", "all"]
 )

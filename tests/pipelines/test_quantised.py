@@ -122,6 +122,7 @@ def parts_of(model):
     return [part for parameter in model.parameters() for part in plain_parts(parameter)]
 
 
+@pytest.mark.shows("torchao, quanto, bitsandbytes, GGUF, layerwise casting", compile="compiled blocks of torchao")
 @pytest.mark.parametrize("name", ["torchao int8 weights"])
 def test_compiled_blocks(name):
     quantised = Quantised(name)

@@ -51,6 +51,7 @@ def masks_of(case, pipe):
     yield with_weights(mask, denoiser, lambda: case.run(pipe), mask.sites)
 
 
+@pytest.mark.shows("caches on the host (`cache_device`)", apply="bitwise, on a CPU that plays an accelerator")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_images_are_the_same(case, log):
     pipe = case.build()
@@ -79,6 +80,7 @@ def test_what_is_read_next_is_on_its_way_before(log):
     assert most <= 2 * 2 * 2, "values, of two tensors, two of each for a line"
 
 
+@pytest.mark.shows("caches on the host (`cache_device`)", compile="compiled blocks")
 def test_compiled_blocks(log):
     case = BY_NAME["Flux"]
     pipe = case.build()
