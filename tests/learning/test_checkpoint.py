@@ -98,6 +98,21 @@ def test_a_damaged_file_is_refused_and_kept(how, tmp_path):
     assert (tmp_path / "state").read_bytes() == content
 
 
+def test_no_bit_of_a_state_may_change(tmp_path):
+    """Else learning would go on to another mask in silence."""
+    path = tmp_path / "state"
+    state = opened(path)
+    state.arrays["a"], state.values["b"] = np.arange(9.0), [1, 2]
+    state.save()
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    for place in (*range(8, header, 7), *range(header, len(content), 5)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        check_refused("is no state of an interrupted run|belongs to another run", opened, path)
+    path.write_bytes(content)
+    assert opened(path).values == {"b": [1, 2]}
+
+
 def test_paths_that_cannot_be_used(tmp_path):
     check_refused("is no state of an interrupted run", opened, tmp_path)
     check_refused(r"cannot write .*state.*choose a file in a folder", opened, tmp_path / "nowhere" / "state")
@@ -130,7 +145,8 @@ def test_every_way_to_learn_writes_the_one_format(method, tmp_path):
         learn(dit_pipeline(), 4, 0.7, resume=path, callback=stop_after(1), **options)
     with safe_open(path, framework="np") as file:
         entries = {name: json.loads(text) for name, text in file.metadata().items()}
-    assert entries.keys() == {"stepmask_checkpoint", "values", "effort"} and entries["effort"]["denoiser_calls"] > 0
+    assert entries.keys() == {"stepmask_checkpoint", "values", "effort", "checksum"}
+    assert entries["effort"]["denoiser_calls"] > 0
     identity = entries["stepmask_checkpoint"]
     assert identity["method"] == method and identity["goals"] == {"target_macs": 0.7} and identity["seed"] == 0
     assert identity["num_inference_steps"] == 4 and {"config", "scheduler", "graph", "weights"} <= identity.keys()

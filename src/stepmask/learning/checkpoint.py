@@ -6,6 +6,7 @@ so far. It is written whole or not at all. Nothing in it is executed when it is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,6 +65,7 @@ class Checkpoint:
             "effort": json.dumps(self._effort.facts()),
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        metadata["checksum"] = _checksum(metadata, arrays)
         write_atomically(self._path, safetensors.numpy.save(arrays, metadata))
 
     def _read(self) -> None:
@@ -73,12 +75,23 @@ class Checkpoint:
                 before = json.loads(metadata["stepmask_checkpoint"])
                 values, effort = json.loads(metadata["values"]), json.loads(metadata["effort"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
+            if metadata.pop("checksum") != _checksum(metadata, arrays):
+                raise ValueError("its checksum does not fit what it holds")
             before, values, took = dict(before), dict(values), {name: effort[name] + 0 for name in EFFORT}
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise StepMaskError(f"{self._path} is no state of an interrupted run ({error}): {ADVICE}") from error
         _check_identity(self._path, before, self._identity)
         self._effort.go_on_from(took)
         self.arrays, self.values = arrays, values
+
+
+def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+    """Changes with every bit of a state."""
+    found = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(array.tobytes())
+    return json.dumps(found.hexdigest())
 
 
 def _check_identity(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

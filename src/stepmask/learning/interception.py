@@ -110,7 +110,8 @@ def frozen(model: nn.Module, checkpointing: bool = False) -> Iterator[None]:
         yield
     finally:
         for parameter, wanted in zip(model.parameters(), wanted_gradient, strict=True):
-            parameter.requires_grad_(wanted)
+            with torch.inference_mode(parameter.is_inference()):  # those made there may be changed there alone
+                parameter.requires_grad_(wanted)
         for module, was in training.items():
             module.training = was
         for block, was in zip(blocks, before, strict=True):

@@ -67,6 +67,11 @@ def check_layers(pipe: Any) -> None:
         NoGradientError: There is one; or weights are moved away after each call, before a gradient comes back.
     """
     denoiser = denoiser_of(pipe)
+    if any(parameter.is_inference() for parameter in denoiser.parameters()):
+        raise NoGradientError(
+            f"the weights of the {type(denoiser).__name__} were made under torch.inference_mode(), which no gradient "
+            f"passes: load the model outside of it; or {INSTEAD}"
+        )
     if any(_is_offloaded_in_groups(module) for module in denoiser.modules()):
         raise NoGradientError(
             f"the denoiser is offloaded in groups: learn before enabling offload, the mask works after it; or {INSTEAD}"
