@@ -71,6 +71,11 @@ def offloaded_in_groups():
     return pipe
 
 
+def in_inference_mode():
+    with torch.inference_mode():
+        return dit_pipeline()
+
+
 WITHOUT_GRADIENT = {  # pipeline, what is said
     "quantised": (quantised_pipeline, r"linear_1 is a quantised Linear, .*learn on the plain model"),
     "offloaded": (offloaded_in_groups, "the denoiser is offloaded in groups: learn before"),
@@ -82,10 +87,10 @@ WITHOUT_GRADIENT = {  # pipeline, what is said
     "loop": (lambda: loop(Detached), "no gradient reaches the images through DDIMScheduler .*another scheduler"),
     "steps": (lambda: loop(DetachedSteps), "no gradient reaches row 1 through DDIMScheduler"),
     "late": (lambda: loop(TwoCalls, begin=2), "at row 2 as it did not before, .*the same calls at every step"),
-    "grows": (lambda: loop(GrowingBatch, begin=2), "at row 2 as it did not before, .*the same calls at every step"),
+    "inference": (in_inference_mode, r"made under torch.inference_mode\(\), .*load the model outside of it"),
     "alone": (lambda: loop(Alone), r"a batch of 1 for \d images, .*runs all images together"),
 }  # fmt: skip
-TAKEN_BY_PAPER = {"site", "loop", "steps", "late", "grows", "alone"}
+TAKEN_BY_PAPER = {"site", "loop", "steps", "late", "alone"}
 """The paper's learner needs no gradient between steps, and does not see that one of several branches has none."""
 
 
@@ -115,6 +120,13 @@ def test_where_no_gradient_passes_learning_goes_on_by_runs(name):
     assert stepmask.measure_cost(pipe).fraction(make_plan(mask, describe(pipe))) <= 0.6
     made = images(pipe, mask)
     assert made.isfinite().all() and not torch.equal(made, full) and (made - full).norm() < full.norm()
+
+
+@pytest.mark.parametrize("method", ["end-to-end", "paper"])
+def test_a_batch_that_grows_in_mid_run(method):
+    """As guidance from some step on: a mask's budget says nothing of such rows."""
+    with pytest.raises(StepMaskError, match="1 inputs at row 0 and others from row 2 on"):
+        learn(loop(GrowingBatch, begin=2), STEPS, 0.6, method=method, call_kwargs=LABELS)
 
 
 @pytest.mark.parametrize("name", WITHOUT_GRADIENT)

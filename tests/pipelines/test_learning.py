@@ -14,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import stepmask
 import tiny
+from refusal import check_refused
 from stepmask import UnsupportedModelError, measure_cost, schedules
 from stepmask.inspection import first_step as capture
 from stepmask.inspection.overrides import without_decoder
@@ -77,14 +78,58 @@ def test_the_paper_s_learner(name):
 
 @pytest.mark.shows("guidance that ends in mid-run", learn="by runs alone, with a warning")
 def test_where_calls_do_not_follow_from_each_other_learning_goes_by_runs():
-    """A run that starts late, and one with a third call at some steps."""
-    late = BY_NAME["Stable Diffusion, image to image"]
-    with pytest.warns(UserWarning, match=r"needs the same calls at every step.*by runs alone"):
-        stepmask.learn(late.build(), late.steps, 0.6, call_kwargs=late.arguments(2), **FEW)
+    """A run with a third call at some steps."""
     case = BY_NAME["Stable Diffusion 3"]
     third = {"skip_guidance_layers": [1, 1], "skip_layer_guidance_stop": 0.6}
     with pytest.warns(UserWarning, match="by runs alone"):
         stepmask.learn(case.build(), 6, 0.6, call_kwargs=case.arguments(2) | third, **FEW)
+
+
+PARTS = {
+    "a late start": (replace(BY_NAME["Stable Diffusion, image to image"], steps=10), range(4, 10)),
+    "an early end": (replace(BY_NAME["Stable Diffusion XL"], steps=10, options={"denoising_end": 0.6}), range(6)),
+}
+
+
+@pytest.mark.parametrize("method", ["end-to-end", "paper", "ecad"])
+@pytest.mark.parametrize("part", PARTS)
+def test_the_budget_is_that_of_the_rows_that_run(part, method):
+    case, rows = PARTS[part]
+    options = {
+        "end-to-end": FEW,
+        "paper": {"num_trajectories": 2, "batch_size": 2, "progress": False},
+        "ecad": {"population": 4, "generations": 1, "num_calibration": 2, "num_checked": 2, "progress": False},
+    }[method]
+    pipe = case.build()
+    mask = stepmask.learn(pipe, case.steps, 0.6, method=method, call_kwargs=case.arguments(2), **options)
+    assert mask.num_rows == 10 and mask.provenance["rows_run"] == [rows[0], rows[-1]]
+    assert mask.compute[[row for row in range(10) if row not in rows[1:]]].all()
+    with stepmask.apply(pipe, mask) as run:
+        case.run(pipe)
+        summary = run.summary()
+    assert summary.rows == len(rows)
+    assert summary.macs_fraction == pytest.approx(mask.provenance["macs"], abs=0.005) and summary.macs_fraction <= 0.6
+    if method == "end-to-end":
+        again = stepmask.learn(
+            pipe, case.steps, 0.8, call_kwargs=case.arguments(2), start=mask, **{**FEW, "rounds": 0, "gains": 0}
+        )
+        assert again.num_rows == 10 and again.provenance["started_from_masks"] == 1
+
+
+@pytest.mark.parametrize("method", ["end-to-end", "paper"])
+def test_rows_that_do_not_cost_alike_are_told_before_learning(method):
+    def end_guidance(pipe, step, timestep, inputs):
+        if step == 1:
+            pipe._guidance_scale = 1.0
+            inputs["prompt_embeds"] = inputs["prompt_embeds"].chunk(2)[1]
+        return inputs
+
+    options = {"callback_on_step_end": end_guidance, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    case = replace(BY_NAME["Stable Diffusion"], options=options)
+    check_refused(
+        r"2 inputs at row 0 and others from row 2 on .*budget", stepmask.learn, case.build(), case.steps, 0.6,
+        method=method, call_kwargs=case.arguments(1),
+    )  # fmt: skip
 
 
 # --- latents

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from stepmask.errors import StepMaskError
 from stepmask.gate import answered
 from stepmask.inspection.inputs import chosen_samples, num_samples
-from stepmask.inspection.overrides import quiet, same_processors, uncompiled
+from stepmask.inspection.overrides import quiet, same_processors, without_decoder
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.prompts import is_per_image, without_clashes
 from stepmask.inspection.registry import denoiser_of
@@ -107,37 +107,75 @@ class _Stepped(Exception):
 
 def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]], Exception | None]:
     """Arguments of the denoiser's calls in the first step, and why these are not all of them."""
-    denoiser, scheduler, arguments = denoiser_of(pipe), pipe.scheduler, _arguments(pipe, given)
     calls: list[tuple[tuple, dict]] = []
-
-    def answer(*args: Any, **kwargs: Any) -> Any:
-        """Zeros, of the shapes that a copy of the denoiser says."""
-        calls.append((args, kwargs))
-        device = tensors_in((args, kwargs))[0].device
-
-        def zeros(tensor: Tensor) -> Tensor:
-            return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
-
-        output = remembered(
-            denoiser, "output", (args, kwargs), lambda: on_a_twin(denoiser, lambda twin: _called(twin, args, kwargs))
-        )
-        return tree_map_only(Tensor, zeros, output)
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _Stepped
 
-    pipe.scheduler = copy.deepcopy(scheduler)
-    pipe.scheduler.step = stop
-    try:
-        with quiet(pipe), uncompiled(pipe), same_processors(denoiser), answered(denoiser, answer):
-            pipe(**arguments)
-    except _Stepped:
+    error = _run_on_zeros(pipe, _arguments(pipe, given), lambda args, kwargs: calls.append((args, kwargs)), stop)
+    if isinstance(error, _Stepped):
         return calls, None
+    return calls, error or StepMaskError("the run ended before the scheduler's first step")
+
+
+def follow(
+    pipe: Any, given: Mapping[str, Any], num_inference_steps: int, on_call: Callable[[tuple, dict], None]
+) -> Exception | None:
+    """Run a pipeline to its end while its denoiser computes nothing and answers zeros.
+
+    Args:
+        pipe: The pipeline, whose scheduler is a copy meanwhile.
+        given: Arguments of its call.
+        num_inference_steps: The number of steps.
+        on_call: Gets the arguments of each call of the denoiser.
+
+    Returns:
+        What ended the run before its end, if anything has.
+    """
+    arguments = _arguments(pipe, given) | {"num_inference_steps": num_inference_steps}
+    if PipelineCall(pipe).takes("output_type"):
+        arguments["output_type"] = "latent"
+    with without_decoder(pipe):
+        return _run_on_zeros(pipe, arguments, on_call)
+
+
+def _run_on_zeros(
+    pipe: Any,
+    arguments: Mapping[str, Any],
+    on_call: Callable[[tuple, dict], None],
+    step: Callable[..., Any] | None = None,
+) -> Exception | None:
+    """Call a pipeline whose denoiser answers zeros; returns what it has raised."""
+    denoiser, scheduler = denoiser_of(pipe), pipe.scheduler
+    outputs: dict[Any, Any] = {}
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        """Zeros, of the shapes that a copy of the denoiser says."""
+        on_call(args, kwargs)
+        tensors = tensors_in((args, kwargs))
+
+        def zeros(tensor: Tensor) -> Tensor:
+            return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensors[0].device)
+
+        def traced() -> Any:
+            return on_a_twin(denoiser, lambda twin: _called(twin, args, kwargs))
+
+        asked = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors), tuple(kwargs)
+        if asked not in outputs:
+            outputs[asked] = remembered(denoiser, "output", (args, kwargs), traced)
+        return tree_map_only(Tensor, zeros, outputs[asked])
+
+    pipe.scheduler = copy.deepcopy(scheduler)
+    if step is not None:
+        pipe.scheduler.step = step
+    try:
+        with quiet(pipe), same_processors(denoiser), answered(denoiser, answer):
+            pipe(**arguments)
     except Exception as error:  # whatever a pipeline or a copy may raise: what is known by then has to do
-        return calls, error
+        return error
     finally:
         pipe.scheduler = scheduler
-    return calls, StepMaskError("the run ended before the scheduler's first step")
+    return None
 
 
 def _called(twin: Twin, args: tuple, kwargs: dict) -> Any:

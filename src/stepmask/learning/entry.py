@@ -19,6 +19,7 @@ from stepmask.learning.processes import current, together
 from stepmask.learning.registry import DEFAULT, Learner, configured
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
+from stepmask.runtime.rows import cut_to, only_rows, put_back
 from stepmask.runtime.task import Task
 
 
@@ -114,7 +115,13 @@ def learn(
     )
     learner.check(goals)
     task = Task(
-        pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
+        pipe,
+        num_inference_steps,
+        scheduler=scheduler,
+        seed=seed,
+        call_kwargs=call_kwargs,
+        conditions=conditions,
+        only_what_runs=True,
     )
     return _run(learner, task=task, goals=goals, config=config, resume=resume, callback=callback, progress=progress)
 
@@ -158,7 +165,13 @@ def learn_family(
     )
     learner.check(goals)
     task = Task(
-        pipe, num_inference_steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions
+        pipe,
+        num_inference_steps,
+        scheduler=scheduler,
+        seed=seed,
+        call_kwargs=call_kwargs,
+        conditions=conditions,
+        only_what_runs=True,
     )
     return _run(learner, task=task, goals=goals, config=config, resume=resume, callback=callback, progress=progress)
 
@@ -180,8 +193,11 @@ def _run(learner: Learner, **asked: Any) -> Any:
 def _learned(learner: Learner, **asked: Any) -> Any:
     """Learn, and note what it took."""
     task = asked.pop("task")
+    if task.rows is not None:
+        starts = tuple(cut_to(mask, task.rows) for mask in asked["goals"].start)
+        asked["goals"] = replace(asked["goals"], start=starts)
     job = Job(method=learner.name, task=task if learner.nested else task.innermost, **asked)
-    with uncompiled(task.pipe), job.effort.counting(task.denoiser):
+    with uncompiled(task.pipe), job.effort.counting(task.denoiser), only_rows(task.rows):
         found = learner(job)
     if isinstance(found, MaskFamily):
         return MaskFamily(tuple(Member(one.macs, one.psnr, _noted(one.mask, job, task)) for one in found))
@@ -198,4 +214,5 @@ def _noted(mask: StepMask, job: Job, task: Task) -> StepMask:
         "cache_bytes_per_image": task.costs.peak_cache_bytes(plan),
     }
     known = {**facts, **mask.provenance, "config": job.config.to_dict(), **job.effort.facts()}
-    return replace(mask, provenance=known)
+    mask = replace(mask, provenance=known)
+    return mask if task.rows is None else put_back(mask, task.rows, task.whole_timesteps)

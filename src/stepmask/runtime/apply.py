@@ -30,6 +30,7 @@ from stepmask.runtime.callers import other_callers
 from stepmask.runtime.elsewhere import checked_device
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import RunPlan
+from stepmask.runtime.position import window
 from stepmask.runtime.spread import check_same_plan
 
 READ_ATTENTION = frozenset(
@@ -171,7 +172,8 @@ class Handle:
 
     def _begin(self, denoiser: nn.Module, scheduler: Any) -> None:
         """A denoiser is called for the first time in a run; what others have cached is none of its business."""
-        self.mask.check(scheduler=scheduler)
+        if window.get() is None:
+            self.mask.check(scheduler=scheduler)
         executor = self._executors[denoiser]
         self._check_writes(denoiser)
         self._read_by_hooks = any(read_by_hooks(one, self.plan.graph) for one in self._executors)

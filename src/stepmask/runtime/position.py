@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,9 @@ from stepmask.inspection.architecture import TIMESTEP_NAMES
 RESCALED_TO = 2e-3
 """How exactly a timestep between 0 and 1 must be that of a row: bfloat16 has so many digits near 1."""
 
+
+window: ContextVar[range | None] = ContextVar("window", default=None)
+"""Rows that all runs have for now, counted from the first of them: learning sees those alone that a call runs."""
 
 MOST_CALLS = 256
 """More calls within a row are refused: each keeps values of its own."""
@@ -118,7 +122,13 @@ class PositionTracker:
         elif stream >= self._most_calls:
             self._check_same_row(scheduler, timestep, row, stream)
         self._timesteps, self._row, self._stream = timesteps, row, stream
-        return Position(row, stream, new_run)
+        rows = window.get()
+        if rows is not None and row not in rows:
+            raise PositionError(
+                f"the denoiser was called at row {row} of its run, and the calls that were tried before were at rows "
+                f"{rows[0]} to {rows[-1]}: give call_kwargs with which every run begins and ends alike"
+            )
+        return Position(row if rows is None else row - rows.start, stream, new_run)
 
     def _warn_of_copies(self, scheduler: Any, row: int) -> None:
         """Tell where a run of one step is followed by another that begins at its second step."""

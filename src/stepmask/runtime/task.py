@@ -28,6 +28,7 @@ from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.apply import Handle, apply_plan
 from stepmask.runtime.noise import Noise
+from stepmask.runtime.rows import rows_called
 
 SAMPLED = 64
 """Of each parameter, so many values tell one set of weights from another."""
@@ -46,6 +47,7 @@ class Task:
         call_kwargs: Arguments of the pipeline's call.
         conditions: Prompts or class numbers, or a text file with one per line.
         mask: A mask or plan that the task is to run, where it may have sites that were given where it was made.
+        only_what_runs: Whether to leave out rows that the call does not run, as a late start does.
 
     Attributes:
         pipe: What samples.
@@ -66,6 +68,7 @@ class Task:
         call_kwargs: Mapping[str, Any] | None = None,
         conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
         mask: StepMask | Plan | None = None,
+        only_what_runs: bool = False,
     ) -> None:
         check_whole("num_inference_steps", num_inference_steps, 1)
         check_whole("seed", seed, 0)
@@ -77,7 +80,7 @@ class Task:
                 f"call_kwargs is a dictionary of arguments for the pipeline's call, got {call_kwargs!r}"
             )
         self.call_kwargs = {**PipelineCall(self.pipe).listed(conditions), **(call_kwargs or {})}
-        self._mask = mask
+        self._mask, self._only_what_runs = mask, only_what_runs
 
     @cached_property
     def description(self) -> Description:
@@ -122,9 +125,23 @@ class Task:
         return Noise(self.pipe, self.num_inference_steps, self.seed, self.call_kwargs)
 
     @cached_property
-    def timesteps(self) -> list[float]:
-        """T timesteps of a run; some schedulers take more than `num_inference_steps`."""
+    def whole_timesteps(self) -> list[float]:
+        """Timesteps of a whole run; some schedulers take more than `num_inference_steps`."""
         return self.noise.timesteps()
+
+    @cached_property
+    def rows(self) -> range | None:
+        """The rows that the call runs, where it leaves others out and the task is to leave them out too."""
+        if not self._only_what_runs:
+            return None
+        PipelineCall(self.pipe).check(self.call_kwargs)
+        found = rows_called(self.pipe, self.call_kwargs, self.num_inference_steps)
+        return None if found is None or len(found) == len(self.whole_timesteps) else found
+
+    @property
+    def timesteps(self) -> list[float]:
+        """T timesteps of the rows that run."""
+        return self.whole_timesteps if self.rows is None else self.whole_timesteps[self.rows.start : self.rows.stop]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -145,6 +162,7 @@ class Task:
             "graph": self.graph.fingerprint,
             "weights": weights_digest(self.denoiser),
             "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
+            **({} if self.rows is None else {"rows": [self.rows.start, self.rows.stop]}),
         }
 
     def facts(self, noise_seeds: Sequence[int]) -> dict[str, Any]:
