@@ -172,7 +172,7 @@ def _run_on_zeros(
         with quiet(pipe), same_processors(denoiser), answered(denoiser, answer):
             pipe(**arguments)
     except Exception as error:  # whatever a pipeline or a copy may raise: what is known by then has to do
-        return error
+        return error.with_traceback(None)  # it would hold the pipeline
     finally:
         pipe.scheduler = scheduler
     return None
