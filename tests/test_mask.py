@@ -461,11 +461,16 @@ def test_huge_files_are_refused_before_they_take_memory(tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "sites"), [
-    (["1"] * 4_001, ["a"]), (["1" * 10_001], ["a"] * 10_001), (["1"], ["a" * 1_001]),
+    (["1" * 10_001], ["a"] * 10_001), (["1"], ["a" * 1_001]),
 ])  # fmt: skip
 def test_what_no_sampler_comes_near_is_refused(rows, sites, tmp_path):
     path = edited(tmp_path, rows=rows, sites=sites, timesteps=[1] * len(rows), scores=None)
-    check_refused("more than (4,000 rows|1,000 letters)", StepMask.load, path, error=MaskFileError)
+    check_refused("more than (10,000 sites|1,000 letters)", StepMask.load, path, error=MaskFileError)
+
+
+def test_more_rows_than_any_run_has():
+    mask = small(compute=np.ones((4_001, 3)), timesteps=range(4_001), scores=None)
+    check_refused("4,001 rows, and no scheduler makes a run of more than 4,000", make_plan, mask, GRAPH)
 
 
 def test_many_sites_of_one_name_are_named_once(tmp_path):

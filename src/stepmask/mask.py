@@ -49,6 +49,8 @@ from stepmask.resample import places_among, rows_taken
 DENOISER_CALLS, SECONDS = "denoiser_calls", "seconds"
 EFFORT = (DENOISER_CALLS, SECONDS)
 """Where provenance says what making the mask took; masks that differ in nothing else are equal."""
+MAX_ROWS = 4_000
+"""No run has more rows: schedulers were trained on 1,000 steps, and some call twice or more for each."""
 SHOWN = 5
 """An error names at most so many sites."""
 TIMESTEPS, NOMINAL = "timesteps", "nominal"
@@ -310,6 +312,10 @@ class StepMask(Shared):
             self._check_scheduler(scheduler)
 
     def _check_graph(self, graph: Any) -> None:
+        if self.num_rows > MAX_ROWS:
+            raise MaskMismatchError(
+                f"the mask has {self.num_rows:,} rows, and no scheduler makes a run of more than {MAX_ROWS:,}"
+            )
         known = {site.name for site in graph.sites}
         missing = [site for site in self.sites if site not in known]
         if missing:

@@ -22,8 +22,8 @@ NESTED_VERSION = 5
 VERSIONS = (FORMAT_VERSION, FORECAST_VERSION, GAINS_VERSION, CHANNELS_VERSION, NESTED_VERSION)
 MAX_CELLS = 10_000_000
 """More cells than this in a file are refused: no sampler of diffusers comes near."""
-MAX_ROWS, MAX_SITES, MAX_NAME = 4_000, 10_000, 1_000
-"""The same for steps, sites, and the letters of a site's name: schedulers were trained on 1,000 steps."""
+MAX_SITES, MAX_NAME = 10_000, 1_000
+"""The same for sites, and for the letters of a site's name."""
 MAX_WEIGHTS = 100_000_000
 """The same for weights, with those of rows that do not forecast: 50 steps of all blocks of flux-dev have 35 million."""
 
@@ -33,8 +33,8 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
     rows = content["rows"]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, str) for row in rows):
         raise StepMaskError('"rows" must be a list of strings, one per step')
-    if len(rows) > MAX_ROWS or len(rows[0]) > MAX_SITES or len(rows) * max(map(len, rows)) > MAX_CELLS:
-        raise StepMaskError(f"more than {MAX_ROWS:,} rows, {MAX_SITES:,} sites or {MAX_CELLS:,} cells")
+    if len(rows[0]) > MAX_SITES or len(rows) * max(map(len, rows)) > MAX_CELLS:
+        raise StepMaskError(f"more than {MAX_SITES:,} sites or {MAX_CELLS:,} cells")
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise StepMaskError(f"row {number} has {len(row)} cells, row 0 has {len(rows[0])}")

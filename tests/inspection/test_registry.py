@@ -112,3 +112,9 @@ def test_families_are_found_lazily(monkeypatch):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_pipeline_that_calls_its_denoiser_something_else():
+    """As Stable Cascade does: refused by the names of its parts."""
+    pipe = SimpleNamespace(decoder=nn.Linear(1, 1), scheduler=None)
+    check_refused(r"got SimpleNamespace with decoder \(Linear\): give the denoiser alone", denoiser_of, pipe)

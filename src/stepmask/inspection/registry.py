@@ -98,11 +98,19 @@ def denoiser_of(model: Any) -> nn.Module:
         candidates = [getattr(model, name, None) for name in ("denoiser", "unet", "transformer")]
         found = [candidate for candidate in candidates if isinstance(candidate, nn.Module)]
         if not found:
+            parts = [f"{name} ({type(part).__name__})" for name, part in _parts_of(model)]
+            rest = f" with {', '.join(parts)}: give the denoiser alone, with its scheduler" if parts else ""
             raise StepMaskError(
-                f"expected a diffusers pipeline with a unet or transformer, or a denoiser, got {type(model).__name__}"
+                "expected a diffusers pipeline with a unet or transformer, or a denoiser, got "
+                f"{type(model).__name__}{rest}"
             )
         denoiser = found[0]
     return _itself(denoiser)
+
+
+def _parts_of(model: Any) -> list[tuple[str, nn.Module]]:
+    """The models of a pipeline that calls its denoiser something else, by name."""
+    return [(name, part) for name, part in getattr(model, "__dict__", {}).items() if isinstance(part, nn.Module)]
 
 
 def denoisers_of(model: Any) -> tuple[nn.Module, ...]:
