@@ -1,6 +1,9 @@
 """What a search starts from: neighbours of key steps."""
 
-from stepmask.learning.end_to_end.search.portfolio import moved_steps
+from stepmask import describe
+from stepmask.learning.end_to_end.search.portfolio import coarse_steps, moved_steps
+from stepmask.mask import Action
+from tiny import tiny_model
 
 
 def test_moved_steps_keep_their_number_order_and_the_first():
@@ -10,3 +13,14 @@ def test_moved_steps_keep_their_number_order_and_the_first():
     assert set(found) == alone | with_later and len(found) == len(set(found))
     assert found != [tuple(steps) for steps in moved_steps((0, 2, 3, 6), 8, seed=1)]
     assert list(moved_steps((0,), 8, seed=0)) == []
+
+
+def test_key_steps_keep_to_the_target_where_their_costs_lie_on_no_line():
+    costs, graph = {1: 0.4, 2: 0.6, 3: 0.73, 4: 0.84}, describe(tiny_model("DiTTransformer2DModel"))
+
+    def number(mask) -> int:
+        return len(mask.provenance["steps"])
+
+    for target, expected in ((0.73, 3), (0.72, 2), (0.1, 1)):
+        found = coarse_steps(graph, [4, 3, 2, 1], (Action.hold,), target, lambda mask: costs[number(mask)])
+        assert {number(mask) for mask in found} == {expected}

@@ -51,7 +51,11 @@ def coarse_steps(
     each = (all_of_them - one) / max(num_rows - 1, 1)
     most = 1 + int((target - one) / each + 1e-6) if each > 0 else num_rows
     for power in POWERS:
-        yield key_steps(graph, timesteps, min(max(1, most), num_rows), power, forecast)
+        for count in range(min(max(1, most), num_rows), 0, -1):
+            mask = key_steps(graph, timesteps, count, power, forecast)
+            if count == 1 or cost(mask) <= target + 1e-6:  # the first and the last step may cost more, or less
+                yield mask
+                break
 
 
 def powers_of(steps: Sequence[int], num_rows: int) -> set[float]:
