@@ -76,7 +76,7 @@ def test_the_paper_s_learner(name):
         assert case.run(pipe).isfinite().all()
 
 
-@pytest.mark.shows("guidance that ends in mid-run", learn="by runs alone, with a warning")
+@pytest.mark.shows("a further call at some steps (skip-layer guidance)", learn="by runs alone, with a warning")
 def test_where_calls_do_not_follow_from_each_other_learning_goes_by_runs():
     """A run with a third call at some steps."""
     case = BY_NAME["Stable Diffusion 3"]

@@ -97,6 +97,7 @@ def test_guidance_that_ends_in_mid_run():
     assert_runs_as_hooks_would(case, case.build(), [(row, int(row > 1)) for row in range(6)])
 
 
+@pytest.mark.shows("a further call at some steps (skip-layer guidance)", apply="bitwise")
 def test_a_third_call_at_some_steps():
     """Skip-layer guidance of SD3, without the blocks that it skips."""
     options = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.1, "skip_layer_guidance_stop": 0.7}
