@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 import stepmask
-from stepmask import StepMask, UnsupportedModelError, describe, make_plan, measure_cost
+from refusal import ends_in_nan
+from stepmask import StepMask, describe, make_plan, measure_cost
 from stepmask.graph import OUT, Level, Site
 from stepmask.inspection.registry import architecture_of, registered_architectures
 from stepmask.inspection.sampler_loop import SamplerLoop
@@ -354,15 +355,8 @@ def test_every_surviving_compute_matters(case, nested):
         poisoned = PoisonedPlan(**{f.name: getattr(plan, f.name) for f in fields(plan)}, poison=(row, site))
         kept = [outer for outer, inside in graph.within.items() if inside >> site & 1 and plan.keep[row, outer]]
         two_streams = any(case.num_tensors[graph.names[outer]] > 1 for outer in kept)
-        matters = _ends_in_nan(case, poisoned)
+        matters = ends_in_nan(lambda poisoned=poisoned: case.masked(poisoned))
         assert matters or (nested and (two_streams or case.packed)), f"row {row}, {graph.names[site]}"
-
-
-def _ends_in_nan(case, plan) -> bool:
-    try:
-        return bool(case.masked(plan).isnan().any())
-    except UnsupportedModelError as error:
-        return "no finite numbers" in str(error)
 
 
 @dataclass(frozen=True, eq=False)
