@@ -78,11 +78,10 @@ def test_a_file_is_written_where_nothing_can_be_said(dit_mask, tmp_path):
     assert json.loads(output.read_text())
 
 
-@pytest.mark.parametrize("columns", ["0", "1", "-5", "many", "20"])
-def test_widths_that_are_none(columns, mask_file):
-    for verb in ("show", "--help; STEPMASK show"):
-        code, shown, _ = shell(f"STEPMASK {verb} {mask_file}", COLUMNS=columns)
-        assert code == 0 and "StepMask(4" in shown.replace("\n", "")
+@pytest.mark.parametrize(("columns", "verb"), [("0", "--help; STEPMASK show"), ("-5", "show"), ("many", "show")])
+def test_widths_that_are_none(columns, verb, mask_file):
+    code, shown, _ = shell(f"STEPMASK {verb} {mask_file}", COLUMNS=columns)
+    assert code == 0 and "StepMask(4" in shown.replace("\n", "")
 
 
 def test_an_open_stream_keeps_what_it_had(dit_mask, tmp_path):

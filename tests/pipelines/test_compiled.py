@@ -338,7 +338,7 @@ def test_a_compiled_unet(way):
 
 
 @SAID
-@WAYS
+@pytest.mark.parametrize("way", ["in place", pytest.param("wrapped", marks=pytest.mark.slow)])
 @pytest.mark.shows("a denoiser that is compiled as a whole", learn="verified; runs uncompiled")
 @pytest.mark.shows("compiled blocks (`compile_repeated_blocks`, `block.compile()`)", learn="verified; runs uncompiled")
 def test_a_compiled_pipeline_is_described_learned_on_and_evaluated(way):
