@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -32,6 +32,7 @@ from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.position import window
 from stepmask.runtime.spread import check_same_plan
+from stepmask.runtime.summary import Summary
 
 READ_ATTENTION = frozenset(
     {"StableDiffusionSAGPipeline", "StableDiffusionAttendAndExcitePipeline", "StableDiffusionPix2PixZeroPipeline"}
@@ -47,42 +48,6 @@ LIBRARIES = ("torch", "torchao", "accelerate", "diffusers", "transformers", "pef
 
 SAYS_END = "maybe_free_model_hooks"
 """What pipelines of diffusers call where a call of theirs is over."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Says what a run did, or would do where none has been made yet."""
-
-    rows: int
-    """Steps of the run, from the row at which it began; of several denoisers that run at every step, those of each."""
-    computes: int
-    forecasts: int
-    """Cells that extrapolate two cached values; a forecast that finds one yet is a reuse."""
-    reuses: int
-    dead: int
-    macs_fraction: float
-    """Kept share of the full run's MACs."""
-    macs_per_image: float
-    """Multiply-accumulates of the run per image, attention products included, with the pipeline's default guidance."""
-    peak_cache_bytes: int
-    """Largest sum of all cached values in the latest run; 0 before the first."""
-    graphs: int = 0
-    """Rows of compiled blocks that differ, each a graph that blocks of a class share. 0 where compiled blocks run as a
-    whole or not at all: the graph that they have without a mask does."""
-
-    def __str__(self) -> str:
-        """One line in words."""
-        graphs = f"; {self.graphs} graphs for the rows of compiled blocks" if self.graphs else ""
-        return (
-            f"{self.rows} rows: {self.computes} computes, {self.forecasts} forecasts, {self.reuses} reuses, "
-            f"{self.dead} dead cells; "
-            f"{self.macs_fraction:.1%} of the MACs ({self.macs_per_image / 1e9:.2f} G per image); "
-            f"peak cache {self.peak_cache_bytes / 2**20:.1f} MiB{graphs}"
-        )
-
-    def to_dict(self) -> dict[str, float]:
-        """The fields as a dictionary."""
-        return asdict(self)
 
 
 class Handle:
