@@ -66,6 +66,19 @@ def interrupted(case: Case, last: int) -> Case:
     return replace(case, options={"callback_on_step_end": interrupt})
 
 
+def with_guidance_ended(case: Case) -> Case:
+    """The case, whose runs go on without guidance from their third step."""
+
+    def end_guidance(pipe, step, timestep, inputs):
+        if step == 1:
+            pipe._guidance_scale = 1.0
+            inputs["prompt_embeds"] = inputs["prompt_embeds"].chunk(2)[1]
+        return inputs
+
+    options = {"callback_on_step_end": end_guidance, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    return replace(case, options=options)
+
+
 def random_actions(
     pipe: Any, seed: int = 0, share: float = 0.5, forecasts: float = 0.0, nested: bool = True
 ) -> StepMask:

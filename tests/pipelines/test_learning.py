@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import BY_NAME, FORWARDS, flux_texts
 from diffusers import FirstBlockCacheConfig
-from runs import random_actions
+from runs import random_actions, with_guidance_ended
 from torch.autograd.graph import saved_tensors_hooks
 
 import stepmask
@@ -117,15 +117,9 @@ def test_the_budget_is_that_of_the_rows_that_run(part, method):
 
 
 @pytest.mark.parametrize("method", ["end-to-end", "paper"])
+@pytest.mark.shows("guidance that ends in mid-run", learn="refused")
 def test_rows_that_do_not_cost_alike_are_told_before_learning(method):
-    def end_guidance(pipe, step, timestep, inputs):
-        if step == 1:
-            pipe._guidance_scale = 1.0
-            inputs["prompt_embeds"] = inputs["prompt_embeds"].chunk(2)[1]
-        return inputs
-
-    options = {"callback_on_step_end": end_guidance, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
-    case = replace(BY_NAME["Stable Diffusion"], options=options)
+    case = with_guidance_ended(BY_NAME["Stable Diffusion"])
     check_refused(
         r"2 inputs at row 0 and others from row 2 on .*budget", stepmask.learn, case.build(), case.steps, 0.6,
         method=method, call_kwargs=case.arguments(1),

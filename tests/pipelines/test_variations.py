@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 from cases import BY_NAME, ddim, stable_diffusion
-from runs import all_ones, by_reference, calls_of, interrupted, random_actions
+from runs import all_ones, by_reference, calls_of, interrupted, random_actions, with_guidance_ended
 
 import stepmask
 from refusal import check_refused
@@ -85,15 +85,7 @@ def test_autocast_and_inference_mode(case, mode):
 @pytest.mark.shows("guidance that ends in mid-run", apply="bitwise; the first row after that computes")
 def test_guidance_that_ends_in_mid_run():
     """Half the batch is left then: a new stream, whose first row computes."""
-
-    def end_guidance(pipe, step, timestep, inputs):
-        if step == 1:
-            pipe._guidance_scale = 1.0
-            inputs["prompt_embeds"] = inputs["prompt_embeds"].chunk(2)[1]
-        return inputs
-
-    options = {"callback_on_step_end": end_guidance, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
-    case = replace(SD, steps=6, options=options)
+    case = with_guidance_ended(replace(SD, steps=6))
     assert_runs_as_hooks_would(case, case.build(), [(row, int(row > 1)) for row in range(6)])
 
 
