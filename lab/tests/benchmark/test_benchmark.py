@@ -29,7 +29,7 @@ RIVALS = {
 QUICK = {"steps": (STEPS,), "num_images": 2, "speed": False, "memory": False}
 FIELDS = {
     "model", "steps", "method", "setting", "seed", "macs", "psnr_mean", "psnr_min", "psnr_sem", "ssim_mean",
-    "peak_cache_bytes", "psnr_when_learned", "num_images", "psnrs",
+    "peak_cache_bytes", "psnr_when_learned", "num_images", "images_at_once", "psnrs",
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     )
     each = ["0.7", "0.5"]
     selected = [("end-to-end", t) for t in each * 2]
-    learned = [("end-to-end, by runs", t) for t in each * 2]
+    learned = [(f"end-to-end, {how}", t) for how in ("six values", "by runs") for t in each * 2]
     learned += [("end-to-end, hold only", t) for t in each]
     learned += [("paper's learner", "0.5"), *((name, f"{target:g}") for name, (_, target, _) in RIVALS.items())]
     others = [("step skipping", f"every {nth}") for nth in ("2nd", "3rd", "4th")]
@@ -106,7 +106,7 @@ def test_rows_files_and_going_on(tmp_path, monkeypatch, capsys):
     without = [row for row in rows if row["method"].startswith("fewer steps")]
     assert all(row["macs"] == int(row["setting"]) / STEPS for row in without)
     saved = len(list((output / "masks").iterdir()))
-    assert saved == len(rows) - len(without) + 5, "seven families, none of the two full runs"
+    assert saved == len(rows) - len(without) + 7, "nine families, none of the two full runs"
     assert len(list((output / "rows").iterdir())) == len(rows)
     save_png(curve(rows), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
@@ -183,12 +183,13 @@ def test_speed_ups_are_added_to_what_was_measured_without(tmp_path, counted):
     assert counted == [(3, False)] * 3 and not any("speed" in row for row in rows)
     counted.clear()
     timed = comparison(tmp_path, speed=True).run(chosen)
-    assert counted == [(2, True)] * 3, "the full run too; one batch, no images anew"
+    assert counted == [(2, True), (1, True)] * 3, "the full run too; a batch and one image, no images anew"
     for before, row in zip(rows, timed, strict=True):
-        speed = row.pop("speed")
-        assert row == before and speed["pairs"] == 3 and speed["batch_size"] == 2 and speed["device"]
-        assert speed["one_over_macs"] == pytest.approx(1 / row["macs"])
-        assert speed["share_of_bound"] == pytest.approx(speed["denoiser_speedup"] * row["macs"])
+        for speed, batch_size in ((row.pop("speed"), 2), (row.pop("speed_at_1"), 1)):
+            assert speed["pairs"] == 3 and speed["batch_size"] == batch_size and speed["device"]
+            assert speed["one_over_macs"] == pytest.approx(1 / row["macs"])
+            assert speed["share_of_bound"] == pytest.approx(speed["denoiser_speedup"] * row["macs"])
+        assert row == before
     counted.clear()
     comparison(tmp_path, speed=True).run(chosen)
     assert counted == []
@@ -205,7 +206,8 @@ def test_speed_ups_are_added_to_collected_results(tmp_path, counted):
     told = []
     timed = comparison(tmp_path, speed=True, tell=told.append).run(chosen)
     assert [row.get("speed") is not None for row in timed] == [row["method"] != "random" for row in rows]
-    assert counted == [(2, True)] * 2, "no mask is drawn anew for it"
+    assert counted == [(2, True), (1, True)] * 2, "no mask is drawn anew for it"
+    assert [row["speed_at_1"]["batch_size"] for row in timed if "speed" in row] == [1] * 2
     assert any("no speed of a-unet, 4 steps: random 0.5, learning seed 0: its mask is not in" in line for line in told)
 
 

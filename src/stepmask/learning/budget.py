@@ -33,9 +33,13 @@ def default_cache_bytes(graph: BlockGraph, costs: CostTable) -> int:
 
     That is six of the tensors that pass from block to block, 0.16 GiB for flux-dev at 1024 pixels, and at least 64 MiB.
     """
+    return max(LEAST_BYTES, VALUES * passed_bytes(graph, costs))
+
+
+def passed_bytes(graph: BlockGraph, costs: CostTable) -> int:
+    """Bytes per image of the largest value that passes between the outermost sites."""
     size = dict(zip(costs.sites, costs.value_bytes, strict=True))
-    largest = max(size[graph.names[site]] for site in graph.level("stack"))
-    return int(max(LEAST_BYTES, VALUES * largest))
+    return int(max(size[graph.names[site]] for site in graph.level("stack")))
 
 
 class Budget:

@@ -37,6 +37,8 @@ CIRCUMSTANCES = (
     "pipeline", "denoiser", "scheduler", "num_inference_steps", "seeds", "guidance_scale", "dtype", "device",
     "versions", "full_macs_per_image", "macs_convention",
 )  # fmt: skip
+AT_ONE = "speed_at_1"
+"""What a row calls the speed-up of a single image; that of a batch is its ``speed``."""
 SAMPLED_SO = ("pipeline", "scheduler", "guidance_scale", "dtype", "conditions", "call")
 """Circumstances that all rows of a folder share."""
 
@@ -50,7 +52,7 @@ class Comparison:
         subject: The pipeline with its steps, call and conditions.
         output: Folder for results and masks.
         num_images: Per row, on seeds that learning has not seen.
-        speed: Whether to measure the speed-up of every row.
+        speed: Whether to measure the speed-up of every row, of a batch and of one image alone.
         batch_size: Images per call.
         metrics: What else to compute of the images; None for PSNR and SSIM alone.
         tell: Gets a line before each row.
@@ -95,7 +97,7 @@ class Comparison:
             row = self.files.row(key)
             if row is None:
                 continue
-            shown, timed = self.files.strip(key).exists(), not self.speed or "speed" in row
+            shown, timed = self.files.strip(key).exists(), not self.speed or {"speed", AT_ONE} <= row.keys()
             if key.seed is not None and not self._file(key).exists():
                 if not timed:
                     self.tell(f"no speed of {_words(key)}: its mask is not in {self._masks}")
@@ -149,13 +151,14 @@ class Comparison:
     def _measure(self, key: Key, method: AnyMethod, before: Mapping[str, Any]) -> None:
         result, more = self._evaluate(key, method, self.num_images)
         row = row_of(result) | more
+        row["images_at_once"] = min(self.batch_size, self.num_images)
         row["circumstances"] |= {"conditions": self._conditions(), "call": self._call()}
         if self.metrics is not None:
             found = self.metrics(result.masked, result.full, result.prompts)
             row["scores"] = {name: score.to_dict() for name, score in found.items()}
             row["circumstances"]["bootstrap"] = {"draws": self.metrics.bootstrap, "seed": 0}
         save_strip(result.masked, self.files.strip(key))
-        self.files.save(key, {name: before[name] for name in ("speed",) if name in before} | row)
+        self.files.save(key, {name: before[name] for name in ("speed", AT_ONE) if name in before} | row)
 
     def _show(self, key: Key, method: AnyMethod) -> None:
         """The first images of a row that has none to show, made again."""
@@ -163,9 +166,13 @@ class Comparison:
         save_strip(result.masked, self.files.strip(key))
 
     def _time(self, key: Key, method: AnyMethod, row: Mapping[str, Any]) -> None:
-        result, _ = self._evaluate(key, method, self.batch_size, speed=True)
-        known = row.get("circumstances") or row_of(result)["circumstances"]
-        self.files.save(key, {**row, "circumstances": known, "speed": speed_row(result)})
+        row = dict(row)
+        for name, num_images in (("speed", self.batch_size), (AT_ONE, 1)):
+            if name not in row:
+                result, _ = self._evaluate(key, method, num_images, speed=True)
+                row.setdefault("circumstances", row_of(result)["circumstances"])
+                row[name] = speed_row(result)
+        self.files.save(key, row)
 
     def _evaluate(
         self, key: Key, method: AnyMethod, num_images: int, speed: bool = False
@@ -174,7 +181,7 @@ class Comparison:
             "seeds": num_images,
             "call_kwargs": self.subject.call_kwargs,
             "conditions": self.subject.conditions,
-            "batch_size": self.batch_size,
+            "batch_size": min(num_images, self.batch_size),
             "speed": speed,
             "reference": self._full.get(num_images),
         }

@@ -15,7 +15,7 @@ from stepmask.inspection.measure_cost import measure_cost
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.learning import learn, learn_family
-from stepmask.learning.budget import Budget
+from stepmask.learning.budget import VALUES, Budget, passed_bytes
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
 from stepmask.schedules import deepcache, fora, key_steps
@@ -53,12 +53,14 @@ class FamilyMethod:
         label: Of its files.
         seeds: Of learning.
         options: Of learning, beside `LEARNING`.
+        num_values: The cache keeps to so many of the values that pass from block to block; None for the usual limit.
     """
 
     name: str
     label: str
     seeds: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    num_values: int | None = None
 
     def settings(self, subject: Subject) -> Sequence[str]:
         """The budgets."""
@@ -66,7 +68,9 @@ class FamilyMethod:
 
     def family(self, subject: Subject, seed: int) -> MaskFamily:
         """Learn all budgets that can be reached; where none can, learning says so."""
-        budget = Budget(describe(subject.pipe), measure_cost(subject.pipe, call_kwargs=subject.call_kwargs))
+        graph, costs = describe(subject.pipe), measure_cost(subject.pipe, call_kwargs=subject.call_kwargs)
+        budget = Budget(graph, costs)
+        limit = {} if self.num_values is None else {"max_cache_bytes": self.num_values * passed_bytes(graph, costs)}
         floor = budget.floor(fora(subject.pipe, subject.steps).num_rows)  # some schedulers take more rows than steps
         return learn_family(
             subject.pipe,
@@ -78,6 +82,7 @@ class FamilyMethod:
             resume=subject.state(f"{self.label}-seed{seed}"),
             **LEARNING,
             **self.options,
+            **limit,
         )
 
     def fits(self, subject: Subject) -> str | None:
@@ -113,6 +118,7 @@ def methods() -> list[AnyMethod]:
         Unmasked("fewer steps", affordable_steps, _fewer_steps),
         Unmasked("fewer steps, DPM-Solver++", affordable_steps, partial(_fewer_steps, change=with_dpm)),
         FamilyMethod("end-to-end", "family", SEEDS),
+        FamilyMethod("end-to-end, six values", "family-six-values", SEEDS, num_values=VALUES),
         FamilyMethod("end-to-end, by runs", "family-by-runs", SEEDS, {"gradients": False}),
         FamilyMethod("end-to-end, hold only", "family-hold-only", BINARY_SEEDS, {"forecast": False}),
         Method("paper's learner", lambda subject: ["0.5"], paper, (0,), _few_steps),

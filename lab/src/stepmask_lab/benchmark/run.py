@@ -46,7 +46,7 @@ def run_benchmark(
         targets: Budgets of the learned masks.
         steps: Numbers of inference steps.
         num_images: Images per point, on seeds that learning has not seen.
-        speed: Whether to measure the speed-up of every row at batch 16.
+        speed: Whether to measure the speed-up of every row, at batch 16 and of a single image.
         metrics: What else to compute of the images.
         memory: Whether to measure the memory of probing runs, and of other ways to learn beside it.
         transfer: Whether to measure what masks are worth outside of what they were learned for.

@@ -83,10 +83,11 @@ def _average(same: list[Row]) -> dict[str, Any]:
     result = {**same[0], "num_seeds": len(same), "psnr_min": min(row["psnr_min"] for row in same)}
     for name in ("macs", "psnr_mean", "psnr_sem"):
         result[name] = mean(row[name] for row in same)
-    speeds = [row["speed"] for row in same if row.get("speed")]
-    if speeds:
-        numbers = {name: mean(speed[name] for speed in speeds) for name in ("denoiser_speedup", "share_of_bound")}
-        result["speed"] = {**speeds[0], **numbers}
+    for batch in ("speed", "speed_at_1"):
+        speeds = [row[batch] for row in same if row.get(batch)]
+        if speeds:
+            numbers = {name: mean(speed[name] for speed in speeds) for name in ("denoiser_speedup", "share_of_bound")}
+            result[batch] = {**speeds[0], **numbers}
     result["scores"] = {name: _average_score(same, name) for name in score_names(same)}
     result["psnrs"] = _by_image(same)
     return result

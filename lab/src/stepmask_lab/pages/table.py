@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from stepmask.mask import DENOISER_CALLS, SECONDS
 from stepmask_lab.pages.rows import REACH, Row, change_of, error_of, main_score, score_names, value_of, work_of
 
 DASH = "–"
+IMAGES_AT_ONCE = 16
+"""Of rows that do not say it."""
 SAME_PSNR = 100.0
 """dB. What evaluation gives images that are equal in every pixel."""
 
@@ -42,14 +46,16 @@ def rows_table(rows: Iterable[Row]) -> str:
     """Every row of one model and number of steps with what was measured of it, intervals of 95% where they are known.
 
     Rows are in the order that they have; learning seeds have a row each. Beside the MACs of what decides for each image
-    stand the least and the greatest share of steps.
+    stand the least and the greatest share of steps. Budgets of one family share the calls and minutes of its learning.
     """
     rows = list(rows)
     names, main = score_names(rows), main_score(rows)
     changes = main is not None and any(change_of(row, main) for row in rows)
-    counts = len({row.get("num_images") for row in rows}) > 1
+    known = {title: tell for title, tell in KNOWN_OF_SOME.items() if any(tell(row) != DASH for row in rows)}
+    if len({row.get("num_images") for row in rows}) > 1:
+        known["images"] = lambda row: str(row.get("num_images", DASH))
     titles = ["method", "setting", "MACs", "1 / MACs", "speed-up", "of 1 / MACs", "PSNR", "worst", "SSIM"]
-    titles += [*names[:1], *(["less full run"] if changes else []), *names[1:], *(["images"] if counts else [])]
+    titles += [*names[:1], *(["less full run"] if changes else []), *names[1:], *known]
     body = []
     for row in rows:
         speed, ssim = row.get("speed"), row["ssim_mean"]
@@ -67,9 +73,31 @@ def rows_table(rows: Iterable[Row]) -> str:
             DASH if row["psnr_min"] >= SAME_PSNR else f"{row['psnr_min']:.1f}",
             DASH if ssim is None else f"{ssim:.4f}",
             *scores,
-            *([str(row.get("num_images", DASH))] if counts else []),
+            *(tell(row) for tell in known.values()),
         ])  # fmt: skip
     return markdown(titles, body)
+
+
+def _cache(row: Row) -> str:
+    found = row.get("peak_cache_bytes")
+    return f"{found / row.get('images_at_once', IMAGES_AT_ONCE) / 2**20:.2f}" if found else DASH
+
+
+def _speed_of_one(row: Row) -> str:
+    return f"{row['speed_at_1']['denoiser_speedup']:.2f}" if row.get("speed_at_1") else DASH
+
+
+def _effort(name: str, form: Callable[[float], str], row: Row) -> str:
+    return form(row["effort"][name]) if name in row.get("effort", {}) else DASH
+
+
+KNOWN_OF_SOME: dict[str, Callable[[Row], str]] = {
+    "speed-up of one image": _speed_of_one,
+    "cache, MiB an image": _cache,
+    "calls to learn": partial(_effort, DENOISER_CALLS, "{:,}".format),
+    "minutes": partial(_effort, SECONDS, lambda seconds: f"{seconds / 60:.0f}"),
+}
+"""Columns that a table has where a row has something to tell in them."""
 
 
 def markdown(titles: Sequence[str], body: Iterable[Sequence[str]]) -> str:
