@@ -13,7 +13,7 @@ FLOORS = {
     "stepmask": (
         (
             "errors", "values", "files", "hub", "timesteps", "nesting", "graph", "mask", "mask_file", "mask_tables",
-            "printing", "resample", "cost", "family", "plugins", "words",
+            "printing", "recipe", "recipe_file", "resample", "cost", "family", "plugins", "words",
         ),
         ("liveness", "gate"),
         ("schedules",),

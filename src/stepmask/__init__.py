@@ -25,6 +25,7 @@ from stepmask.family import MaskFamily
 from stepmask.graph import BlockGraph, Site
 from stepmask.liveness import Plan, State, make_plan
 from stepmask.mask import Action, StepMask
+from stepmask.recipe import Recipe, Resolution
 
 if TYPE_CHECKING:
     from stepmask import learning, presets, schedules
@@ -51,7 +52,8 @@ _IMPORTED_LATER = {
 
 __all__ = [
     "Action", "BlockGraph", "CostTable", "MaskFamily", "MaskFileError", "MaskMismatchError", "Plan", "PositionError",
-    "Site", "State", "StepMask", "StepMaskError", "TargetError", "UnknownArchitectureError", "UnsupportedModelError",
+    "Recipe", "Resolution", "Site", "State", "StepMask", "StepMaskError", "TargetError", "UnknownArchitectureError",
+    "UnsupportedModelError",
     "apply", "describe", "errors", "evaluate", "fit_gains", "learn", "learn_family", "learning", "make_plan",
     "measure_cost", "presets", "register_sites", "remove", "schedules",
 ]  # fmt: skip

@@ -63,6 +63,33 @@ def scheduler_identity(scheduler: Any) -> dict[str, Any]:
     return {"class": type(scheduler).__name__, "config": config}
 
 
+def check_scheduler(wanted: Mapping[str, Any], scheduler: Any, what: str, or_else: str = "") -> None:
+    """Raise unless a scheduler is the one that something was made for.
+
+    Args:
+        wanted: Its class and configuration, as `scheduler_identity` gives them.
+        scheduler: The scheduler that there is.
+        what: What was made for it.
+        or_else: What else can be done where the class differs.
+
+    Raises:
+        MaskMismatchError: It is of another class, or configured in another way.
+    """
+    found = scheduler_identity(scheduler)
+    if found["class"] != wanted["class"]:
+        raise MaskMismatchError(
+            f"the {what} was made for {wanted['class']}, the run uses {found['class']}: set that scheduler on the "
+            f"pipeline, or learn a {what} for this one{or_else}"
+        )
+    config = wanted["config"]
+    differ = [k for k in config if k in found["config"] and found["config"][k] != config[k]]
+    if differ:
+        list_ = ", ".join(f"{k} = {config[k]!r} (here {found['config'][k]!r})" for k in differ)
+        raise MaskMismatchError(
+            f"the {what} was made for a {found['class']} with {list_}: configure the scheduler so, or learn anew"
+        )
+
+
 def _json_value(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return _json_value(value.tolist())
@@ -250,6 +277,8 @@ class StepMask(Shared):
         """
         if isinstance(content, dict) and content.get("format") == "stepmask-family":
             raise MaskFileError("a family of masks, not a mask file: MaskFamily.load reads it, and .at(0.5) picks one")
+        if isinstance(content, dict) and content.get("format") == "stepmask-recipe":
+            raise MaskFileError("a recipe, not a mask file: Recipe.load reads it, and .mask is its mask")
         if not isinstance(content, dict) or content.get("format") != "stepmask":
             raise MaskFileError('not a mask file: expected a JSON object with "format": "stepmask"')
         version = content.get("format_version")
@@ -331,20 +360,8 @@ class StepMask(Shared):
 
     def _check_scheduler(self, scheduler: Any) -> None:
         if self.scheduler is not None:
-            found = scheduler_identity(scheduler)
-            if found["class"] != self.scheduler["class"]:
-                raise MaskMismatchError(
-                    f"the mask was made for {self.scheduler['class']}, the run uses {found['class']}: set that "
-                    "scheduler on the pipeline, or learn a mask for this one; mask.resample(scheduler), after "
-                    "set_timesteps, takes this one over at some loss"
-                )
-            wanted = self.scheduler["config"]
-            differ = [k for k in wanted if k in found["config"] and found["config"][k] != wanted[k]]
-            if differ:
-                list_ = ", ".join(f"{k} = {wanted[k]!r} (here {found['config'][k]!r})" for k in differ)
-                raise MaskMismatchError(
-                    f"the mask was made for a {found['class']} with {list_}: configure the scheduler so, or learn anew"
-                )
+            more = "; mask.resample(scheduler), after set_timesteps, takes this one over at some loss"
+            check_scheduler(self.scheduler, scheduler, "mask", more)
         rows = len(scheduler.timesteps)
         if rows != self.num_rows:
             steps = self.provenance.get("num_inference_steps")

@@ -57,14 +57,8 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
             raise StepMaskError(f'"{key}" must be a {"list" if kind is list else "JSON object"}')
     if any(isinstance(site, str) and len(site) > MAX_NAME for site in content["sites"]):
         raise StepMaskError(f"a site's name has more than {MAX_NAME:,} letters")
-    _check_run(content["provenance"])
-    scheduler = content["scheduler"]
-    if scheduler is not None and not (
-        isinstance(scheduler, dict)
-        and isinstance(scheduler.get("class"), str)
-        and isinstance(scheduler.get("config"), dict)
-    ):
-        raise StepMaskError('"scheduler" must hold "class" and "config"')
+    check_run(content["provenance"])
+    check_scheduler(content["scheduler"])
     if content["graph"] is not None and not isinstance(content["graph"], str):
         raise StepMaskError('"graph" must be a fingerprint or null')
     cells = np.frombuffer("".join(rows).encode(), "S1").reshape(len(rows), -1)
@@ -76,14 +70,24 @@ def parsed(content: dict[str, Any]) -> dict[str, Any]:
         "weights": _weights(content["weights"], rows, content["sites"]) if "weights" in kinds else None,
         "sites": content["sites"],
         "timesteps": content["timesteps"],
-        "scheduler": scheduler,
+        "scheduler": content["scheduler"],
         "graph": content["graph"],
         "scores": content["scores"],
         "provenance": content["provenance"],
     }
 
 
-def _check_run(provenance: dict[str, Any]) -> None:
+def check_scheduler(scheduler: Any) -> None:
+    """See that a scheduler is named by its class and its configuration, or not at all."""
+    if scheduler is not None and not (
+        isinstance(scheduler, dict)
+        and isinstance(scheduler.get("class"), str)
+        and isinstance(scheduler.get("config"), dict)
+    ):
+        raise StepMaskError('"scheduler" must hold "class" and "config"')
+
+
+def check_run(provenance: dict[str, Any]) -> None:
     """See that entries of provenance that runs are made by can be used."""
 
     def whole(value: Any) -> bool:

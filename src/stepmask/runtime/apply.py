@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakMethod, ref
 
 import numpy as np
@@ -26,6 +26,7 @@ from stepmask.inspection.registry import denoisers_of, runs_in_turns
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
+from stepmask.recipe import Recipe
 from stepmask.runtime.callers import other_callers
 from stepmask.runtime.elsewhere import checked_device
 from stepmask.runtime.executor import Executor
@@ -33,6 +34,9 @@ from stepmask.runtime.policies import RunPlan
 from stepmask.runtime.position import window
 from stepmask.runtime.spread import check_same_plan
 from stepmask.runtime.summary import Summary
+
+if TYPE_CHECKING:
+    from stepmask.runtime.recipes import RecipeHandle
 
 READ_ATTENTION = frozenset(
     {"StableDiffusionSAGPipeline", "StableDiffusionAttendAndExcitePipeline", "StableDiffusionPix2PixZeroPipeline"}
@@ -262,14 +266,14 @@ class _EndOfCall:
 
 def apply(
     pipe: Any,
-    mask: StepMask | Plan,
+    mask: StepMask | Plan | Recipe,
     *,
     scheduler: Any | None = None,
     eliminate_dead: bool = True,
     call_kwargs: Mapping[str, Any] | None = None,
     cache_device: str | torch.device | None = None,
-) -> Handle:
-    """Let a pipeline sample under a mask, from now until ``handle.remove()`` or the end of a ``with`` block.
+) -> Handle | RecipeHandle:
+    """Let a pipeline sample under a mask or a recipe, until ``handle.remove()`` or the end of a ``with`` block.
 
     The pipeline is called as ever: any batch size, dtype, guidance and start; one instance's submodules are gated,
     nothing else changes. Applying again replaces what was applied. Enable offloading before, not after.
@@ -280,7 +284,7 @@ def apply(
 
     Args:
         pipe: A diffusers pipeline; or a denoiser, with its `scheduler`.
-        mask: What to run: a mask, or a plan made from one.
+        mask: What to run: a mask, a plan made from one, or a recipe.
         scheduler: The scheduler that drives a bare denoiser.
         eliminate_dead: Leave out computations that cannot reach the output; the output is bitwise the same.
         call_kwargs: What the pipeline will be called with, as `describe` takes it; needed only where the denoiser is of
@@ -296,10 +300,19 @@ def apply(
             nothing that looks like sites.
         MaskMismatchError: The mask belongs to another model; at the first step of a run also: to another scheduler
             or number of steps.
+        StepMaskError: The pipeline or its scheduler cannot do what the recipe says.
     """
+    from stepmask.runtime.recipes import apply_recipe, remove_recipe
+
     pipe, device = as_pipeline(pipe, scheduler), checked_device(cache_device)
-    if not isinstance(mask, StepMask | Plan):
-        raise StepMaskError(f"apply needs a StepMask or a Plan, got {type(mask).__name__}: StepMask.load reads a file")
+    if not isinstance(mask, StepMask | Plan | Recipe):
+        raise StepMaskError(
+            f"apply needs a StepMask, a Plan or a Recipe, got {type(mask).__name__}: StepMask.load reads a file"
+        )
+    remove_recipe(pipe)
+    if isinstance(mask, Recipe):
+        options = {"eliminate_dead": eliminate_dead, "call_kwargs": call_kwargs, "cache_device": cache_device}
+        return apply_recipe(pipe, mask, **options)
     description = description_for(pipe, mask, call_kwargs)
     if isinstance(mask, Plan):
         mask.mask.check(graph=description.graph)
@@ -409,11 +422,16 @@ def _check_alike(pipe: Any, denoisers: tuple[nn.Module, ...], description: Descr
 
 
 def remove(pipe: Any) -> None:
-    """Remove the mask that is applied to a pipeline, or to a denoiser, whoever holds its handle; none is fine too.
+    """Remove the mask or recipe that is applied to a pipeline, or to a denoiser, whoever holds its handle.
+
+    None is fine too.
 
     Raises:
         UnsupportedModelError: Something else has wrapped a gated module; undo that, then call again.
     """
+    from stepmask.runtime.recipes import remove_recipe
+
+    remove_recipe(pipe)
     for denoiser in denoisers_of(pipe):
         handle = _handle_of(denoiser)
         if handle is not None:
@@ -421,8 +439,10 @@ def remove(pipe: Any) -> None:
 
 
 def is_applied(denoiser: nn.Module) -> bool:
-    """Whether a mask is applied to this denoiser now."""
-    return _handle_of(denoiser) is not None
+    """Whether a mask or a recipe is applied to this denoiser now."""
+    from stepmask.runtime.recipes import recipe_on
+
+    return _handle_of(denoiser) is not None or recipe_on(denoiser) is not None
 
 
 def has_cache_of_diffusers(denoiser: nn.Module) -> bool:
