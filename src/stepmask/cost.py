@@ -102,11 +102,17 @@ class CostTable:
             if parent is not None:
                 cells[:, i] &= cells[:, parent]
         sites, always = self.shares(unit)
-        return min(float(np.dot(sites, cells.mean(axis=0)) + always), 1.0)
+        weights = getattr(plan, "inputs", None)  # of the rows, where they do not cost alike
+        return min(float(np.dot(sites, np.average(cells, axis=0, weights=weights)) + always), 1.0)
+
+    def full_macs(self, plan: Any) -> float:
+        """MACs per image of a whole run in full, of as many rows as a plan (or mask) has."""
+        inputs = getattr(plan, "inputs", None)
+        return self.step_macs * (len(plan.compute) if inputs is None else float(inputs.sum() / inputs[0]))
 
     def total_macs(self, plan: Any) -> float:
         """MACs per image of a whole run under `plan` (or mask)."""
-        return self.fraction(plan) * self.step_macs * len(plan.compute)
+        return self.fraction(plan) * self.full_macs(plan)
 
     def peak_cache_bytes(self, plan: Any) -> int:
         """Most bytes per image that a run under `plan` keeps at once."""

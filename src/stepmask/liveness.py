@@ -17,7 +17,7 @@ Rows are kept as integers, one bit per site, so that a learner can ask for the c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
@@ -57,6 +57,7 @@ class Plan:
         gains: (T, B) factors of the slopes of forecasts; None where all are 1.
         channel_gains: Further factors (C,) by site, one for each channel of its value; other sites have 1.
         weights: (T, K, C) by site whose forecasts are weighted sums, as `StepMask.weights` has them.
+        inputs: (T,) how many inputs the denoiser has at each row, where rows differ; else None.
     """
 
     states: np.ndarray
@@ -67,6 +68,7 @@ class Plan:
     gains: np.ndarray | None = None
     channel_gains: Mapping[int, np.ndarray] = field(default_factory=dict)
     weights: Mapping[int, np.ndarray] = field(default_factory=dict)
+    inputs: np.ndarray | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -110,6 +112,22 @@ class Plan:
             actions, timesteps=self.mask.timesteps[start:], **self.mask.forecasting(range(start, self.num_rows))
         )
         return make_plan(suffix, self.graph, eliminate_dead=self.eliminate_dead)
+
+
+def in_turn(plans: Sequence[Plan], counts: Sequence[int], inputs: Sequence[int]) -> Plan:
+    """The first rows of several plans one after the other: what runs where all that was cached is dropped between them.
+
+    Args:
+        plans: At least one.
+        counts: How many rows of each.
+        inputs: Inputs of the denoiser at each of all those rows.
+    """
+    uneven = np.array(inputs) if len(set(inputs)) > 1 else None
+    if len(plans) == 1 and counts[0] == plans[0].num_rows and uneven is None:
+        return plans[0]
+    states = [plan.states[:count] for plan, count in zip(plans, counts, strict=True)]
+    keep = [plan.keep[:count] for plan, count in zip(plans, counts, strict=True)]
+    return replace(plans[0], states=np.vstack(states), keep=np.vstack(keep), inputs=uneven)
 
 
 class Reads(NamedTuple):

@@ -116,14 +116,26 @@ def test_the_budget_is_that_of_the_rows_that_run(part, method):
         assert again.num_rows == 10 and again.provenance["started_from_masks"] == 1
 
 
-@pytest.mark.parametrize("method", ["end-to-end", "paper"])
-@pytest.mark.shows("guidance that ends in mid-run", learn="refused")
-def test_rows_that_do_not_cost_alike_are_told_before_learning(method):
-    case = with_guidance_ended(BY_NAME["Stable Diffusion"])
-    check_refused(
-        r"2 inputs at row 0 and others from row 2 on .*budget", stepmask.learn, case.build(), case.steps, 0.6,
-        method=method, call_kwargs=case.arguments(1),
-    )  # fmt: skip
+@pytest.mark.shows("guidance that ends in mid-run", learn="by runs alone, with a warning")
+def test_rows_that_do_not_cost_alike_are_counted_as_they_run():
+    case = replace(with_guidance_ended(BY_NAME["Stable Diffusion"]), steps=6)
+    pipe, inputs = case.build(), case.arguments(1)
+    with pytest.warns(UserWarning, match="1 to 2 inputs and begin anew at row 2 .*by runs alone"):
+        mask = stepmask.learn(pipe, case.steps, 0.7, call_kwargs=inputs, **FEW)
+    assert mask.compute[[0, 2]].all() and not mask.compute.all() and mask.provenance["macs"] <= 0.7
+    cost, weights = measure_cost(pipe, call_kwargs=inputs), [2, 2, 1, 1, 1, 1]
+    with tiny.count_computes(denoiser_of(pipe), mask.sites) as computed, stepmask.apply(pipe, mask) as run:
+        case.run(pipe, batch=1)
+        assert run.ran.inputs.tolist() == weights and run.summary().rows == 6
+        assert run.summary().macs_fraction == pytest.approx(mask.provenance["macs"], abs=1e-6)
+    sites, always = cost.shares()
+    rows = np.average(run.ran.called, axis=0, weights=weights)
+    assert len(computed) == run.ran.called[:, [site.kind != "stack" for site in run.ran.graph.sites]].sum()
+    assert mask.provenance["macs"] == pytest.approx(rows @ sites + always, abs=1e-6)
+    result = stepmask.evaluate(pipe, mask, seeds=1, call_kwargs=inputs, speed=False)
+    assert result.macs_fraction == pytest.approx(mask.provenance["macs"], abs=1e-6)
+    assert result.full_macs_per_image == 4 * cost.step_macs
+    check_refused("rows to cost alike", stepmask.learn, pipe, 6, 0.7, method="paper", call_kwargs=inputs)
 
 
 # --- latents

@@ -14,7 +14,7 @@ import stepmask
 from refusal import check_refused
 from stepmask import PositionError, UnsupportedModelError, describe, schedules
 from stepmask.runtime.sampling import sample
-from tiny import count_computes, generator, quiet
+from tiny import FEW, count_computes, generator, quiet
 
 BY_NAME = {case.name: case for case in STRANGERS}
 pytestmark = pytest.mark.filterwarnings("ignore:the run.s timesteps differ", "ignore:timesteps differ")
@@ -44,6 +44,9 @@ def ideogram_model(seed: int):
     ).eval()  # fmt: skip
 
 
+GIVEN = {"height": 32, "width": 32, "guidance_scale": 4.0, "guidance_schedule": None, "max_sequence_length": 6}
+
+
 @pytest.fixture(scope="module")
 def ideogram():
     """The pipeline, and a run of it."""
@@ -58,11 +61,10 @@ def ideogram():
         return random(count, ids.shape[1], 12, seed=3), ids, *others
 
     pipe.encode_prompt = encode
-    given = {"height": 32, "width": 32, "guidance_scale": 4.0, "guidance_schedule": None, "max_sequence_length": 6}
-    stepmask.register_sites(pipe, call_kwargs={"prompt": "a", **given})
+    stepmask.register_sites(pipe, call_kwargs={"prompt": "a", **GIVEN})
 
     def run():
-        return pipe(["a", "b"], **given, num_inference_steps=6, generator=generator(), output_type="latent").images
+        return pipe(["a", "b"], **GIVEN, num_inference_steps=6, generator=generator(), output_type="latent").images
 
     run()
     return pipe, run
@@ -87,7 +89,20 @@ def test_both_denoisers_are_counted(ideogram):
         summary = handle.summary()
     assert len(first) == len(second) == 3 * len(sites) and summary.rows == 12
     assert summary.macs_fraction == pytest.approx(1 - stepmask.measure_cost(pipe).coverage / 2, abs=0.01)
-    check_refused("two denoisers or more", stepmask.learn, pipe, 6, 0.6, call_kwargs={"prompt": "a"})
+
+
+@pytest.mark.shows("two denoisers at every step (Ideogram 4)", learn="by runs alone, with a warning")
+def test_two_denoisers_at_every_step_are_learned_on_together(ideogram):
+    pipe, run = ideogram
+    options = {"call_kwargs": {"prompt": ["a", "b"], **GIVEN}, "progress": False}
+    with pytest.warns(UserWarning, match="two denoisers or more.*by runs alone"):
+        mask = stepmask.learn(pipe, 6, 0.6, **options, **{**FEW, "gains": 2, "num_probes": 4})
+    with stepmask.apply(pipe, mask) as handle:
+        made = run()
+        assert handle.summary().macs_fraction == pytest.approx(mask.provenance["macs"], abs=1e-6)
+        assert handle.peak_cache_bytes / 2 <= mask.provenance["cache_bytes_per_image"]
+    assert mask.provenance["macs"] <= 0.6 and made.isfinite().all()
+    check_refused("two denoisers or more", stepmask.learn, pipe, 6, 0.6, method="paper", **options)
 
 
 # --- (1000 - t) / 1000, no begin index, and modules that a ControlNet shares

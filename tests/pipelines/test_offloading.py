@@ -14,7 +14,8 @@ from runs import all_ones, marks, random_actions
 import stepmask
 from stepmask import describe, make_plan, measure_cost
 from stepmask.inspection.placement import device_of
-from tiny import mask_of
+from stepmask.runtime.task import weights_digest
+from tiny import FEW, mask_of
 
 FLUX = BY_NAME["Flux"]
 CPU = torch.device("cpu")
@@ -145,6 +146,20 @@ def test_layer_by_layer(names, tmp_path):
     assert torch.equal(FLUX.run(pipe), full)
 
 
+@pytest.mark.filterwarnings("ignore:the denoiser is offloaded")
+def test_learning_layer_by_layer(tmp_path):
+    """As on the model that is there: by runs, and two sets of weights are told apart."""
+    plain, pipe = FLUX.build(), FLUX.build()
+    pipe.transformer = from_disk(plain.transformer, tmp_path, "proj_out", "x_embedder", 0, 1)
+    assert weights_digest(pipe.transformer) == weights_digest(plain.transformer)
+    options = {**FEW, "call_kwargs": FLUX.arguments(2), "progress": False}
+    mask = stepmask.learn(pipe, 4, 0.6, **options)
+    same = stepmask.learn(plain, 4, 0.6, gradients=False, **options)
+    assert np.array_equal(mask.actions, same.actions) and mask.provenance["psnr"] == same.provenance["psnr"]
+    assert mask.provenance["macs"] == same.provenance["macs"] <= 0.6
+    assert torch.equal(masked(FLUX, pipe, mask), masked(FLUX, plain, mask))
+
+
 # --- on an accelerator
 
 
@@ -180,3 +195,6 @@ def test_other_offloading_on_an_accelerator(way):
     getattr(pipe, way)()
     for _ in range(2):
         assert torch.equal(masked(FLUX, pipe, mask), wanted)
+    with pytest.warns(UserWarning, match="the denoiser is offloaded.*by runs alone"):
+        learned = stepmask.learn(pipe, 4, 0.6, call_kwargs=FLUX.arguments(2), progress=False, **FEW)
+    assert learned.provenance["macs"] <= 0.6

@@ -6,11 +6,11 @@ from cases import BY_NAME, WAN_2_2, wan_2_2
 from runs import all_ones, by_reference, calls_of, interrupted, marks, random_actions
 
 import stepmask
-from stepmask import UnsupportedModelError, describe, make_plan, schedules
+from stepmask import TargetError, UnsupportedModelError, describe, make_plan, schedules
 from stepmask.inspection.registry import denoisers_of
 from stepmask.mask import Action
 from stepmask.runtime.apply import is_applied
-from tiny import count_computes, quiet, tiny_model
+from tiny import FEW, count_computes, quiet, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")
 
@@ -153,12 +153,38 @@ def test_a_compiled_second_one():
         assert torch.equal(CASE.run(pipe), wanted)
 
 
-@pytest.mark.parametrize("method", ["end-to-end", "paper"])
-@pytest.mark.shows("two denoisers in turns (Wan 2.2)", learn="refused")
-def test_learning_is_refused_and_key_steps_runs_in_both(pipe, method):
-    with pytest.raises(UnsupportedModelError, match=r"WanPipeline runs two denoisers or more.*schedules\.key_steps"):
-        stepmask.learn(pipe, 6, 0.5, method=method, call_kwargs=CASE.arguments(2))
-    full = CASE.run(pipe)
-    with stepmask.apply(pipe, schedules.key_steps(pipe, 6)) as run:
-        made = CASE.run(pipe)
-    assert made.isfinite().all() and not torch.equal(made, full) and run.summary().rows == 6
+def test_the_papers_learner_refuses_them(pipe):
+    with pytest.raises(UnsupportedModelError, match=r"rows of a run of WanPipeline begin anew at row 3.*end-to-end"):
+        stepmask.learn(pipe, 6, 0.5, method="paper", call_kwargs=CASE.arguments(2))
+
+
+# --- learning
+
+
+@pytest.mark.shows("two denoisers in turns (Wan 2.2)", learn="by runs alone, with a warning")
+def test_learning_counts_the_full_row_of_the_second(pipe):
+    """The mask costs what is claimed, and beats the rule that it begins from."""
+    before, options = marks(pipe), {**FEW, "gains": 2, "num_probes": 4, "progress": False}
+    with pytest.warns(UserWarning, match="WanPipeline runs two denoisers or more.*by runs alone"):
+        mask = stepmask.learn(pipe, 6, 0.63, call_kwargs=CASE.arguments(2), **options)
+    assert marks(pipe) == before and mask.compute[[0, TAKES_OVER]].all()
+    with stepmask.apply(pipe, mask) as run:
+        CASE.run(pipe)
+        assert run.summary().macs_fraction == pytest.approx(mask.provenance["macs"], abs=1e-6)
+    assert mask.provenance["macs"] <= 0.63 and mask.provenance["denoiser_calls"] > 0
+    rule = schedules.key_steps(pipe, 6, [0, 1, TAKES_OVER])
+    learned, ruled = (
+        stepmask.evaluate(pipe, one, seeds=4, num_inference_steps=6, call_kwargs=CASE.arguments(4), speed=False)
+        for one in (mask, rule)
+    )
+    assert learned.macs_fraction == pytest.approx(mask.provenance["macs"], abs=1e-6)
+    assert learned.macs_fraction <= ruled.macs_fraction and learned.psnr.mean > ruled.psnr.mean
+
+
+def test_a_budget_below_that_of_the_full_rows(pipe):
+    """One computed row of six is not to be had: the second transformer begins with another."""
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(TargetError, match=r"first of 6 steps, and those that begin anew \(3\)"),
+    ):
+        stepmask.learn(pipe, 6, 0.3, call_kwargs=CASE.arguments(2), progress=False, **FEW)

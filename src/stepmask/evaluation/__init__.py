@@ -98,7 +98,7 @@ def evaluate(
         seeds=tuple(seeds),
         macs_fraction=cost.fraction(plan),
         macs_per_image=cost.total_macs(plan),
-        full_macs_per_image=cost.step_macs * plan.num_rows,
+        full_macs_per_image=cost.full_macs(plan),
         cells=plan.cells,
         peak_cache_bytes=sampler.peak_cache_bytes,
         prompts=sampler.conditions.prompts(),

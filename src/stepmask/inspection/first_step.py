@@ -10,6 +10,8 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -22,13 +24,16 @@ from stepmask.inspection.inputs import chosen_samples, num_samples
 from stepmask.inspection.overrides import quiet, same_processors, without_decoder
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.prompts import is_per_image, without_clashes
-from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.registry import denoiser_of, denoisers_of
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.inspection.structure import remembered
 from stepmask.inspection.twin import Twin, on_a_twin
 from stepmask.values import tensors_in
 
 T = TypeVar("T")
+
+OnCall = Callable[[nn.Module, tuple, dict], None]
+"""Gets a denoiser and the arguments of its call."""
 
 
 class FirstStep(NamedTuple):
@@ -112,22 +117,26 @@ def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _Stepped
 
-    error = _run_on_zeros(pipe, _arguments(pipe, given), lambda args, kwargs: calls.append((args, kwargs)), stop)
+    first = denoiser_of(pipe)
+
+    def note(denoiser: nn.Module, args: tuple, kwargs: dict) -> None:
+        if denoiser is first:
+            calls.append((args, kwargs))
+
+    error = _run_on_zeros(pipe, _arguments(pipe, given), note, stop)
     if isinstance(error, _Stepped):
         return calls, None
     return calls, error or StepMaskError("the run ended before the scheduler's first step")
 
 
-def follow(
-    pipe: Any, given: Mapping[str, Any], num_inference_steps: int, on_call: Callable[[tuple, dict], None]
-) -> Exception | None:
-    """Run a pipeline to its end while its denoiser computes nothing and answers zeros.
+def follow(pipe: Any, given: Mapping[str, Any], num_inference_steps: int, on_call: OnCall) -> Exception | None:
+    """Run a pipeline to its end while its denoisers compute nothing and answer zeros.
 
     Args:
         pipe: The pipeline, whose scheduler is a copy meanwhile.
         given: Arguments of its call.
         num_inference_steps: The number of steps.
-        on_call: Gets the arguments of each call of the denoiser.
+        on_call: Gets a denoiser and the arguments of its call, at each call.
 
     Returns:
         What ended the run before its end, if anything has.
@@ -142,16 +151,16 @@ def follow(
 def _run_on_zeros(
     pipe: Any,
     arguments: Mapping[str, Any],
-    on_call: Callable[[tuple, dict], None],
+    on_call: OnCall,
     step: Callable[..., Any] | None = None,
 ) -> Exception | None:
-    """Call a pipeline whose denoiser answers zeros; returns what it has raised."""
-    denoiser, scheduler = denoiser_of(pipe), pipe.scheduler
+    """Call a pipeline whose denoisers answer zeros; returns what it has raised."""
+    denoisers, scheduler = denoisers_of(pipe), pipe.scheduler
     outputs: dict[Any, Any] = {}
 
-    def answer(*args: Any, **kwargs: Any) -> Any:
+    def answer(denoiser: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Zeros, of the shapes that a copy of the denoiser says."""
-        on_call(args, kwargs)
+        on_call(denoiser, args, kwargs)
         tensors = tensors_in((args, kwargs))
 
         def zeros(tensor: Tensor) -> Tensor:
@@ -160,7 +169,7 @@ def _run_on_zeros(
         def traced() -> Any:
             return on_a_twin(denoiser, lambda twin: _called(twin, args, kwargs))
 
-        asked = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors), tuple(kwargs)
+        asked = denoiser, tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors), tuple(kwargs)
         if asked not in outputs:
             outputs[asked] = remembered(denoiser, "output", (args, kwargs), traced)
         return tree_map_only(Tensor, zeros, outputs[asked])
@@ -169,7 +178,10 @@ def _run_on_zeros(
     if step is not None:
         pipe.scheduler.step = step
     try:
-        with quiet(pipe), same_processors(denoiser), answered(denoiser, answer):
+        with quiet(pipe), ExitStack() as stack:
+            for denoiser in denoisers:
+                stack.enter_context(same_processors(denoiser))
+                stack.enter_context(answered(denoiser, partial(answer, denoiser)))
             pipe(**arguments)
     except Exception as error:  # whatever a pipeline or a copy may raise: what is known by then has to do
         return error.with_traceback(None)  # it would hold the pipeline

@@ -6,6 +6,7 @@ bits than they compute in.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,10 +51,28 @@ def device_of(model: nn.Module) -> torch.device:
     return next(_weights(model)).device
 
 
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether hooks of accelerate or of diffusers bring the weights of a module to the device and away again."""
+    return hasattr(module, "_hf_hook") or any("group_offloading" in name for name in diffusers_hooks(module))
+
+
+def weights_of(model: nn.Module) -> Iterator[Tensor]:
+    """The weights of a model; what is on no device between calls is read from where accelerate keeps it."""
+    for name, weight in model.named_parameters():
+        owner, _, own = name.rpartition(".")
+        hooks = _hooks_of_accelerate(model.get_submodule(owner)) if weight.is_meta else []
+        kept = [one.weights_map for one in hooks if getattr(one, "weights_map", None) is not None]
+        yield torch.as_tensor(kept[0][own]) if kept else weight
+
+
+def _hooks_of_accelerate(module: nn.Module) -> list[Any]:
+    hook = getattr(module, "_hf_hook", None)
+    return list(getattr(hook, "hooks", [hook]))
+
+
 def _brought_to(module: nn.Module) -> torch.device | None:
     """Where hooks of accelerate, or diffusers' own of groups, bring the weights of a module for a call."""
-    hook = getattr(module, "_hf_hook", None)
-    for one in getattr(hook, "hooks", [hook]):
+    for one in _hooks_of_accelerate(module):
         device = getattr(one, "execution_device", None)
         if device is not None:
             return torch.device(device)

@@ -55,6 +55,7 @@ register(
         ),
         shares=True,
         nested=True,
+        uneven=True,
     )
 )
 register(

@@ -18,6 +18,7 @@ from stepmask.liveness import Elimination, make_plan, rows_of, table_of
 from stepmask.mask import Action, StepMask
 from stepmask.mask_tables import Weights
 from stepmask.nesting import around
+from stepmask.runtime.rows import Course
 
 TOLERANCE = 0.01
 """How far under its target a plan's cost may end, as a share of the full run, unless no single cell fits."""
@@ -54,6 +55,7 @@ class Budget:
         limits: Kept share of the full run in each unit that is counted, at most; None for MACs alone. What a mask costs
             in a single unit does not depend on its limit.
         max_cache_bytes: Most bytes per image that a plan may keep; None for no limit.
+        course: What the call runs, where its rows may differ.
 
     Attributes:
         target: The tightest of the limits.
@@ -65,8 +67,9 @@ class Budget:
         costs: CostTable,
         limits: Mapping[Unit, float] | None = None,
         max_cache_bytes: int | None = None,
+        course: Course | None = None,
     ) -> None:
-        self.graph, self.costs, self._max_cache_bytes = graph, costs, max_cache_bytes
+        self.graph, self.costs, self._max_cache_bytes, self._course = graph, costs, max_cache_bytes, course
         self._elimination = Elimination(graph)
         limits = limits or {"macs": 1.0}
         self.target = min(limits.values())
@@ -94,10 +97,22 @@ class Budget:
         return self._costs(rows_of(actions == Action.compute), rows_of(actions == Action.linear))
 
     def _costs(self, rows: Sequence[int], forecasts: Sequence[int] | None) -> np.ndarray:
-        live = self._elimination.apply(rows, forecasts)
-        runs = table_of([around(run, self.graph.within) for run in live.runs], len(self.graph)).mean(axis=0)
+        called = [around(run, self.graph.within) for run in self._runs(rows, forecasts)]
+        inputs = None if self._course is None or self._course.is_even else self._course.inputs
+        runs = np.average(table_of(called, len(self.graph)), axis=0, weights=inputs)
         shares = np.array([runs @ sites + always for sites, always in self._shares])
         return np.floor(shares * 1e12) / 1e12  # down, so that the noise of a sum never passes a target
+
+    def _runs(self, rows: Sequence[int], forecasts: Sequence[int] | None) -> list[int]:
+        """What computes at each row, as `Course.run_by` says it of a plan."""
+        if self._course is None or not self._course.anew:
+            return self._elimination.apply(rows, forecasts).runs
+        runs, every = [], (1 << len(self.graph)) - 1
+        for first, end in self._course.stretches:
+            computes = [every, *rows[first + 1 :]] if first else rows
+            live = self._elimination.apply(computes, None if forecasts is None else forecasts[first:])
+            runs += live.runs[: end - first]
+        return runs
 
     def live(self, actions: np.ndarray) -> list[LivePlan]:
         """The plan of a (T, B) table of `Action`, to try changes on: for each unit one that counts it."""
@@ -115,7 +130,8 @@ class Budget:
             return True
         blank = StepMask(compute=np.ones(actions.shape, bool), sites=self.graph.names, timesteps=range(len(actions)))
         plan = make_plan(blank.with_actions(actions, weights=weights), self.graph)
-        return self.costs.peak_cache_bytes(plan) <= self._max_cache_bytes
+        held = self.costs.peak_cache_bytes(plan)
+        return (held if self._course is None else self._course.most(held, self.costs)) <= self._max_cache_bytes
 
     def floor(self, num_rows: int) -> float:
         """Cost of computing the blocks at the first step only: no plan is cheaper."""
@@ -132,8 +148,10 @@ class Budget:
         if isinstance(target, bool) or not isinstance(target, Real) or not 0 < target <= 1:
             raise TargetError(f"target_macs is a share of the full run in (0, 1], such as 0.6, got {target!r}")
         floor = self.floor(num_rows)
+        anew = () if self._course is None else self._course.anew
+        again = f", and those that begin anew ({', '.join(map(str, anew))})," if anew else ""
         if target < floor:
             raise TargetError(
-                f"target_macs={target:g} cannot be reached: computing only the first of {num_rows} steps already "
-                f"costs {floor:.4f} of the full run; ask for {min(1.0, np.ceil(floor * 1000) / 1000):g} or more"
+                f"target_macs={target:g} cannot be reached: computing only the first of {num_rows} steps{again} "
+                f"already costs {floor:.4f} of the full run; ask for {min(1.0, np.ceil(floor * 1000) / 1000):g} or more"
             )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -25,14 +25,28 @@ class Effort:
         self._processes = current()
         self._calls, self._before, self._began = -self._processes.calls, 0.0, time.perf_counter()
 
-    def counting(self, denoiser: nn.Module) -> AbstractContextManager[None]:
-        """Count the calls of this denoiser for a while, those made by whatever gates it meanwhile included."""
+    @contextmanager
+    def counting(self, *denoisers: nn.Module) -> Iterator[None]:
+        """Count the calls of denoisers for a while, those made by whatever gates them meanwhile included.
 
-        def count(compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        Where accelerate offloads one, and puts its forward anew in each call of the pipeline, such calls are not.
+        """
+
+        def count(*_: Any) -> None:
             self._processes.calls += 1
+
+        def counted(compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+            count()
             return compute()
 
-        return gated([(type(denoiser).__name__, denoiser, count)])
+        hooked = [denoiser for denoiser in denoisers if hasattr(denoiser, "_hf_hook")]
+        hooks = [denoiser.register_forward_pre_hook(count) for denoiser in hooked]
+        try:
+            with gated([(type(one).__name__, one, counted) for one in denoisers if one not in hooked]):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def go_on_from(self, facts: Mapping[str, Any]) -> None:
         """Add what `facts` said at the end of an earlier session."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from stepmask.errors import UnsupportedModelError
 from stepmask.family import MaskFamily, Member
 from stepmask.inspection.overrides import uncompiled
 from stepmask.learning.configuration import Configuration
@@ -98,7 +99,7 @@ def learn(
 
     Raises:
         TargetError: No plan can cost so little, none was found that has the PSNR, or `max_minutes` are too few.
-        UnsupportedModelError: The model is offloaded, or not differentiable.
+        UnsupportedModelError: The model has a cache of diffusers; or it is one that the method cannot learn on.
         StepMaskError: An option makes no sense, `resume` belongs to another run, or one of several processes failed.
     """
     learner, config = configured(method, options)
@@ -156,7 +157,7 @@ def learn_family(
 
     Raises:
         TargetError: No plan can cost so little, or `max_minutes` are too few.
-        UnsupportedModelError: The model is offloaded, or not differentiable.
+        UnsupportedModelError: As `learn` raises it.
         StepMaskError: An option makes no sense, or `resume` belongs to another run.
     """
     learner, config = configured(method, options)
@@ -197,11 +198,26 @@ def _learned(learner: Learner, **asked: Any) -> Any:
         starts = tuple(cut_to(mask, task.rows) for mask in asked["goals"].start)
         asked["goals"] = replace(asked["goals"], start=starts)
     job = Job(method=learner.name, task=task if learner.nested else task.innermost, **asked)
-    with uncompiled(task.pipe), job.effort.counting(task.denoiser), only_rows(task.rows):
+    _check_taken(learner, task)
+    with uncompiled(task.pipe), job.effort.counting(*task.denoisers), only_rows(task.rows):
         found = learner(job)
     if isinstance(found, MaskFamily):
         return MaskFamily(tuple(Member(one.macs, one.psnr, _noted(one.mask, job, task)) for one in found))
     return _noted(found, job, task)
+
+
+def _check_taken(learner: Learner, task: Task) -> None:
+    """See that a method takes runs like those of a task.
+
+    Raises:
+        UnsupportedModelError: It does not.
+    """
+    if not learner.uneven and task.course is not None and not task.course.is_even:
+        anew = f"begin anew at row {task.course.anew[0]}" if task.course.anew else "differ in their number of inputs"
+        raise UnsupportedModelError(
+            f"the rows of a run of {type(task.pipe).__name__} {anew} (guidance that ends, a second denoiser?), and "
+            f"method {learner.name!r} takes all rows to cost alike: learn with method={DEFAULT!r}, or without that"
+        )
 
 
 def _noted(mask: StepMask, job: Job, task: Task) -> StepMask:
@@ -210,8 +226,8 @@ def _noted(mask: StepMask, job: Job, task: Task) -> StepMask:
     facts = {
         "method": job.method,
         "asked": job.goals.to_dict(),
-        "macs": round(task.costs.fraction(plan), 6),
-        "cache_bytes_per_image": task.costs.peak_cache_bytes(plan),
+        "macs": round(task.costs.fraction(task.run_by(plan)), 6),
+        "cache_bytes_per_image": task.peak_cache_bytes(plan),
     }
     known = {**facts, **mask.provenance, "config": job.config.to_dict(), **job.effort.facts()}
     mask = replace(mask, provenance=known)

@@ -54,7 +54,7 @@ def intercepted(pipe: Any, graph: BlockGraph, policy: Policy, on_call: OnCall) -
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(frozen(denoiser))
         decoder_inputs = stack.enter_context(without_decoder(pipe))
-        executor = Executor(denoiser, graph, lambda: pipe.scheduler, lambda row: policy)
+        executor = Executor(denoiser, graph, lambda: pipe.scheduler, lambda row: policy, pipe=pipe)
         stack.callback(executor.remove)
         name = type(denoiser).__name__
         gate = (name, denoiser, lambda compute, args, kwargs: on_call(executor.position, compute))

@@ -9,11 +9,12 @@ from torch import nn
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.inspection.graph_bytes import can_checkpoint
 from stepmask.inspection.pipeline_call import is_modular
-from stepmask.inspection.placement import cast_to, device_of, diffusers_hooks, dtype_of
+from stepmask.inspection.placement import cast_to, device_of, dtype_of, is_offloaded
 from stepmask.inspection.quantised import is_quantised, lets_gradients_through
 from stepmask.inspection.registry import denoiser_of, denoisers_of
 from stepmask.learning.processes import launched
 from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
+from stepmask.runtime.rows import Course
 from stepmask.runtime.spread import mesh_of
 
 INSTEAD = "stepmask.schedules.key_steps(pipe, steps) makes a good mask there without learning"
@@ -26,19 +27,27 @@ class NoGradientError(UnsupportedModelError):
 
 
 def check_learnable(pipe: Any) -> None:
-    """Refuse a pipeline whose full run cannot be learned from.
+    """Refuse a pipeline whose full run cannot be learned from by looking into it.
+
+    Raises:
+        StepMaskError: As `check_full_run` raises it.
+        NoGradientError: It has several denoisers.
+    """
+    check_full_run(pipe)
+    if len(denoisers_of(pipe)) > 1:
+        raise NoGradientError(
+            f"{type(pipe).__name__} runs two denoisers or more, and gradients are followed through one alone: {INSTEAD}"
+        )
+
+
+def check_full_run(pipe: Any) -> None:
+    """Refuse a pipeline whose runs are no full ones, or are made by several processes.
 
     Raises:
         StepMaskError: A mask is applied to the model.
-        UnsupportedModelError: It is offloaded by accelerate, spread over processes, has a cache of diffusers, or
-            another one takes over in mid-run.
+        UnsupportedModelError: It is spread over processes, or has a cache of diffusers.
     """
-    denoiser, *others = denoisers_of(pipe)
-    if others:
-        raise UnsupportedModelError(
-            f"{type(pipe).__name__} runs two denoisers or more, and learning follows one alone: {INSTEAD}, and apply "
-            "runs it in all of them"
-        )
+    denoiser = denoiser_of(pipe)
     if launched()[1] > 1 and mesh_of(denoiser) is not None:
         raise UnsupportedModelError(
             "the denoiser is spread over the processes (enable_parallelism, or sharded weights), and learning shares "
@@ -46,18 +55,11 @@ def check_learnable(pipe: Any) -> None:
         )
     if is_applied(denoiser):
         raise StepMaskError("a mask is applied to this model: remove it before learning another")
-    if any(hasattr(module, "_hf_hook") for module in denoiser.modules()):
-        raise UnsupportedModelError("the denoiser is offloaded: learn before enabling offload, the mask works after it")
     if has_cache_of_diffusers(denoiser):
         raise UnsupportedModelError(
             "hooks of diffusers carry values of the denoiser from step to step (enable_cache?), so its full run cannot "
             "be learned from: call disable_cache() first"
         )
-
-
-def _is_offloaded_in_groups(module: nn.Module) -> bool:
-    """Whether hooks of diffusers move a module to the device and back."""
-    return any("group_offloading" in name for name in diffusers_hooks(module))
 
 
 def check_layers(pipe: Any) -> None:
@@ -72,9 +74,9 @@ def check_layers(pipe: Any) -> None:
             f"the weights of the {type(denoiser).__name__} were made under torch.inference_mode(), which no gradient "
             f"passes: load the model outside of it; or {INSTEAD}"
         )
-    if any(_is_offloaded_in_groups(module) for module in denoiser.modules()):
+    if any(map(is_offloaded, denoiser.modules())):
         raise NoGradientError(
-            f"the denoiser is offloaded in groups: learn before enabling offload, the mask works after it; or {INSTEAD}"
+            f"the denoiser is offloaded: learn before enabling offload, the mask works after it; or {INSTEAD}"
         )
     kind = dtype_of(denoiser), device_of(denoiser)
     for name, module in denoiser.named_modules():
@@ -89,14 +91,29 @@ def check_gradients(pipe: Any) -> None:
     """Refuse also what is known to let no gradient through from one step to the next.
 
     Raises:
-        NoGradientError: The pipeline is modular, or a quantised layer lets none through.
+        NoGradientError: The pipeline is modular or has several denoisers, or a quantised layer lets none through.
     """
+    check_learnable(pipe)
     check_layers(pipe)
     if is_modular(pipe):
         raise NoGradientError(
             f"the blocks of a {type(pipe).__name__} switch gradients off, so no error of its images comes back through "
             "them: learn with the standard pipeline of the same denoiser and scheduler, the mask works in both; or "
             f"{INSTEAD}"
+        )
+
+
+def check_even(course: Course | None) -> None:
+    """Refuse runs whose rows differ, through which gradients are not followed.
+
+    Raises:
+        NoGradientError: Some row has more inputs than others, or begins anew.
+    """
+    if course is not None and not course.is_even:
+        anew = f" and begin anew at row {', '.join(map(str, course.anew))}" if course.anew else ""
+        raise NoGradientError(
+            f"rows of a run have {min(course.inputs)} to {max(course.inputs)} inputs{anew} (does guidance begin or end "
+            f"on the way?), and gradients need the same calls at every step; or {INSTEAD}"
         )
 
 

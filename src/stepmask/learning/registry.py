@@ -39,6 +39,7 @@ class Learner:
         shares: Whether it shares its work out where several processes learn together, by the `Processes` of its job;
             else it runs in the first of them alone, and the others wait.
         nested: Whether it decides on blocks and lists of blocks too; else its task has the innermost sites alone.
+        uneven: Whether it takes runs whose rows do not cost alike, or begin anew on the way, as a `Course` says.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Learner:
     needs_target: bool = True
     shares: bool = False
     nested: bool = False
+    uneven: bool = False
 
     def __call__(self, job: Job) -> StepMask | MaskFamily:
         """Learn."""

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakMethod, ref
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,7 +23,7 @@ from stepmask.inspection.measure_cost import cost_of
 from stepmask.inspection.placement import diffusers_hooks
 from stepmask.inspection.registry import denoisers_of, runs_in_turns
 from stepmask.inspection.sampler_loop import as_pipeline
-from stepmask.liveness import Plan, make_plan
+from stepmask.liveness import Plan, in_turn, make_plan
 from stepmask.mask import StepMask
 from stepmask.recipe import Recipe
 from stepmask.runtime.callers import other_callers
@@ -180,11 +179,7 @@ class Handle:
             return self._policy_from(0).plan
         plans = [self._policy_from(first).plan for first, _ in stretches]
         counts = [last - first + 1 for first, last in stretches]
-        if len(plans) == 1 and counts[0] == plans[0].num_rows:
-            return plans[0]
-        states = [plan.states[:count] for plan, count in zip(plans, counts, strict=True)]
-        keep = [plan.keep[:count] for plan, count in zip(plans, counts, strict=True)]
-        return replace(plans[0], states=np.vstack(states), keep=np.vstack(keep))
+        return in_turn(plans, counts, [count for executor in self._run for count in executor.inputs])
 
     @property
     def peak_cache_bytes(self) -> int:

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
 from stepmask.gate import Controller, Gates, copied, one_within_the_other
 from stepmask.graph import BlockGraph
 from stepmask.inspection.first_step import without_fractions
+from stepmask.inspection.inputs import num_samples
 from stepmask.inspection.sites import ends_of, gates_of
 from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.callers import is_caller, other_callers
@@ -27,6 +27,7 @@ from stepmask.runtime.compiled import RecompileLimit, Region, compiled_around, r
 from stepmask.runtime.offloading import Groups
 from stepmask.runtime.policies import Policy, RunPlan, passed_over
 from stepmask.runtime.position import Position, PositionTracker, again_and_again, timestep_of
+from stepmask.runtime.streams import Call
 from stepmask.runtime.whole import Whole
 from stepmask.values import Value, tensors_in
 
@@ -40,38 +41,13 @@ class Stream:
 
     start: int
     row: int
-    shape: tuple
     policy: Policy
     cache: Cache
-    arguments: _Arguments
+    call: Call
     asked: Sequence[bool] = ()
     """Per site, whether the policy is asked in this row; the others compute."""
     has_run: bytearray | None = None
     """Per site, whether it was reached in the stream's first row: some calls leave blocks out."""
-
-
-class _Arguments:
-    """Which tensors a call got, by identity: a stream's conditions are the same objects at every step.
-
-    Where they change in mid-run, what was cached belongs to other conditions: a callback has swapped the prompt, or
-    another pipeline calls after an interrupted run. Tensors that a pipeline makes anew for every call say nothing, so
-    what changes between the first two calls of a stream is not noticed.
-    """
-
-    def __init__(self, args: tuple, kwargs: dict) -> None:
-        self._tensors = [ref(tensor) for tensor in tensors_in((args, kwargs))]
-        self._constant: set[int] | None = None
-
-    def follow(self, before: _Arguments) -> bool:
-        """Whether these may follow those of the call before."""
-        pairs = zip(self._tensors, before._tensors, strict=False)
-        same = {i for i, (now, then) in enumerate(pairs) if now() is then()}
-        self._constant = same if before._constant is None else before._constant
-        return self._constant <= same
-
-    def begin(self) -> None:
-        """A stream begins here: the call after this one says what stays the same."""
-        self._constant = None
 
 
 class Executor:
@@ -114,6 +90,8 @@ class Executor:
         self.stretches: list[tuple[int, int]] = []
         """First and last row of each stretch of the latest run, of each step's first call: one, unless it began anew
         on the way."""
+        self.inputs: list[int] = []
+        """Inputs at each row of those, over all its calls."""
         self.meter = Meter()
         self.position: Position | None = None
         """Position of the latest denoiser call."""
@@ -254,7 +232,7 @@ class Executor:
         self._check_own(module, scheduler)
         position = self._tracker.locate(scheduler, timestep_of(args, kwargs))
         if position.new_run:
-            self._streams, self.stretches = {}, []
+            self._streams, self.stretches, self.inputs = {}, [], []
             self._thread = threading.get_ident()
             self.first_call = without_fractions((args, kwargs))
             self.meter = Meter()
@@ -273,7 +251,10 @@ class Executor:
         self.position = position
         self._check_repeats(position, args, kwargs)
         self._reached = bytearray(len(self._every_site))
-        self._current = stream = self._stream_at(position, _shape(args, kwargs), _Arguments(args, kwargs))
+        if position.stream == 0:
+            self.inputs.append(0)
+        self.inputs[-1] += num_samples([*args, *kwargs.values()]) or 1
+        self._current = stream = self._stream_at(position, Call(args, kwargs))
         called = getattr(stream.policy, "called", None)
         self._groups.prepare(None if called is None else called(stream.row - stream.start))
         self._limit.raised()
@@ -306,24 +287,22 @@ class Executor:
             self.rest()
             raise again_and_again(position.row)
 
-    def _stream_at(self, position: Position, shape: tuple, arguments: _Arguments) -> Stream:
+    def _stream_at(self, position: Position, call: Call) -> Stream:
         stream = self._streams.get(position.stream)
-        goes_on = stream is not None and (stream.row + 1, stream.shape) == (position.row, shape)
-        if not goes_on or not arguments.follow(stream.arguments):
+        if stream is None or stream.row + 1 != position.row or not call.follows(stream.call):
             if stream is not None:
                 stream.cache.clear()
-            arguments.begin()
             policy, cache = self._policy_from(position.row), Cache(self.meter, self._cache_device)
             if not self._acts(policy) <= self._acting:  # as in a run from the first row, where nobody reads it
                 self._acting |= self._acts(policy)
                 self._gate_again()
-            stream = Stream(position.row, position.row, shape, policy, cache, arguments)
+            stream = Stream(position.row, position.row, policy, cache, call)
             self._streams[position.stream] = stream
         if position.stream == 0:
             if stream.start < position.row:
                 self.stretches.pop()
             self.stretches.append((stream.start, position.row))
-        stream.row, stream.arguments = position.row, arguments
+        stream.row, stream.call = position.row, call
         asks = getattr(stream.policy, "asks", None)
         stream.asked = self._every_site if asks is None else asks(stream.row - stream.start)
         return stream
@@ -378,23 +357,3 @@ def _another_thread(denoiser: nn.Module, what: str) -> PositionError:
         f"another thread called the {type(denoiser).__name__} in the middle of a {what}: a mask follows one run at a "
         "time, so let threads take turns, or give each a denoiser of its own"
     )
-
-
-def _shape(args: tuple, kwargs: dict) -> tuple:
-    """What must stay the same for cached values to fit.
-
-    Dtype and device of the sample, the shapes of all tensors, and which arguments there are, since an adapter that ends
-    in mid-run takes its part of the values with it; of texts and truth values, which are modes, what they say. Under
-    autocast the values' dtype is that of autocast, while a scheduler may return samples of another dtype than the
-    noise had.
-    """
-    values = [*args, *kwargs.values()]
-    sample = next((value for value in values if isinstance(value, Tensor) and value.dim() > 1), None)
-    given = tuple(
-        (name, value if isinstance(value, str | bool) else None) for name, value in kwargs.items() if value is not None
-    )
-    shapes = tuple(tuple(tensor.shape) for tensor in tensors_in(values))
-    if sample is None:
-        return given, shapes
-    dtype = None if torch.is_autocast_enabled(sample.device.type) else sample.dtype
-    return shapes, dtype, sample.device, given

@@ -1,53 +1,124 @@
-"""Which rows of a run a pipeline's call really runs: late starts, early ends, guidance that ends on the way."""
+"""What of a run a pipeline's call really runs: late starts, early ends, guidance that ends, denoisers in turns."""
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.inspection.first_step import follow
 from stepmask.inspection.inputs import num_samples
 from stepmask.inspection.pipeline_call import PipelineCall
+from stepmask.inspection.registry import denoisers_of
 from stepmask.inspection.sampler_loop import SamplerLoop
+from stepmask.liveness import Plan, in_turn
 from stepmask.mask import Action, StepMask
 from stepmask.runtime.position import PositionTracker, timestep_of, window
+from stepmask.runtime.streams import Call
 
 
-def rows_called(pipe: Any, call_kwargs: Mapping[str, Any], num_inference_steps: int) -> range | None:
-    """The rows at which a call runs the denoiser, found by a run on zeros; None where they cannot be told.
+@dataclass(frozen=True)
+class Course:
+    """What a call runs.
+
+    Attributes:
+        rows: The rows of the scheduler's run at which the denoiser is called.
+        inputs: Inputs of the denoiser at each of these rows, over all its calls.
+        anew: Which of them drop all that was cached, and compute in full, counted from the first one, which is none.
+    """
+
+    rows: range
+    inputs: tuple[int, ...]
+    anew: tuple[int, ...] = ()
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows cost alike and go on from the row before."""
+        return len(set(self.inputs)) == 1 and not self.anew
+
+    def to_list(self) -> list[list[int]]:
+        """All of it as JSON."""
+        return [[self.rows.start, self.rows.stop], list(self.inputs), list(self.anew)]
+
+    @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """First row of each stretch that begins in full, and the row after its last."""
+        return list(pairwise((0, *self.anew, len(self.rows))))
+
+    def most(self, num_bytes: int, costs: CostTable) -> int:
+        """Bytes at the row with most inputs, of bytes as costs have them, which are those of a first step."""
+        return num_bytes * max(self.inputs) // costs.forwards_per_image
+
+    def run_by(self, plan: Plan) -> Plan:
+        """What runs of a plan for these rows."""
+        plans = [plan.from_row(first) for first, _ in self.stretches]
+        return in_turn(plans, [end - first for first, end in self.stretches], self.inputs)
+
+    def in_full(self, mask: StepMask) -> StepMask:
+        """A mask for these rows that says compute where a stretch begins."""
+        if not self.anew:
+            return mask
+        actions = mask.actions
+        actions[list(self.anew)] = Action.compute
+        return mask.with_actions(actions, **mask.forecasting())
+
+
+def course_of(pipe: Any, call_kwargs: Mapping[str, Any], num_inference_steps: int) -> Course | None:
+    """What a call runs, found by a run on zeros; None where it cannot be told.
 
     Raises:
-        StepMaskError: The number of inputs changes on the way, so that rows do not cost alike.
+        StepMaskError: It cannot be told, and the pipeline has several denoisers.
     """
     if isinstance(pipe, nn.Module | SamplerLoop) or not callable(pipe):
         return None
-    if not call_kwargs and PipelineCall(pipe).default("strength") is None:
+    several = len(denoisers_of(pipe)) > 1
+    if not several and not call_kwargs and PipelineCall(pipe).default("strength") is None:
         return None
-    tracker, calls = PositionTracker(), []
+    followed: dict[nn.Module, _Followed] = defaultdict(_Followed)
+    inputs: Counter[int] = Counter()
 
-    def note(args: tuple, kwargs: dict) -> None:
-        position = tracker.locate(pipe.scheduler, timestep_of(args, kwargs))
-        if position.stream == 0:
-            calls.append((position.row, num_samples([*args, *kwargs.values()])))
+    def note(denoiser: nn.Module, args: tuple, kwargs: dict) -> None:
+        row = followed[denoiser].note(pipe.scheduler, args, kwargs)
+        inputs[row] += num_samples([*args, *kwargs.values()]) or 1
 
     with only_rows(None):
         error = follow(pipe, call_kwargs, num_inference_steps, note)
-    rows, batches = [row for row, _ in calls], [batch for _, batch in calls]
-    if error is not None or not rows or rows != list(range(rows[0], rows[0] + len(rows))):
-        return None
-    if len(set(batches)) > 1:
-        changed = next(row for row, batch in calls if batch != batches[0])
+    rows = sorted(inputs)
+    if error is None and rows and rows == list(range(rows[0], rows[-1] + 1)):
+        anew = sorted({row - rows[0] for one in followed.values() for row in one.anew} - {0})
+        return Course(range(rows[0], rows[-1] + 1), tuple(inputs[row] for row in rows), tuple(anew))
+    if several:
         raise StepMaskError(
-            f"the call of {type(pipe).__name__} gives its denoiser {batches[0]} inputs at row {rows[0]} and others "
-            f"from row {changed} on (guidance that a callback ends?), and the budget of a mask is counted over rows "
-            "that cost alike: learn without that, evaluate says what the mask costs with it"
+            f"which denoiser of {type(pipe).__name__} runs at which step could not be seen by a run on zeros "
+            f"({error}): give call_kwargs={{...}} with everything that its call needs"
         )
-    return range(rows[0], rows[-1] + 1)
+    return None
+
+
+class _Followed:
+    """The calls of one denoiser: where they stand, and which of them go on from nothing."""
+
+    def __init__(self) -> None:
+        self._tracker = PositionTracker(by_own_pipeline=lambda: True)
+        self._latest: dict[int, tuple[int, Call]] = {}
+        self.anew: set[int] = set()
+
+    def note(self, scheduler: Any, args: tuple, kwargs: dict) -> int:
+        """Row of the next call."""
+        position, call = self._tracker.locate(scheduler, timestep_of(args, kwargs)), Call(args, kwargs)
+        row, before = self._latest.get(position.stream, (None, None))
+        if row is None or row + 1 != position.row or not call.follows(before):
+            self.anew.add(position.row)
+        self._latest[position.stream] = position.row, call
+        return position.row
 
 
 @contextlib.contextmanager

@@ -21,14 +21,14 @@ from stepmask.inspection.describe import Description, description_for, descripti
 from stepmask.inspection.first_step import first_step
 from stepmask.inspection.measure_cost import cost_of
 from stepmask.inspection.pipeline_call import PipelineCall
-from stepmask.inspection.placement import plain_parts
-from stepmask.inspection.registry import denoiser_of
+from stepmask.inspection.placement import plain_parts, weights_of
+from stepmask.inspection.registry import denoiser_of, denoisers_of
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.runtime.apply import Handle, apply_plan
 from stepmask.runtime.noise import Noise
-from stepmask.runtime.rows import rows_called
+from stepmask.runtime.rows import Course, course_of
 
 SAMPLED = 64
 """Of each parameter, so many values tell one set of weights from another."""
@@ -51,7 +51,8 @@ class Task:
 
     Attributes:
         pipe: What samples.
-        denoiser: Its denoiser.
+        denoiser: Its denoiser; of several the first.
+        denoisers: All of them.
         call_kwargs: Arguments of the pipeline's call, the conditions among them.
 
     Raises:
@@ -74,6 +75,7 @@ class Task:
         check_whole("seed", seed, 0)
         self.pipe = as_pipeline(pipe, scheduler)
         self.denoiser: nn.Module = denoiser_of(self.pipe)
+        self.denoisers = nn.ModuleList(denoisers_of(self.pipe))
         self.num_inference_steps, self.seed = num_inference_steps, seed
         if call_kwargs is not None and not isinstance(call_kwargs, Mapping):
             raise StepMaskError(
@@ -130,13 +132,31 @@ class Task:
         return self.noise.timesteps()
 
     @cached_property
-    def rows(self) -> range | None:
-        """The rows that the call runs, where it leaves others out and the task is to leave them out too."""
+    def course(self) -> Course | None:
+        """What the call runs; None where it cannot be told, or the task is not to leave other rows out."""
         if not self._only_what_runs:
             return None
         PipelineCall(self.pipe).check(self.call_kwargs)
-        found = rows_called(self.pipe, self.call_kwargs, self.num_inference_steps)
-        return None if found is None or len(found) == len(self.whole_timesteps) else found
+        return course_of(self.pipe, self.call_kwargs, self.num_inference_steps)
+
+    @property
+    def rows(self) -> range | None:
+        """The rows that the call runs, where it leaves others out and the task is to leave them out too."""
+        known = self.course is not None and len(self.course.rows) < len(self.whole_timesteps)
+        return self.course.rows if known else None
+
+    def run_by(self, plan: Plan) -> Plan:
+        """What the call runs of a plan for its rows."""
+        return plan if self.course is None else self.course.run_by(plan)
+
+    def in_full(self, mask: StepMask) -> StepMask:
+        """A mask for these rows that says compute where the call drops all that was cached."""
+        return mask if self.course is None else self.course.in_full(mask)
+
+    def peak_cache_bytes(self, plan: Plan) -> int:
+        """Most bytes per image that a run under a plan keeps at once."""
+        held = self.costs.peak_cache_bytes(plan)
+        return held if self.course is None else self.course.most(held, self.costs)
 
     @property
     def timesteps(self) -> list[float]:
@@ -160,9 +180,10 @@ class Task:
             "num_inference_steps": self.num_inference_steps,
             "scheduler": self.scheduler,
             "graph": self.graph.fingerprint,
-            "weights": weights_digest(self.denoiser),
+            "weights": weights_digest(self.denoisers),
             "call_kwargs": {name: comparable(value) for name, value in sorted(self.call_kwargs.items())},
             **({} if self.rows is None else {"rows": [self.rows.start, self.rows.stop]}),
+            **({} if self.course is None or self.course.is_even else {"course": self.course.to_list()}),
         }
 
     def facts(self, noise_seeds: Sequence[int]) -> dict[str, Any]:
@@ -221,7 +242,7 @@ def weights_digest(model: nn.Module) -> str:
     """A sum that changes when the weights do, or how strongly adapters act; the same on every machine."""
     scales = {name: getattr(module, "scaling", None) for name, module in model.named_modules()}  # as peft has them
     adapters = "".join(f"{name} {scale}" for name, scale in scales.items() if isinstance(scale, dict))
-    parts = (part for parameter in model.parameters() for part in plain_parts(parameter))
+    parts = (part for weight in weights_of(model) for part in plain_parts(weight))
     return _digest((part.flatten()[:SAMPLED] for part in parts), adapters)
 
 

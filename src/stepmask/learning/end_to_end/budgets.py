@@ -50,7 +50,7 @@ def budget_in_time(goals: Goals, task: Task, costs: CostTable, max_cache_bytes: 
     """
     num_rows, speedup = task.shape[0], goals.target_speedup
     limits = {"latency": 1 / speedup}
-    floor = Budget(task.graph, costs, limits).floor(num_rows)
+    floor = Budget(task.graph, costs, limits, course=task.course).floor(num_rows)
     if limits["latency"] < floor:
         raise TargetError(
             f"target_speedup={speedup:g} cannot be reached: computing only the first of {num_rows} steps makes the "
@@ -58,7 +58,7 @@ def budget_in_time(goals: Goals, task: Task, costs: CostTable, max_cache_bytes: 
         )
     if goals.target_macs is not None:
         limits["macs"] = goals.target_macs
-    return Budget(task.graph, costs, limits, max_cache_bytes)
+    return Budget(task.graph, costs, limits, max_cache_bytes, task.course)
 
 
 def timed_costs(task: Task, batch_size: int, checkpoint: Checkpoint, processes: Processes, key: str) -> CostTable:

@@ -9,22 +9,21 @@ image.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stepmask.inspection.overrides import without_decoder
 from stepmask.learning.end_to_end.tables import Table
-from stepmask.learning.interception import intercepted
-from stepmask.liveness import State, rows_of
+from stepmask.liveness import Plan, State, rows_of
 from stepmask.mask_tables import weights_of_a_line
 from stepmask.nesting import inside_of
 from stepmask.runtime.cache import Cache
 from stepmask.runtime.channels import channel_dim
+from stepmask.runtime.executor import Executor
 from stepmask.runtime.forecasts import terms
 from stepmask.runtime.policies import RunPlan
-from stepmask.runtime.position import Position
 from stepmask.runtime.task import Task
 from stepmask.values import Value, put_together, take_apart
 
@@ -36,7 +35,7 @@ RIDGE = 0.01
 
 
 def calibrated(task: Task, table: Table, first: int, count: int) -> Table:
-    """The table with weights for the forecasts of all sites that contain others; itself where runs begin late or anew.
+    """The table with weights for the forecasts of all sites that contain others.
 
     Args:
         task: What runs.
@@ -47,64 +46,68 @@ def calibrated(task: Task, table: Table, first: int, count: int) -> Table:
     run = _CalibratingRun(table, task)
     if not run.weights:
         return table
+    pipe = task.pipe
+    executors = [Executor(one, task.graph, lambda: pipe.scheduler, run.from_row, pipe=pipe) for one in task.denoisers]
     try:
-        with torch.no_grad(), intercepted(task.pipe, task.graph, run.policy, run):
+        with torch.no_grad(), without_decoder(pipe):
             task.noise.images(first, count)
-    except _BeginsAnewError:
-        return table
+    finally:
+        for executor in executors:
+            executor.remove()
     weights = {task.graph.names[site]: numbers for site, numbers in run.weights.items()}
     actions = table.actions
     return Table.of(Table(actions, table.gains, table.channel_gains, weights).mask(task), task.graph)
-
-
-class _BeginsAnewError(Exception):
-    """Some calls do not go on from the first row."""
 
 
 class _CalibratingRun:
     """Runs a plan, and fits the weights of each forecast when it is asked for."""
 
     def __init__(self, table: Table, task: Task) -> None:
-        plan = table.plan(task)
-        self._running, self._states = RunPlan(plan), plan.states
-        self._row, self._computing_afresh = 0, False
-        self._known: set[tuple[int, int]] = set()
-        forecasting = (plan.states == State.forecast).any(0)
+        self._plan, graph = table.plan(task), task.graph
+        forecasting = (task.run_by(self._plan).states == State.forecast).any(0)
         self.weights: dict[int, np.ndarray] = {
-            site: np.tile(weights_of_a_line(NUM_VALUES), (len(plan.states), 1, 1))
-            for site in plan.graph.within
+            site: np.tile(weights_of_a_line(NUM_VALUES), (self._plan.num_rows, 1, 1))
+            for site in graph.within
             if forecasting[site]
         }
         """(T, K, C) by site."""
+        self.known: set[tuple[int, int]] = set()
+        """Cells that were fitted: of several calls in a step the first one is."""
+
+    def from_row(self, start: int) -> _Stretch:
+        """The policy of a stream that begins at a row."""
+        return _Stretch(self, self._plan.from_row(start), start)
+
+
+class _Stretch:
+    """The policy of streams that begin at one row."""
+
+    def __init__(self, run: _CalibratingRun, plan: Plan, start: int) -> None:
+        self._run, self._start, self._running, self._states = run, start, RunPlan(plan), plan.states
+        self._computing_afresh = False
         forecasts = rows_of(plan.states == State.forecast)
         # the blocks of a list come before what it is asked for
-        self._computes_for = [inside_of(row, {s: plan.graph.within[s] for s in self.weights}) for row in forecasts]
+        self._computes_for = [inside_of(row, {s: plan.graph.within[s] for s in run.weights}) for row in forecasts]
 
-    def __call__(self, position: Position, forward: Callable[[], Any]) -> Any:
-        """Take the place of a call of the denoiser."""
-        self._row = position.row
-        return forward()
-
-    def policy(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
+    def __call__(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:
         """What the executor hands out."""
-        if step != self._row:
-            raise _BeginsAnewError
-        dead = self._states[self._row, site] == State.dead  # what is computed afresh may be made of it
-        if dead or self._computing_afresh or self._computes_for[self._row] >> site & 1:
+        weights, row = self._run.weights, self._start + step
+        dead = self._states[step, site] == State.dead  # what is computed afresh may be made of it
+        if dead or self._computing_afresh or self._computes_for[step] >> site & 1:
             return compute()
-        if site not in self.weights or self._states[self._row, site] != State.forecast:
+        if site not in weights or self._states[step, site] != State.forecast:
             return self._running(step, site, compute, cache)
         known = [(at, *take_apart(value)) for at, value in cache.known(site)[:NUM_VALUES]]
         parts = [part for _, part, _ in known]
-        table = terms([at for at, _, _ in known], self._row, NUM_VALUES)[: len(known)]
+        table = terms([at for at, _, _ in known], step, NUM_VALUES)[: len(known)]
         bases = [
             [sum(share * value for share, value in zip(shares, values, strict=True)) for shares in table.tolist()]
             for values in zip(*parts, strict=True)
         ]
-        if (self._row, site) not in self._known:  # of several calls in a step the first is fitted
-            self._known.add((self._row, site))
-            self._fit(site, bases, self._afresh(compute))
-        given = iter(np.split(self.weights[site][self._row], np.cumsum([_width(one[0]) for one in bases])[:-1], axis=1))
+        if (row, site) not in self._run.known:
+            self._run.known.add((row, site))
+            self._fit(site, row, bases, self._afresh(compute))
+        given = iter(np.split(weights[site][row], np.cumsum([_width(one[0]) for one in bases])[:-1], axis=1))
         found = [_weighted(one, next(given)[: len(one)]) for one in bases]
         return put_together(found, known[0][2])
 
@@ -115,12 +118,12 @@ class _CalibratingRun:
         finally:
             self._computing_afresh = False
 
-    def _fit(self, site: int, bases: list[list[Tensor]], true: list[Tensor]) -> None:
+    def _fit(self, site: int, row: int, bases: list[list[Tensor]], true: list[Tensor]) -> None:
         columns = [_least_squares(basis, value) for basis, value in zip(bases, true, strict=True)]
-        found = np.concatenate(columns, axis=1)
-        if self.weights[site].shape[2] != found.shape[1]:
-            self.weights[site] = np.repeat(self.weights[site], found.shape[1], axis=2)
-        self.weights[site][self._row, : len(found)] = found
+        found, weights = np.concatenate(columns, axis=1), self._run.weights
+        if weights[site].shape[2] != found.shape[1]:
+            weights[site] = np.repeat(weights[site], found.shape[1], axis=2)
+        weights[site][row, : len(found)] = found
 
 
 def _width(value: Tensor) -> int:

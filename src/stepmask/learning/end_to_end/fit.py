@@ -18,7 +18,7 @@ from stepmask.learning.end_to_end.judge import PROBES, Judge
 from stepmask.learning.end_to_end.memory import fitted
 from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.processes import current, together
-from stepmask.learning.refusals import check_gradients, check_learnable
+from stepmask.learning.refusals import check_gradients
 from stepmask.mask import StepMask
 from stepmask.runtime.task import Task, check_whole
 
@@ -68,8 +68,7 @@ def fit_gains(
     steps = mask.provenance.get("num_inference_steps") or mask.num_rows
     task = Task(pipe, steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions)
     effort = Effort()
-    with uncompiled(task.pipe), effort.counting(task.denoiser):
-        check_learnable(task.pipe)
+    with uncompiled(task.pipe), effort.counting(*task.denoisers):
         check_gradients(task.pipe)
         given = EndToEnd(gains=iterations, channel_gains=channel_gains, offload=offload)
         config, _ = fitted(given, task, current())

@@ -70,7 +70,7 @@ class Judge:
         times: Times | None = None,
     ) -> None:
         self.task, self.budget, self.config = task, budget, config
-        self._noise, self._denoiser, self._checkpoint = task.noise, task.denoiser, checkpoint
+        self._noise, self._denoisers, self._checkpoint = task.noise, task.denoisers, checkpoint
         self._processes = processes or Processes()
         self._clock = clock or Clock(checkpoint, self._processes)
         self._times = times or Times(config, len(task.timesteps))
@@ -87,7 +87,7 @@ class Judge:
             return
 
         def run(part: Part) -> torch.Tensor:
-            with frozen(self._denoiser):
+            with frozen(self._denoisers):
                 found = self._full[(*part, False)] = self._sampled(*part, self._objective)
             return found.cpu()
 
@@ -185,7 +185,7 @@ class Judge:
         count = min(CALIBRATED, self.config.images_per_call or CALIBRATED)
 
         def calibrate() -> Table:
-            with frozen(self._denoiser):
+            with frozen(self._denoisers):
                 return calibrated(self.task, table, PROBES, count)
 
         table = self._processes.of_first(calibrate)
@@ -199,7 +199,7 @@ class Judge:
 
             def run(table: Table) -> torch.Tensor:
                 parts = _pieces(first, half, self.config.images_per_call or half)
-                with frozen(self._denoiser), self.task.apply(table.plan(self.task)):
+                with frozen(self._denoisers), self.task.apply(table.plan(self.task)):
                     found = [self._features(self._noise.latents(*part)).detach().cpu() for part in parts]
                 return (torch.cat(found) - wanted).flatten(1).double()
 
@@ -251,7 +251,7 @@ class Judge:
             return self._wanted[number]
 
         def run(part: Part) -> torch.Tensor:
-            with frozen(self._denoiser):
+            with frozen(self._denoisers):
                 return _unbroken(self._features(self._noise.latents(*part)).detach()).cpu()
 
         parts = self._parts(PROBES + number * self.config.num_probes, self.config.num_probes)
@@ -274,7 +274,7 @@ class Judge:
         def run(work: tuple[str, Part]) -> np.ndarray:
             key, part = work
             which = *part, objective is None
-            with frozen(self._denoiser):
+            with frozen(self._denoisers):
                 if which not in self._full:
                     self._full[which] = _unbroken(self._sampled(*part, objective))
                 with self.task.apply(plans[key]):

@@ -29,7 +29,7 @@ from stepmask.learning.end_to_end.search.search import Round, Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.end_to_end.times import Times, measured_pace
 from stepmask.learning.job import Job
-from stepmask.learning.refusals import NoGradientError, check_gradients, check_learnable
+from stepmask.learning.refusals import NoGradientError, check_even, check_full_run, check_gradients
 from stepmask.liveness import make_plan
 from stepmask.mask import SECONDS, StepMask
 from stepmask.words import duration, size
@@ -65,13 +65,14 @@ class EndToEndLearning:
 
     def __init__(self, job: Job) -> None:
         self._job, self._goals = job, job.goals
-        check_learnable(job.task.pipe)
+        check_full_run(job.task.pipe)
         self.config, self._memory = fitted(job.config, job.task, job.processes)
         self._limit = job.goals.max_cache_bytes or default_cache_bytes(job.task.graph, job.task.costs)
         self._why_by_runs, self._is_cut = "", False
         if self.config.gradients:
             try:
                 check_gradients(job.task.pipe)
+                check_even(job.task.course)
             except NoGradientError as error:
                 self._note_by_runs(error)
         self._choose_level()
@@ -90,7 +91,7 @@ class EndToEndLearning:
         self.coarse = config.coarse is not False or not config.gradients or nested
         self._walks = config.coarse is None and config.gradients and self._has_skips and self._has_room_for_branches
         self._task = self._job.task if self.coarse else innermost
-        self.budget = Budget(self._task.graph, self._task.costs, max_cache_bytes=self._limit)
+        self.budget = Budget(self._task.graph, self._task.costs, max_cache_bytes=self._limit, course=self._task.course)
         self._tables = [self._table_to_start_from(mask) for mask in self._goals.start]
         self.targets = shares_asked(self._goals, self.budget, self._task.shape[0])
 
@@ -212,7 +213,7 @@ class EndToEndLearning:
             raise StepMaskError("a mask to start from forecasts, and forecast=False allows none: leave one of them out")
         if not np.array_equal(mask.timesteps, self._task.timesteps):
             mask = mask.resample(self._task.timesteps)
-        return Table.of(mask, self._task.graph)
+        return Table.of(self._task.in_full(mask), self._task.graph)
 
     @property
     def num_rounds(self) -> int:

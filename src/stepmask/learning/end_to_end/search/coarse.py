@@ -206,8 +206,10 @@ class CoarseSearch(Search):
         cost = self.budget.cost_of(full.actions)
         self.candidates[full.digest] = Candidate(full, cost, psnrs, "the full run")
         inputs, schedules = (self.task.graph, self.task.timesteps, self.config.allowed), []
+        stretches = [] if self.task.course is None else self.task.course.stretches
         for bound in sorted({bound for target in targets for bound in (target, *self._bounds(target))}):
-            spaced = {self._table_of(s).digest: s for s in coarse_steps(*inputs, bound, self._cost_of) if self._fits(s)}
+            tried = coarse_steps(*inputs, bound, self._cost_of, stretches)
+            spaced = {self._table_of(schedule).digest: schedule for schedule in tried if self._fits(schedule)}
             best = sorted(spaced.values(), key=lambda s: -self.judge.psnrs(self._table_of(s)).mean())
             schedules += best[: None if self._contends else 1]
         for schedule in schedules:
@@ -224,9 +226,6 @@ class CoarseSearch(Search):
         """Measure key steps; None if they are hopeless, or their cache too large."""
         self._key_steps[self._table_of(schedule).digest] = schedule
         return self._try_schedule(schedule, _number_of_steps(schedule), rival)
-
-    def _table_of(self, schedule: StepMask) -> Table:
-        return Table.of(schedule, self.task.graph)
 
     def _fits(self, schedule: StepMask) -> bool:
         return self.budget.fits(self._table_of(schedule).actions)

@@ -40,22 +40,44 @@ def coarse_steps(
     allowed: Sequence[Action],
     target: float,
     cost: Callable[[StepMask], float],
+    stretches: Sequence[tuple[int, int]] = (),
 ) -> Iterator[StepMask]:
     """As many key steps of all blocks together as cost at most `target`, spaced in several ways.
 
-    `cost` says what a mask's plan costs, in the unit of the target.
+    Args:
+        graph: The sites.
+        timesteps: The run.
+        allowed: What cells may do.
+        target: The budget.
+        cost: Says what a mask's plan costs, in the unit of the target.
+        stretches: First row, and the row after the last, of the stretches that begin with a key step; one if empty.
     """
     num_rows = len(timesteps)
-    forecast = "linear" if Action.linear in allowed else None
-    one, all_of_them = (cost(key_steps(graph, timesteps, count, forecast=forecast)) for count in (1, num_rows))
-    each = (all_of_them - one) / max(num_rows - 1, 1)
-    most = 1 + int((target - one) / each + 1e-6) if each > 0 else num_rows
+    stretches = stretches or [(0, num_rows)]
+    least, forecast = len(stretches), "linear" if Action.linear in allowed else None
+
+    def spread(count: int, power: float = 1.0) -> StepMask:
+        return key_steps(graph, timesteps, _spaced_in(stretches, count, power), forecast=forecast)
+
+    fewest, all_of_them = (cost(spread(count)) for count in (least, num_rows))
+    each = (all_of_them - fewest) / max(num_rows - least, 1)
+    most = least + int((target - fewest) / each + 1e-6) if each > 0 else num_rows
     for power in POWERS:
-        for count in range(min(max(1, most), num_rows), 0, -1):
-            mask = key_steps(graph, timesteps, count, power, forecast)
-            if count == 1 or cost(mask) <= target + 1e-6:  # the first and the last step may cost more, or less
+        for count in range(min(max(least, most), num_rows), least - 1, -1):
+            mask = spread(count, power)
+            if count == least or cost(mask) <= target + 1e-6:  # the first and the last step may cost more, or less
                 yield mask
                 break
+
+
+def _spaced_in(stretches: Sequence[tuple[int, int]], count: int, power: float) -> list[int]:
+    """So many steps, in each stretch as its length has it and at least one, spaced as if it were alone."""
+    lengths = [end - first for first, end in stretches]
+    counts = [1] * len(stretches)
+    for _ in range(count - len(stretches)):  # each to the stretch whose steps lie farthest apart
+        counts[max(range(len(counts)), key=lambda i: lengths[i] / counts[i])] += 1
+    found = zip(stretches, lengths, counts, strict=True)
+    return [first + step for (first, _), length, many in found for step in spaced(length, many, power)]
 
 
 def powers_of(steps: Sequence[int], num_rows: int) -> set[float]:

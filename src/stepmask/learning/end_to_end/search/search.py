@@ -208,13 +208,16 @@ class Search:
 
     def _try_schedule(self, schedule: StepMask, kind: str, rival: Candidate | None = None) -> Candidate | None:
         """Measure a schedule of some kind; None if it is hopeless, or its cache too large."""
-        table = Table.of(schedule, self.task.graph)
+        table = self._table_of(schedule)
         if not self.budget.fits(table.actions):
             return None
         return self._try(table, name_of(schedule, kind), rival)
 
     def _cost_of(self, schedule: StepMask) -> float:
-        return self.budget.cost_of(Table.of(schedule, self.task.graph).actions)
+        return self.budget.cost_of(self._table_of(schedule).actions)
+
+    def _table_of(self, schedule: StepMask) -> Table:
+        return Table.of(self.task.in_full(schedule), self.task.graph)
 
     def _round(self, base: Candidate, level: float, slack: float, target: float) -> Round:
         """Measure the tables of a cost of at most `level` that one probe of `base` proposes."""
