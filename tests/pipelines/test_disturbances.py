@@ -109,11 +109,14 @@ def test_hooks_that_come_and_go_under_a_mask():
 # --- values that break images
 
 
-def test_forecasts_that_leave_the_numbers_are_told():
+@pytest.mark.parametrize("last", [Action.linear, Action.hold])
+def test_forecasts_that_leave_the_numbers_are_told(last):
+    """Also where the last row hands out what was computed before that."""
     pipe = ddim_pipeline()
     graph = describe(pipe)
     actions = np.full((4, len(graph)), Action.compute, np.uint8)
     actions[2:] = Action.linear
+    actions[3] = last
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler.set_timesteps(4)
     blank = mask_of(np.ones(actions.shape, bool), graph, scheduler)
@@ -126,6 +129,20 @@ def test_forecasts_that_leave_the_numbers_are_told():
             error=UnsupportedModelError,
         )  # fmt: skip
     check_refused("are no finite numbers", stepmask.evaluate, pipe, mask, seeds=1, speed=False)
+
+
+def test_runs_that_end_early_in_no_numbers_are_told():
+    """The last row of the mask is never reached, nor are the decoder's pictures of use to anyone."""
+    case = replace(BY_NAME["Stable Diffusion XL"], steps=10, options={"denoising_end": 0.6})
+    pipe = case.build()
+    case.run(pipe)
+    mask = schedules.fora(pipe, case.steps, 2)
+    hook = pipe.unet.conv_out.register_forward_hook(lambda module, args, output: output * torch.nan)
+    with stepmask.apply(pipe, mask):
+        check_refused("are no finite numbers", case.run, pipe, error=UnsupportedModelError)
+    hook.remove()
+    with stepmask.apply(pipe, mask):
+        assert case.run(pipe).isfinite().all()
 
 
 # --- gradients and lifetime

@@ -94,7 +94,7 @@ class Handle:
                     checked=checked,
                     cache_device=cache_device,
                 )
-            self._end_of_call = _EndOfCall(pipe, self.release)
+            self._end_of_call = _EndOfCall(pipe, self._end)
         except BaseException:
             self.remove()
             raise
@@ -107,6 +107,11 @@ class Handle:
         """
         for executor in self._executors.values():
             executor.rest()
+
+    def _end(self) -> None:
+        """A call of the pipeline is over."""
+        for executor in self._executors.values():
+            executor.end()
 
     def remove(self) -> None:
         """Restore every module and drop the caches; a second call does nothing.

@@ -19,7 +19,7 @@ from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
 from stepmask.gate import Controller, Gates, copied, one_within_the_other
 from stepmask.graph import BlockGraph
 from stepmask.inspection.first_step import without_fractions
-from stepmask.inspection.inputs import num_samples
+from stepmask.inspection.inputs import first_sample, num_samples
 from stepmask.inspection.sites import ends_of, gates_of
 from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.callers import is_caller, other_callers
@@ -86,6 +86,7 @@ class Executor:
         self._alike = ("", 0)  # what a call got, and how many calls in turn
         self._thread = 0  # of the latest run
         self._caller: threading.Thread | None = None  # in the middle of a call
+        self._unchecked: Any = None  # sample and output of the latest call, where those were not looked at
         self._set_by_other: Any = None  # timesteps of a thread that was refused
         self.stretches: list[tuple[int, int]] = []
         """First and last row of each stretch of the latest run, of each step's first call: one, unless it began anew
@@ -164,6 +165,7 @@ class Executor:
         """Let all caches go: the next call begins a run."""
         self._drop_caches()
         self._tracker = self._new_tracker()
+        self._unchecked = None
 
     def _new_tracker(self) -> PositionTracker:
         return PositionTracker(lambda: self._pipe is not None and is_caller(self._pipe))
@@ -327,13 +329,27 @@ class Executor:
             self._drop_caches()
         elif isinstance(stream.policy, RunPlan):
             try:
-                self._check_run(module, stream, output)
+                self._check_run(stream, (first_sample([*args, *kwargs.values()]), output))
             except BaseException:
                 self.rest()
                 raise
 
-    def _check_run(self, module: nn.Module, stream: Stream, output: Any) -> None:
-        """See that what the plan computes was computed, and in the last row that what came out are numbers."""
+    def end(self) -> None:
+        """The call of the pipeline is over, perhaps before the last row: see that it ends in numbers, and rest.
+
+        Raises:
+            UnsupportedModelError: As a call at the last row raises it.
+        """
+        unchecked, self._unchecked = self._unchecked, None
+        self.rest()
+        if unchecked is not None:
+            self._check_finite(unchecked)
+
+    def _check_run(self, stream: Stream, values: Any) -> None:
+        """See that what the plan computes was computed, and in the last row that there are numbers.
+
+        Those that go in are looked at too: what the last row holds is none the worse for a broken sample.
+        """
         step, plan = stream.row - stream.start, stream.policy.plan
         if step == 0:
             stream.has_run = self._reached
@@ -342,11 +358,15 @@ class Executor:
         missing = [site for site in stream.policy.must_run(step) if not self._reached[site] and stream.has_run[site]]
         if missing:
             raise passed_over(plan.sites[missing[0]])
-        if not self._checked or step + 1 < plan.num_rows:
-            return
-        if not all(tensor.isfinite().all() for tensor in tensors_in(output) if tensor.is_floating_point()):
+        is_last = step + 1 == plan.num_rows
+        self._unchecked = None if is_last or not self._checked else values
+        if is_last and self._checked:
+            self._check_finite(values)
+
+    def _check_finite(self, values: Any) -> None:
+        if not all(tensor.isfinite().all() for tensor in tensors_in(values) if tensor.is_floating_point()):
             raise UnsupportedModelError(
-                f"what the {type(module).__name__} made under the mask are no finite numbers: if the plain pipeline's "
+                f"what the {type(self._denoiser).__name__} made under the mask are no finite numbers: if the plain pipeline's "
                 "are, either the mask's forecasts go too far (large gains), or something reads values that the mask "
                 "leaves out (another cache, code that took blocks apart); eliminate_dead=False computes those"
             )
