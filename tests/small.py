@@ -32,14 +32,14 @@ def ldm_pipeline(seed: int = 0, classes: int = 10, names: bool = True, **parts) 
     return quiet(ClassConditionalLDMPipeline(**parts))
 
 
-def pixart_parts(seed: int = 0) -> dict:
-    """Components of a PixArt pipeline whose text encoder reads the captions' words."""
+def pixart_parts(seed: int = 0, words=None) -> dict:
+    """Components of a PixArt pipeline whose text encoder reads the words of a tokenizer, by default CIFAR-10's."""
     from transformers import T5Config, T5EncoderModel
 
     from stepmask_lab.reference.captions import tokenizer
 
     torch.manual_seed(seed)
-    words = tokenizer()
+    words = words or tokenizer()
     text = T5Config(vocab_size=len(words), d_model=12, d_kv=6, d_ff=12, num_layers=1, num_heads=2, dropout_rate=0.0)
     transformer = diffusers.PixArtTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, num_layers=2, in_channels=4, out_channels=4,

@@ -7,7 +7,7 @@ from small import ldm_pipeline, pixart_pipeline
 from stepmask_lab.reference import conditioning
 from stepmask_lab.reference.captions import captions
 from stepmask_lab.reference.conditioning import trainable
-from stepmask_lab.reference.losses import noise_prediction_loss
+from stepmask_lab.reference.losses import denoising_loss
 from tiny import ddim_pipeline, dit_pipeline
 
 
@@ -36,7 +36,7 @@ def test_gradients_reach_all_of_it(make):
     model = trainable(pipe)
     config = getattr(pipe, "transformer", None) or pipe.unet
     shape = (32, config.config.in_channels, config.config.sample_size, config.config.sample_size)
-    noise_prediction_loss(pipe.scheduler)(model, torch.randn(shape), torch.arange(32) % 10).backward()
+    denoising_loss(pipe.scheduler)(model, torch.randn(shape), torch.arange(32) % 10).backward()
     idle = [name for name, each in model.named_parameters() if each.grad is None or not each.grad.any()]
     assert not idle
 

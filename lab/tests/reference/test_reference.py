@@ -20,8 +20,9 @@ KINDS = {
     "dit-cifar10": ("DiTPipeline", 16, {"class_labels": [3]}),
     "ldm-cifar10": ("ClassConditionalLDMPipeline", 12, {"class_labels": [3]}),
     "pixart-cifar10": ("SmallPixArtPipeline", 12, {"prompt": "a photo of a cat"}),
+    "pixart-emoji": ("EmojiPipeline", 16, {"prompt": "a red apple, flat style"}),
 }
-TEXT = ("pixart-cifar10",)
+TEXT = ("pixart-cifar10", "pixart-emoji")
 MISSING = [name for name in KINDS if name not in reference.names()]
 shipped = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.skip(reason="no weights here")] * (n in MISSING)) for n in KINDS]
@@ -81,7 +82,8 @@ def test_a_shipped_model_is_an_ordinary_pipeline(name):
     models = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     assert all(p.dtype == torch.float32 for model in models for p in model.parameters())
     images = pipe(**arguments, generator=generator(), num_inference_steps=2, output_type="pt").images
-    assert images.shape == (1, 3, 32, 32) and images.isfinite().all() and images.std() > 0.01
+    size = 64 if name == "pixart-emoji" else 32
+    assert images.shape == (1, 3, size, size) and images.isfinite().all() and images.std() > 0.01
     assert reference.training_record(name)["images_seen"] > 0
 
 
@@ -95,11 +97,14 @@ def test_without_transformers(tmp_path, monkeypatch):
         reference.load("reader")
 
 
-@pytest.mark.parametrize("name", configurations.BUILDERS)
+BUILDERS = {**configurations.BUILDERS, "pixart-emoji": configurations.pixart_emoji}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
 def test_configurations_are_supported_and_small(name):
     if name in TEXT:
         pytest.importorskip("transformers")
-    pipe = configurations.BUILDERS[name]()
+    pipe = BUILDERS[name]()
     assert len(describe(pipe)) > 10
     models = [model for model in pipe.components.values() if isinstance(model, torch.nn.Module)]
     parameters = sum(p.numel() for model in models for p in model.parameters())

@@ -55,7 +55,7 @@ class Stop(Exception):
 
 def learn_to_stop(monkeypatch, after: int) -> None:
     """Write a checkpoint at every step, and stop at one."""
-    inner, calls = train.noise_prediction_loss, []
+    inner, calls = train.denoising_loss, []
 
     def make(*args, **kwargs):
         loss = inner(*args, **kwargs)
@@ -68,8 +68,8 @@ def learn_to_stop(monkeypatch, after: int) -> None:
 
         return counting
 
-    monkeypatch.setattr(train, "noise_prediction_loss", make)
-    monkeypatch.setattr(train.train, "__defaults__", (64, 0.0))
+    monkeypatch.setattr(train, "denoising_loss", make)
+    monkeypatch.setattr(train.train, "__defaults__", (64, 0.0, "bf16", None))
 
 
 def checkpoint_images(output) -> int:
@@ -89,13 +89,13 @@ def test_a_stopped_training_goes_on_and_ends_as_a_pipeline(data, tmp_path, monke
     assert names == {"checkpoint"}, "neither old nor new ones are left over"
 
     counted = []
-    original = train.noise_prediction_loss
+    original = train.denoising_loss
 
     def counting(*args, **kwargs):
         loss = original(*args, **kwargs)
         return lambda *inputs: counted.append(1) or loss(*inputs)
 
-    monkeypatch.setattr(train, "noise_prediction_loss", counting)
+    monkeypatch.setattr(train, "denoising_loss", counting)
     main("ddpm-cifar10", data, tmp_path, **arguments)
     assert len(counted) == 2, "four of six batches were done before"
     assert checkpoint_images(tmp_path) == 6 * 16
@@ -168,7 +168,7 @@ def test_weights_change_and_the_average_is_what_is_left(data, tmp_path):
     model = trainable(ddim_pipeline())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randint(0, 255, (64, 3, 16, 16), dtype=torch.uint8, generator=generator())
-    loss = train.noise_prediction_loss(ddim_pipeline().scheduler)
+    loss = train.denoising_loss(ddim_pipeline().scheduler)
     budget = Budget(hours=1.0, images=64, learning_rate=1e-2, warmup_images=1)
     progress = train.train(model, loss, images, torch.zeros(64, dtype=torch.long), tmp_path, budget, 16)
     assert progress.images == 64 and progress.seconds > 0

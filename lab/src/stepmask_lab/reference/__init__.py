@@ -1,4 +1,4 @@
-"""The reference models that come with the package: small, trained on CIFAR-10, ordinary diffusers pipelines.
+"""The reference models that come with the package: small, ordinary diffusers pipelines.
 
 ``load("ddpm-cifar10")`` is a DDIMPipeline, ``load("dit-cifar10")`` a DiTPipeline. ``load("ldm-cifar10")`` is a
 `class_conditional_ldm.ClassConditionalLDMPipeline`, as diffusers has none. ``load("pixart-cifar10")`` is a
@@ -27,6 +27,7 @@ _WEIGHTS = Path(__file__).parent / "weights"
 OWN_PIPELINES = {
     "ClassConditionalLDMPipeline": "stepmask_lab.reference.class_conditional_ldm",
     "SmallPixArtPipeline": "stepmask_lab.reference.text_to_image",
+    "EmojiPipeline": "stepmask_lab.reference.text_to_image",
 }
 """Modules of the pipelines that diffusers does not know, by class name."""
 
@@ -53,10 +54,20 @@ def load(name: str, dtype: Any = None) -> Any:
     Raises:
         StepMaskError: There is no such model, or it reads text and transformers is not installed.
     """
+    return load_from(folder(name), f"reference model {name!r}", dtype)
+
+
+def load_from(path: Path, label: str, dtype: Any = None) -> Any:
+    """As `load` from any folder, for a model that is still trained; `label` names it in errors.
+
+    Raises:
+        StepMaskError: The folder has no pipeline, or it reads text and transformers is not installed.
+    """
     import torch
 
-    path = folder(name)
-    pipeline = saved_pipeline_class(path, f"reference model {name!r}")
+    if not (path / "model_index.json").exists():
+        raise StepMaskError(f"no {label}: {path} has no model_index.json, which every diffusers pipeline has")
+    pipeline = saved_pipeline_class(path, label)
     with _quiet():
         pipe = pipeline.from_pretrained(path, local_files_only=True)
         pipe = pipe.to(dtype or torch.float32)  # transformers loads what was saved, diffusers float32

@@ -1,10 +1,11 @@
-"""Captions for CIFAR-10, written from its labels alone, and the word-level tokenizer for them.
+"""Captions for CIFAR-10, written from its labels alone, and a word-level tokenizer for captions of any kind.
 
 A caption says what the label says, in several wordings; of colours, poses and backgrounds the labels know nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from stepmask_lab.reference.cifar10 import CLASSES
@@ -55,20 +56,22 @@ def _filled(template: str, noun: str, kind: str) -> str:
     return template.format(a="an" if noun[0] in "aeiou" else "a", noun=noun, kind=kind)
 
 
-def vocabulary() -> dict[str, int]:
-    """Numbers of all words that captions use; padding, end and unknown word first."""
-    words = {
-        word for label in range(len(CLASSES)) for text in captions(label) for word in text.replace(",", " ,").split()
-    }
+CAPTIONS = tuple(tuple(captions(label)) for label in range(len(CLASSES)))
+"""The captions of every class."""
+
+
+def vocabulary(table: Iterable[Iterable[str]] = CAPTIONS) -> dict[str, int]:
+    """Numbers of all words that the captions in a table use; padding, end and unknown word first."""
+    words = {word for texts in table for text in texts for word in text.replace(",", " ,").split()}
     return {word: number for number, word in enumerate([PAD, END, UNKNOWN, *sorted(words)])}
 
 
-def tokenizer() -> Any:
-    """A transformers tokenizer, one token per word: lowercase, an end token, padding."""
+def tokenizer(table: Iterable[Iterable[str]] = CAPTIONS) -> Any:
+    """A transformers tokenizer for the captions in a table, one token per word: lowercase, an end token, padding."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = vocabulary()
+    words = vocabulary(table)
     made = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -6,23 +6,28 @@ classifier-free guidance, a tenth of the labels is dropped. Knows neither losses
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stepmask_lab.reference.captions import captions
-from stepmask_lab.reference.cifar10 import CLASSES
+from stepmask_lab.reference.captions import CAPTIONS
 
 DROPOUT = 0.1
 DIT_NULL_CLASS = 1000
 UNKNOWN_WORDS = 0.05
 
 
-def trainable(pipe: Any) -> nn.Module:
-    """The module that is trained of `pipe`; it shares the pipeline's weights."""
+def trainable(pipe: Any, captions: Sequence[Sequence[str]] = CAPTIONS) -> nn.Module:
+    """The module that is trained of `pipe`; it shares the pipeline's weights.
+
+    Args:
+        pipe: An untrained pipeline.
+        captions: Those of every label, where the pipeline reads text.
+    """
     if getattr(pipe, "text_encoder", None) is not None:
-        return ByCaption(pipe.transformer, pipe.text_encoder, pipe.tokenizer)
+        return ByCaption(pipe.transformer, pipe.text_encoder, pipe.tokenizer, captions)
     if hasattr(pipe, "class_embedder"):
         return ByEmbedding(pipe.unet, pipe.class_embedder)
     if hasattr(pipe, "transformer"):
@@ -78,13 +83,15 @@ class ByCaption(nn.Module):
     no caption has do no harm.
     """
 
-    def __init__(self, transformer: nn.Module, text_encoder: nn.Module, tokenizer: Any) -> None:
+    def __init__(
+        self, transformer: nn.Module, text_encoder: nn.Module, tokenizer: Any, captions: Sequence[Sequence[str]]
+    ) -> None:
         super().__init__()
         self.transformer, self.text_encoder = transformer, text_encoder
         self.special, self.unknown = (tokenizer.pad_token_id, tokenizer.eos_token_id), tokenizer.unk_token_id
-        texts = [captions(label) for label in range(len(CLASSES))]
-        table = tokenizer(["", *(text for each in texts for text in each)], padding="longest", return_tensors="pt")
-        counts = torch.tensor([len(each) for each in texts])
+        texts = ["", *(text for each in captions for text in each)]
+        table = tokenizer(texts, padding="longest", return_tensors="pt")
+        counts = torch.tensor([len(each) for each in captions])
         first = 1 + counts.cumsum(0) - counts
         for name, value in (
             ("ids", table.input_ids),

@@ -5,7 +5,7 @@ Knows nothing of training (`train.py`) or of where weights lie (`__init__.py`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffusers import (
     AutoencoderKL,
@@ -22,7 +22,7 @@ from stepmask_lab.reference.cifar10 import CLASSES
 from stepmask_lab.reference.class_conditional_ldm import ClassConditionalLDMPipeline, ClassEmbedder
 
 if TYPE_CHECKING:
-    from stepmask_lab.reference.text_to_image import SmallPixArtPipeline
+    from stepmask_lab.reference.text_to_image import EmojiPipeline, SmallPixArtPipeline
 
 
 def ddpm_cifar10() -> DDIMPipeline:
@@ -45,6 +45,15 @@ def ddpm_cifar10() -> DDIMPipeline:
 
 def autoencoder_cifar10() -> AutoencoderKL:
     """Autoencoder 32x32x3 -> 16x16x4, the first stage of the latent models."""
+    return _autoencoder(sample_size=32)
+
+
+def autoencoder_emoji() -> AutoencoderKL:
+    """Autoencoder 64x64x3 -> 32x32x4: that of CIFAR-10 for larger pictures, hence without attention."""
+    return _autoencoder(sample_size=64, mid_block_add_attention=False)
+
+
+def _autoencoder(**more: Any) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(32, 64),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -52,8 +61,8 @@ def autoencoder_cifar10() -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
-        sample_size=32,
         scaling_factor=1.0,
+        **more,
     )
 
 
@@ -113,18 +122,52 @@ def pixart_cifar10() -> SmallPixArtPipeline:
 
     The text encoder is a T5 of two layers, trained together with the transformer.
     """
-    from transformers import T5Config, T5EncoderModel
-
     from stepmask_lab.reference.captions import tokenizer
     from stepmask_lab.reference.text_to_image import SmallPixArtPipeline
 
     words = tokenizer()
-    text_encoder = T5EncoderModel(
+    return SmallPixArtPipeline(
+        tokenizer=words,
+        text_encoder=_text_encoder(words, width=96),
+        vae=autoencoder_cifar10(),
+        transformer=_pixart_transformer(heads=6, head_width=32, blocks=7, text_width=96, sample_size=16, patch_size=2),
+        scheduler=_linear_schedule(clip_sample=False),
+    )
+
+
+def pixart_emoji() -> EmojiPipeline:
+    """Latent PixArt that draws emoji: 64 tokens, 6 blocks of width 256.
+
+    It is trained to predict velocity, on a cosine schedule that ends in pure noise.
+    """
+    from stepmask_lab.reference.captions import tokenizer
+    from stepmask_lab.reference.emoji import CAPTIONS
+    from stepmask_lab.reference.text_to_image import EmojiPipeline
+
+    words = tokenizer(CAPTIONS)
+    return EmojiPipeline(
+        tokenizer=words,
+        text_encoder=_text_encoder(words, width=128),
+        vae=autoencoder_emoji(),
+        transformer=_pixart_transformer(heads=4, head_width=64, blocks=6, text_width=128, sample_size=32, patch_size=4),
+        scheduler=DDIMScheduler(
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            timestep_spacing="trailing",
+            clip_sample=False,
+        ),
+    )
+
+
+def _text_encoder(words: Any, width: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
         T5Config(
             vocab_size=len(words),
-            d_model=96,
-            d_kv=24,
-            d_ff=192,
+            d_model=width,
+            d_kv=width // 4,
+            d_ff=2 * width,
             num_layers=2,
             num_heads=4,
             relative_attention_num_buckets=16,
@@ -134,27 +177,26 @@ def pixart_cifar10() -> SmallPixArtPipeline:
             eos_token_id=words.eos_token_id,
         )
     )
+
+
+def _pixart_transformer(
+    heads: int, head_width: int, blocks: int, text_width: int, sample_size: int, patch_size: int
+) -> PixArtTransformer2DModel:
     transformer = PixArtTransformer2DModel(
-        num_attention_heads=6,
-        attention_head_dim=32,
-        num_layers=7,
+        num_attention_heads=heads,
+        attention_head_dim=head_width,
+        num_layers=blocks,
         in_channels=4,
         out_channels=4,
-        sample_size=16,
-        patch_size=2,
-        cross_attention_dim=192,
-        caption_channels=96,
+        sample_size=sample_size,
+        patch_size=patch_size,
+        cross_attention_dim=heads * head_width,
+        caption_channels=text_width,
         use_additional_conditions=False,
     )
     # as it is initialised, projected words are so small that a short training hardly learns to read them
     transformer.caption_projection.linear_2.weight.data *= 5
-    return SmallPixArtPipeline(
-        tokenizer=words,
-        text_encoder=text_encoder,
-        vae=autoencoder_cifar10(),
-        transformer=transformer,
-        scheduler=_linear_schedule(clip_sample=False),
-    )
+    return transformer
 
 
 def _linear_schedule(clip_sample: bool) -> DDIMScheduler:
@@ -167,3 +209,4 @@ BUILDERS = {
     "ldm-cifar10": ldm_cifar10,
     "pixart-cifar10": pixart_cifar10,
 }
+"""The models of CIFAR-10, which `train` trains."""

@@ -1,4 +1,4 @@
-"""What the reference models are trained to do: predict noise, or rebuild images."""
+"""What the reference models are trained to do: remove noise, or rebuild images."""
 
 from __future__ import annotations
 
@@ -15,26 +15,39 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """From a model, samples (N, C, H, W) and labels (N,) to a scalar."""
 
 
-def noise_prediction_loss(scheduler: Any, snr_cap: float = 5.0) -> Loss:
-    """Mean squared error of the predicted noise, weighted by min(SNR, cap) / SNR (Hang et al. 2023).
+def denoising_loss(scheduler: Any, snr_cap: float = 5.0) -> Loss:
+    """Mean squared error of the predicted noise or velocity, whichever the scheduler expects.
 
-    The model predicts noise from noisy samples, timesteps and labels, as those of `conditioning` do.
+    The noise's is weighted by min(SNR, cap) / SNR (Hang et al. 2023), the velocity's by min(SNR + 1, cap) / (SNR + 1),
+    so that the step from pure noise, where SNR is 0, is learned too. The model predicts from noisy samples, timesteps
+    and labels, as those of `conditioning` do.
     """
+    velocity = scheduler.config.prediction_type == "v_prediction"
 
     def loss(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
         noise = torch.randn_like(x)
         timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),), device=x.device)
         predicted = model(scheduler.add_noise(x, noise, timesteps), timesteps, label).float()
-        snr = compute_snr(scheduler, timesteps)
-        weight = snr.clamp(max=snr_cap) / snr
-        return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
+        target = scheduler.get_velocity(x, noise, timesteps) if velocity else noise
+        relative = compute_snr(scheduler, timesteps) + velocity
+        weight = relative.clamp(max=snr_cap) / relative
+        return (weight * (predicted - target).square().mean(dim=(1, 2, 3))).mean()
 
     return loss
 
 
-def reconstruction_loss(model: AutoencoderKL, x: Tensor, label: Tensor) -> Tensor:
-    """Mean absolute and squared error of the decoded image plus a slight pull towards a unit Gaussian."""
-    inner = getattr(model, "module", model)
-    posterior = inner.encode(x).latent_dist
-    decoded = inner.decode(posterior.sample()).sample.float()
-    return F.l1_loss(decoded, x) + F.mse_loss(decoded, x) + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+def reconstruction_loss(kl_weight: float = 1e-4) -> Loss:
+    """Mean absolute and squared error of the decoded image plus a slight pull towards a unit Gaussian.
+
+    Args:
+        kl_weight: Of the pull, which is the divergence per number in the latents.
+    """
+
+    def loss(model: AutoencoderKL, x: Tensor, label: Tensor) -> Tensor:
+        inner = getattr(model, "module", model)
+        posterior = inner.encode(x).latent_dist
+        decoded = inner.decode(posterior.sample()).sample.float()
+        pull = posterior.kl().mean() / posterior.mean[0].numel()
+        return F.l1_loss(decoded, x) + F.mse_loss(decoded, x) + kl_weight * pull
+
+    return loss

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from diffusers import ImagePipelineOutput, PixArtSigmaPipeline
 
-from stepmask_lab.reference.captions import captions
-from stepmask_lab.reference.cifar10 import CLASSES
+from stepmask_lab.reference import emoji
+from stepmask_lab.reference.captions import CAPTIONS
 
 MAX_TOKENS = 16
 
@@ -20,7 +20,7 @@ MAX_TOKENS = 16
 class SmallPixArtPipeline(PixArtSigmaPipeline):
     """PixArtSigmaPipeline with prompts of 16 tokens, without resolution binning and without cleaning of captions."""
 
-    example_prompts = tuple(text for label in range(len(CLASSES)) for text in captions(label))
+    example_prompts = tuple(text for texts in CAPTIONS for text in texts)
     """What the text encoder of ``pixart-cifar10`` was trained on."""
 
     @torch.no_grad()
@@ -72,3 +72,10 @@ class SmallPixArtPipeline(PixArtSigmaPipeline):
             use_resolution_binning=use_resolution_binning,
             **more,
         )
+
+
+class EmojiPipeline(SmallPixArtPipeline):
+    """The same pipeline with the prompts of ``pixart-emoji``: "a red apple, flat style"."""
+
+    example_prompts = tuple(text for texts in emoji.CAPTIONS for text in texts)
+    """What the text encoder of ``pixart-emoji`` was trained on."""

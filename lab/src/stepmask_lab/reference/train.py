@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -26,10 +27,10 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from stepmask.errors import StepMaskError
-from stepmask_lab.reference import configurations
+from stepmask_lab.reference import checkpoints, configurations
 from stepmask_lab.reference.cifar10 import load_cifar10
 from stepmask_lab.reference.conditioning import trainable
-from stepmask_lab.reference.losses import Loss, noise_prediction_loss, reconstruction_loss
+from stepmask_lab.reference.losses import Loss, denoising_loss, reconstruction_loss
 
 AUTOENCODER = "autoencoder-cifar10"
 CURVE_BATCHES = 100
@@ -47,6 +48,7 @@ class Progress:
 
     images: int = 0
     seconds: float = 0.0
+    core_seconds: float = 0.0
     curve: list[tuple[int, float]] = field(default_factory=list)
 
     def state_dict(self) -> dict:
@@ -56,6 +58,7 @@ class Progress:
     def load_state_dict(self, state: dict) -> None:
         """From a checkpoint."""
         self.images, self.seconds, self.curve = state["images"], state["seconds"], list(state["curve"])
+        self.core_seconds = state["core_seconds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,11 @@ class Budget:
         warmup = min(1.0, (progress.images + 1) / self.warmup_images)
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * self.done(progress)))
 
+    def hours_left(self, progress: Progress) -> float:
+        """Hours to the end at the speed so far."""
+        done = self.done(progress)
+        return progress.seconds / 3600 * (1 - done) / done
+
 
 class Watch:
     """Counts the images and seconds of a training, says now and then how it goes, and when to save.
@@ -89,14 +97,16 @@ class Watch:
     def __init__(self, progress: Progress, name: str, checkpoint_minutes: float) -> None:
         self._progress, self._name, self._checkpoint_minutes = progress, name, checkpoint_minutes
         self._clock = self._saved = time.monotonic()
+        self._core_clock = time.process_time()
         self._recent: list[float] = []
 
     def after_batch(self, num_images: int, loss: float) -> None:
         """Count a batch."""
-        progress, now = self._progress, time.monotonic()
+        progress, now, core_now = self._progress, time.monotonic(), time.process_time()
         progress.images += num_images
         progress.seconds += now - self._clock
-        self._clock = now
+        progress.core_seconds += core_now - self._core_clock
+        self._clock, self._core_clock = now, core_now
         self._recent.append(loss)
         if len(self._recent) == CURVE_BATCHES:
             mean = sum(self._recent) / CURVE_BATCHES
@@ -142,15 +152,29 @@ def train(
     budget: Budget,
     batch_size: int = 64,
     checkpoint_minutes: float = 5.0,
+    precision: str = "bf16",
+    at_checkpoint: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Train `model` in place and leave it with its EMA weights.
 
     Checkpoints go to ``folder/checkpoint`` every few minutes; where one exists, training goes on from it.
+
+    Args:
+        model: What is trained.
+        loss: What is minimised.
+        images: (N, C, H, W), pixels (uint8) or latents.
+        labels: (N,).
+        folder: For checkpoints.
+        budget: When to stop.
+        batch_size: Images in each step.
+        checkpoint_minutes: Between two checkpoints.
+        precision: "bf16" or "no", as accelerate calls it.
+        at_checkpoint: Called after each checkpoint, with the EMA weights in the model.
     """
     for module in model.modules():
         if isinstance(module, Attention):
             module.set_processor(AttnProcessor())  # faster than fused attention for so few tokens, backward above all
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = Accelerator(mixed_precision=precision)
     optimizer = torch.optim.AdamW(model.parameters(), lr=budget.learning_rate, weight_decay=0.01, fused=True)
     ema = EMAModel(model.parameters(), decay=0.999)
     progress = Progress()
@@ -158,20 +182,19 @@ def train(
     accelerator.register_for_checkpointing(ema, progress)
     ema.to(accelerator.device)
     checkpoint = folder / "checkpoint"
-    if checkpoint.exists():
+    if checkpoints.found(checkpoint):
         accelerator.load_state(str(checkpoint))
     model.train()
 
     def save() -> None:
-        fresh = folder / "checkpoint.new"
-        accelerator.save_state(str(fresh))
-        if checkpoint.exists():
-            checkpoint.rename(folder / "checkpoint.old")
-        fresh.rename(checkpoint)
-        for old in sorted((folder / "checkpoint.old").glob("*")):
-            old.unlink()
-        if (folder / "checkpoint.old").exists():
-            (folder / "checkpoint.old").rmdir()
+        checkpoints.replace(checkpoint, lambda fresh: accelerator.save_state(str(fresh)))
+        print(f"{folder.name}: checkpoint, about {budget.hours_left(progress):.1f} hours to go", flush=True)
+        if at_checkpoint:
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
+            at_checkpoint(progress)
+            ema.restore(model.parameters())
+            model.train()
 
     watch = Watch(progress, folder.name, checkpoint_minutes)
     for batch, label in batches(images, labels, batch_size, progress.images):
@@ -195,16 +218,18 @@ def train(
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, images: Tensor, batch_size: int = 250) -> Tensor:
-    """Latent means (N, 4, 16, 16) of uint8 images, not yet scaled."""
+def encode_all(vae: AutoencoderKL, images: Tensor, batch_size: int = 250, precision: str = "bf16") -> Tensor:
+    """Latent means of uint8 images, not yet scaled."""
     vae.eval()
     chunks = images.split(batch_size)
-    with torch.autocast(vae.device.type, torch.bfloat16):
+    with torch.autocast(vae.device.type, torch.bfloat16, enabled=precision == "bf16"):
         latents = [vae.encode((c.to(vae.device).float() / 127.5) - 1).latent_dist.mean.float().cpu() for c in chunks]
     return torch.cat(latents)
 
 
-def write_record(path: Path, name: str, progress: Progress, budget: Budget, **more) -> None:
+def write_record(
+    path: Path, name: str, progress: Progress, budget: Budget, data: str = "CIFAR-10, train split", **more
+) -> None:
     """Write ``training.json``: what was trained, on what machine, for how long, with which loss curve."""
     machine = (
         torch.cuda.get_device_name()
@@ -213,9 +238,10 @@ def write_record(path: Path, name: str, progress: Progress, budget: Budget, **mo
     )
     record = {
         "model": name,
-        "data": "CIFAR-10, train split",
+        "data": data,
         "images_seen": progress.images,
         "hours": round(progress.seconds / 3600, 3),
+        "core_hours": round(progress.core_seconds / 3600, 3),
         "machine": f"{machine}, {torch.get_num_threads()} thread(s)",
         "torch": torch.__version__.split("+")[0],
         "learning_rate": budget.learning_rate,
@@ -228,7 +254,7 @@ def write_record(path: Path, name: str, progress: Progress, budget: Budget, **mo
 def train_autoencoder(pixels: Tensor, labels: Tensor, output: Path, budget: Budget, batch_size: int) -> None:
     """Train the first stage; ends with ``vae`` and ``training.json`` in `output`."""
     vae = configurations.autoencoder_cifar10()
-    progress = train(vae, reconstruction_loss, pixels, labels, output, budget, batch_size)
+    progress = train(vae, reconstruction_loss(), pixels, labels, output, budget, batch_size)
     latents = encode_all(vae, pixels[:10_000])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
     vae.half().save_pretrained(output / "vae")
@@ -249,7 +275,7 @@ def train_pipeline(
         pipe.register_modules(vae=vae)
         first_stage = json.loads((autoencoder / "training.json").read_text())
         more["autoencoder"] = first_stage.get("autoencoder", first_stage)
-    progress = train(trainable(pipe), noise_prediction_loss(pipe.scheduler), images, labels, output, budget, batch_size)
+    progress = train(trainable(pipe), denoising_loss(pipe.scheduler), images, labels, output, budget, batch_size)
     for module in pipe.components.values():
         if isinstance(module, nn.Module):
             module.half()
