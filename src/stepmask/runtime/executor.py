@@ -365,10 +365,11 @@ class Executor:
 
     def _check_finite(self, values: Any) -> None:
         if not all(tensor.isfinite().all() for tensor in tensors_in(values) if tensor.is_floating_point()):
+            name = type(self._denoiser).__name__
             raise UnsupportedModelError(
-                f"what the {type(self._denoiser).__name__} made under the mask are no finite numbers: if the plain pipeline's "
-                "are, either the mask's forecasts go too far (large gains), or something reads values that the mask "
-                "leaves out (another cache, code that took blocks apart); eliminate_dead=False computes those"
+                f"what the {name} made under the mask are no finite numbers: if the plain pipeline's are, either the "
+                "mask's forecasts go too far (large gains), or something reads values that the mask leaves out "
+                "(another cache, code that took blocks apart); eliminate_dead=False computes those"
             )
 
 
