@@ -158,8 +158,8 @@ def main(
     output: Annotated[Path, typer.Option(help="folder for checkpoints, sheets and the pipeline")],
     cache: Annotated[Path | None, typer.Option(help="folder for the rendered pictures; by default, in OUTPUT")] = None,
     images: Annotated[int, typer.Option(help="that the transformer sees, until its learning rate is 0")] = 600_000,
-    autoencoder_images: Annotated[int, typer.Option(help="that the autoencoder sees")] = 8_000,
-    learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    autoencoder_images: Annotated[int, typer.Option(help="that the autoencoder sees")] = 3_000,
+    learning_rate: Annotated[float, typer.Option()] = 7e-4,
     threads: Threads = 0,
 ) -> None:
     """Train both stages; give the same command again to go on after a stop."""
