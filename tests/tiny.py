@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from stepmask import StepMask, describe
+from stepmask import BlockGraph, StepMask, describe
 from stepmask.inspection.registry import registered_architectures
 from stepmask.mask import Action, scheduler_identity
 from tiny_configs import TINY
@@ -296,7 +296,7 @@ def suffix(mask: StepMask, start: int) -> StepMask:
 def count_computes(model: nn.Module, names: Sequence[str], poison: tuple[int, str] | None = None) -> Iterator[list]:
     """Log (call, name) of every module among the sites that has run; `poison` turns the value of one of them into NaN.
 
-    Wraps forwards, so enter it before a mask is applied and leave it after. Lists of blocks have none.
+    Wraps forwards, so enter it before a mask is applied and leave it after. A list of blocks runs where its first does.
     """
     log: list[tuple[int, str]] = []
     call = -1
@@ -305,24 +305,32 @@ def count_computes(model: nn.Module, names: Sequence[str], poison: tuple[int, st
         nonlocal call
         call += 1
 
-    def wrap(module: nn.Module, name: str) -> None:
+    def wrap(module: nn.Module, names: Sequence[str]) -> None:
         original = module.forward
 
         def forward(*args, **kwargs):
             value = original(*args, **kwargs)
-            log.append((call, name))
-            return nan_like(value) if poison == (call, name) else value
+            log.extend((call, name) for name in names)
+            return nan_like(value) if poison in [(call, name) for name in names] else value
 
         module.forward = forward
 
     modules = dict(model.named_modules())
-    names = [name for name in names if not isinstance(modules[name], nn.ModuleList)]
-    hook = model.register_forward_pre_hook(next_call, with_kwargs=True)
+    counted: dict[nn.Module, list[str]] = {}
     for name in names:
-        wrap(modules[name], name)
+        module = modules[name]
+        counted.setdefault(module[0] if isinstance(module, nn.ModuleList) else module, []).append(name)
+    hook = model.register_forward_pre_hook(next_call, with_kwargs=True)
+    for module, of_module in counted.items():
+        wrap(module, of_module)
     try:
         yield log
     finally:
         hook.remove()
-        for name in names:
-            del modules[name].forward
+        for module in counted:
+            del module.forward
+
+
+def modules_of(graph: BlockGraph) -> list[str]:
+    """Names of the sites that are modules with a forward of their own: all but lists of blocks."""
+    return [site.name for site in graph.sites if site.kind != "stack"]

@@ -14,7 +14,7 @@ from stepmask.graph import OUT, Site
 from stepmask.inspection.architecture import Architecture, Given
 from stepmask.inspection.registry import _architectures, architecture_of, register
 from stepmask.inspection.sampler_loop import SamplerLoop
-from tiny import count_computes, generator, random_mask, tiny_model
+from tiny import count_computes, generator, modules_of, random_mask, tiny_model
 
 
 class Block(nn.Module):
@@ -110,7 +110,7 @@ def test_it_runs_masks(plain):
     assert full.shape == (3, 5, 8)
     mask = random_mask(plain, scheduler, 5, forecasts=0.5)
     plan = make_plan(mask, describe(plain))
-    with count_computes(plain, mask.sites) as log, apply(plain, plan, scheduler=scheduler):
+    with count_computes(plain, modules_of(describe(plain))) as log, apply(plain, plan, scheduler=scheduler):
         assert not torch.equal(loop(3, 5, generator(), y=y).images, full)
     assert len(log) == plan.called[:, :-1].sum()
     with apply(plain, random_mask(plain, scheduler, 5, share=1.1), scheduler=scheduler):

@@ -124,7 +124,8 @@ def test_rows_that_do_not_cost_alike_are_counted_as_they_run():
         mask = stepmask.learn(pipe, case.steps, 0.7, call_kwargs=inputs, **FEW)
     assert mask.compute[[0, 2]].all() and not mask.compute.all() and mask.provenance["macs"] <= 0.7
     cost, weights = measure_cost(pipe, call_kwargs=inputs), [2, 2, 1, 1, 1, 1]
-    with tiny.count_computes(denoiser_of(pipe), mask.sites) as computed, stepmask.apply(pipe, mask) as run:
+    modules = tiny.modules_of(stepmask.describe(pipe))
+    with tiny.count_computes(denoiser_of(pipe), modules) as computed, stepmask.apply(pipe, mask) as run:
         case.run(pipe, batch=1)
         assert run.ran.inputs.tolist() == weights and run.summary().rows == 6
         assert run.summary().macs_fraction == pytest.approx(mask.provenance["macs"], abs=1e-6)

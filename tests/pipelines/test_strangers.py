@@ -1,5 +1,8 @@
 """Pipelines whose denoisers no family knows: described by a look at their blocks, then all is as ever."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from cases import FORWARDS, texts
@@ -22,9 +25,10 @@ def test_masks_are_what_hooks_would_do(case):
     assert type(denoiser_of(pipe)).__name__ not in registered_architectures()
     plain = case.run(pipe)
     assert plain.isfinite().all() and plain.std() > 0.01
-    cost = stepmask.measure_cost(pipe, call_kwargs=case.arguments(1))
     with pytest.raises(StepMaskError, match=r"register_sites\(pipe, call_kwargs="):
-        stepmask.describe(pipe)  # its call needs more, and nothing is remembered
+        stepmask.describe(pipe)  # its call needs more
+    cost = stepmask.measure_cost(pipe, call_kwargs=case.arguments(1))
+    assert stepmask.describe(pipe).names == cost.sites, "what its call needs is remembered"
     assert stepmask.register_sites(pipe, call_kwargs=case.arguments(1)) == stepmask.describe(pipe)
     assert cost.coverage > 0.85 and cost.forwards_per_image == FORWARDS[case.guidance]
     with stepmask.apply(pipe, all_ones(pipe)):
@@ -77,6 +81,20 @@ def test_a_mask_of_given_sites_runs_where_nothing_is_registered():
     result = stepmask.evaluate(again, mask, seeds=2, call_kwargs=inputs, speed=False)
     assert 0.5 < result.macs_fraction < 1
     assert stepmask.describe(again, call_kwargs=inputs).names != mask.sites
+
+
+def test_what_a_call_needs_is_remembered_for_one_pipeline_as_long_as_it_lives():
+    case = BY_NAME["Z-Image"]
+    pipe, other, inputs = case.build(), case.build(), case.arguments(1)
+    graph = stepmask.describe(pipe, call_kwargs={**inputs, "callback_on_step_end": pipe.progress_bar})
+    assert stepmask.describe(pipe) == graph
+    check_refused("could not be seen by starting a run", stepmask.describe, other)
+    chosen = stepmask.describe(pipe, sites=["layers.*.feed_forward"])
+    assert chosen.names != graph.names and stepmask.describe(pipe) == graph, "sites are not"
+    gone = weakref.ref(pipe)
+    del pipe
+    gc.collect()
+    assert gone() is None
 
 
 def test_what_runs_twice_is_left_out():

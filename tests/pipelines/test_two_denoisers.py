@@ -10,7 +10,7 @@ from stepmask import TargetError, UnsupportedModelError, describe, make_plan, sc
 from stepmask.inspection.registry import denoisers_of
 from stepmask.mask import Action
 from stepmask.runtime.apply import is_applied
-from tiny import FEW, count_computes, quiet, tiny_model
+from tiny import FEW, count_computes, modules_of, quiet, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")
 
@@ -51,8 +51,8 @@ def test_the_second_begins_with_a_full_row_and_follows_its_own(pipe):
     late[0] = Action.compute
     plans = make_plan(mask, graph), make_plan(mask.with_actions(late, timesteps=mask.timesteps[TAKES_OVER:]), graph)
     with (
-        count_computes(first, mask.sites) as of_first,
-        count_computes(second, mask.sites) as of_second,
+        count_computes(first, modules_of(graph)) as of_first,
+        count_computes(second, modules_of(graph)) as of_second,
         stepmask.apply(pipe, mask) as run,
     ):
         CASE.run(pipe)

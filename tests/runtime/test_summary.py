@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 import stepmask
 from stepmask import describe, make_plan, measure_cost
 from stepmask.liveness import State
-from tiny import count_computes, module_of, random_mask, tiny_model
+from tiny import count_computes, module_of, modules_of, random_mask, tiny_model
 
 
 def peak_bytes(pipe, plan, batch: int) -> int:
@@ -68,7 +68,8 @@ def test_summary_of_a_run_that_ended_early_or_began_anew():
     """It tells what ran: the rows that were reached, and all cells of a row at which values no longer fitted."""
     model, scheduler = tiny_model("UNet2DModel"), DDIMScheduler()
     mask = random_mask(model, scheduler, STEPS, only_blocks=True)
-    with count_computes(model, mask.sites) as log, stepmask.apply(model, mask, scheduler=scheduler) as run:
+    modules = modules_of(describe(model))
+    with count_computes(model, modules) as log, stepmask.apply(model, mask, scheduler=scheduler) as run:
         scheduler.set_timesteps(STEPS)
         for batch, rows in ((2, scheduler.timesteps[:2]), (1, scheduler.timesteps[2:4])):
             for t in rows:

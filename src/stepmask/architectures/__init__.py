@@ -6,6 +6,6 @@ in the same way, from a module that its entry point names (`stepmask.plugins`).
 
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.inputs import noise
-from stepmask.inspection.registry import register, registered_architectures
+from stepmask.inspection.registry import denoiser_of, register, registered_architectures
 
-__all__ = ["Architecture", "noise", "register", "registered_architectures"]
+__all__ = ["Architecture", "denoiser_of", "noise", "register", "registered_architectures"]

@@ -1,7 +1,7 @@
 """describe: the block graph of whatever samples, by its family, by given sites, or by a look at its blocks.
 
-Nothing here changes what a later call answers, except `register_sites`, which is there for that. Code that needs more
-than the graph asks for a `Description` once and passes it on.
+Nothing here changes which sites a later call finds, except `register_sites`, which is there for that. What a call needs
+is remembered (`first_step`). Code that needs more than the graph asks for a `Description` once and passes it on.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def describe(
         example_inputs: Keyword arguments of one call of the denoiser; needed for a bare denoiser of no supported class.
             The first tensor with a batch is taken for the noisy sample.
         call_kwargs: What the pipeline is called with, where its denoiser is of no supported class and its call needs
-            more than a prompt: an image, for example.
+            more than a prompt: an image, for example. Once given, they are known for this pipeline.
 
     Returns:
         The graph of B sites.

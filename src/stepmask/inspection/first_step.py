@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +111,26 @@ class _Stepped(Exception):
     """A run has come to its scheduler's first step."""
 
 
+_started_with: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+"""What a pipeline was started with, where it was: its call may need that again. Callbacks, which may hold it, are not
+among it."""
+
+
 def _calls(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]], Exception | None]:
-    """Arguments of the denoiser's calls in the first step, and why these are not all of them."""
+    """Arguments of the denoiser's calls in the first step, and why these are not all of them.
+
+    What a call needs is remembered once it was given, for calls that do not say it.
+    """
+    calls, error = _calls_with(pipe, given)
+    known = _started_with.get(pipe, {})
+    if calls and given:
+        _started_with[pipe] = {name: value for name, value in given.items() if not callable(value)}
+    elif not calls and not known.keys() <= given.keys():
+        return _calls_with(pipe, {**known, **given})
+    return calls, error
+
+
+def _calls_with(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, dict]], Exception | None]:
     calls: list[tuple[tuple, dict]] = []
 
     def stop(*args: Any, **kwargs: Any) -> None:
