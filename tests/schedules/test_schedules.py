@@ -9,8 +9,8 @@ from refusal import check_refused
 from stepmask import BlockGraph, Site, State, describe, make_plan, schedules
 from stepmask.graph import OUT
 from stepmask.mask import scheduler_identity
-from stepmask.schedules.key_steps import spaced
-from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline
+from stepmask.schedules.key_steps import shallow_step, spaced
+from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, tiny_model
 
 # level 0 encoder, sampler down, level 1, sampler up, level 0 decoder
 UNET = BlockGraph(
@@ -73,6 +73,27 @@ def test_key_steps_are_given_or_spaced():
     assert words(even) == words(schedules.fora(TRANSFORMER, range(12), 3, forecast="linear"))
 
 
+def test_a_shallow_step_computes_full_resolution_alone():
+    branches = schedules.key_steps(UNET, range(5), [0, 3], level="branch", shallow=[1])
+    assert words(branches)[:3] == ["11111", "11l11", "l1l1l"]
+    graph = describe(tiny_model("UNet2DModel"))
+    mask = schedules.key_steps(graph, range(6), [0, 3], shallow=[1])
+    depth = {site.name: site.depth for site in graph.sites}
+    computes = {name for name, does in zip(mask.sites, mask.compute[1], strict=True) if does}
+    assert computes == {name for name in mask.sites if depth[name] == 0} and "up_blocks" in computes
+    plain = schedules.key_steps(graph, range(6), [0, 3])
+    assert set(mask.sites) - set(plain.sites) == {n for n in depth if n.count(".") == 1 and n[:3] == "up_" and depth[n]}
+    assert mask.provenance["shallow"] == [1] and "shallow" not in plain.provenance
+    ran, ran_before = (make_plan(one, graph).called[1] for one in (mask, plain))
+    assert not ran_before.any() and {depth[graph.names[i]] for i in np.flatnonzero(ran)} == {0}
+    assert (make_plan(mask, graph).called[[0, 3]] == make_plan(plain, graph).called[[0, 3]]).all()
+    assert words(schedules.key_steps(graph, range(6), [0, 3], shallow=[3])) == words(plain), "a key step stays one"
+
+
+def test_the_best_step_to_be_shallow_comes_soon():
+    assert [shallow_step(steps) for steps in ([0, 7, 14], [0, 10], [0, 2, 4], [0, 1, 2], [0])] == [2, 3, 1, None, None]
+
+
 @pytest.mark.parametrize("power", [1, 1.2, 2, 4])
 def test_spaced_steps_are_so_many_and_denser_at_the_beginning(power):
     for rows in (1, 2, 7, 20, 50):
@@ -91,6 +112,8 @@ def test_spaced_steps_are_so_many_and_denser_at_the_beginning(power):
     ({"steps": [1, 3]}, "must include step 0"),
     ({"steps": 3, "power": 0.5}, "power must be a number from 1 to 4, got 0.5"),
     ({"steps": 3, "power": "2"}, "power must be a number from 1 to 4, got '2'"),
+    ({"steps": 3, "shallow": [6]}, "shallow must be steps between 0 and 5"),
+    ({"steps": 3, "shallow": [1]}, "needs a U-Net"),
 ])  # fmt: skip
 def test_key_steps_that_make_no_sense(options, message):
     check_refused(message, schedules.key_steps, TRANSFORMER, range(6), **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -31,6 +31,7 @@ class ScheduleInputs:
         level: The level that the schedule decides on, as `BlockGraph.level` has it.
 
     Attributes:
+        whole: All sites.
         graph: The sites of that level alone: of the innermost with the samplers, of others without.
         timesteps: T timesteps.
     """
@@ -56,12 +57,18 @@ class ScheduleInputs:
                 self.provenance[TIMESTEPS] = NOMINAL
             timesteps = scheduler.timesteps
         self.timesteps = [float(t) for t in timesteps]
-        self.level, self.fingerprint = level, self.graph.fingerprint
+        self.level, self.whole = level, self.graph
         decided = self.graph.level(level)
         self.graph = self.graph.innermost if level == "branch" else self.graph.only(decided)
 
-    def mask(self, compute: np.ndarray, forecast: Forecast | None = None, **provenance: Any) -> StepMask:
-        """A mask over all sites of the graph, whose cells that do not compute hold, or with `forecast` extrapolate."""
+    def mask(
+        self,
+        compute: np.ndarray,
+        forecast: Forecast | None = None,
+        sites: Sequence[str] | None = None,
+        **provenance: Any,
+    ) -> StepMask:
+        """A mask whose cells that do not compute hold, or with `forecast` extrapolate; of `graph` by default."""
         if forecast not in (None, *get_args(Forecast)):
             raise StepMaskError(f"forecast must be None or one of {', '.join(get_args(Forecast))}, got {forecast!r}")
         if forecast:
@@ -71,10 +78,10 @@ class ScheduleInputs:
         return StepMask(
             compute=compute,
             forecast=~compute if forecast else None,
-            sites=self.graph.names,
+            sites=self.graph.names if sites is None else sites,
             timesteps=self.timesteps,
             scheduler=self.scheduler,
-            graph=self.fingerprint,
+            graph=self.whole.fingerprint,
             provenance={**self.provenance, **provenance},
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from stepmask.errors import StepMaskError
 from stepmask.graph import Level
 from stepmask.mask import StepMask
+from stepmask.nesting import parents_of
+from stepmask.schedules.deepcache import deep_sites
 from stepmask.schedules.inputs import Forecast, ScheduleInputs, check_steps
 from stepmask.schedules.registry import register
 
@@ -26,6 +28,7 @@ def key_steps(
     power: float = POWER,
     forecast: Forecast | None = "linear",
     level: Level = "stack",
+    shallow: Iterable[int] = (),
 ) -> StepMask:
     """All blocks compute at some steps and are forecast between: FORA for any budget, spaced as forecasts need it.
 
@@ -41,9 +44,12 @@ def key_steps(
         forecast: ``"linear"`` extrapolates the two values computed last between key steps; None holds the last.
         level: ``"stack"`` forecasts the value of all blocks together, which takes the least cache and the least time;
             ``"block"`` and ``"branch"`` those of each block, or of the parts that are added up within them.
+        shallow: Further steps, at which a U-Net computes its blocks at full resolution alone. One soon after step 0
+            costs little, and from then on there are two values to extrapolate.
 
     Raises:
-        StepMaskError: `steps` are not steps of the run, or `power` is below 1.
+        StepMaskError: `steps` or `shallow` are not steps of the run, `power` is below 1, or what shall be shallow is
+            no U-Net.
     """
     inputs = ScheduleInputs(graph_or_pipe, timesteps, level)
     num_rows = len(inputs.timesteps)
@@ -54,9 +60,25 @@ def key_steps(
     computes = check_steps(steps, num_rows, "steps")
     if not computes[0]:
         raise StepMaskError("steps must include step 0: there is nothing to reuse before it")
-    compute = np.ones((num_rows, len(inputs.graph)), dtype=bool)
-    compute[np.ix_(~computes, inputs.graph.blocks)] = False
-    return inputs.mask(compute, forecast, method="key_steps", steps=np.flatnonzero(computes).tolist())
+    at_first_level = check_steps(shallow, num_rows, "shallow") & ~computes
+    facts = {"steps": np.flatnonzero(computes).tolist()}
+    graph, deep = inputs.whole, set()
+    sites = {graph.names.index(name) for name in inputs.graph.names}
+    if at_first_level.any():
+        facts["shallow"] = np.flatnonzero(at_first_level).tolist()
+        deep, parents = deep_sites(graph), parents_of(graph.names)
+        sites |= {site for site in deep if parents[site] in sites - deep}
+    sites = sorted(sites)
+    compute = np.ones((num_rows, len(sites)), dtype=bool)
+    compute[np.ix_(~computes, [site in graph.blocks for site in sites])] = False
+    compute[np.ix_(at_first_level, [site not in deep for site in sites])] = True
+    return inputs.mask(compute, forecast, [graph.names[site] for site in sites], method="key_steps", **facts)
+
+
+def shallow_step(steps: Sequence[int]) -> int | None:
+    """Which step between the first two of some key steps had best be shallow; None where there is none between."""
+    early = max(1, round(steps[1] / 3)) if len(steps) > 1 else 0
+    return early if 0 < early < steps[1] else None
 
 
 def spaced(num_rows: int, count: int, power: float = POWER) -> list[int]:

@@ -9,7 +9,7 @@ from stepmask.learning.end_to_end.learner import EndToEndLearning
 from stepmask.learning.end_to_end.search.search import Search
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.mask import Action
-from tiny import dit_pipeline
+from tiny import ddim_pipeline, dit_pipeline
 
 STEPS = 5
 
@@ -56,6 +56,33 @@ def test_spacings_contend_with_the_weights_they_have_learned(monkeypatch):
     dearer = search._bounds(0.5)[1]
     alike, best = search._spaced_like(chosen, dearer), search._whole_steps(dearer)[0]
     assert alike is not best and search._powers_of(alike) & search._powers_of(chosen) and alike.cost > chosen.cost
+
+
+def test_shallow_steps_contend_too_and_may_cost_more(monkeypatch):
+    """However bad they look before weights are learned; what they cost will be taken away from other cells."""
+
+    def psnrs(self, table, first, count, *_):
+        return np.full(count, float((table.actions == Action.compute).all(1).sum() > (table.actions[1] == 1).sum()))
+
+    monkeypatch.setattr(Judge, "_psnrs", psnrs)
+    fitted = []
+    monkeypatch.setattr(Judge, "with_gains", lambda self, table, *_: fitted.append(table) or table)
+    job = job_for(ddim_pipeline(), 20, EndToEnd(coarse=True, rounds=1), target_macs=0.3)
+    search = EndToEndLearning(job).search
+    search._begin([0.3])
+    near, dearer = search._bounds(0.3)
+    found = search._whole_steps(near)
+    kinds = [search._is_shallow(one) for one in found]
+    assert not any(kinds[:3]) and any(kinds) and search.task.graph.within
+    shallow = found[kinds.index(True)]
+    counted = search._counts[shallow.table.digest]
+    assert counted <= near and shallow.cost > counted
+    search._most_promising(near)
+    assert len(fitted) == 3 and fitted[-1] is shallow.table
+    assert search._is_shallow(search._spaced_like(shallow, dearer))
+    by_runs = EndToEndLearning(job_for(ddim_pipeline(), 20, EndToEnd(coarse=True, gradients=False), target_macs=0.3))
+    by_runs.search._begin([0.3])
+    assert all(one.cost <= 0.3 for one in by_runs.search._whole_steps(0.3))
 
 
 def test_refining_starts_near_the_target_from_what_promises_most():

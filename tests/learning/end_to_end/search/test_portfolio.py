@@ -24,3 +24,15 @@ def test_key_steps_keep_to_the_target_where_their_costs_lie_on_no_line():
     for target, expected in ((0.73, 3), (0.72, 2), (0.1, 1)):
         found = coarse_steps(graph, [4, 3, 2, 1], (Action.hold,), target, lambda mask: costs[number(mask)])
         assert {number(mask) for mask in found} == {expected}
+
+
+def test_shallow_steps_are_for_unets():
+    transformer, unet = (describe(tiny_model(name)) for name in ("DiTTransformer2DModel", "UNet2DModel"))
+    asked = list(range(20)), (Action.hold,), 0.2, lambda mask: mask.compute.all(1).mean()
+    assert not list(coarse_steps(transformer, *asked, shallow=True))
+    found = [mask.provenance for mask in coarse_steps(unet, *asked, shallow=True)]
+    assert {len(facts["steps"]) for facts in found} == {4} and all(
+        facts["steps"][0] < facts["shallow"][0] < facts["steps"][1] for facts in found
+    )
+    dense = coarse_steps(unet, list(range(4)), *asked[1:2], 1.0, asked[3], shallow=True)
+    assert not list(dense), "there is no room between the first two"

@@ -1,7 +1,8 @@
 """From coarse to fine: whole steps first, forecast with learned weights; then cells within them, budget by budget.
 
-At each target all blocks rest together at most steps. The steps that compute are spaced in several ways, which contend
-with the weights that their forecasts have learned; by runs alone they are moved instead. Tables that cost somewhat more
+At each target all blocks rest together at most steps. The steps that compute are spaced in several ways, in U-Nets also
+with a shallow one soon after the first. These contend with the weights that their forecasts have learned; by runs alone
+key steps are moved instead. Tables that cost somewhat more
 than the target learn weights too. Then each round takes the table that promises most, probes what every switch in it
 would do to the final image, lets `Selection` propose a few tables at the target or on the way there, and measures them;
 the best learns its gains and weights anew, from those it had. Where skip connections lead around blocks, so that some
@@ -17,7 +18,7 @@ import numpy as np
 
 from stepmask.errors import TargetError
 from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
-from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, moved_steps, powers_of
+from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, has_levels, moved_steps, powers_of
 from stepmask.learning.end_to_end.search.search import Round, Search, name_of
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.end_to_end.times import Times
@@ -43,6 +44,8 @@ class CoarseSearch(Search):
     def __init__(self, judge: Judge, starts: Sequence[Table] = (), walks: bool = False) -> None:
         super().__init__(judge, starts)
         self._key_steps: dict[str, StepMask] = {}
+        self._counts: dict[str, float] = {}  # what of their cost keeps to a bound
+        self._shallow_cost = 0.0  # what may come on top
         self._sites = range(len(self.task.graph))
         self.walk = Search(judge, [table for table in starts if table.weights is None]) if walks else None
         if self.walk is not None:
@@ -78,10 +81,11 @@ class CoarseSearch(Search):
         config, total = times.config, 0.0
         refining, contends = config.gradients and config.rounds > 0, config.gradients and config.learns_gains
         moves = config.num_moves * (1 if config.gradients else MOVES_BY_RUNS)
+        spacings = len(POWERS) * (1 + has_levels(self.task.graph))
         for target in targets:
             dear = self._tuning.over * target
             for bound in [target, dear] if refining else [target]:
-                total += len(POWERS) * times.run(config.num_validation, bound)
+                total += spacings * times.run(config.num_validation, bound)
             total += 0.0 if contends else times.judged(target, moves)
             if contends:
                 total += CONTENDERS * times.gains(target, math.ceil(SHORT * config.gains))
@@ -115,15 +119,14 @@ class CoarseSearch(Search):
         most = self.config.num_moves * (1 if self.config.gradients else MOVES_BY_RUNS)
         while best is not None:
             schedule, start, best = self._key_steps[best.table.digest], best, None
-            for steps in moved_steps(schedule.provenance["steps"], self.task.shape[0], seed=tried):
+            facts = schedule.provenance
+            known = {"forecast": facts.get("forecast"), "shallow": facts.get("shallow", ())}
+            for steps in moved_steps(facts["steps"], self.task.shape[0], seed=tried):
                 if tuple(steps) in seen or tried >= most:
                     continue
                 seen.add(tuple(steps))
                 tried += 1
-                forecast = schedule.provenance.get("forecast")
-                moved = self._try_steps(
-                    key_steps(self.task.graph, self.task.timesteps, steps, forecast=forecast), start
-                )
+                moved = self._try_steps(key_steps(self.task.graph, self.task.timesteps, steps, **known), start)
                 if moved is not None and moved.psnr > start.psnr and moved.cost <= bound:
                     best = moved
                     break
@@ -164,7 +167,11 @@ class CoarseSearch(Search):
 
     def _most_promising(self, most: float) -> Candidate | None:
         """Of the best tables of whole steps the one that has most after a few iterations of its weights."""
-        contenders = self._whole_steps(most)[:CONTENDERS]
+        found = self._whole_steps(most)
+        contenders = found[:CONTENDERS]
+        others = [one for one in found if self._is_shallow(one) != self._is_shallow(found[0])]
+        if others and not {id(one) for one in others} & {id(one) for one in contenders}:
+            contenders[-1] = others[0]  # before weights are learned, one kind may look better throughout
         if len(contenders) < 2 or not self._contends:
             return self._best_of_whole_steps(most)
         iterations = math.ceil(SHORT * self.config.gains)
@@ -177,8 +184,13 @@ class CoarseSearch(Search):
         found = self._whole_steps(most)
         if chosen is None or not self._contends:
             return next(iter(found), None)
-        alike = (one for one in found if self._powers_of(one) & self._powers_of(chosen))
-        return next(alike, None) or next(iter(found), None)
+        alike = [one for one in found if self._is_shallow(one) == self._is_shallow(chosen)] or found
+        spaced = (one for one in alike if self._powers_of(one) & self._powers_of(chosen))
+        return next(spaced, None) or next(iter(alike), None)
+
+    def _is_shallow(self, candidate: Candidate) -> bool:
+        """Whether a shallow step is among its key steps."""
+        return "shallow" in self._key_steps[candidate.table.digest].provenance
 
     def _powers_of(self, candidate: Candidate) -> set[float]:
         """How dense at the beginning its key steps may have been asked for."""
@@ -193,11 +205,11 @@ class CoarseSearch(Search):
 
         Before weights are learned another step may seem to do harm, and is worth a decibel afterwards.
         """
-        measured = ((len(mask.provenance["steps"]), digest) for digest, mask in self._key_steps.items())
-        found = [(steps, self.candidates[digest]) for steps, digest in measured if digest in self.candidates]
-        within = [(steps, candidate) for steps, candidate in found if candidate.cost <= most]
-        many = max((steps for steps, _ in within), default=0)
-        return sorted((candidate for steps, candidate in within if steps == many), key=lambda one: -one.psnr)
+        within = [digest for digest in self._key_steps if digest in self.candidates and self._counts[digest] <= most]
+        number = {digest: len(self._key_steps[digest].provenance["steps"]) for digest in within}
+        many = max(number.values(), default=0)
+        found = (self.candidates[digest] for digest in within if number[digest] == many)
+        return sorted(found, key=lambda one: -one.psnr)
 
     def _begin(self, targets: list[float]) -> None:
         """Measure key steps that cost about as much as the targets, and the tables to start from."""
@@ -208,13 +220,12 @@ class CoarseSearch(Search):
         inputs, schedules = (self.task.graph, self.task.timesteps, self.config.allowed), []
         stretches = [] if self.task.course is None else self.task.course.stretches
         for bound in sorted({bound for target in targets for bound in (target, *self._bounds(target))}):
-            tried = coarse_steps(*inputs, bound, self._cost_of, stretches)
-            spaced = {self._table_of(schedule).digest: schedule for schedule in tried if self._fits(schedule)}
+            made = (s for kind in (False, True) for s in coarse_steps(*inputs, bound, self._counted, stretches, kind))
+            spaced = {self._table_of(schedule).digest: schedule for schedule in made if self._fits(schedule)}
             best = sorted(spaced.values(), key=lambda s: -self.judge.psnrs(self._table_of(s)).mean())
             schedules += best[: None if self._contends else 1]
         for schedule in schedules:
-            table = self._table_of(schedule)
-            self._key_steps[table.digest] = schedule
+            table = self._note(schedule)
             if table.digest not in self.candidates:
                 self._keep(table, name_of(schedule, _number_of_steps(schedule)))
         for table in self._starts:  # what was given is measured in full, however far behind it begins
@@ -224,8 +235,22 @@ class CoarseSearch(Search):
 
     def _try_steps(self, schedule: StepMask, rival: Candidate | None = None) -> Candidate | None:
         """Measure key steps; None if they are hopeless, or their cache too large."""
-        self._key_steps[self._table_of(schedule).digest] = schedule
+        self._note(schedule)
         return self._try_schedule(schedule, _number_of_steps(schedule), rival)
+
+    def _note(self, schedule: StepMask) -> Table:
+        """The table of key steps, which are known from now on."""
+        table, counted = self._table_of(schedule), self._counted(schedule)
+        self._key_steps[table.digest], self._counts[table.digest] = schedule, counted
+        self._shallow_cost = max(self._shallow_cost, self._cost_of(schedule) - counted)
+        return table
+
+    def _counted(self, schedule: StepMask) -> float:
+        """What key steps cost; where cells will be taken away, without a shallow step: it is worth more than those."""
+        facts = schedule.provenance
+        if self._refines and "shallow" in facts:
+            schedule = key_steps(self.task.graph, self.task.timesteps, facts["steps"], forecast=facts.get("forecast"))
+        return self._cost_of(schedule)
 
     def _fits(self, schedule: StepMask) -> bool:
         return self.budget.fits(self._table_of(schedule).actions)
@@ -254,7 +279,7 @@ class CoarseSearch(Search):
             slope = tuning.slope_down if way < 0 else tuning.slope_up
             return candidate.psnr + slope * way - tuning.patience * tried
 
-        low, high = (1 - self.config.slack) * target, tuning.over * target
+        low, high = (1 - self.config.slack) * target, tuning.over * target + self._shallow_cost
         near = [candidate for candidate in self.candidates.values() if low <= candidate.cost <= high]
         if self.config.learns_gains:  # elsewhere the errors are others
             near = [candidate for candidate in near if candidate.fitted]
@@ -266,4 +291,5 @@ class CoarseSearch(Search):
 
 
 def _number_of_steps(schedule: StepMask) -> str:
-    return f"{len(schedule.provenance['steps'])} steps"
+    shallow = " and a shallow one" if "shallow" in schedule.provenance else ""
+    return f"{len(schedule.provenance['steps'])} steps{shallow}"

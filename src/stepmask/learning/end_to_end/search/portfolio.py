@@ -13,7 +13,7 @@ import numpy as np
 from stepmask.graph import BlockGraph
 from stepmask.mask import Action, StepMask
 from stepmask.schedules import deepcache, fora, key_steps
-from stepmask.schedules.key_steps import spaced
+from stepmask.schedules.key_steps import shallow_step, spaced
 
 MAX_INTERVAL = 7
 """The longest interval of the regular schedules; beyond, too little is computed to be of use."""
@@ -25,12 +25,11 @@ POWERS = (1.0, 1.1, 1.2, 1.35)
 def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[Action]) -> Iterator[StepMask]:
     """All-compute; FORA, and on U-Nets DeepCache at each depth, at every interval that makes another mask."""
     yield fora(graph, timesteps, 1)
-    levels = [site.depth for site in graph.sites]
     for forecast in _forecasts(allowed):
         for interval in range(2, min(len(timesteps), MAX_INTERVAL) + 1):
             yield fora(graph, timesteps, interval, forecast=forecast)
-            if None not in levels:
-                for depth in range(1, max(levels) + 1):
+            if has_levels(graph):
+                for depth in range(1, max(site.depth for site in graph.sites) + 1):
                     yield deepcache(graph, timesteps, interval, depth, forecast=forecast)
 
 
@@ -41,6 +40,7 @@ def coarse_steps(
     target: float,
     cost: Callable[[StepMask], float],
     stretches: Sequence[tuple[int, int]] = (),
+    shallow: bool = False,
 ) -> Iterator[StepMask]:
     """As many key steps of all blocks together as cost at most `target`, spaced in several ways.
 
@@ -49,15 +49,18 @@ def coarse_steps(
         timesteps: The run.
         allowed: What cells may do.
         target: The budget.
-        cost: Says what a mask's plan costs, in the unit of the target.
+        cost: What counts of a mask, in the unit of the target.
         stretches: First row, and the row after the last, of the stretches that begin with a key step; one if empty.
+        shallow: Whether a shallow step follows soon after the first; nothing outside of U-Nets, or without room for it.
     """
+    if shallow and not has_levels(graph):
+        return
     num_rows = len(timesteps)
     stretches = stretches or [(0, num_rows)]
     least, forecast = len(stretches), "linear" if Action.linear in allowed else None
 
-    def spread(count: int, power: float = 1.0) -> StepMask:
-        return key_steps(graph, timesteps, _spaced_in(stretches, count, power), forecast=forecast)
+    def spread(count: int, power: float = 1.0, early: Sequence[int] = ()) -> StepMask:
+        return key_steps(graph, timesteps, _spaced_in(stretches, count, power), forecast=forecast, shallow=early)
 
     fewest, all_of_them = (cost(spread(count)) for count in (least, num_rows))
     each = (all_of_them - fewest) / max(num_rows - least, 1)
@@ -65,6 +68,11 @@ def coarse_steps(
     for power in POWERS:
         for count in range(min(max(least, most), num_rows), least - 1, -1):
             mask = spread(count, power)
+            if shallow:
+                early = shallow_step(mask.provenance["steps"])
+                if early is None:
+                    break
+                mask = spread(count, power, [early])
             if count == least or cost(mask) <= target + 1e-6:  # the first and the last step may cost more, or less
                 yield mask
                 break
@@ -78,6 +86,11 @@ def _spaced_in(stretches: Sequence[tuple[int, int]], count: int, power: float) -
         counts[max(range(len(counts)), key=lambda i: lengths[i] / counts[i])] += 1
     found = zip(stretches, lengths, counts, strict=True)
     return [first + step for (first, _), length, many in found for step in spaced(length, many, power)]
+
+
+def has_levels(graph: BlockGraph) -> bool:
+    """Whether it is that of a U-Net, part of which can rest below full resolution."""
+    return all(site.depth is not None for site in graph.sites) and any(site.depth for site in graph.sites)
 
 
 def powers_of(steps: Sequence[int], num_rows: int) -> set[float]:
