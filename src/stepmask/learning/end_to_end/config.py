@@ -27,7 +27,7 @@ class Tuning(Configuration):
     near_above: float = _factor(1.15, "Refining starts from tables of at most so many times the target's cost.")
     over: float = _factor(1.2, "The same, where whole steps with weights are refined.")
     hopeless: float = _decibels(2.5, "A table further behind on the first images is not measured on the others.")
-    reach: float = _factor(1.03, "Key steps that cost at most so many times the target are moved and learn gains.")
+    reach: float = _factor(1.04, "Key steps that cost at most so many times the target are moved and learn gains.")
     mended: float = _factor(0.35, "Share of all cells, times the slack, that may change between hold and forecast.")
     finalists: int = option(3, "Proposals of a round that are measured on all images.", low=1, high=100)
     patient_cells: int = option(24, "Cells whose cost in the plan is measured before one is chosen.", low=1, high=10**4)
