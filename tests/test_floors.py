@@ -21,7 +21,7 @@ FLOORS = {
         ("architectures",),
         ("runtime", "presets"),
         ("learning", "evaluation", "pictures"),
-        ("report",),
+        ("report", "optimisation"),
         ("cli",),
         ("__main__",),
     ),

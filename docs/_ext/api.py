@@ -14,12 +14,18 @@ PACKAGES = {
     "stepmask.architectures": "Model families, and how one is registered.",
     "stepmask.inspection": "What a pipeline and its denoiser are.",
     "stepmask.evaluation": "Fidelity and speed of a mask against the full run.",
+    "stepmask.optimisation": "Recipes for a budget of work.",
     "stepmask.pictures": "Pictures of masks and images; they need matplotlib (`stepmask[pictures]`).",
     "stepmask.presets": "Published models without weights.",
     "stepmask.plugins": "What other packages add: models, pipelines, metrics; architectures, ways to learn, schedules.",
 }
 ALSO = {
-    "stepmask": ("stepmask.runtime.apply.Handle", "stepmask.runtime.apply.Summary", "stepmask.family.Member"),
+    "stepmask": (
+        "stepmask.runtime.apply.Handle",
+        "stepmask.runtime.recipes.RecipeHandle",
+        "stepmask.runtime.apply.Summary",
+        "stepmask.family.Member",
+    ),
     "stepmask.learning": (
         "stepmask.runtime.task.Task",
         "stepmask.learning.checkpoint.Checkpoint",

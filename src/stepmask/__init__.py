@@ -29,15 +29,17 @@ from stepmask.recipe import Recipe, Resolution
 
 if TYPE_CHECKING:
     from stepmask import learning, presets, schedules
-    from stepmask.evaluation import evaluate
+    from stepmask.evaluation import converged, evaluate
     from stepmask.inspection.describe import describe, register_sites
     from stepmask.inspection.measure_cost import measure_cost
     from stepmask.learning import fit_gains, learn, learn_family
+    from stepmask.optimisation.entry import optimise
     from stepmask.runtime.apply import apply, remove
 
 __version__ = "0.1.0"
 
 _IMPORTED_LATER = {
+    "converged": "evaluation",
     "evaluate": "evaluation",
     "describe": "inspection.describe",
     "register_sites": "inspection.describe",
@@ -45,6 +47,7 @@ _IMPORTED_LATER = {
     "fit_gains": "learning",
     "learn": "learning",
     "learn_family": "learning",
+    "optimise": "optimisation.entry",
     "apply": "runtime.apply",
     "remove": "runtime.apply",
 }
@@ -54,8 +57,8 @@ __all__ = [
     "Action", "BlockGraph", "CostTable", "MaskFamily", "MaskFileError", "MaskMismatchError", "Plan", "PositionError",
     "Recipe", "Resolution", "Site", "State", "StepMask", "StepMaskError", "TargetError", "UnknownArchitectureError",
     "UnsupportedModelError",
-    "apply", "describe", "errors", "evaluate", "fit_gains", "learn", "learn_family", "learning", "make_plan",
-    "measure_cost", "presets", "register_sites", "remove", "schedules",
+    "apply", "converged", "describe", "errors", "evaluate", "fit_gains", "learn", "learn_family", "learning",
+    "make_plan", "measure_cost", "optimise", "presets", "register_sites", "remove", "schedules",
 ]  # fmt: skip
 
 

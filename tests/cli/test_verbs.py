@@ -10,7 +10,7 @@ from PIL import Image
 
 import stepmask
 from command_line import words
-from stepmask import MaskFamily, StepMask, describe, make_plan, measure_cost, schedules
+from stepmask import MaskFamily, Recipe, Resolution, StepMask, describe, make_plan, measure_cost, schedules
 from stepmask.cli.common.arguments import Scheduler
 from stepmask.cli.common.models import load
 from stepmask.cli.common.provenance import asked, reached
@@ -197,3 +197,19 @@ def test_a_mask_brings_its_scheduler(scheduler, run, folder, tmp_path):
     schedules.fora(load(str(folder), scheduler=Scheduler(scheduler), device="cpu"), 4, 2).save(tmp_path / "mask.json")
     run("sample", folder, "--mask", tmp_path / "mask.json", "-o", tmp_path / "images", "-n", 1)
     assert names(tmp_path / "images" / "masked") == ["010000.png"]
+
+
+def test_verbs_take_recipes(run, folder, mask_file, tmp_path):
+    path = tmp_path / "recipe.json"
+    mask = StepMask.load(mask_file)
+    recipe = Recipe(num_inference_steps=4, mask=mask, resolution=Resolution(factor=0.5, switch=2))
+    recipe.save(path)
+    text = run("show", path).stdout
+    assert "resolution" in text and "0.5" in text and str(recipe) in text and repr(mask) in text
+    text = run("evaluate", folder, "-m", path, "-n", 2, "--no-speed", "--json", tmp_path / "numbers.json").stdout
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["evaluations"] < 4 and numbers["against"] == "the full run" and "evaluations of the denoiser" in text
+    run("sample", folder, "-m", path, "-n", 2, "-o", tmp_path / "samples")
+    assert names(tmp_path / "samples") == ["full", "masked", "side_by_side.png"]
+    assert "holds a recipe: leave --at out" in words(run("show", path, "--at", 0.5, code=2))
+    assert "a recipe, not a mask file" in words(run("export", path, "-o", tmp_path / "x.json", code=2))

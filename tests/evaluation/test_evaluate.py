@@ -125,7 +125,7 @@ def test_seeds_that_are_none(seeds, words, mask):
 def test_refusals(pipe, mask):
     with pytest.raises(MaskMismatchError, match="num_inference_steps=4"):
         evaluate(pipe, mask, seeds=1, num_inference_steps=3, speed=False)
-    check_refused("StepMask or a Plan", evaluate, pipe, mask.compute, seeds=1)
+    check_refused("a StepMask, a Plan or a Recipe", evaluate, pipe, mask.compute, seeds=1)
     check_refused("batch_size", evaluate, pipe, mask, batch_size=0)
     with stepmask.apply(pipe, mask), pytest.raises(StepMaskError, match="remove it first"):
         evaluate(pipe, mask, seeds=1)

@@ -10,7 +10,7 @@ import typer
 from stepmask.cli.common import arguments as shared
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
-from stepmask.cli.common.mask_files import load_mask
+from stepmask.cli.common.mask_files import load_mask_or_recipe
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_file, runs_bar, write_json
 from stepmask.cost import BATCH_SIZE
@@ -31,19 +31,20 @@ def evaluate(
     pairs: Annotated[int, typer.Option(min=1, help="Measure the speed-up on at least so many pairs of runs.")] = 3,
     metrics: shared.MetricNames = None,
     real: shared.RealImages = None,
+    converged: shared.AgainstConverged = False,
     guidance_scale: Guidance = None,
     conditions: shared.Conditions = None,
     call: Call = None,
     device: shared.Device = None,
     dtype: shared.Precision = None,
 ) -> None:
-    """Compare MODEL with and without a mask: PSNR, SSIM, MACs and speed.
+    """Compare MODEL with and without a mask or a recipe: PSNR, SSIM, MACs and speed.
 
     Both runs start from the same noise, with seeds that learning has not seen.
     """
     import stepmask
 
-    decision, given = load_mask(mask, at), call_kwargs(guidance_scale, call)
+    decision, given = load_mask_or_recipe(mask, at), call_kwargs(guidance_scale, call)
     if json is not None:
         ready_file(json)
     measure = shared.metrics_for(metrics, real)
@@ -60,6 +61,7 @@ def evaluate(
             batch_size=batch_size,
             speed=speed,
             speed_pairs=pairs,
+            reference="converged" if converged else None,
             progress=tell,
         )
     stdout().print(result)

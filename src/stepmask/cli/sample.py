@@ -10,7 +10,7 @@ import typer
 from stepmask.cli.common import arguments as shared
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
-from stepmask.cli.common.mask_files import load_mask
+from stepmask.cli.common.mask_files import load_mask_or_recipe
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_folder, runs_bar
 from stepmask.cost import BATCH_SIZE
@@ -32,11 +32,11 @@ def sample(
     device: shared.Device = None,
     dtype: shared.Precision = None,
 ) -> None:
-    """Sample images from MODEL with a mask, by the scheduler and the steps that the mask was made for."""
+    """Sample images from MODEL with a mask or a recipe, by the scheduler and the steps that it was made for."""
     from stepmask.evaluation import sampler_for
     from stepmask.evaluation.sampler import sample_masked, sample_pairs
 
-    decision, given = load_mask(mask, at), call_kwargs(guidance_scale, call)
+    decision, given = load_mask_or_recipe(mask, at), call_kwargs(guidance_scale, call)
     ready_folder(output)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
     wanted, out = range(first_seed, first_seed + num_images), stdout()
@@ -51,8 +51,8 @@ def sample(
         write_images(images, seeds, output / kind)
         out.print(f"{output / kind}: {len(images)} images")
     if compare:
-        plan = sampler.ran or sampler.plan
-        notes = f"{plan.num_rows} steps", f"{sampler.task.costs.fraction(plan):.1%} of the MACs, same seeds"
+        work, rows = sampler.work(), (sampler.ran or sampler.plan).num_rows
+        notes = f"{rows} steps", f"{work.fraction:.1%} of the MACs, same seeds"
         out.print(str(write_comparison(made["full"], made["masked"], notes, output)))
 
 

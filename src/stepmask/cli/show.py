@@ -1,19 +1,24 @@
-"""stepmask show: a mask drawn, in the terminal and as pictures."""
+"""stepmask show: a mask or a recipe drawn, in the terminal and as pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.arguments import At, MaskArgument
 from stepmask.cli.common.call_arguments import Call, call_kwargs
-from stepmask.cli.common.mask_files import load_mask
+from stepmask.cli.common.mask_files import load_mask_or_recipe
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_folder
 from stepmask.cli.common.provenance import reached
+from stepmask.mask import StepMask
+from stepmask.recipe import GUIDANCE, Recipe
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @app.command()
@@ -37,14 +42,21 @@ def show(
     ] = None,
     call: Call = None,
 ) -> None:
-    """Draw a mask as a map in the terminal, and with --output as pictures."""
+    """Draw a mask or a recipe in the terminal, and a mask with --output as pictures."""
     import stepmask
     from stepmask.inspection.describe import description_for
     from stepmask.inspection.first_step import first_step
     from stepmask.inspection.measure_cost import cost_of
     from stepmask.pictures import terminal_map
 
-    decision, fraction = load_mask(mask, at), None
+    found, fraction = load_mask_or_recipe(mask, at), None
+    out = stdout()
+    if isinstance(found, Recipe):
+        out.print(recipe_table(found))
+        out.print(f"{found}", soft_wrap=True)
+        if found.mask is None:
+            return
+    decision = found if isinstance(found, StepMask) else found.mask
     given = call_kwargs(decision.provenance.get("guidance_scale")) | call_kwargs(None, call)
     if output is not None:
         ready_folder(output)
@@ -54,7 +66,6 @@ def show(
         description = description_for(pipe, decision, given)
         drawn = stepmask.make_plan(decision, description.graph)
         fraction = cost_of(description, first_step(pipe, given)).fraction(drawn)
-    out = stdout()
     out.print(terminal_map(drawn, min(100, out.width)))
     made = ", ".join(f"{k} {v}" for k, v in decision.provenance.items() if isinstance(v, str | int | float))
     scheduler = decision.scheduler["class"] if decision.scheduler else "any scheduler"
@@ -66,6 +77,26 @@ def show(
     if output is not None:
         for path in draw(decision, drawn, fraction, output):
             out.print(str(path))
+
+
+def recipe_table(recipe: Recipe) -> Table:
+    """One line per step, as far as the recipe says something of it."""
+    from rich.table import Table
+
+    low, levels = recipe.resolution, recipe.timesteps or recipe.sigmas
+    columns: dict[str, list[str]] = {"step": [str(step) for step in range(recipe.num_inference_steps)]}
+    if levels is not None:
+        columns["timestep" if recipe.timesteps else "sigma"] = [f"{level:g}" for level in levels]
+    if low is not None:
+        columns["resolution"] = [f"{low.factor if step < low.switch else 1:g}" for step in range(len(columns["step"]))]
+    if recipe.guidance is not None:
+        columns["guidance"] = [GUIDANCE[letter] for letter in recipe.guidance]
+    if recipe.mask is not None and recipe.mask.num_rows == recipe.num_inference_steps:
+        columns["sites that compute"] = [f"{share:.0%}" for share in recipe.mask.compute.mean(1)]
+    table = Table(*columns)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
 
 
 def draw(mask: Any, mask_or_plan: Any, fraction: float | None, folder: Path) -> list[Path]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+FULL_RUN = "the full run"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     """Holds what a masked run is worth, compared with the full run from the same noise."""
@@ -47,6 +50,10 @@ class Evaluation:
     speed: Speed | None  #: The measured speed-up, or None where it was not measured.
     full: Tensor = field(repr=False)  #: (N, C, H, W) float32, the images of the full run.
     masked: Tensor = field(repr=False)  #: (N, C, H, W) float32, the images of the masked run.
+    evaluations: float | None = None
+    """The work of one image in evaluations of the denoiser at full resolution."""
+    against: str = FULL_RUN
+    """Of which run the images in ``full`` are, in words."""
     prompts: tuple[str, ...] | None = field(default=None, repr=False)
     """One prompt per image, or None where the pipeline takes none."""
 
@@ -90,7 +97,7 @@ class Evaluation:
 
         title = Text(f"{self.denoiser}, {self.scheduler}, {self.rows} steps")
         table = Table(title=title, title_justify="left")
-        table.add_column("against the full run", no_wrap=True)
+        table.add_column(f"against {self.against}", no_wrap=True)
         table.add_column("value", justify="right", style="bold")
         table.add_column("spread", style="dim")
         for row in self._rows():
@@ -117,6 +124,8 @@ class Evaluation:
         else:
             note = f"standard error {self.ssim.standard_error:.4f}, worst {self.ssim.min:.4f}"
             rows.append(("SSIM", f"{self.ssim.mean:.4f}", note))
+        if self.evaluations is not None:
+            rows.append(("work", f"{self.evaluations:.2f}", "evaluations of the denoiser"))
         rows.append(("1 / MACs", f"{1 / self.macs_fraction:.2f}x", "what the speed-up can be"))
         if self.speed is not None:
             note = f"{self.speed.pairs} pair{'' if self.speed.pairs == 1 else 's'} at batch {self.speed.batch_size}"

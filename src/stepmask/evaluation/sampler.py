@@ -17,8 +17,11 @@ from stepmask.evaluation.speed import Times, timed
 from stepmask.inspection.registry import denoisers_of
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.liveness import Plan
+from stepmask.recipe import Recipe
+from stepmask.runtime.recipes import apply_recipe
 from stepmask.runtime.sampling import sample
 from stepmask.runtime.task import Task
+from stepmask.runtime.work import Work, work_of
 
 Progress = Callable[[int, int], None]
 """Called after every run with the number of runs done and the number to do."""
@@ -29,27 +32,47 @@ class Sampler:
     """Runs a pipeline with one seed per image, fully or under a plan."""
 
     task: Task  #: The pipeline, its number of steps, and what its call takes beside the conditions of each image.
-    plan: Plan  #: What the masked run executes.
+    plan: Plan  #: What the masked run executes; of a recipe without a mask one that computes everything.
     conditions: Conditions  #: Call arguments of every image.
     ran: Plan | None = None  #: What the latest masked run executed: less than the plan where it began late.
     peak_cache_bytes: int = 0  #: Largest cache of all masked runs so far.
+    recipe: Recipe | None = None  #: What the masked run executes, where that is more than a plan.
 
-    def full(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
+    def full(self, start: int, seeds: Sequence[int], num_inference_steps: int | None = None) -> tuple[Tensor, Times]:
         """Return images (N, C, H, W) in [0, 1] of the plain pipeline, one per seed, and the times of the run.
 
-        `start` is the index of the first image, which picks the conditions.
+        `start` is the index of the first image, which picks the conditions. The number of steps is that of the task
+        unless it is given.
         """
         pipe, arguments = self.task.pipe, self.conditions.slice(start, start + len(seeds))
+        steps = num_inference_steps or self.task.num_inference_steps
         with _evaluation_mode(pipe):
-            images, times = timed(pipe, lambda: sample(pipe, arguments, seeds, self.task.num_inference_steps))
+            images, times = timed(pipe, lambda: sample(pipe, arguments, seeds, steps))
         return _in_unit_range(pipe, images), times
 
     def masked(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
-        """Return images (N, C, H, W) in [0, 1] under the plan, and the times of the run; see `full`."""
+        """Return images (N, C, H, W) in [0, 1] under the plan or recipe, and the times of the run; see `full`."""
+        if self.recipe is not None:
+            return self._by_recipe(start, seeds)
         with self.task.apply(self.plan, checked=True) as handle:
             result = self.full(start, seeds)
             self.ran, self.peak_cache_bytes = handle.ran, max(self.peak_cache_bytes, handle.peak_cache_bytes)
         return result
+
+    def _by_recipe(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
+        with apply_recipe(self.task.pipe, self.recipe, call_kwargs=self.task.call_kwargs) as handle:
+            result = self.full(start, seeds)
+            if handle.mask is not None:
+                self.peak_cache_bytes = max(self.peak_cache_bytes, handle.mask.peak_cache_bytes)
+        return result
+
+    def work(self) -> Work:
+        """Return what one image of the masked run costs."""
+        if self.recipe is not None:
+            return work_of(self.recipe, self.task)
+        plan, cost = self.ran or self.plan, self.task.costs
+        macs = cost.total_macs(plan)
+        return Work(macs, cost.full_macs(plan), macs / cost.step_macs)
 
     def warm_up(self, seeds: Sequence[int]) -> None:
         """Run a few steps of the plain pipeline at this batch size, for nothing. PNDM runs no fewer than four."""

@@ -16,6 +16,7 @@ from stepmask.pictures.terminal import terminal_map
 
 if TYPE_CHECKING:
     from stepmask.pictures.figures import grid, heatmap, score_histogram
+    from stepmask.pictures.trade_off import trade_off
 
 __all__ = [
     "grid",
@@ -28,14 +29,16 @@ __all__ = [
     "side_by_side",
     "terminal_map",
     "tiles",
+    "trade_off",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("grid", "heatmap", "score_histogram"):
+    home = "trade_off" if name == "trade_off" else "figures"
+    if name not in ("grid", "heatmap", "score_histogram", "trade_off"):
         raise AttributeError(f"module 'stepmask.pictures' has no attribute {name!r}")
     try:
-        return getattr(importlib.import_module("stepmask.pictures.figures"), name)
+        return getattr(importlib.import_module(f"stepmask.pictures.{home}"), name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise

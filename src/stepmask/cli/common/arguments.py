@@ -28,7 +28,10 @@ FITS_EVERY_SCHEDULER = (
 
 MaskArgument = Annotated[
     Path,
-    typer.Argument(metavar="MASK", help="File with a mask, or hub:USER/NAME. With --at it holds a family of masks."),
+    typer.Argument(
+        metavar="MASK",
+        help="File with a mask or a recipe, or hub:USER/NAME. With --at it holds a family of masks.",
+    ),
 ]
 MaskFile = Annotated[
     Path,
@@ -36,8 +39,8 @@ MaskFile = Annotated[
         "--mask",
         "-m",
         metavar="FILE",
-        help="File with a mask, or hub:USER/NAME for one on the Hugging Face hub. With --at the file holds a family of "
-        "masks.",
+        help="File with a mask or a recipe, or hub:USER/NAME for one on the Hugging Face hub. With --at the file holds "
+        "a family of masks.",
     ),
 ]
 At = Annotated[
@@ -74,6 +77,14 @@ Conditions = Annotated[
 ]
 NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Number of images, each with its own seed.")]
 FirstSeed = Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first image; the others follow.")]
+AgainstConverged = Annotated[
+    bool,
+    typer.Option(
+        "--converged",
+        help="Compare with the run of so many steps that more of them change nothing, in the place of the plain run of "
+        "the same number of steps.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Number of images that are made at once.")]
 
 MetricNames = Annotated[

@@ -1,22 +1,46 @@
-"""Masks from files and the hub: the one that ``--mask`` and ``--at`` mean, or all of ``--start``; masks into files."""
+"""Masks and recipes from files and the hub: the one that ``--mask`` and ``--at`` mean, or all of ``--start``."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stepmask import presets
+from stepmask import presets, recipe_file
 from stepmask.cli.common.app import stdout
 from stepmask.errors import MaskFileError, StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.files import read_json
 from stepmask.mask import StepMask
+from stepmask.recipe import Recipe
 
 HUB = "hub:"
 """How the name of a repository on the Hugging Face hub begins: hub:user/name."""
+
+
+def load_mask_or_recipe(path: Path, at: float | None) -> StepMask | Recipe:
+    """Read a recipe where a file, or a repository of the hub, has one; else what `load_mask` reads.
+
+    Raises:
+        StepMaskError: As `load_mask` does.
+    """
+    if path.as_posix().startswith(HUB):
+        try:
+            return load_mask(path, at)
+        except MaskFileError:
+            if at is not None:
+                raise
+            with contextlib.suppress(MaskFileError):
+                return Recipe.from_pretrained(path.as_posix().removeprefix(HUB))
+            raise
+    if _format_of(path) != recipe_file.FORMAT:
+        return load_mask(path, at)
+    if at is not None:
+        raise StepMaskError(f"--at picks a mask from a family, and {path} holds a recipe: leave --at out")
+    return Recipe.load(path)
 
 
 def load_mask(path: Path, at: float | None) -> StepMask:
@@ -85,8 +109,12 @@ def write_schedule(
 
 
 def _is_family(path: Path) -> bool:
+    return _format_of(path) == "stepmask-family"
+
+
+def _format_of(path: Path) -> Any:
     try:
         content = read_json(path, "mask")
     except MaskFileError:
-        return False  # reading it as a mask says what is wrong
-    return isinstance(content, dict) and content.get("format") == "stepmask-family"
+        return None  # reading it as a mask says what is wrong
+    return content.get("format") if isinstance(content, dict) else None

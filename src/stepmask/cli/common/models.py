@@ -19,6 +19,7 @@ from stepmask.errors import StepMaskError
 from stepmask.files import is_file, is_folder
 from stepmask.learning.processes import current
 from stepmask.mask import StepMask, scheduler_identity
+from stepmask.recipe import Recipe
 
 CLASSES = {
     Scheduler.ddim: "DDIMScheduler",
@@ -36,7 +37,7 @@ def load(
     model: str,
     *,
     scheduler: Scheduler = Scheduler.keep,
-    mask: StepMask | None = None,
+    mask: StepMask | Recipe | None = None,
     device: str | None = None,
     dtype: DType | None = None,
 ) -> Any:
@@ -184,8 +185,11 @@ def with_scheduler(pipe: Any, scheduler: Any) -> Any:
     return pipe
 
 
-def _with_scheduler_of(pipe: Any, mask: StepMask) -> Any:
+def _with_scheduler_of(pipe: Any, mask: StepMask | Recipe) -> Any:
     if mask.scheduler is None or mask.scheduler == scheduler_identity(pipe.scheduler):
         return pipe
-    steps = mask.provenance.get("num_inference_steps") or mask.num_rows
+    if isinstance(mask, Recipe):
+        steps = mask.num_inference_steps
+    else:
+        steps = mask.provenance.get("num_inference_steps") or mask.num_rows
     return with_scheduler(pipe, make_scheduler(mask.scheduler["class"], mask.scheduler["config"], steps))

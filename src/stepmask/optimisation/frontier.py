@@ -1,0 +1,165 @@
+"""Frontier: what each way to spend a budget reaches, and the recipes that do; in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from stepmask.errors import MaskFileError, StepMaskError, TargetError
+from stepmask.files import read_json, write_atomically
+from stepmask.hub import Shared
+from stepmask.recipe import Recipe
+from stepmask.recipe_file import finite_numbers
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMAT, FORMAT_VERSION = "stepmask-frontier", 1
+MOST_POINTS = 1_000
+
+FEWER_STEPS, TIMESTEPS, CHEAPER, RESOLUTION, GUIDANCE, TOGETHER = WAYS = (
+    "fewer steps", "optimised timesteps", "cheaper steps", "mixed resolution", "guidance", "together",
+)  # fmt: skip
+"""Ways to spend a budget, the plainest first."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a recipe reaches.
+
+    Attributes:
+        way: One of `WAYS`.
+        budget: Evaluations of the denoiser that were allowed.
+        work: Those that the recipe takes.
+        psnr: Mean PSNR in dB to the converged run, on held-back noise.
+        standard_error: Of that mean.
+        images: On so many images.
+        recipe: The recipe.
+    """
+
+    way: str
+    budget: float
+    work: float
+    psnr: float
+    standard_error: float
+    images: int
+    recipe: Recipe
+
+    @property
+    def confidence(self) -> tuple[float, float]:
+        """The 95% interval of the mean, in dB."""
+        return self.psnr - 1.96 * self.standard_error, self.psnr + 1.96 * self.standard_error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {name: getattr(self, name) for name in _NUMBERS} | {"way": self.way, "recipe": self.recipe.to_dict()}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Point:
+        """The inverse."""
+        if content["way"] not in WAYS:
+            raise StepMaskError(f"there is no way {content['way']!r:.80}")
+        numbers = dict(zip(_NUMBERS, finite_numbers("a point", [content[name] for name in _NUMBERS]), strict=True))
+        numbers["images"] = int(numbers["images"])
+        return cls(way=content["way"], recipe=Recipe.from_dict(content["recipe"]), **numbers)
+
+
+_NUMBERS = ("budget", "work", "psnr", "standard_error", "images")
+
+
+@dataclass(frozen=True)
+class Frontier(Shared):
+    """The best recipe of each way at each budget.
+
+    Attributes:
+        points: All of them.
+        facts: How they were found, as JSON values: the converged run among them.
+    """
+
+    hub_file: ClassVar[str] = "frontier.json"
+
+    points: tuple[Point, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, budget: float) -> Recipe:
+        """The recipe with the highest PSNR whose work is at most a budget.
+
+        Raises:
+            TargetError: There is none; says what there is.
+        """
+        return self.best(budget).recipe
+
+    def best(self, budget: float) -> Point:
+        """The same with what it reaches; of equals the plainest."""
+        found = [point for point in self.points if point.work <= budget * (1 + 1e-9)]
+        if not found:
+            least = min(point.work for point in self.points)
+            raise TargetError(f"no recipe takes at most {budget:g} evaluations; the cheapest takes {least:.3g}")
+        return max(found, key=lambda point: (point.psnr, -WAYS.index(point.way)))
+
+    def way(self, way: str) -> list[Point]:
+        """The points of one way, cheapest first."""
+        return sorted((point for point in self.points if point.way == way), key=lambda point: point.budget)
+
+    @property
+    def budgets(self) -> list[float]:
+        """All budgets that were asked for, smallest first."""
+        return sorted({point.budget for point in self.points})
+
+    def table(self) -> Table:
+        """PSNR by budget and way, with 95% intervals."""
+        from rich.table import Table
+
+        table = Table("evaluations", title="PSNR in dB to the converged run, with 95% intervals", title_justify="left")
+        ways = [way for way in WAYS if self.way(way)]
+        for way in ways:
+            table.add_column(way, justify="right")
+        for budget in self.budgets:
+            cells = []
+            for way in ways:
+                found = [point for point in self.way(way) if point.budget == budget]
+                cells.append(f"{found[0].psnr:.1f} ± {1.96 * found[0].standard_error:.1f}" if found else "-")
+            table.add_row(f"{budget:g}", *cells)
+        table.caption = f"on {self.points[0].images} held-back images; {self.facts.get('converged', '')}"
+        table.caption_justify = "left"
+        return table
+
+    def save(self, path: str | Path) -> None:
+        """Write all points with their recipes as one JSON file, whole or not at all."""
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, "facts": self.facts}
+        content["points"] = [point.to_dict() for point in self.points]
+        try:
+            text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise StepMaskError(f"cannot write {path}: it holds what JSON cannot ({error})") from error
+        write_atomically(path, text)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Frontier:
+        """Read a frontier.
+
+        Raises:
+            MaskFileError: It is not there, not JSON, of another format, or says impossible things.
+        """
+        content = read_json(path, "frontier")
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise MaskFileError(f'{path} is no frontier: expected a JSON object with "format": "{FORMAT}"')
+        if content.get("format_version") != FORMAT_VERSION:
+            raise MaskFileError(
+                f"frontier {path} has format version {content.get('format_version')!r:.80}, this stepmask reads "
+                f"version {FORMAT_VERSION}: update stepmask, or make it anew"
+            )
+        try:
+            return cls(_points(content["points"]), dict(content["facts"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise MaskFileError(f"frontier {path} cannot be used: {reason}") from error
+
+
+def _points(listed: Sequence[Any]) -> tuple[Point, ...]:
+    if not isinstance(listed, list) or not 1 <= len(listed) <= MOST_POINTS:
+        raise StepMaskError(f'"points" must be a list of 1 to {MOST_POINTS} points')
+    return tuple(map(Point.from_dict, listed))

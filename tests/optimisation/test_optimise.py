@@ -1,0 +1,144 @@
+"""optimise: every lever at a budget, from noise alone; resumed after an interrupt, and drawn."""
+
+import json
+
+import numpy as np
+import pytest
+from diffusers import DDPMScheduler
+
+import stepmask
+from refusal import check_refused
+from stepmask import MaskFileError, Recipe, TargetError
+from stepmask.optimisation import Frontier, Point
+from stepmask.optimisation.frontier import CHEAPER, FEWER_STEPS, GUIDANCE, RESOLUTION, TOGETHER, WAYS
+from stepmask.optimisation.judge import Judge
+from stepmask.optimisation.search import Search
+from tiny import FEWEST, ddim_pipeline, dit_pipeline
+
+FEW = {"num_images": 2, "num_held_back": 2, "iterations": 1, "enough": 35.0, "progress": False}
+CALL = {"class_labels": [3, 7]}
+
+
+@pytest.fixture(scope="module")
+def found() -> Frontier:
+    """All levers at two evaluations."""
+    return stepmask.optimise(dit_pipeline(), [2], call_kwargs=CALL, mask_options=FEWEST, **FEW)
+
+
+def test_every_way_keeps_to_its_budget(found):
+    assert found.budgets == [2] and {point.way for point in found.points} >= {FEWER_STEPS, RESOLUTION, TOGETHER}
+    assert {CHEAPER, GUIDANCE} <= {point.way for point in found.points}
+    for point in found.points:
+        assert 0 < point.work <= point.budget and point.images == 2
+        assert point.recipe.provenance["way"] == point.way and point.recipe.scheduler["class"] == "DDIMScheduler"
+    assert found.way(FEWER_STEPS)[0].recipe.num_inference_steps == 2
+    assert all(point.recipe.resolution for point in found.way(RESOLUTION))
+    assert all(point.recipe.guidance for point in found.way(GUIDANCE))
+    assert all(point.recipe.mask for point in found.way(CHEAPER))
+
+
+def test_a_point_is_what_evaluate_measures(found):
+    """The same quality for the same noise, and the same work."""
+    pipe, point = dit_pipeline(), found.way(RESOLUTION)[0]
+    task = stepmask.runtime.task.Task(pipe, point.recipe.num_inference_steps, call_kwargs=CALL)
+    assert stepmask.runtime.work.work_of(point.recipe, task).evaluations == point.work
+    first = 2**31 + 50_000 + 2 * FEW["num_images"]
+    seeds, steps = range(first, first + 2), int(found.facts["converged"].split()[2])
+    converged = stepmask.evaluate(
+        pipe, Recipe(num_inference_steps=steps), seeds=seeds, call_kwargs=CALL, speed=False
+    ).full
+    result = stepmask.evaluate(
+        pipe, Recipe(**vars(point.recipe) | {"provenance": {}}), seeds=seeds, call_kwargs=CALL, speed=False,
+        reference=converged,
+    )  # fmt: skip
+    assert result.psnr.mean == pytest.approx(point.psnr, abs=0.01) and result.evaluations == point.work
+
+
+def test_a_frontier_picks_the_best_that_it_has(found):
+    best = found.best(3)
+    assert best.psnr == max(point.psnr for point in found.points) and found.at(3) == best.recipe
+    check_refused(r"no recipe takes at most 0\.1 evaluations; the cheapest takes", found.at, 0.1, error=TargetError)
+
+
+def test_files_say_it_all(found, tmp_path):
+    path = tmp_path / "frontier.json"
+    found.save(path)
+    again = Frontier.load(path)
+    assert [point.to_dict() for point in again.points] == [point.to_dict() for point in found.points]
+    assert again.facts == found.facts
+    content = json.loads(path.read_text())
+    for change, says in (
+        ({"format": "x"}, "is no frontier"),
+        ({"format_version": 2}, "has format version 2"),
+        ({"points": []}, "a list of 1 to"),
+        ({"points": [{**content["points"][0], "way": "x"}]}, "there is no way 'x'"),
+        ({"points": [{**content["points"][0], "psnr": None}]}, "finite numbers"),
+        ({"points": [{}]}, "'way' is missing"),
+    ):
+        path.write_text(json.dumps({**content, **change}))
+        check_refused(says, Frontier.load, path, error=MaskFileError)
+
+
+def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
+    """To the same frontier, without measuring again what it knows."""
+    state, options = tmp_path / "state", {"call_kwargs": CALL, "masks": False, **FEW}
+    measured, made = [], Judge._made
+
+    def interrupted(self, *args, **kwargs):
+        measured.append(args)
+        if len(measured) == 12:
+            raise KeyboardInterrupt
+        return made(self, *args, **kwargs)
+
+    monkeypatch.setattr(Judge, "_made", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stepmask.optimise(dit_pipeline(), 2, resume=state, **options)
+    stopped = len(measured)
+    first = stepmask.optimise(dit_pipeline(), 2, resume=state, **options)
+    rest = len(measured) - stopped
+    again = stepmask.optimise(dit_pipeline(), 2, resume=state, **options)
+    assert [point.to_dict() for point in again.points] == [point.to_dict() for point in first.points]
+    assert len(measured) - stopped - rest < rest / 2
+    check_refused("belongs to another run", stepmask.optimise, dit_pipeline(), 3, resume=state, **options)
+
+
+@pytest.mark.parametrize(("steps", "full", "letters"), [
+    (6, 3, ["111000", "1h1hh1", "1l1ll1"]),
+    (4, 1, ["1000", "1hhh", "1lll"]),
+])  # fmt: skip
+def test_letters_of_guidance(steps, full, letters):
+    assert list(Search._letters(steps, full)) == letters
+
+
+def test_what_is_refused():
+    pipe = ddim_pipeline()
+    for budget, says in ((0.5, "at least 1 each"), ("x", "a number of evaluations"), ([], "up to 50 numbers")):
+        check_refused(says, stepmask.optimise, pipe, budget, error=TargetError, **FEW)
+    check_refused("num_images must be a whole number of at least 2", stepmask.optimise, pipe, 3, num_images=1)
+    pipe.scheduler = DDPMScheduler()
+    check_refused("draws noise at every step", stepmask.optimise, pipe, 3, **FEW)
+
+
+def test_the_picture():
+    from stepmask.pictures.trade_off import Reached, trade_off
+
+    lines = {way: [Reached(2.0, 20.0, 1.0), Reached(4.0, 25.0, 0.5)] for way in WAYS}
+    (axes,) = trade_off(lines, "model").axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(WAYS)
+    drawn = axes.containers[0].lines[0].get_xydata()
+    assert np.array_equal(drawn, [[2.0, 20.0], [4.0, 25.0]]) and "evaluations" in axes.get_xlabel()
+
+
+def test_the_table(found):
+    from rich.console import Console
+
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(found.table())
+    text = capture.get()
+    assert all(point.way in text for point in found.points) and "2 held-back images" in text
+
+
+def test_points_say_how_sure_they_are():
+    point = Point(FEWER_STEPS, 3, 3, 20.0, 0.5, 16, Recipe(num_inference_steps=3))
+    assert point.confidence == pytest.approx((19.02, 20.98)) and Point.from_dict(point.to_dict()) == point
