@@ -79,7 +79,7 @@ class Gate:
         compiled anew has lost it too.
         """
         found, before = getattr(self.module, self._where), self._original
-        if self._where != "forward":
+        if found is self._forward or self._where != "forward":
             return found is not self._forward
         while before is not None and before != found:
             before = getattr(before, "__wrapped__", None)
@@ -147,7 +147,7 @@ class Gates:
     @property
     def are_bypassed(self) -> bool:
         """Whether a gated module, or one around it, was compiled since, or is no longer."""
-        return any(module._compiled_call_impl is not before for module, before in self._compiled)
+        return [module._compiled_call_impl for module in self._modules] != self._compiled
 
     def _find(self) -> None:
         """Find the gated modules, and those around them: in what each is, under which key, and which it is."""
@@ -160,8 +160,8 @@ class Gates:
             for end in range(1, len(parts)):
                 parent, name = root.get_submodule(".".join(parts[: end - 1])), ".".join(parts[:end])
                 self._found.setdefault(name, (parent, parts[end - 1], root.get_submodule(name)))
-        modules = [module for _, _, module in self._found.values()]
-        self._compiled = [(module, module._compiled_call_impl) for module in modules]
+        self._modules = [module for _, _, module in self._found.values()]
+        self._compiled = [module._compiled_call_impl for module in self._modules]
 
     def remove(self) -> None:
         """Restore in reverse order; every gate is tried, the first error is raised at the end."""

@@ -139,7 +139,7 @@ class BlockGraph:
         """For each site that contains others: those, one bit for each, however deep; outermost sites first."""
         return within(self.names)
 
-    @property
+    @cached_property
     def innermost(self) -> BlockGraph:
         """The graph of the sites that contain no others; itself where none does."""
         if self.inner is None:

@@ -26,9 +26,18 @@ ALONE = Layout(tree_flatten(None)[1], (None,), ((0, 0),))
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
-    """The tensors in a value, in the arguments of a call, or in any other nesting."""
+    """The tensors in a value, in the arguments of a call, or in any other nesting.
+
+    What most of them are made of is told without `tree_leaves`, which takes five times as long.
+    """
     if isinstance(tree, Tensor):
         return [tree]
+    if type(tree) in (tuple, list):
+        return [tensor for part in tree for tensor in tensors_in(part)]
+    if type(tree) is dict:
+        return tensors_in(list(tree.values()))
+    if tree is None or type(tree) in (bool, int, float, str):
+        return []
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 

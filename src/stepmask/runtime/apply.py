@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from types import TracebackType
@@ -15,7 +15,6 @@ from torch import nn
 
 from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError, UnsupportedModelError
-from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Given
 from stepmask.inspection.describe import Description, description_for
 from stepmask.inspection.first_step import FirstStep, first_step, one_sample
@@ -72,6 +71,7 @@ class Handle:
         )
         self._read_by_hooks = False  # in the latest run: then all that they may read is there
         self._executors: dict[nn.Module, Executor] = {}
+        self._innermost: dict[nn.Module, set[nn.Module]] = {}
         self._description = description
         self._entered = False
         self._end_of_call: _EndOfCall | None = None
@@ -83,6 +83,7 @@ class Handle:
         denoisers = denoisers_of(pipe)
         try:
             for denoiser in denoisers:
+                self._innermost[denoiser] = {denoiser.get_submodule(name) for name in plan.graph.innermost.names}
                 self._executors[denoiser] = Executor(
                     denoiser,
                     description.graph,
@@ -128,7 +129,7 @@ class Handle:
             self._count_graphs()
         for denoiser, executor in list(self._executors.items()):
             executor.remove()
-            del self._executors[denoiser]
+            del self._executors[denoiser], self._innermost[denoiser]
             if _handle_of(denoiser) is self:
                 del _applied[denoiser]
 
@@ -149,7 +150,7 @@ class Handle:
             self.mask.check(scheduler=scheduler)
         executor = self._executors[denoiser]
         self._check_writes(denoiser)
-        self._read_by_hooks = any(read_by_hooks(one, self.plan.graph) for one in self._executors)
+        self._read_by_hooks = any(_is_read_by_hooks(one, self._innermost[one]) for one in self._executors)
         check_same_plan(denoiser, self.plan)
         if scheduler.timesteps is not self._timesteps or executor in self._run:
             self._run, self._timesteps, self._cost = [], scheduler.timesteps, None
@@ -375,18 +376,19 @@ def apply_plan(
     return handle
 
 
-def read_by_hooks(denoiser: nn.Module, graph: BlockGraph) -> list[str]:
-    """Modules whose values forward hooks of the user's read, where the mask may leave those out: sites and around them.
+def _is_read_by_hooks(denoiser: nn.Module, innermost: Collection[nn.Module]) -> bool:
+    """Whether forward hooks of the user's read values that the mask may leave out: those of sites and around them.
 
     Within an innermost site all is there whenever it runs.
     """
-    modules = dict(denoiser.named_modules())
-    inside = tuple(f"{name}." for name in graph.innermost.names)
-    return [
-        name
-        for name, module in modules.items()
-        if name and not name.startswith(inside) and any(map(_is_users, module._forward_hooks.values()))
-    ]
+    waiting = list(denoiser.children())
+    while waiting:
+        module = waiting.pop()
+        if module._forward_hooks and any(map(_is_users, module._forward_hooks.values())):
+            return True
+        if module not in innermost:
+            waiting += [child for child in module._modules.values() if child is not None]
+    return False
 
 
 def _is_users(hook: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from math import nan
 
@@ -57,7 +58,8 @@ class Cache:
     def __init__(self, meter: Meter, device: torch.device | None = None) -> None:
         self.device = device
         self._values: dict[int, list[tuple[int, Value | Away]]] = {}
-        self._poison: dict[int, Value] = {}
+        self._dead: dict[int, Value] = {}
+        self._poison: dict[Hashable, Value] = {}  # one for all sites whose values are alike
         self._versions: dict[int, list[int]] = {}
         self._steps: dict[int, int] = {}
         self._meter = meter
@@ -120,11 +122,14 @@ class Cache:
 
     def learn_shape(self, site: int, value: Value) -> None:
         """Remember what a dead value of this site has to look like."""
-        self._poison[site] = poison_like(value)
+        like = (value.shape, value.dtype, value.device) if type(value) is Tensor else site
+        if like not in self._poison:
+            self._poison[like] = poison_like(value)
+        self._dead[site] = self._poison[like]
 
     def dead(self, site: int) -> Value:
         """A stand-in that nothing may read."""
-        return self._poison[site]
+        return self._dead[site]
 
 
 def _here(value: Value | Away) -> Value:

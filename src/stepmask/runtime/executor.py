@@ -46,8 +46,10 @@ class Stream:
     call: Call
     asked: Sequence[bool] = ()
     """Per site, whether the policy is asked in this row; the others compute."""
-    has_run: bytearray | None = None
-    """Per site, whether it was reached in the stream's first row: some calls leave blocks out."""
+    unread: Sequence[bool] = ()
+    """Per site, whether it rests in this row and nothing reads its value."""
+    has_run: int = 0
+    """A bit for each site that was reached in the stream's first row: some calls leave blocks out."""
 
 
 class Executor:
@@ -82,7 +84,7 @@ class Executor:
         self._tracker = self._new_tracker()
         self._streams: dict[int, Stream] = {}
         self._current: Stream | None = None
-        self._reached = bytearray(len(graph))  # sites, in this call
+        self._reached = 0  # in this call, a bit for each site
         self._alike = ("", 0)  # what a call got, and how many calls in turn
         self._thread = 0  # of the latest run
         self._caller: threading.Thread | None = None  # in the middle of a call
@@ -99,7 +101,7 @@ class Executor:
         self.first_call: tuple[tuple, dict] | None = None
         """Arguments of that run's first call, of fractions the shapes alone."""
         self._denoiser, self._graph, self._feeders = denoiser, graph, feeders or {}
-        self._every_site = [True] * len(graph)
+        self._every_site, self._no_site = [True] * len(graph), [False] * len(graph)
         self._acting = self._acts(policy_from(0))
         self.regions: dict[str, Region] = {}
         """By name the compiled modules with sites within that act."""
@@ -194,22 +196,25 @@ class Executor:
             self._whole.remove()
 
     def _reach(self, site: int) -> None:
-        self._reached[site] = True
+        self._reached |= 1 << site
 
     def _controller(self, site: int, around: Mapping[int, str]) -> Controller:
         name = ends_of(self._denoiser, self._graph.sites[site].name)[1]
         is_overwritten = replays_cuda_graphs(self._denoiser.get_submodule(name))
-        is_rewritten = site in self._graph.rewritten
+        is_rewritten, bit = site in self._graph.rewritten, 1 << site
 
         def control(compute: Callable[[], Value], args: tuple, kwargs: dict) -> Value:
             stream = self._current
             if stream is None:  # a submodule called on its own, outside of the denoiser
                 return compute()
-            self._reached[site] = True
+            self._reached |= bit
             if not stream.asked[site]:
                 return compute()
-            made = (lambda: copied(compute())) if is_overwritten else compute
-            value = stream.policy(stream.row - stream.start, site, made, stream.cache)
+            if stream.unread[site]:
+                value = stream.cache.dead(site)
+            else:
+                made = (lambda: copied(compute())) if is_overwritten else compute
+                value = stream.policy(stream.row - stream.start, site, made, stream.cache)
             return copied(value) if is_rewritten else value
 
         region = self.regions.get(around.get(site, ""))
@@ -252,7 +257,7 @@ class Executor:
         self._follow()
         self.position = position
         self._check_repeats(position, args, kwargs)
-        self._reached = bytearray(len(self._every_site))
+        self._reached = 0
         if position.stream == 0:
             self.inputs.append(0)
         self.inputs[-1] += num_samples([*args, *kwargs.values()]) or 1
@@ -305,8 +310,10 @@ class Executor:
                 self.stretches.pop()
             self.stretches.append((stream.start, position.row))
         stream.row, stream.call = position.row, call
-        asks = getattr(stream.policy, "asks", None)
-        stream.asked = self._every_site if asks is None else asks(stream.row - stream.start)
+        stream.asked, stream.unread = self._every_site, self._no_site
+        if hasattr(stream.policy, "asks"):
+            step = stream.row - stream.start
+            stream.asked, stream.unread = stream.policy.asks(step), stream.policy.unread(step)
         return stream
 
     def __deepcopy__(self, memo: dict) -> None:
@@ -355,9 +362,10 @@ class Executor:
             stream.has_run = self._reached
         if stream.policy.is_full:  # nothing to go wrong
             return
-        missing = [site for site in stream.policy.must_run(step) if not self._reached[site] and stream.has_run[site]]
+        missing = stream.policy.must_run(step) & stream.has_run & ~self._reached
         if missing:
-            raise passed_over(plan.sites[missing[0]])
+            first = (missing & -missing).bit_length() - 1
+            raise passed_over(plan.sites[first])
         is_last = step + 1 == plan.num_rows
         self._unchecked = None if is_last or not self._checked else values
         if is_last and self._checked:

@@ -34,11 +34,12 @@ class RunPlan:
         """Whether every cell computes."""
         self._states = plan.states.tolist()
         self._called = plan.called.tolist()
-        unread = plan.called & (plan.states != State.reuse) & (plan.states != State.forecast) & (plan.keep == 0)
-        unread[0] = False
-        self._asked = (~unread).tolist()
+        passed = plan.called & (plan.states != State.reuse) & (plan.states != State.forecast) & (plan.keep == 0)
+        unread = ~plan.called & (plan.states == State.dead)
+        passed[0] = unread[0] = False
+        self._asked, self._unread = (~passed).tolist(), unread.tolist()
         self._keep = plan.keep.tolist()
-        self._must_run = [np.flatnonzero(row).tolist() for row in plan.called]
+        self._must_run = rows_of(plan.called)
         rows = np.arange(plan.num_rows)[:, None]
         self._computed = np.maximum.accumulate(np.where(plan.compute, rows, -1)).tolist()  # last, at each cell
         self._forecasts = Forecasts(plan)
@@ -75,8 +76,12 @@ class RunPlan:
         """Per site whether anything is to be done at a step but to run it."""
         return self._asked[step]
 
-    def must_run(self, step: int) -> list[int]:
-        """The sites that run at a step."""
+    def unread(self, step: int) -> list[bool]:
+        """Per site whether it rests at a step, with all that lies within, and nothing reads its value."""
+        return self._unread[step]
+
+    def must_run(self, step: int) -> int:
+        """The sites that run at a step, a bit for each."""
         return self._must_run[step]
 
     def __call__(self, step: int, site: int, compute: Callable[[], Value], cache: Cache) -> Value:

@@ -64,6 +64,7 @@ class PositionTracker:
         self._stream = 0
         self._began = 0  # the first row of the run
         self._first_row = 0
+        self._keeps_index = True  # the scheduler, in one way or another
         self._how: str | None = None  # how the run's first call named its row
         self._timestep: Any = None  # the argument of the row's first call
         self._most_calls = 0  # of a row, among those that are over
@@ -159,6 +160,10 @@ class PositionTracker:
 
     def _row_of(self, scheduler: Any, timestep: Any, new_run: bool) -> int:
         near = None if new_run else self._row
+        if new_run:
+            self._keeps_index = any(hasattr(scheduler, name) for name in ("step_index", "begin_index", "counter"))
+        if not self._keeps_index:
+            return match_row(scheduler, timestep, near)
         step_index = getattr(scheduler, "step_index", None)
         if step_index is not None:
             return int(step_index)
@@ -312,8 +317,9 @@ def _near(values: Tensor, timestep: Any) -> list[int]:
 
 def _row_in_storage(timesteps: Tensor, timestep: Tensor) -> int | None:
     """Row of an element or expanded view of `timesteps`, found without reading its value (no device sync)."""
-    same = timestep.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr()
-    if not same or timestep.dtype != timesteps.dtype or not _is_expanded(timestep):
+    if timestep.dtype != timesteps.dtype or not _is_expanded(timestep):
+        return None
+    if timestep.untyped_storage().data_ptr() != timesteps.untyped_storage().data_ptr():
         return None
     return (timestep.storage_offset() - timesteps.storage_offset()) // (timesteps.stride(0) or 1)
 

@@ -25,6 +25,8 @@ def mesh_of(denoiser: nn.Module) -> Any:
     in_context = getattr(config, "context_parallel_config", None)
     if in_context is not None:
         return in_context._flattened_mesh
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
     meshes = (getattr(weight, "device_mesh", None) for weight in denoiser.parameters())
     return next((mesh for mesh in meshes if mesh is not None), None)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
 from weakref import ref
 
 import torch
@@ -19,8 +21,10 @@ class Call:
     """
 
     def __init__(self, args: tuple, kwargs: dict) -> None:
-        self._shape = _shape(args, kwargs)
-        self._tensors = [ref(tensor) for tensor in tensors_in((args, kwargs))]
+        values = [*args, *kwargs.values()]
+        tensors = tensors_in(values)
+        self._shape = _shape(values, kwargs, tensors)
+        self._tensors = [ref(tensor) for tensor in tensors]
         self._constant: set[int] | None = None
 
     def follows(self, before: Call) -> bool:
@@ -36,7 +40,7 @@ class Call:
         return True
 
 
-def _shape(args: tuple, kwargs: dict) -> tuple:
+def _shape(values: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]) -> tuple:
     """What must stay the same for cached values to fit.
 
     Dtype and device of the sample, the shapes of all tensors, and which arguments there are, since an adapter that ends
@@ -44,12 +48,11 @@ def _shape(args: tuple, kwargs: dict) -> tuple:
     autocast the values' dtype is that of autocast, while a scheduler may return samples of another dtype than the
     noise had.
     """
-    values = [*args, *kwargs.values()]
     sample = next((value for value in values if isinstance(value, Tensor) and value.dim() > 1), None)
     given = tuple(
         (name, value if isinstance(value, str | bool) else None) for name, value in kwargs.items() if value is not None
     )
-    shapes = tuple(tuple(tensor.shape) for tensor in tensors_in(values))
+    shapes = [tensor.shape for tensor in tensors]
     if sample is None:
         return given, shapes
     dtype = None if torch.is_autocast_enabled(sample.device.type) else sample.dtype
