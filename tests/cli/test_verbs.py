@@ -15,6 +15,8 @@ from stepmask.cli.common.arguments import Scheduler
 from stepmask.cli.common.models import load
 from stepmask.cli.common.provenance import asked, reached
 from stepmask.learning import EndToEnd, Paper
+from stepmask.optimisation import Frontier, Point
+from stepmask.optimisation.frontier import WAYS
 from tiny import ddim_pipeline
 
 
@@ -213,3 +215,28 @@ def test_verbs_take_recipes(run, folder, mask_file, tmp_path):
     assert names(tmp_path / "samples") == ["full", "masked", "side_by_side.png"]
     assert "holds a recipe: leave --at out" in words(run("show", path, "--at", 0.5, code=2))
     assert "a recipe, not a mask file" in words(run("export", path, "-o", tmp_path / "x.json", code=2))
+
+
+def test_optimise_writes_recipes_and_a_picture(run, folder, monkeypatch, tmp_path):
+    recipes = Recipe(num_inference_steps=2), Recipe(num_inference_steps=4, resolution=Resolution(factor=0.5, switch=3))
+    got = {}
+
+    def optimise(pipe, budgets, **options):
+        got.update(options, budgets=budgets, scheduler=type(pipe.scheduler).__name__)
+        return Frontier(
+            (Point(WAYS[0], 2, 2, 20.0, 1.0, 4, recipes[0]), Point(WAYS[3], 3, 2.5, 22.0, 1.0, 4, recipes[1])),
+            {"converged": "converged run: 100 steps"},
+        )
+
+    monkeypatch.setattr(stepmask, "optimise", optimise, raising=False)
+    output = tmp_path / "recipes"
+    options = ["--budget", "2,3", "--no-masks", "--num-images", 4, "--resume", tmp_path / "state"]
+    text = run("optimise", folder, "-o", output, *options).stdout
+    assert {"budgets": (2.0, 3.0), "masks": False, "num_images": 4, "call_kwargs": None}.items() <= got.items()
+    assert names(output) == ["frontier.json", "frontier.png", "recipe-2.json", "recipe-3.json"]
+    assert Recipe.load(output / "recipe-2.json") == recipes[0] and Recipe.load(output / "recipe-3.json") == recipes[1]
+    assert "22.0 ± 2.0" in text and "converged run: 100 steps" in text
+    assert Image.open(output / "frontier.png").width > 600
+    assert "numbers of evaluations, 4,6,8,10 for example, got 'few'" in words(
+        run("optimise", folder, "--budget", "few", code=2)
+    )

@@ -120,7 +120,7 @@ def test_what_is_refused():
 
 
 def test_the_picture():
-    from stepmask.pictures.trade_off import Reached, trade_off
+    from stepmask.pictures.frontier import Reached, trade_off
 
     lines = {way: [Reached(2.0, 20.0, 1.0), Reached(4.0, 25.0, 0.5)] for way in WAYS}
     (axes,) = trade_off(lines, "model").axes

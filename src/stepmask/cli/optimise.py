@@ -113,9 +113,8 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def written(found: Frontier, model: str, folder: Path) -> list[Path]:
-    """Write the frontier, the best recipe of each budget and, where matplotlib is there, the picture."""
+    """Write the frontier, the best recipe of each budget, and the picture."""
     from stepmask import pictures
-    from stepmask.pictures.trade_off import Reached
 
     paths = [folder / "frontier.json"]
     found.save(paths[0])
@@ -123,7 +122,7 @@ def written(found: Frontier, model: str, folder: Path) -> list[Path]:
         paths.append(folder / f"recipe-{budget:g}.json")
         found.at(budget).save(paths[-1])
     lines = {
-        way: [Reached(point.work, point.psnr, point.psnr - point.confidence[0]) for point in found.way(way)]
+        way: [(point.work, point.psnr, point.psnr - point.confidence[0]) for point in found.way(way)]
         for way in dict.fromkeys(point.way for point in found.points)
     }
     return [*paths, pictures.save_png(pictures.trade_off(lines, model), folder / "frontier.png")]

@@ -21,8 +21,12 @@ Run = Callable[[Sequence[float]], Tensor]
 
 MOVE = 0.1
 """By so much of the gap to its neighbour a timestep is moved to see what changes."""
-TRIES = 3
-"""So often a step is made smaller where it did not help."""
+DAMPING = 0.1
+"""Share of the diagonal that is added, as Levenberg and Marquardt do."""
+TRIES, SHORTER = 4, 0.4
+"""So many lengths of a step are tried where it did not help, each so many times the one before."""
+FAR = 0.5
+"""No timestep moves over more than this share of the gap to its neighbour at once."""
 
 
 def learned_timesteps(
@@ -41,7 +45,7 @@ def learned_timesteps(
         start: T falling timesteps.
         reference: (N, ...) what they should be.
         whole: Whether timesteps are whole numbers.
-        iterations: Steps of Gauss and Newton; each takes T - 1 runs and one to three more.
+        iterations: Steps of Gauss and Newton; each takes T - 1 runs and one to four more.
         tell: Called after each iteration with the ratio of the reference's power to that of the error, in dB.
 
     Returns:
@@ -49,7 +53,7 @@ def learned_timesteps(
     """
     times = np.array(distinct(np.array(start, float), whole))
     made = run(times.tolist())
-    best, damping = _decibels(made, reference), 0.1
+    best = _decibels(made, reference)
     for _ in range(iterations if len(times) > 1 else 0):
         changes = torch.stack([_change(run, times, i, made, whole) for i in range(1, len(times))])
         error = (reference - made).flatten(1).double()
@@ -58,17 +62,18 @@ def learned_timesteps(
         changes = changes.flatten(2).double()
         normal = torch.einsum("ind,jnd,n->ij", changes, changes, weights)
         right = torch.einsum("ind,nd,n->i", changes, error, weights)
+        step = torch.linalg.solve(normal + DAMPING * torch.diag(normal.diagonal() + 1e-12), right).numpy()
+        step *= min(1.0, _room(times, step))
         for _ in range(TRIES):
-            step = torch.linalg.solve(normal + damping * torch.diag(normal.diagonal() + 1e-12), right)
             moved = times.copy()
-            moved[1:] += step.numpy()
+            moved[1:] += step
             moved = np.array(distinct(np.minimum(moved, times[0]), whole))
             trial = run(moved.tolist())
             reached = _decibels(trial, reference)
             if reached > best:
-                times, made, best, damping = moved, trial, reached, damping / 3
+                times, made, best = moved, trial, reached
                 break
-            damping *= 6
+            step *= SHORTER
         else:
             break
         tell(best)
@@ -88,6 +93,13 @@ def _change(run: Run, times: np.ndarray, which: int, made: Tensor, whole: bool) 
     moved = times.copy()
     moved[which] += move
     return (run(moved.tolist()) - made) / move
+
+
+def _room(times: np.ndarray, step: np.ndarray) -> float:
+    """How often a step may be made before a timestep has come too near to a neighbour."""
+    gaps = -np.diff([*times, 0.0])
+    ahead = np.where(step > 0, gaps[:-1], np.maximum(gaps[1:], 1.0))
+    return float((FAR * ahead / np.maximum(np.abs(step), 1e-9)).min())
 
 
 def _decibels(made: Tensor, reference: Tensor) -> float:

@@ -16,7 +16,7 @@ from stepmask.pictures.terminal import terminal_map
 
 if TYPE_CHECKING:
     from stepmask.pictures.figures import grid, heatmap, score_histogram
-    from stepmask.pictures.trade_off import trade_off
+    from stepmask.pictures.frontier import trade_off
 
 __all__ = [
     "grid",
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = "trade_off" if name == "trade_off" else "figures"
+    home = "frontier" if name == "trade_off" else "figures"
     if name not in ("grid", "heatmap", "score_histogram", "trade_off"):
         raise AttributeError(f"module 'stepmask.pictures' has no attribute {name!r}")
     try:
