@@ -19,6 +19,7 @@ from tiny import FEWEST
 
 FLUX, DIT = replace(BY_NAME["Flux"], steps=6), replace(BY_NAME["DiT"], steps=6)
 ORDERS = pytest.mark.parametrize("compiled_first", [True, False], ids=["compile, apply", "apply, compile"])
+BLOCKWISE = pytest.mark.usefixtures("blockwise")
 SAID = pytest.mark.filterwarnings("ignore:.* is compiled as a whole")
 
 
@@ -28,6 +29,12 @@ def nothing_compiled():
     counters.clear()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def blockwise(monkeypatch):
+    """As of a mask of many distinct rows."""
+    monkeypatch.setattr("stepmask.runtime.whole.MOST_ROWS", 1)
 
 
 def graphs() -> int:
@@ -265,11 +272,60 @@ def compile_whole(pipe, way, fullgraph=True):
     setattr(pipe, name, torch.compile(denoiser, backend="eager", fullgraph=fullgraph))
 
 
+def back_as_it_was(pipe, denoiser, way, before):
+    assert (pipe.transformer is denoiser) == (way == "in place")
+    assert (denoiser._compiled_call_impl is None) == (way == "wrapped")
+    denoiser._compiled_call_impl, pipe.transformer = None, denoiser
+    assert marks(pipe) == before
+
+
 @ORDERS
 @WAYS
 @pytest.mark.shows(
-    "a denoiser that is compiled as a whole", apply="before or after", compile="its blocks instead, with a warning"
+    "a denoiser that is compiled as a whole",
+    apply="before or after",
+    compile="each of 8 distinct rows is one graph; of more, the blocks instead, with a warning",
 )
+def test_a_compiled_denoiser_is_one_graph_for_each_row(way, compiled_first):
+    pipe, plain = made(DIT)
+    mask, denoiser = schedules.fora(pipe, 6, 2, "linear", "stack"), pipe.transformer
+    wanted, before = wanted_of(DIT, pipe, mask), marks(pipe)
+    if compiled_first:
+        compile_whole(pipe, way)
+    with stepmask.apply(pipe, mask) as run:
+        if not compiled_first:
+            compile_whole(pipe, way)
+        assert torch.allclose(DIT.run(pipe), wanted, atol=1e-6)
+        assert run.summary().graphs == 2 == graphs(), "of the steps that compute, and of those that rest"
+        with nothing_new():
+            DIT.run(pipe)
+            assert not torch.equal(DIT.run(pipe, seed=7), wanted)
+    assert torch.equal(DIT.run(pipe), plain) and graphs() == 1
+    with stepmask.apply(pipe, random_actions(pipe, 3)) as run:
+        DIT.run(pipe)
+        assert 1 < graphs() <= run.summary().graphs <= 6
+    back_as_it_was(pipe, denoiser, way, before)
+
+
+@pytest.mark.parametrize("case", [FLUX, DIT, replace(BY_NAME["Stable Diffusion"], steps=6)], ids=lambda case: case.name)
+def test_rows_of_a_compiled_denoiser_are_those_of_the_mask(case):
+    pipe, plain = made(case)
+    compile_whole(pipe, "in place")
+    for mask in (all_ones(pipe), random_actions(pipe, 3)):
+        with stepmask.apply(pipe, mask):
+            found = case.run(pipe)
+            with nothing_new():
+                assert torch.equal(case.run(pipe), found)
+        denoiser_of(pipe)._compiled_call_impl, compiled = None, denoiser_of(pipe)._compiled_call_impl
+        with stepmask.apply(pipe, mask):
+            assert torch.equal(case.run(pipe), found)
+        denoiser_of(pipe)._compiled_call_impl = compiled
+    assert torch.equal(case.run(pipe), plain)
+
+
+@ORDERS
+@WAYS
+@BLOCKWISE
 def test_a_compiled_denoiser_runs_block_by_block(way, compiled_first):
     pipe, plain = made(DIT)
     mask, denoiser = schedules.fora(pipe, 6, level="stack"), pipe.transformer
@@ -290,13 +346,11 @@ def test_a_compiled_denoiser_runs_block_by_block(way, compiled_first):
     assert torch.equal(DIT.run(pipe), plain) and graphs() == 1
     with nothing_new():
         assert torch.equal(DIT.run(pipe), plain)
-    assert (pipe.transformer is denoiser) == (way == "in place")
-    assert (denoiser._compiled_call_impl is None) == (way == "wrapped")
-    denoiser._compiled_call_impl, pipe.transformer = None, denoiser
-    assert marks(pipe) == before
+    back_as_it_was(pipe, denoiser, way, before)
 
 
 @SAID
+@BLOCKWISE
 def test_a_compiled_forward_runs_block_by_block():
     pipe, plain = made(DIT)
     mask = random_actions(pipe, 3)
@@ -320,6 +374,7 @@ def test_a_forward_that_is_compiled_after_a_mask_is_refused():
 
 
 @SAID
+@BLOCKWISE
 @pytest.mark.slow
 @WAYS
 def test_a_compiled_unet(way):

@@ -9,13 +9,14 @@ and modules of one class share it. Cached values are inputs and outputs; forecas
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any
+from math import nan
+from typing import Any, NamedTuple
 
 import torch
 import torch._inductor.config
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizeContext, innermost_backend
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from stepmask.gate import Controller, copied
 from stepmask.graph import BlockGraph, callers
@@ -28,21 +29,48 @@ MOST_SITES = 4
 """Where stepmask chooses what to compile, a block holds so many of the innermost sites at most: its rows are as many
 as ways to choose among them."""
 
+MOST_ROWS = 8
+"""A denoiser that is compiled as a whole is one graph for each distinct row of a mask, if that has so many at most."""
+
+
+class Like(NamedTuple):
+    """What a tensor is without its numbers: known where it is traced, so that it is no output of a graph."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def stand_in(self) -> Tensor:
+        """A tensor of this kind that nothing may read, with no memory of its own."""
+        return torch.full((), nan, dtype=self.dtype, device=self.device).expand(self.shape)
+
 
 class Region:
     """A compiled module, and what the sites within it do in the call that is being made.
 
     Args:
-        module: The module, compiled in place.
+        module: The module.
         sites: Indices of the sites within it, in the graph's order.
         graph: The graph.
+        by: What has compiled it.
+        plain: Calls it uncompiled.
+        is_whole: Whether it is the denoiser itself: no graph is shared then, and only what is kept is handed out.
     """
 
-    def __init__(self, module: nn.Module, sites: Sequence[int], graph: BlockGraph) -> None:
-        self.module, self._sites = module, tuple(sites)
+    def __init__(
+        self,
+        module: nn.Module,
+        sites: Sequence[int],
+        graph: BlockGraph,
+        by: OptimizeContext | None,
+        plain: Callable[..., Value],
+        is_whole: bool = False,
+    ) -> None:
+        self.module, self._sites, self._plain, self._is_whole = module, tuple(sites), plain, is_whole
         self._around = callers(graph, self._sites)
         """Per place that of the site whose call it runs in."""
-        self._keeps_memory = replays_cuda_graphs(module)
+        self._keeps_memory = replays_cuda_graphs(by)
+        self._rows: dict[tuple[RunPlan, int], tuple[list[bool], list[bool]]] = {}
         self.is_traced = False
         """Whether the module is being called as it was compiled."""
         self._rest()
@@ -55,11 +83,17 @@ class Region:
     def _rest(self) -> None:
         count = self.num_sites
         self.is_called, self.runs, self.given = [True] * count, [True] * count, [None] * count
+        self.hands_out = [not self._is_whole] * count
         self.found: list[tuple[int, Value]] = []
 
-    def row(self, policy: Policy, step: int, asked: Sequence[bool]) -> tuple[list[bool], list[bool]]:
+    def row(self, policy: RunPlan, step: int) -> tuple[list[bool], list[bool]]:
         """Per site within, whether it is called and whether its value is computed: what a graph is made for."""
-        called, runs = [], []
+        if (policy, step) not in self._rows:
+            self._rows[policy, step] = self._row(policy, step)
+        return self._rows[policy, step]
+
+    def _row(self, policy: RunPlan, step: int) -> tuple[list[bool], list[bool]]:
+        called, runs, asked = [], [], policy.asks(step)
         for site in self._sites:
             called.append(not asked[site] or policy.calls(step, site))
             runs.append(not asked[site] or policy.runs(step, site))
@@ -69,11 +103,16 @@ class Region:
                 called[place] = runs[place] = False
         return called, runs
 
+    @property
+    def key(self) -> Hashable:
+        """Says which row is prepared."""
+        return tuple(self.is_called), tuple(self.runs), tuple(self.hands_out)
+
     def rows(self, policy: RunPlan) -> set[Hashable]:
         """All rows of a plan, with the class of the module."""
         found = set()
         for step in range(policy.plan.num_rows):
-            called, runs = self.row(policy, step, policy.asks(step))
+            called, runs = self.row(policy, step)
             found.add((type(self.module), tuple(called), tuple(runs)))
         return found
 
@@ -86,7 +125,7 @@ class Region:
                 return control(compute, args, kwargs)
             value = compute() if self.is_called[place] else None
             if self.runs[place]:
-                self.found.append((place, value))
+                self.found.append((place, value if self.hands_out[place] else _likeness(value)))
             else:
                 self.found.append((place, None))
                 value = self.given[place]
@@ -104,13 +143,13 @@ class Region:
 
         def around(compute: Callable[..., Value], args: tuple, kwargs: dict) -> Value:
             stream = current()
-            if stream is not None and not hasattr(stream.policy, "calls"):  # it decides as it goes
-                return self.module._call_impl(*args, **kwargs)
+            if stream is not None and not isinstance(stream.policy, RunPlan):  # it decides as it goes
+                return self._plain(*args, **kwargs)
             self.is_traced = True
             try:
                 if stream is None:
                     return compute()
-                self._prepare(stream.policy, stream.row - stream.start, stream.asked, stream.cache)
+                self._prepare(stream.policy, stream.row - stream.start, stream.cache)
                 value = compute()
                 for place, _ in self.found:
                     reach(self._sites[place])
@@ -122,13 +161,16 @@ class Region:
 
         return around
 
-    def _prepare(self, policy: Policy, step: int, asked: Sequence[bool], cache: Cache) -> None:
+    def _prepare(self, policy: RunPlan, step: int, cache: Cache) -> None:
         """Write down what the sites within do, and hand out."""
-        self.is_called, self.runs = self.row(policy, step, asked)
+        self.is_called, self.runs = self.row(policy, step)
+        if self._is_whole:
+            self.hands_out = [site in policy.kept for site in self._sites]
         for place, site in enumerate(self._sites):
             around = self._around[place]
             if not self.runs[place] and (around is None or self.is_called[around]):
-                self.given[place] = dense(policy(step, site, _nothing, cache))
+                given = policy(step, site, _nothing, cache)
+                self.given[place] = given if self._is_whole else dense(given)
 
     def _keep(self, policy: Policy, step: int, asked: Sequence[bool], cache: Cache) -> None:
         """Let the policy keep what the sites within have computed; it refuses one that has run twice."""
@@ -136,8 +178,11 @@ class Region:
         for place, made in self.found:
             site = self._sites[place]
             if asked[site] and (self.runs[place] or place in seen):
-                kept = copied(made) if self._keeps_memory else made
-                policy(step, site, lambda kept=kept: kept, cache)
+                if not self.hands_out[place]:
+                    made = _stand_in(made)
+                elif self._keeps_memory:
+                    made = copied(made)
+                policy(step, site, lambda made=made: made, cache)
             seen.add(place)
 
 
@@ -176,6 +221,20 @@ def _copied_in_a_graph(value: Value) -> Value:
     return tree_unflatten(copies, layout)
 
 
+def _likeness(value: Value) -> Any:
+    """The value with a `Like` in the place of each tensor."""
+    return tree_map(lambda leaf: Like(leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf, value)
+
+
+def _stand_in(likeness: Any) -> Value:
+    """A value of this kind that nothing may read."""
+
+    def is_like(leaf: Any) -> bool:
+        return isinstance(leaf, Like)
+
+    return tree_map(lambda leaf: leaf.stand_in() if is_like(leaf) else leaf, likeness, is_leaf=is_like)
+
+
 def _nothing() -> None:
     """Stands for a computation that is part of a graph."""
 
@@ -197,9 +256,8 @@ def context_of(compiled: Any) -> OptimizeContext | None:
     return next((content for content in cells if isinstance(content, OptimizeContext)), None)
 
 
-def replays_cuda_graphs(module: nn.Module) -> bool:
-    """Whether what a compiled module returns lies where its next call writes."""
-    by = context_of(module._compiled_call_impl)
+def replays_cuda_graphs(by: OptimizeContext | None) -> bool:
+    """Whether what a module returns that was compiled so lies where its next call writes."""
     if by is None:
         return False
     backend = innermost_backend(by.callback)
@@ -234,11 +292,12 @@ def regions_of(
     """
     modules = {name: denoiser.get_submodule(name) for name in around.values()}
     classes = {type(modules[name]) for site, name in around.items() if site in acting}
-    return {
-        name: Region(module, [site for site, other in around.items() if other == name], graph)
-        for name, module in modules.items()
-        if type(module) in classes
-    }
+    found = {}
+    for name, module in modules.items():
+        if type(module) in classes:
+            sites = [site for site, other in around.items() if other == name]
+            found[name] = Region(module, sites, graph, context_of(module._compiled_call_impl), module._call_impl)
+    return found
 
 
 def path_to(name: str) -> Iterator[str]:

@@ -23,7 +23,14 @@ from stepmask.inspection.inputs import first_sample, num_samples
 from stepmask.inspection.sites import ends_of, gates_of
 from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.callers import is_caller, other_callers
-from stepmask.runtime.compiled import RecompileLimit, Region, compiled_around, regions_of, replays_cuda_graphs
+from stepmask.runtime.compiled import (
+    RecompileLimit,
+    Region,
+    compiled_around,
+    context_of,
+    regions_of,
+    replays_cuda_graphs,
+)
 from stepmask.runtime.offloading import Groups
 from stepmask.runtime.policies import Policy, RunPlan, passed_over
 from stepmask.runtime.position import Position, PositionTracker, again_and_again, timestep_of
@@ -105,7 +112,7 @@ class Executor:
         self._acting = self._acts(policy_from(0))
         self.regions: dict[str, Region] = {}
         """By name the compiled modules with sites within that act."""
-        self._whole = Whole(denoiser, graph)
+        self._whole = Whole(denoiser, graph, self._num_rows(policy_from(0)))
         self._groups = Groups(denoiser, graph, feeders or {})
         try:
             self._gate()
@@ -120,9 +127,14 @@ class Executor:
     def _gate(self) -> None:
         """Put the gates where they belong as the model is compiled now; within what is compiled only where one acts."""
         denoiser, graph = self._denoiser, self._graph
-        around = compiled_around(denoiser, graph)
-        self.regions = regions_of(denoiser, graph, around, self._acting)
-        without = {site for site, name in around.items() if name not in self.regions}
+        whole = self._whole.region(self._acting)
+        if whole is None:
+            around = compiled_around(denoiser, graph)
+            self.regions = regions_of(denoiser, graph, around, self._acting)
+            without = {site for site, name in around.items() if name not in self.regions}
+        else:
+            around, self.regions = dict.fromkeys(range(len(graph)), ""), {"": whole}
+            without = set(around) - self._acting
         gates: dict[str, tuple[nn.Module, Controller]] = {}
 
         def put(name: str, control: Controller) -> None:
@@ -132,7 +144,11 @@ class Executor:
         for name, module, control in gates_of(denoiser, graph, lambda site: self._controller(site, around), without):
             gates[name] = module, control
         for name, region in self.regions.items():
-            put(name, region.control(lambda: self._current, self._reach))
+            control = region.control(lambda: self._current, self._reach)
+            if whole is None:
+                put(name, control)
+            else:
+                self._whole.control = control
         for i, site in enumerate(graph.sites):
             if i not in around:  # what nobody reads is no part of a graph
                 for name in self._feeders.get(site.name, ()):
@@ -158,6 +174,12 @@ class Executor:
     def _acts(self, policy: Policy) -> frozenset[int]:
         """The sites that ever do anything but compute, as far as the policy can tell."""
         return getattr(policy, "acting", frozenset(range(len(self._graph))))
+
+    def _num_rows(self, policy: Policy) -> int | None:
+        """How many graphs of the denoiser as a whole a policy needs; None where it decides as it goes."""
+        if not isinstance(policy, RunPlan):
+            return None
+        return len(Region(self._denoiser, sorted(self._acting), self._graph, None, self._denoiser.forward).rows(policy))
 
     def rows_of_blocks(self, policy: RunPlan) -> set[Hashable]:
         """The rows of all compiled blocks under a plan, each once for all blocks of a class."""
@@ -200,7 +222,7 @@ class Executor:
 
     def _controller(self, site: int, around: Mapping[int, str]) -> Controller:
         name = ends_of(self._denoiser, self._graph.sites[site].name)[1]
-        is_overwritten = replays_cuda_graphs(self._denoiser.get_submodule(name))
+        is_overwritten = replays_cuda_graphs(context_of(self._denoiser.get_submodule(name)._compiled_call_impl))
         is_rewritten, bit = site in self._graph.rewritten, 1 << site
 
         def control(compute: Callable[[], Value], args: tuple, kwargs: dict) -> Value:
@@ -244,7 +266,8 @@ class Executor:
             self.first_call = without_fractions((args, kwargs))
             self.meter = Meter()
             try:
-                self._whole.notice()
+                if self._whole.notice():
+                    self._gate_again()
                 self._follow()
                 self._gates.check(module)
                 self._on_run(scheduler)

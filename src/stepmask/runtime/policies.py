@@ -60,6 +60,11 @@ class RunPlan:
                 found.add(site)
         return frozenset(found)
 
+    @cached_property
+    def kept(self) -> frozenset[int]:
+        """The sites of which a value is ever kept."""
+        return frozenset(np.flatnonzero(self.plan.keep.any(axis=0)).tolist())
+
     def runs(self, step: int, site: int) -> bool:
         """Whether a site computes: at its first step also where it is dead, to learn the shape of its value."""
         return step == 0 or self._states[step][site] == State.compute

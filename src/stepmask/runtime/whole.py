@@ -1,8 +1,8 @@
-"""A denoiser that torch.compile was given as a whole: under a mask its blocks are compiled, with the same options.
+"""A denoiser that torch.compile was given as a whole: under a mask each distinct row is a graph, of a few at most.
 
-One graph of all blocks would be needed for every row of a mask; compiled one by one, blocks of a class share theirs.
-That a call comes through torch.compile is seen when it arrives, so that it does not matter what came first. A denoiser
-is kept from being traced for as long as a mask is applied.
+Of more rows the blocks are compiled one by one, with the same options, since blocks of a class share their graphs. That
+a call comes through torch.compile is seen when it arrives, so that it does not matter what came first. A denoiser
+is kept from being traced for as long as a mask is applied: what is traced is the forward that it had.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 from types import FrameType
 from typing import Any
 
@@ -19,39 +19,69 @@ from torch import nn
 from torch._dynamo.eval_frame import OptimizeContext, OptimizedModule
 
 from stepmask.errors import UnsupportedModelError
+from stepmask.gate import Controller
 from stepmask.graph import BlockGraph
-from stepmask.runtime.compiled import MOST_SITES, context_of, is_compiled, path_to
+from stepmask.runtime.compiled import MOST_ROWS, MOST_SITES, Region, context_of, is_compiled, path_to
 
 
 class Whole:
-    """Lets a denoiser run block by block where it was compiled as a whole, until `remove`.
+    """Lets a denoiser run row by row or block by block where it was compiled as a whole, until `remove`.
 
     Args:
         denoiser: The model itself.
         graph: Its sites.
+        num_rows: Distinct rows of what is executed; None where it decides as it goes.
     """
 
-    def __init__(self, denoiser: nn.Module, graph: BlockGraph) -> None:
-        self._denoiser, self._graph = denoiser, graph
+    def __init__(self, denoiser: nn.Module, graph: BlockGraph, num_rows: int | None) -> None:
+        self._denoiser, self._graph, self._num_rows = denoiser, graph, num_rows
+        self.control: Controller | None = None
+        """What is done at each call, where the forward itself is compiled."""
+        self._region: Region | None = None
+        self._rows: dict[Hashable, Callable[..., Any]] = {}
+        self._is_by_rows = False
         self._blocks: list[nn.Module] = []
         self._by: OptimizeContext | None = None
         self._restore: list[Callable[[], None]] = []
         self._before = denoiser.__dict__.get("forward")
         by = context_of(self._before)
         original = denoiser.forward if by is None else self._before._torchdynamo_orig_callable
+        self._original = original
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return original(*args, **kwargs)
+            if self.control is None:
+                return original(*args, **kwargs)
+            return self.control(lambda: self._row(self._region.key)(*args, **kwargs), args, kwargs)
 
         self._forward = torch.compiler.disable(functools.update_wrapper(forward, original))
         denoiser.forward = self._forward
         if is_compiled(denoiser):
             self._go_around(None)
         elif by is not None:
-            self._compile_blocks(by)
+            self._compile(by)
+
+    def region(self, acting: Set[int]) -> Region | None:
+        """The denoiser with the sites within that act; None where it is not compiled, or block by block."""
+        self.control = self._region = None
+        if self._is_by_rows:
+            sites = sorted(acting)
+            self._region = Region(self._denoiser, sites, self._graph, self._by, self._original, is_whole=True)
+        return self._region
+
+    def _row(self, key: Hashable) -> Callable[..., Any]:
+        """The compiled forward of a row: of one code for all, each call would check the guards of other rows too."""
+        if key not in self._rows:
+            original = self._original
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                return original(*args, **kwargs)
+
+            forward.__code__ = forward.__code__.replace(co_name=f"row_{len(self._rows)}")
+            self._rows[key] = self._by(forward)
+        return self._rows[key]
 
     def notice(self) -> bool:
-        """Compile the blocks where the call that is being made has come through torch.compile; whether it has.
+        """Compile rows or blocks where the call that is being made has come through torch.compile; whether it has.
 
         Later calls no longer come that way.
 
@@ -88,31 +118,36 @@ class Whole:
                 wrapper.forward = compiled
 
         self._restore.append(restore)
-        self._compile_blocks(by)
+        self._compile(by)
 
-    def _compile_blocks(self, by: OptimizeContext) -> None:
+    def _compile(self, by: OptimizeContext) -> None:
         if by is self._by:
             return
         self._release()
         self._by = by
+        parts = filter(is_compiled, self._denoiser.modules())
+        if self._num_rows is not None and self._num_rows <= MOST_ROWS and not any(parts):
+            self._is_by_rows = True
+            return
         self._blocks = [self._denoiser.get_submodule(name) for name in blocks_to_compile(self._denoiser, self._graph)]
         for block in self._blocks:
             block._compiled_call_impl = by(block._call_impl)
         warnings.warn(
             f"the {type(self._denoiser).__name__} is compiled as a whole, which would need a graph of all of it for "
-            f"every row of the mask: under the mask its {len(self._blocks)} blocks are compiled one by one, with the "
-            "same options, and what is around them is not",
+            f"every distinct row of the mask, more than {MOST_ROWS}: under the mask its {len(self._blocks)} blocks are "
+            "compiled one by one, with the same options, and what is around them is not",
             stacklevel=2,
         )
 
     def _release(self) -> None:
         for block in self._blocks:
             block.__dict__.pop("_compiled_call_impl", None)
-        self._blocks = []
+        self._blocks, self._rows, self._is_by_rows = [], {}, False
 
     def remove(self) -> None:
         """Put everything back, after the gates on the blocks were removed."""
         self._release()
+        self.control = self._region = None
         for restore in reversed(self._restore):
             restore()
         self._restore = []
