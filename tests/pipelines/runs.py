@@ -17,12 +17,20 @@ Calls = Iterable[tuple[int, int]]
 
 
 class LastValues(Reference):
-    """In a pipeline, streams begin late, and models write into what they are given."""
+    """In a pipeline, streams begin late, and models write into what they are given.
+
+    What other models call of the sites, outside of the denoiser's own calls, is left alone.
+    """
+
+    inside = False
+    """Whether the denoiser is in the middle of a call."""
 
     def _hook(self, site: int) -> Callable:
         swap = super()._hook(site)
 
         def begin_late(module, args, output):
+            if not self.inside:
+                return output
             output = copies(output)
             if self._computes[self.row, site] or (self.stream, site) in self._computed:
                 return copies(swap(module, args, output))
@@ -45,8 +53,13 @@ def by_reference(pipe: Any, mask: StepMask, calls: Calls, run: Callable[[], Tens
 
     def next_call(denoiser: Any, args: Any) -> None:
         running[denoiser].row, running[denoiser].stream = next(calls)
+        running[denoiser].inside = True
+
+    def end_call(denoiser: Any, args: Any, output: Any) -> None:
+        running[denoiser].inside = False
 
     hooks = [denoiser.register_forward_pre_hook(next_call) for denoiser in running]
+    hooks += [denoiser.register_forward_hook(end_call, always_call=True) for denoiser in running]
     try:
         made = run()
     finally:

@@ -17,9 +17,9 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import partial
 from itertools import accumulate, pairwise, product
@@ -30,6 +30,7 @@ if __name__ == "__main__":
     sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import diffusers
+import numpy as np
 import torch
 from cases import CASES, Case, picture
 from PIL import Image
@@ -43,6 +44,7 @@ from stepmask import StepMaskError, describe, schedules
 from stepmask.inspection.registry import denoisers_of
 from stepmask.runtime.position import timestep_of
 from stepmask.runtime.sampling import sample
+from stepmask.runtime.task import Task
 from tiny import quiet
 
 STEPS, BATCH, SECONDS, MOST_BYTES = 4, 2, 30, 8 * 2**30
@@ -160,6 +162,8 @@ class Bench:
                 continue
             if name == "requires_safety_checker":
                 given[name] = False
+            elif name == "scheduler":
+                given[name] = _scheduler(str(parameter.annotation), parts[name])
             elif name in parts:
                 given[name] = parts[name]
             elif name == "controlnet":
@@ -169,24 +173,62 @@ class Bench:
         return quiet(kind(**given))
 
 
+def _scheduler(annotation: str, known: Any) -> Any:
+    """The scheduler of a case; where a constructor asks for another, the first that it names."""
+    named = [getattr(diffusers, word, None) for word in re.findall(r"\w+Scheduler\b", annotation)]
+    kinds = [kind for kind in named if inspect.isclass(kind)]
+    return known if not kinds or isinstance(known, tuple(kinds)) else kinds[0]()
+
+
 def _control_net(annotation: str, parts: dict[str, Any]) -> Any:
     """A ControlNet that fits to the denoiser, with random weights."""
     named = [
         word for word in re.findall(r"\w+", annotation) if word.endswith(("ControlNetModel", "ControlNetUnionModel"))
     ]
     kind, denoiser = getattr(diffusers, named[0]), parts.get("unet") or parts.get("transformer")
+    makes = getattr(kind, "from_transformer", None)
+    takes = inspect.signature(makes).parameters if makes else {}
     torch.manual_seed(1)
     if hasattr(kind, "from_unet") and "unet" in parts:
         options = {"conditioning_embedding_out_channels": (4, 8)} if kind is diffusers.ControlNetModel else {}
         net = kind.from_unet(denoiser, **options)
+    elif "controlnet" in takes:
+        net = makes(_of_config(kind, denoiser.config), denoiser)  # they share modules
+    elif makes is None:
+        net = _of_config(kind, {**denoiser.config, "num_layers": 1})
     else:
-        takes, config = inspect.signature(kind.from_transformer).parameters, denoiser.config
+        config = denoiser.config
         small = {"num_layers": 1, "num_single_layers": 1, "load_weights_from_transformer": False}
         small |= {name: config[name] for name in ("attention_head_dim", "num_attention_heads") if name in config}
-        net = kind.from_transformer(denoiser, **{name: value for name, value in small.items() if name in takes})
+        net = makes(denoiser, **{name: value for name, value in small.items() if name in takes})
     for parameter in net.parameters():  # they start as zeros
         torch.nn.init.normal_(parameter, std=0.2)
     return net.eval()
+
+
+CONTROL_SIZES = {"control_layers_places": [0], "control_refiner_layers_places": [0], "control_in_dim": 4}
+"""Of ControlNets, what no configuration of a denoiser has."""
+
+
+def _of_config(kind: type, config: Mapping[str, Any]) -> Any:
+    """A ControlNet with what it takes of a denoiser's configuration."""
+    takes = inspect.signature(kind.__init__).parameters
+    return kind(**{name: value for name, value in {**config, **CONTROL_SIZES}.items() if name in takes})
+
+
+def widened(pipe: Any, error: str) -> Any | None:
+    """The pipeline with a denoiser of as many input channels as an error says that it got; None where it says none."""
+    found = re.search(r"to have (\d+) channels, but got (\d+) channels instead", error)
+    old = denoisers_of(pipe)[0]
+    if found is None or int(found[1]) != old.config.get("in_channels"):
+        return None
+    config = {name: value for name, value in old.config.items() if not name.startswith("_")}
+    out = {} if config.get("out_channels") else {"out_channels": int(found[1])}
+    torch.manual_seed(0)
+    model = type(old)(**{**config, **out, "in_channels": int(found[2])}).eval()
+    name = next(name for name, part in vars(pipe).items() if part is old)
+    pipe.register_modules(**{name: model})
+    return pipe
 
 
 def arguments(pipe: Any, case: Case, batch: int, pictures: Pictures) -> dict[str, Any]:
@@ -197,6 +239,8 @@ def arguments(pipe: Any, case: Case, batch: int, pictures: Pictures) -> dict[str
     for name, parameter in parameters.items():
         needed = parameter.default is parameter.empty or (name in NEEDED and pictures != "none")
         if name not in NAMED or name in found or not needed:
+            if name == "prompt" and parameter.default is parameter.empty:
+                found.setdefault(name, None)  # there are embeddings
             continue
         value = NAMED[name](batch)
         if isinstance(value, Tensor):
@@ -309,6 +353,9 @@ def try_pipeline(kind: type, bench: Bench) -> Outcome:
             outcome = Outcome(name, denoiser, "not tried", _sentence(error))
         else:
             outcome = tried(name, denoiser, pipe, given, batch)
+            wide = widened(pipe, outcome.why) if outcome.found == "not tried" else None
+            if wide is not None:
+                outcome = tried(name, denoiser, wide, given, batch)
         if outcome.found != "not tried":
             return outcome
         first = first or outcome
@@ -334,16 +381,45 @@ def try_scheduler(kind: type, bench: Bench) -> Outcome:
     for where in SCHEDULED:
         case = by_name[where]
         try:
-            pipe = case.build()
-            pipe.scheduler = kind()
+            pipe = _scheduled(case, kind)
         except Exception as error:
             outcome = Outcome(kind.__name__, "", "not tried", _sentence(error))
             continue
         made = tried(kind.__name__, where, pipe, case.arguments(BATCH))
+        if made.found == "bitwise":
+            misread = _misread(case, kind)
+            return replace(made, found="breaks", why=misread) if misread else made
         if made.found != "not tried":
             return made
         outcome = made if where == SCHEDULED[0] else outcome
     return outcome
+
+
+def _scheduled(case: Case, kind: type) -> Any:
+    pipe = case.build()
+    pipe.scheduler = kind()
+    return pipe
+
+
+def _misread(case: Case, kind: type) -> str:
+    """Why masks that are made before any run do not run, there or in a fresh pipeline; empty where they do.
+
+    Some schedulers configure themselves anew when a run is set.
+    """
+    pipes, given = [_scheduled(case, kind) for _ in range(2)], case.arguments(BATCH)
+    task = Task(pipes[0], STEPS, call_kwargs={name: value for name, value in given.items() if name != "batch_size"})
+    scheduler = task.scheduler
+    for mask in (
+        schedules.fora(pipes[0], STEPS, 2),
+        replace(task.mask(np.ones(task.shape, bool)), scheduler=scheduler),
+    ):
+        for pipe in pipes:
+            try:
+                with stepmask.apply(pipe, mask, call_kwargs=given):
+                    sample(pipe, given, range(BATCH), STEPS)
+            except Exception as error:
+                return f"a mask that was made before any run: {_sentence(error)}"
+    return ""
 
 
 HEAD = f"""\
@@ -352,7 +428,8 @@ HEAD = f"""\
 This page is made by `python tests/pipelines/sweep.py -o docs/reference/sweep.md`, with diffusers
 {diffusers.__version__}; do not edit it. Every class of diffusers was tried that can be built tiny from the parts of
 [the verified pipelines](architectures.md). *Bitwise* means that an all-ones mask makes what the plain pipeline makes,
-and that FORA of every second step makes what hooks make that swap in each site's last value, bit for bit.
+and that FORA of every second step makes what hooks make that swap in each site's last value, bit for bit. Of a
+scheduler it also means that masks made before any run fit the run, in the same pipeline and in a fresh one.
 """
 
 
@@ -374,13 +451,30 @@ def page(of_pipelines: list[Outcome], of_schedulers: list[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read(page: Path) -> dict[str, Outcome]:
+    """The outcomes on a page, by class."""
+    found = {}
+    for line in page.read_text().splitlines():
+        cells = line.strip("| ").split(" | ")
+        if (len(cells) == 4 and cells[2].isdigit()) or cells[2:3] == ["–"]:
+            how, _, why = cells[3].partition(": ")
+            sites = int(cells[2]) if cells[2].isdigit() else 0
+            found[cells[0]] = Outcome(cells[0], cells[1], how, why.strip("`"), sites)
+        elif len(cells) == 2 and cells[1].startswith("`"):
+            found[cells[0]] = Outcome(cells[0], "", "not tried", cells[1].strip("`"))
+    return found
+
+
 def _cell(text: str) -> str:
     """Text within a cell of a table, as it stands."""
     return "`" + text.replace("|", "/").replace("`", "'") + "`"
 
 
 def main() -> None:
-    """Try all, or those that are named; print, and write the page where that is asked for."""
+    """Try all, or those that are named; print, and write the page where that is asked for.
+
+    Of classes that are not named the page keeps what it says.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="classes; by default all")
     parser.add_argument("-o", "--output", type=Path, help="the page")
@@ -390,6 +484,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     diffusers.logging.set_verbosity_error()
     bench, found = Bench(), ([], [])
+    known = read(asked.output) if asked.names and asked.output else {}
     for outcomes, classes, attempt in zip(
         found, (pipelines(), schedulers()), (try_pipeline, try_scheduler), strict=True
     ):
@@ -397,6 +492,8 @@ def main() -> None:
             if not asked.names or name in asked.names:
                 outcomes.append(attempt(kind, bench))
                 print(f"{outcomes[-1].found:10} {name} {outcomes[-1].why}", flush=True)
+            elif name in known:
+                outcomes.append(known[name])
     if asked.output:
         asked.output.write_text(page(*found))
 

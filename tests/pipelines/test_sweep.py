@@ -4,7 +4,7 @@ from pathlib import Path
 
 import diffusers
 import pytest
-from sweep import Bench, pipelines, schedulers, try_pipeline, try_scheduler
+from sweep import Bench, page, pipelines, read, schedulers, try_pipeline, try_scheduler
 
 PAGE = Path(__file__).parents[2] / "docs/reference/sweep.md"
 WORDS = ("bitwise", "refused", "warned", "not tried")
@@ -16,8 +16,9 @@ def bench():
 
 
 @pytest.mark.parametrize(("name", "found"), [
-    ("FluxInpaintPipeline", "bitwise"), ("StableDiffusionPanoramaPipeline", "warned"),
-    ("StableDiffusionSAGPipeline", "refused"), ("VQDiffusionPipeline", "not tried"),
+    ("FluxInpaintPipeline", "bitwise"), ("WanImageToVideoPipeline", "bitwise"),
+    ("StableDiffusionPanoramaPipeline", "warned"), ("StableDiffusionSAGPipeline", "refused"),
+    ("VQDiffusionPipeline", "not tried"),
 ])  # fmt: skip
 def test_a_pipeline(name, found, bench):
     outcome = try_pipeline(pipelines()[name], bench)
@@ -35,6 +36,14 @@ def test_all(bench):
     found += [try_scheduler(kind, bench) for kind in schedulers().values()]
     assert [outcome for outcome in found if outcome.found not in WORDS] == []
     assert sum(outcome.found == "bitwise" for outcome in found) > 100
+
+
+def test_a_page_is_read_as_it_was_written(tmp_path):
+    found = read(PAGE)
+    of_schedulers = [found[name] for name in schedulers() if name in found]
+    of_pipelines = [found[name] for name in pipelines() if name in found]
+    (tmp_path / "page.md").write_text(page(of_pipelines, of_schedulers))
+    assert read(tmp_path / "page.md") == found and len(found) > 300
 
 
 def test_the_page_has_every_class_and_no_fault():

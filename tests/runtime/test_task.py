@@ -5,14 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, HeunDiscreteScheduler
+from diffusers import DDIMScheduler, DPMSolverSinglestepScheduler, HeunDiscreteScheduler
 from PIL import Image
 
 import stepmask
 from stepmask import StepMaskError, describe, measure_cost
 from stepmask.inspection.registry import denoiser_of
-from stepmask.mask import scheduler_identity
+from stepmask.mask import check_scheduler, scheduler_identity
 from stepmask.runtime.task import Task, comparable, weights_digest
+from stepmask.timesteps import start_run
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 STEPS = 4
@@ -146,3 +147,19 @@ def test_adapters_and_how_strong_they_are():
     layer = next(module for module in model.modules() if isinstance(getattr(module, "scaling", None), dict))
     layer.scaling["default"] *= 2
     assert len({plain, adapted, weights_digest(model)}) == 3
+
+
+def test_a_scheduler_is_told_as_its_run_leaves_it():
+    """DPM++ 2S configures itself anew when a run is set."""
+    task = Task(dit_pipeline_with(DPMSolverSinglestepScheduler()), 4)
+    told = task.scheduler
+    assert told["config"]["lower_order_final"] and not DPMSolverSinglestepScheduler().config.lower_order_final
+    fresh = dit_pipeline_with(DPMSolverSinglestepScheduler())
+    start_run(fresh.scheduler, 4)
+    check_scheduler(told, fresh.scheduler, "mask")
+
+
+def dit_pipeline_with(scheduler):
+    pipe = dit_pipeline()
+    pipe.scheduler = scheduler
+    return pipe

@@ -170,7 +170,8 @@ class Task:
 
     @cached_property
     def scheduler(self) -> dict[str, Any]:
-        """What a mask says of the scheduler that it was made for."""
+        """What a mask says of the scheduler that it was made for, once a run is set: that may configure it anew."""
+        _ = self.whole_timesteps
         return scheduler_identity(self.pipe.scheduler)
 
     def identity(self) -> dict[str, Any]:
