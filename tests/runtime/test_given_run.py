@@ -1,6 +1,7 @@
 """Schedulers that are told the run of a recipe."""
 
 import copy
+import warnings
 
 import diffusers
 import pytest
@@ -13,7 +14,7 @@ from refusal import check_refused
 from stepmask import Recipe
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.runtime.sampling import sample
-from tiny import ddim_pipeline, ddpm_pipeline, generator, random_mask, tiny_model
+from tiny import FEWEST, ddim_pipeline, ddpm_pipeline, generator, random_mask, tiny_model
 
 STEPS = 5
 
@@ -46,6 +47,7 @@ def test_the_timesteps_of_its_own_change_nothing(scheduler):
     assert torch.equal(run(pipe), plain) and not vars(scheduler).keys() & {"set_timesteps", "step"}
 
 
+@pytest.mark.shows("a recipe: timesteps of its own", apply="bitwise", learn="verified")
 @torch.no_grad()
 def test_uneven_timesteps_of_ddim():
     pipe = ddim_pipeline()
@@ -101,6 +103,17 @@ def test_a_mask_of_ones_changes_nothing():
     ones = random_mask(pipe.unet, pipe.scheduler, STEPS, share=1.0)
     with stepmask.apply(pipe, Recipe(num_inference_steps=STEPS, mask=ones)):
         assert torch.equal(run(pipe), plain)
+
+
+def test_masks_are_learned_for_timesteps_of_a_recipe():
+    pipe = ddim_pipeline()
+    with stepmask.apply(pipe, Recipe(num_inference_steps=STEPS, timesteps=UNEVEN)):
+        mask = stepmask.learn(pipe, STEPS, 0.7, progress=False, **FEWEST)
+    recipe = Recipe(num_inference_steps=STEPS, timesteps=UNEVEN, mask=mask)
+    assert tuple(mask.timesteps) == UNEVEN
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert stepmask.evaluate(pipe, recipe, seeds=1, speed=False).macs_fraction <= 0.7
 
 
 def test_a_copy_of_the_scheduler_follows_the_recipe_too():

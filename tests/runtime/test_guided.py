@@ -52,6 +52,7 @@ def call(pipe) -> torch.Tensor:
     return torch.from_numpy(made).movedim(-1, 1)
 
 
+@pytest.mark.shows("a recipe: guidance step by step", apply="as an independent loop, up to rounding")
 @pytest.mark.parametrize("letters", LETTERS)
 def test_what_the_letters_say(letters):
     pipe = dit_pipeline()

@@ -187,6 +187,7 @@ WITH_PLANES = [
 ]  # fmt: skip
 
 
+@pytest.mark.shows("a recipe: low resolution in early steps", apply="in closed form, on Gaussian data")
 @pytest.mark.parametrize("size", [0, 1], ids=["square", "rectangle"])
 @pytest.mark.parametrize("name", WITH_PLANES)
 def test_pipelines(name, size):

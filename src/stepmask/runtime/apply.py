@@ -441,10 +441,11 @@ def remove(pipe: Any) -> None:
 
 
 def is_applied(denoiser: nn.Module) -> bool:
-    """Whether a mask or a recipe is applied to this denoiser now."""
+    """Whether a mask is applied to this denoiser now, or a recipe that changes more than the run of its scheduler."""
     from stepmask.runtime.recipes import recipe_on
 
-    return _handle_of(denoiser) is not None or recipe_on(denoiser) is not None
+    recipe = recipe_on(denoiser)
+    return _handle_of(denoiser) is not None or (recipe is not None and recipe.changes_calls)
 
 
 def has_cache_of_diffusers(denoiser: nn.Module) -> bool:

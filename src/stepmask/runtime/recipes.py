@@ -41,6 +41,7 @@ class RecipeHandle:
     Attributes:
         recipe: What runs.
         mask: The handle of its mask, or None.
+        changes_calls: Whether the denoiser is called with something else than the pipeline gives it.
     """
 
     def __init__(self, pipe: Any, recipe: Recipe, **options: Any) -> None:
@@ -54,10 +55,10 @@ class RecipeHandle:
         self._low = None if low is None else LowResolution(low, self._denoiser, pipe.scheduler)
         name = type(pipe).__name__
         self._guided = None if guidance is None else Guided(guidance, recipe.mask is not None, self.release, name)
-        self._changes = self._low is not None or self._guided is not None
+        self.changes_calls = self._low is not None or self._guided is not None
         self._call: MethodType | None = None
         self._gates: Gates | None = None
-        self._run = GivenRun(pipe.scheduler, recipe, self if self._changes else None)
+        self._run = GivenRun(pipe.scheduler, recipe, self if self.changes_calls else None)
         try:
             if recipe.mask is not None:
                 self.mask = masks.apply(pipe, recipe.mask, **options)
@@ -72,7 +73,7 @@ class RecipeHandle:
 
         Raises:
             MaskMismatchError: It has another scheduler.
-        UnsupportedModelError: It is compiled as a whole, or has a second denoiser.
+            UnsupportedModelError: It is compiled as a whole, or has a second denoiser.
         """
         recipe, name = self.recipe, type(self.pipe).__name__
         if recipe.scheduler is not None:
@@ -116,7 +117,7 @@ class RecipeHandle:
                 "the pipeline has another scheduler than when the recipe was applied, so that it runs without it: "
                 "remove the recipe, and apply it again"
             )
-        if not self._changes:
+        if not self.changes_calls:
             return compute(*args, **kwargs)
         position = self._tracker.locate(self.pipe.scheduler, timestep_of(args, kwargs))
         self._row = position.row
