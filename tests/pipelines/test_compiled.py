@@ -17,7 +17,7 @@ from stepmask.inspection.registry import denoiser_of
 from stepmask.mask import Action
 from tiny import FEWEST
 
-FLUX, DIT = replace(BY_NAME["Flux"], steps=6), replace(BY_NAME["DiT"], steps=6)
+FLUX, DIT, UNET = (replace(BY_NAME[name], steps=6) for name in ("Flux", "DiT", "Stable Diffusion"))
 ORDERS = pytest.mark.parametrize("compiled_first", [True, False], ids=["compile, apply", "apply, compile"])
 BLOCKWISE = pytest.mark.usefixtures("blockwise")
 SAID = pytest.mark.filterwarnings("ignore:.* is compiled as a whole")
@@ -307,7 +307,7 @@ def test_a_compiled_denoiser_is_one_graph_for_each_row(way, compiled_first):
     back_as_it_was(pipe, denoiser, way, before)
 
 
-@pytest.mark.parametrize("case", [FLUX, DIT, replace(BY_NAME["Stable Diffusion"], steps=6)], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [FLUX, DIT, pytest.param(UNET, marks=pytest.mark.slow)], ids=lambda case: case.name)
 def test_rows_of_a_compiled_denoiser_are_those_of_the_mask(case):
     pipe, plain = made(case)
     compile_whole(pipe, "in place")
@@ -379,17 +379,16 @@ def test_a_forward_that_is_compiled_after_a_mask_is_refused():
 @WAYS
 def test_a_compiled_unet(way):
     """Its values are written into, its blocks hold many sites, and shapes differ from block to block."""
-    case = replace(BY_NAME["Stable Diffusion"], steps=6)
-    pipe, plain = made(case)
+    pipe, plain = made(UNET)
     mask = random_actions(pipe, 3, forecasts=0.5)
     with stepmask.apply(pipe, mask):
-        wanted = case.run(pipe)
+        wanted = UNET.run(pipe)
     compile_whole(pipe, way)
     with stepmask.apply(pipe, mask):
-        assert torch.equal(case.run(pipe), wanted)
+        assert torch.equal(UNET.run(pipe), wanted)
         with nothing_new():
-            assert torch.equal(case.run(pipe), wanted)
-    assert torch.equal(case.run(pipe), plain)
+            assert torch.equal(UNET.run(pipe), wanted)
+    assert torch.equal(UNET.run(pipe), plain)
 
 
 @SAID
