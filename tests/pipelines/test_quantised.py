@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import diffusers
@@ -10,6 +11,7 @@ import pytest
 import torch
 from cases import BY_NAME
 from diffusers import DDIMScheduler
+from peft import LoraConfig, inject_adapter_in_model
 from runs import all_ones, by_reference, calls_of, random_actions
 from torch import nn
 
@@ -132,6 +134,28 @@ def test_compiled_blocks(name):
         block.compile(backend="eager")
     assert torch.allclose(quantised.masked(mask), wanted, atol=1e-5)
     torch.compiler.reset()
+
+
+# --- adapters on quantised weights
+
+
+@pytest.mark.shows(
+    "LoRA on quantised weights", apply="bitwise", learn="verified; by runs alone where no gradient passes"
+)
+@pytest.mark.parametrize(
+    "name", ["torchao int8 weights", "bitsandbytes 4 bits", "quanto int8", "quanto int4", "GGUF Q8_0"]
+)
+def test_lora(name):
+    quantised = Quantised(name)
+    costs, config = measure_cost(quantised.model), LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v"])
+    inject_adapter_in_model(replace(config, init_lora_weights=False), quantised.model)
+    quantised.model.eval()
+    assert not torch.equal(quantised.sample(), quantised.plain)
+    assert measure_cost(quantised.model).step_macs > costs.step_macs
+    assert_masked_is_right(quantised.model)
+    options = {"progress": False, "rounds": 0, **FEW}
+    mask = learn(quantised.model, STEPS, 0.7, scheduler=quantised.scheduler, **options)
+    assert mask.provenance["macs"] <= 0.7 and quantised.masked(mask).isfinite().all()
 
 
 # --- gradients of what is cast or unpacked in every call
