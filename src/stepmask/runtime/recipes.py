@@ -58,6 +58,7 @@ class RecipeHandle:
         self.changes_calls = self._low is not None or self._guided is not None
         self._call: MethodType | None = None
         self._gates: Gates | None = None
+        self._hook: Any = None
         self._run = GivenRun(pipe.scheduler, recipe, self if self.changes_calls else None)
         try:
             if recipe.mask is not None:
@@ -93,6 +94,9 @@ class RecipeHandle:
 
     def _put_around(self) -> None:
         """Come before each call of the denoiser, hooks and the gates of a mask included."""
+        if not self.changes_calls:  # a hook does, which leaves compiled denoisers as they are
+            self._hook = self._denoiser.register_forward_pre_hook(lambda *_: self._check_scheduler())
+            return
         if CALL in vars(self._denoiser):
             raise UnsupportedModelError(
                 f"something else answers the calls of the {type(self._denoiser).__name__}: undo that before a recipe "
@@ -112,13 +116,7 @@ class RecipeHandle:
         setattr(self._denoiser, CALL, self._call)
 
     def _called(self, compute: Any, args: tuple, kwargs: dict) -> Any:
-        if not follows_recipe(self.pipe.scheduler):
-            raise StepMaskError(
-                "the pipeline has another scheduler than when the recipe was applied, so that it runs without it: "
-                "remove the recipe, and apply it again"
-            )
-        if not self.changes_calls:
-            return compute(*args, **kwargs)
+        self._check_scheduler()
         position = self._tracker.locate(self.pipe.scheduler, timestep_of(args, kwargs))
         self._row = position.row
         if position.new_run:
@@ -137,6 +135,14 @@ class RecipeHandle:
                 f"it ({reason}): leave the recipe's resolution out"
             ) from error
         return self._low.large(output)
+
+    @torch.compiler.disable
+    def _check_scheduler(self) -> None:
+        if not follows_recipe(self.pipe.scheduler):
+            raise StepMaskError(
+                "the pipeline has another scheduler than when the recipe was applied, so that it runs without it: "
+                "remove the recipe, and apply it again"
+            )
 
     def _relabel(self, compute: Any, args: tuple, kwargs: dict) -> Any:
         if not self._low.is_low(self._row):
@@ -181,6 +187,8 @@ class RecipeHandle:
         """Restore the pipeline; a second call does nothing."""
         if self._call is not None and vars(self._denoiser).get(CALL) is self._call:
             delattr(self._denoiser, CALL)
+        if self._hook is not None:
+            self._hook.remove()
         if self._gates is not None:
             self._gates.remove()
         if self.mask is not None:
