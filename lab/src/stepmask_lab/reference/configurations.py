@@ -136,9 +136,10 @@ def pixart_cifar10() -> SmallPixArtPipeline:
 
 
 def pixart_emoji() -> EmojiPipeline:
-    """Latent PixArt that draws emoji: 64 tokens, 6 blocks of width 256.
+    """Latent PixArt that draws emoji: 16 tokens, 6 blocks of width 256.
 
-    It is trained to predict velocity, on a cosine schedule that ends in pure noise.
+    Each token is a patch of 256 numbers, hence it predicts the clean sample, as noise fills all of them and pictures do
+    not (Li and He 2025). The cosine schedule ends in pure noise.
     """
     from stepmask_lab.reference.captions import tokenizer
     from stepmask_lab.reference.emoji import CAPTIONS
@@ -149,10 +150,10 @@ def pixart_emoji() -> EmojiPipeline:
         tokenizer=words,
         text_encoder=_text_encoder(words, width=128),
         vae=autoencoder_emoji(),
-        transformer=_pixart_transformer(heads=4, head_width=64, blocks=6, text_width=128, sample_size=32, patch_size=4),
+        transformer=_pixart_transformer(heads=4, head_width=64, blocks=6, text_width=128, sample_size=32, patch_size=8),
         scheduler=DDIMScheduler(
             beta_schedule="squaredcos_cap_v2",
-            prediction_type="v_prediction",
+            prediction_type="sample",
             timestep_spacing="trailing",
             clip_sample=False,
         ),

@@ -22,21 +22,20 @@ def spread_timesteps(count: int, num_train_timesteps: int, device: torch.device)
 
 
 def denoising_loss(scheduler: Any, snr_cap: float = 5.0) -> Loss:
-    """Mean squared error of the predicted noise or velocity, whichever the scheduler expects.
+    """Mean squared error of the predicted noise or the predicted clean sample, whichever the scheduler expects.
 
-    The noise's is weighted by min(SNR, cap) / SNR (Hang et al. 2023), the velocity's by min(SNR + 1, cap) / (SNR + 1),
-    so that the step from pure noise, where SNR is 0, is learned too. The model predicts from noisy samples, timesteps
-    and labels, as those of `conditioning` do.
+    The noise's is weighted by min(SNR, cap) / SNR (Hang et al. 2023), the sample's by min(SNR + 1, cap), so that the
+    step from pure noise, where SNR is 0, is learned too. The model predicts from noisy samples, timesteps and labels,
+    as those of `conditioning` do.
     """
-    velocity = scheduler.config.prediction_type == "v_prediction"
+    clean = scheduler.config.prediction_type == "sample"
 
     def loss(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
         noise = torch.randn_like(x)
         timesteps = spread_timesteps(len(x), scheduler.config.num_train_timesteps, x.device)
         predicted = model(scheduler.add_noise(x, noise, timesteps), timesteps, label).float()
-        target = scheduler.get_velocity(x, noise, timesteps) if velocity else noise
-        relative = compute_snr(scheduler, timesteps) + velocity
-        weight = relative.clamp(max=snr_cap) / relative
+        snr = compute_snr(scheduler, timesteps)
+        target, weight = (x, (snr + 1).clamp(max=snr_cap)) if clean else (noise, snr.clamp(max=snr_cap) / snr)
         return (weight * (predicted - target).square().mean(dim=(1, 2, 3))).mean()
 
     return loss

@@ -108,7 +108,8 @@ def train_autoencoder(images: Tensor, seen: Tensor, folder: Path, num_images: in
             at_checkpoint=recorder(folder, sheet),
         )  # fmt: skip
         standardise(vae, encode_all(vae, images[seen], precision=precision))
-        write_record(folder / "training.json", f"{MODEL}, autoencoder", progress, budget, DATA, start=FIRST_STAGE)
+        more = {"start": FIRST_STAGE, "batch_size": 4, "kl_weight": KL_WEIGHT}
+        write_record(folder / "training.json", f"{MODEL}, autoencoder", progress, budget, DATA, **more)
         checkpoints.replace(folder / "vae", vae.half().save_pretrained)
     return AutoencoderKL.from_pretrained(folder / "vae").float()
 
@@ -132,12 +133,13 @@ def train_transformer(
     record = recorder(folder, sheet)
 
     def write(progress: Progress) -> None:
+        def save(fresh: Path) -> None:
+            save_halved(pipe, fresh)
+            more = {"batch_size": BATCH_SIZE, "autoencoder": first_stage}
+            write_record(fresh / "training.json", MODEL, progress, budget, DATA, **more)
+
         record(progress)
-        checkpoints.replace(output / "pipeline", lambda fresh: save_halved(pipe, fresh))
-        write_record(
-            output / "pipeline" / "training.json", MODEL, progress, budget, DATA,
-            batch_size=BATCH_SIZE, autoencoder=first_stage,
-        )  # fmt: skip
+        checkpoints.replace(output / "pipeline", save)
 
     train(
         trainable(pipe, emoji.CAPTIONS), denoising_loss(pipe.scheduler),
@@ -157,7 +159,7 @@ def main(
     icons: Annotated[Path, typer.Option(help="folder that npm installed the packages of icons in")],
     output: Annotated[Path, typer.Option(help="folder for checkpoints, sheets and the pipeline")],
     cache: Annotated[Path | None, typer.Option(help="folder for the rendered pictures; by default, in OUTPUT")] = None,
-    images: Annotated[int, typer.Option(help="that the transformer sees, until its learning rate is 0")] = 600_000,
+    images: Annotated[int, typer.Option(help="that the transformer sees, until its learning rate is 0")] = 1_000_000,
     autoencoder_images: Annotated[int, typer.Option(help="that the autoencoder sees")] = 3_000,
     learning_rate: Annotated[float, typer.Option()] = 7e-4,
     threads: Threads = 0,
