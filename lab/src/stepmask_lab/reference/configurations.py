@@ -24,6 +24,9 @@ from stepmask_lab.reference.class_conditional_ldm import ClassConditionalLDMPipe
 if TYPE_CHECKING:
     from stepmask_lab.reference.text_to_image import EmojiPipeline, SmallPixArtPipeline
 
+TEXT_WIDTH = 96
+"""Of what the text encoders make of a word."""
+
 
 def ddpm_cifar10() -> DDIMPipeline:
     """Unconditional DDPM on 32x32 pixels: google/ddpm-cifar10-32 made narrow, with its levels and sites."""
@@ -128,9 +131,9 @@ def pixart_cifar10() -> SmallPixArtPipeline:
     words = tokenizer()
     return SmallPixArtPipeline(
         tokenizer=words,
-        text_encoder=_text_encoder(words, width=96),
+        text_encoder=_text_encoder(words),
         vae=autoencoder_cifar10(),
-        transformer=_pixart_transformer(heads=6, head_width=32, blocks=7, text_width=96, sample_size=16, patch_size=2),
+        transformer=_pixart_transformer(heads=6, head_width=32, blocks=7, sample_size=16, patch_size=2),
         scheduler=_linear_schedule(clip_sample=False),
     )
 
@@ -148,9 +151,9 @@ def pixart_emoji() -> EmojiPipeline:
     words = tokenizer(CAPTIONS)
     return EmojiPipeline(
         tokenizer=words,
-        text_encoder=_text_encoder(words, width=128),
+        text_encoder=_text_encoder(words),
         vae=autoencoder_emoji(),
-        transformer=_pixart_transformer(heads=4, head_width=64, blocks=6, text_width=128, sample_size=32, patch_size=8),
+        transformer=_pixart_transformer(heads=4, head_width=64, blocks=6, sample_size=32, patch_size=8),
         scheduler=DDIMScheduler(
             beta_schedule="squaredcos_cap_v2",
             prediction_type="sample",
@@ -160,15 +163,15 @@ def pixart_emoji() -> EmojiPipeline:
     )
 
 
-def _text_encoder(words: Any, width: int) -> Any:
+def _text_encoder(words: Any) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
         T5Config(
             vocab_size=len(words),
-            d_model=width,
-            d_kv=width // 4,
-            d_ff=2 * width,
+            d_model=TEXT_WIDTH,
+            d_kv=TEXT_WIDTH // 4,
+            d_ff=2 * TEXT_WIDTH,
             num_layers=2,
             num_heads=4,
             relative_attention_num_buckets=16,
@@ -181,7 +184,7 @@ def _text_encoder(words: Any, width: int) -> Any:
 
 
 def _pixart_transformer(
-    heads: int, head_width: int, blocks: int, text_width: int, sample_size: int, patch_size: int
+    heads: int, head_width: int, blocks: int, sample_size: int, patch_size: int
 ) -> PixArtTransformer2DModel:
     transformer = PixArtTransformer2DModel(
         num_attention_heads=heads,
@@ -192,7 +195,7 @@ def _pixart_transformer(
         sample_size=sample_size,
         patch_size=patch_size,
         cross_attention_dim=heads * head_width,
-        caption_channels=text_width,
+        caption_channels=TEXT_WIDTH,
         use_additional_conditions=False,
     )
     # as it is initialised, projected words are so small that a short training hardly learns to read them
