@@ -191,8 +191,8 @@ def test_latencies_without_room_for_so_many_images(monkeypatch):
 
 def test_a_psnr(learned):
     case = learned("DDIMPipeline")
-    wanted = case.mask.provenance["psnr"]["mean"] + 0.1
-    mask = learn(case.pipe, STEPS, min_psnr=wanted, seed=3, **{**QUICK, "rounds": 0, "num_moves": 0, "gains": 0})
+    wanted = case.mask.provenance["psnr"]["mean"] - 3
+    mask = learn(case.pipe, STEPS, min_psnr=wanted, seed=3, **{**QUICK, "rounds": 0, "num_moves": 0})
     assert mask.provenance["psnr"]["mean"] >= wanted and mask.provenance["macs"] < 1
     assert mask.provenance["asked"] == {"min_psnr": wanted}
 

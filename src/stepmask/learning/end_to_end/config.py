@@ -101,8 +101,9 @@ class EndToEnd(Configuration):
     coarse: bool | None = option(
         None,
         "Whether all blocks rest together at most steps, forecast with weights, and cells within the others are "
-        "refined; if not, each cell is chosen by itself. By default the first; and the second too where skip "
-        "connections lead around blocks, as in U-Nets, and the cache has room for values of all innermost sites.",
+        "refined; if not, each cell is chosen by itself. By default the first; and the second too at budgets of more "
+        "than 12 steps where skip connections lead around blocks, as in U-Nets, and the cache has room for values of "
+        "all innermost sites.",
     )
     gradients: bool = option(
         True,

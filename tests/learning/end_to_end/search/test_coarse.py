@@ -85,6 +85,17 @@ def test_shallow_steps_contend_too_and_may_cost_more(monkeypatch):
     assert all(one.cost <= 0.3 for one in by_runs.search._whole_steps(0.3))
 
 
+def test_the_walk_goes_where_key_steps_are_many():
+    goals = {"targets": (0.7, 0.5, 0.2)}
+    unet, transformer = (
+        EndToEndLearning(job_for(make(), 20, EndToEnd(rounds=0, gains=0), **goals))
+        for make in (ddim_pipeline, dit_pipeline)
+    )
+    assert unet.search._walked([0.7, 0.5, 0.2]) == [0.7] and transformer.search._walked([0.7]) == []
+    coarse = EndToEndLearning(job_for(ddim_pipeline(), 20, EndToEnd(coarse=True, rounds=0, gains=0), **goals))
+    assert coarse.search._walked([0.7]) == [] and coarse.num_rounds < unet.num_rounds
+
+
 def test_refining_starts_near_the_target_from_what_promises_most():
     """Of tables that have learned their gains; what was started from before counts less."""
     search = search_for(0.5)

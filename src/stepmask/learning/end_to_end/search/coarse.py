@@ -6,7 +6,7 @@ key steps are moved instead. Tables that cost somewhat more
 than the target learn weights too. Then each round takes the table that promises most, probes what every switch in it
 would do to the final image, lets `Selection` propose a few tables at the target or on the way there, and measures them;
 the best learns its gains and weights anew, from those it had. Where skip connections lead around blocks, so that some
-are worth computing alone, the walk cell by cell follows, on the same tables.
+are worth computing alone, the walk cell by cell follows, on the same tables, at targets that pay for many key steps.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ CONTENDERS, SHORT = 3, 0.3
 """So many spacings of key steps learn weights in such a share of the iterations, and the best of them in all."""
 
 
+MANY_STEPS = 12
+"""Where a target pays for more key steps, forecasts reach so little ahead that cells chosen one by one lead."""
+
+
 class CoarseSearch(Search):
     """One pass of the search.
 
     Args:
         judge: Runs tables of a task, within a budget in the unit of the targets.
         starts: Tables to start from too.
-        walks: Whether cells are also searched by themselves, in a walk down from the full run.
+        walks: Whether cells are also searched by themselves, in a walk down from the full run to where that leads.
     """
 
     def __init__(self, judge: Judge, starts: Sequence[Table] = (), walks: bool = False) -> None:
@@ -64,17 +68,22 @@ class CoarseSearch(Search):
                     f"no table that costs at most {target:g} and keeps to the cache was found: ask for more of the "
                     "cost or of the cache"
                 )
-        if self.walk is not None:
+        if walked := self._walked(targets):
             self.walk.num_probed = self.num_probed  # so that its noise is another
-            yield from self.walk.run(targets)
+            yield from self.walk.run(walked)
             self.num_probed = self.walk.num_probed
+
+    def _walked(self, targets: list[float]) -> list[float]:
+        """The targets that the walk goes down to."""
+        return [t for t in targets if t * self.task.shape[0] > MANY_STEPS] if self.walk is not None else []
 
     def num_rounds(self, targets: list[float]) -> int:
         """Reports of `run`, at most."""
         fits = 2 if self.config.learns_gains else 1  # of a round: what was tried, and its gains
         first = (self.config.num_moves > 0 and not self._contends) + (2 if self.config.learns_gains else 0)
         whole = len(targets) * (first + fits * self.config.rounds * self.config.gradients)
-        return whole + (0 if self.walk is None else self.walk.num_rounds(targets))
+        walked = self._walked(targets)
+        return whole + (self.walk.num_rounds(walked) if walked else 0)
 
     def seconds(self, times: Times, targets: list[float]) -> float:
         """How long `run` takes, about: as many rounds as there are at each target, and the most moves and gains."""
@@ -95,7 +104,8 @@ class CoarseSearch(Search):
                 fit = times.gains(target, math.ceil(config.gains / 2)) if config.learns_gains else 0.0
                 total += config.rounds * (times.round(target) + fit)
         total += times.references(len(targets) * config.rounds if refining else 0)
-        return total + (0.0 if self.walk is None else self.walk.seconds(times, targets))
+        walked = self._walked(targets)
+        return total + (self.walk.seconds(times, walked) if walked else 0.0)
 
     @property
     def _refines(self) -> bool:
