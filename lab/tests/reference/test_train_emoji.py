@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from small import autoencoder, pixart_parts
@@ -19,6 +20,12 @@ pytest.importorskip("transformers")
 
 def tiny_pipeline() -> EmojiPipeline:
     return quiet(EmojiPipeline(**pixart_parts(words=tokenizer(emoji.CAPTIONS))))
+
+
+@pytest.fixture(autouse=True)
+def first_in_the_process():
+    """A process has one precision, and another test may have chosen another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

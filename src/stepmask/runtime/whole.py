@@ -150,8 +150,8 @@ class Whole:
         self.control = self._region = None
         for restore in reversed(self._restore):
             restore()
-        self._restore = []
-        if self._denoiser.__dict__.get("forward") is not self._forward:
+        forward, self._forward, self._restore = self._forward, None, []  # the forward holds this
+        if self._denoiser.__dict__.get("forward") is not forward:
             return  # something has wrapped it since; what is within does nothing but run the model
         if self._before is None:
             del self._denoiser.forward

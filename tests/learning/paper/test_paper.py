@@ -37,7 +37,7 @@ CASES = {  # pipeline or denoiser, scheduler, call_kwargs
     "U-Net, Heun": lambda: (*heun("UNet2DModel"), None),
     "DiT, Heun": lambda: (*heun("DiTTransformer2DModel"), None),
     "two calls": lambda: (
-        TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler(), begin=1),
+        TwoCalls(tiny_model("DiTTransformer2DModel"), DDIMScheduler()),
         None,
         {"class_labels": [3, 7]},
     ),
