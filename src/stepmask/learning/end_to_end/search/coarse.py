@@ -147,13 +147,13 @@ class CoarseSearch(Search):
         """Learn how the best tables of whole steps extrapolate: near the target, and of those that cost some more.
 
         What costs too much is where refining starts from: a few cells within the steps that compute are worth less than
-        what a further step is. It is spaced as what won near the target.
+        what a further step is.
         """
         if not self.config.learns_gains:
             return
         near, *dearer = self._bounds(target)
         chosen = self._most_promising(near)
-        found = [chosen, *(self._spaced_like(chosen, bound) for bound in dearer)]
+        found = [chosen, *(self._best_soon(self._dearer(chosen, bound)) for bound in dearer)]
         for candidate in {c.table.digest: c for c in found if c is not None}.values():
             yield from self._fit(candidate.table, candidate.made_by, target)
 
@@ -182,12 +182,21 @@ class CoarseSearch(Search):
         others = [one for one in found if self._is_shallow(one) != self._is_shallow(found[0])]
         if others and not {id(one) for one in others} & {id(one) for one in contenders}:
             contenders[-1] = others[0]  # before weights are learned, one kind may look better throughout
+        return self._best_soon(contenders)
+
+    def _best_soon(self, contenders: list[Candidate]) -> Candidate | None:
+        """The one that has most after a few iterations of its weights; the first where none are learned."""
         if len(contenders) < 2 or not self._contends:
-            return self._best_of_whole_steps(most)
+            return next(iter(contenders), None)
         iterations = math.ceil(SHORT * self.config.gains)
         fitted = [self.judge.with_gains(one.table, iterations, self.num_probed) for one in contenders]
         best = max(range(len(fitted)), key=lambda i: self.judge.psnrs(fitted[i]).mean())
         return contenders[best]
+
+    def _dearer(self, chosen: Candidate | None, most: float) -> list[Candidate]:
+        """Of the best tables of whole steps the very best, and that which is spaced as what won near the target."""
+        found = [*self._whole_steps(most)[:1], self._spaced_like(chosen, most)]
+        return list({id(one): one for one in found if one is not None}.values())
 
     def _spaced_like(self, chosen: Candidate | None, most: float) -> Candidate | None:
         """Of the best tables of whole steps that which is spaced as another; the best where none is."""
