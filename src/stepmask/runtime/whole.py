@@ -151,7 +151,7 @@ class Whole:
         for restore in reversed(self._restore):
             restore()
         forward, self._forward, self._restore = self._forward, None, []  # the forward holds this
-        if self._denoiser.__dict__.get("forward") is not forward:
+        if forward is None or self._denoiser.__dict__.get("forward") is not forward:
             return  # something has wrapped it since; what is within does nothing but run the model
         if self._before is None:
             del self._denoiser.forward
