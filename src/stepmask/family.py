@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stepmask.errors import MaskFileError, StepMaskError, TargetError
-from stepmask.files import read_json, write_atomically
+from stepmask.files import read_versioned, write_json
 from stepmask.hub import Shared
 from stepmask.mask import StepMask
 
-FORMAT_VERSION = 1
+FORMAT, FORMAT_VERSION = "stepmask-family", 1
 MAX_MEMBERS = 1000
 
 
@@ -95,12 +94,8 @@ class MaskFamily(Shared):
     def save(self, path: str | Path) -> None:
         """Write all masks as one JSON file, whole or not at all."""
         masks = [{"macs": m.macs, "psnr": m.psnr, "mask": m.mask.to_dict()} for m in self.members]
-        content = {"format": "stepmask-family", "format_version": FORMAT_VERSION, "masks": masks}
-        try:
-            text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        except (TypeError, ValueError) as error:
-            raise StepMaskError(f"cannot write {path}: it holds what JSON cannot ({error})") from error
-        write_atomically(path, text)
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, "masks": masks}
+        write_json(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> MaskFamily:
@@ -109,16 +104,7 @@ class MaskFamily(Shared):
         Raises:
             MaskFileError: It is not there, not JSON, of another format, or says impossible things.
         """
-        content = read_json(path, "family")
-        if not isinstance(content, dict) or content.get("format") != "stepmask-family":
-            raise MaskFileError(
-                f'{path} is no family of masks: expected a JSON object with "format": "stepmask-family"'
-            )
-        if content.get("format_version") != FORMAT_VERSION:
-            raise MaskFileError(
-                f"family {path} has format version {content.get('format_version')!r}, this stepmask reads version "
-                f"{FORMAT_VERSION}: update stepmask, or learn anew"
-            )
+        content = read_versioned(path, "family of masks", FORMAT, FORMAT_VERSION, "learn anew")
         try:
             return cls(_members(content["masks"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, and reads JSON."""
+"""Writes files whole or not at all; reads and writes JSON."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,48 @@ def read_json(path: str | Path, what: str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise MaskFileError(f"{what} {path} is not valid JSON ({error}): it may be cut short; save it anew") from error
+
+
+def read_versioned(path: str | Path, what: str, expected: str, version: int, instead: str) -> dict[str, Any]:
+    """The content of a JSON file that says its format and the version of that.
+
+    Args:
+        path: Where it lies.
+        what: What it should be, in a word or two.
+        expected: The format.
+        version: Of the format, the one that can be read.
+        instead: What to do where the version is another, beside an update.
+
+    Raises:
+        MaskFileError: It is not there, too large, not JSON, or of another format or version.
+    """
+    content = read_json(path, what)
+    if not isinstance(content, dict) or content.get("format") != expected:
+        raise MaskFileError(f'{path} is no {what}: expected a JSON object with "format": "{expected}"')
+    if content.get("format_version") != version:
+        raise MaskFileError(
+            f"{what} {path} has format version {content.get('format_version')!r:.80}, this stepmask reads version "
+            f"{version}: update stepmask, or {instead}"
+        )
+    return content
+
+
+def indented(content: Any) -> str:
+    """JSON with an entry a line."""
+    return json.dumps(content, indent=1, allow_nan=False)
+
+
+def write_json(path: str | Path, content: Any, as_text: Callable[[Any], str] = indented) -> None:
+    """Write JSON, whole or not at all.
+
+    Raises:
+        StepMaskError: The file cannot be written, or the content is nothing that JSON can hold.
+    """
+    try:
+        text = as_text(content)
+    except (TypeError, ValueError) as error:
+        raise StepMaskError(
+            f"cannot write {path}: it holds what JSON cannot ({error}); use plain numbers, strings, lists and "
+            "dictionaries"
+        ) from error
+    write_atomically(path, text + "\n")

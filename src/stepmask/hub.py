@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stepmask.errors import MaskFileError, StepMaskError
-from stepmask.files import is_folder
+from stepmask.files import is_folder, read_json
 
 if TYPE_CHECKING:
     from typing import Self
@@ -17,10 +17,25 @@ MOST_SAID = 300
 
 
 class Shared:
-    """What lies in one file and can be shared; a class with ``load`` and ``save``."""
+    """What lies in one JSON file and can be shared; a class with ``save`` and ``from_dict`` or ``load``."""
 
+    kind: ClassVar[str]
+    """What errors call such a file."""
     hub_file: ClassVar[str]
     """Name of the file, where none is given."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read from a file.
+
+        Raises:
+            MaskFileError: It is not there, not JSON, of another format version, or says impossible things.
+        """
+        content = read_json(path, cls.kind)
+        try:
+            return cls.from_dict(content)
+        except MaskFileError as error:
+            raise MaskFileError(f"{cls.kind} {path}: {error}") from error
 
     @classmethod
     def from_pretrained(

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
-from stepmask.files import read_json, write_atomically
+from stepmask.files import write_json
 from stepmask.hub import Shared
 from stepmask.mask_file import (
     CHANNELS_VERSION,
@@ -142,6 +142,7 @@ class StepMask(Shared):
         provenance: Whatever says how the mask came to be, as JSON values.
     """
 
+    kind: ClassVar[str] = "mask"
     hub_file: ClassVar[str] = "mask.json"
 
     compute: np.ndarray
@@ -299,27 +300,7 @@ class StepMask(Shared):
         Raises:
             StepMaskError: The file cannot be written, or provenance holds what JSON cannot.
         """
-        try:
-            text = readable_json(self.to_dict()) + "\n"
-        except (TypeError, ValueError) as error:
-            raise StepMaskError(
-                f"cannot write {path}: provenance or scheduler holds what JSON cannot ({error}); use plain numbers, "
-                "strings, lists and dictionaries"
-            ) from error
-        write_atomically(path, text)
-
-    @classmethod
-    def load(cls, path: str | Path) -> StepMask:
-        """Read a mask file.
-
-        Raises:
-            MaskFileError: It is not there, not JSON, of another format version, or says impossible things.
-        """
-        content = read_json(path, "mask")
-        try:
-            return cls.from_dict(content)
-        except MaskFileError as error:
-            raise MaskFileError(f"mask {path}: {error}") from error
+        write_json(path, self.to_dict(), readable_json)
 
     def check(self, *, graph: Any | None = None, scheduler: Any | None = None) -> None:
         """Raise if the mask does not belong to this model or scheduler run; None is not checked.

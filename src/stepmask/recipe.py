@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stepmask.errors import MaskFileError, StepMaskError
-from stepmask.files import read_json, write_atomically
+from stepmask.files import write_json
 from stepmask.hub import Shared
 from stepmask.mask import MAX_ROWS, StepMask
 from stepmask.recipe_file import FORMAT, FORMAT_VERSION, finite_numbers, parsed, readable_json, whole_number
@@ -81,6 +81,7 @@ class Recipe(Shared):
         provenance: Whatever says how the recipe came to be, as JSON values.
     """
 
+    kind: ClassVar[str] = "recipe"
     hub_file: ClassVar[str] = "recipe.json"
 
     num_inference_steps: int
@@ -199,24 +200,7 @@ class Recipe(Shared):
         Raises:
             StepMaskError: The file cannot be written, or provenance holds what JSON cannot.
         """
-        try:
-            text = readable_json(self.to_dict()) + "\n"
-        except (TypeError, ValueError) as error:
-            raise StepMaskError(f"cannot write {path}: the recipe holds what JSON cannot ({error})") from error
-        write_atomically(path, text)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Recipe:
-        """Read a recipe file.
-
-        Raises:
-            MaskFileError: It is not there, not JSON, of another format version, or says impossible things.
-        """
-        content = read_json(path, "recipe")
-        try:
-            return cls.from_dict(content)
-        except MaskFileError as error:
-            raise MaskFileError(f"recipe {path}: {error}") from error
+        write_json(path, self.to_dict(), readable_json)
 
     def __str__(self) -> str:
         """The levers in words, in one line."""

@@ -11,7 +11,16 @@ import typer
 
 from stepmask.cli._learn_options import with_learn_options
 from stepmask.cli.common.app import app, stderr, stdout
-from stepmask.cli.common.arguments import Conditions, Device, Model, Precision, Scheduler, SchedulerChoice, shares
+from stepmask.cli.common.arguments import (
+    Conditions,
+    Device,
+    Model,
+    Precision,
+    Resume,
+    Scheduler,
+    SchedulerChoice,
+    shares,
+)
 from stepmask.cli.common.call_arguments import Call, call_kwargs
 from stepmask.cli.common.mask_files import load_masks
 from stepmask.cli.common.models import load
@@ -119,10 +128,7 @@ def learn(
             help="Mask or family to start from, learned before a fine-tune or for another sampler; may be repeated.",
         ),
     ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Keep the state here; after an interrupt the same command goes on from it."),
-    ] = None,
+    resume: Resume = None,
     device: Device = None,
     dtype: Precision = None,
     **options: Any,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepmask.cli.common.app import app, stderr, stdout
-from stepmask.cli.common.arguments import Conditions, Device, Folder, Model, Precision, Scheduler, SchedulerChoice
+from stepmask.cli.common.arguments import (
+    Conditions,
+    Device,
+    Folder,
+    Model,
+    Precision,
+    Resume,
+    Scheduler,
+    SchedulerChoice,
+)
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_file, ready_folder
@@ -53,10 +62,7 @@ def optimise(
     guidance_scale: Guidance = None,
     conditions: Conditions = None,
     call: Call = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Keep the state here; after an interrupt the same command goes on from it."),
-    ] = None,
+    resume: Resume = None,
     device: Device = None,
     dtype: Precision = None,
 ) -> None:

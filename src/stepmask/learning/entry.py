@@ -115,15 +115,8 @@ def learn(
         needs_target=learner.needs_target,
     )
     learner.check(goals)
-    task = Task(
-        pipe,
-        num_inference_steps,
-        scheduler=scheduler,
-        seed=seed,
-        call_kwargs=call_kwargs,
-        conditions=conditions,
-        only_what_runs=True,
-    )
+    about = {"scheduler": scheduler, "seed": seed, "call_kwargs": call_kwargs, "conditions": conditions}
+    task = Task(pipe, num_inference_steps, only_what_runs=True, **about)
     return _run(learner, task=task, goals=goals, config=config, resume=resume, callback=callback, progress=progress)
 
 
@@ -165,15 +158,8 @@ def learn_family(
         targets=shares_of(targets), max_cache_bytes=max_cache_bytes, max_minutes=max_minutes, start=masks_of(start)
     )
     learner.check(goals)
-    task = Task(
-        pipe,
-        num_inference_steps,
-        scheduler=scheduler,
-        seed=seed,
-        call_kwargs=call_kwargs,
-        conditions=conditions,
-        only_what_runs=True,
-    )
+    about = {"scheduler": scheduler, "seed": seed, "call_kwargs": call_kwargs, "conditions": conditions}
+    task = Task(pipe, num_inference_steps, only_what_runs=True, **about)
     return _run(learner, task=task, goals=goals, config=config, resume=resume, callback=callback, progress=progress)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stepmask.errors import MaskFileError, StepMaskError, TargetError
-from stepmask.files import read_json, write_atomically
+from stepmask.files import read_versioned, write_json
 from stepmask.hub import Shared
 from stepmask.recipe import Recipe
 from stepmask.recipe_file import finite_numbers
@@ -131,11 +130,7 @@ class Frontier(Shared):
         """Write all points with their recipes as one JSON file, whole or not at all."""
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, "facts": self.facts}
         content["points"] = [point.to_dict() for point in self.points]
-        try:
-            text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        except (TypeError, ValueError) as error:
-            raise StepMaskError(f"cannot write {path}: it holds what JSON cannot ({error})") from error
-        write_atomically(path, text)
+        write_json(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> Frontier:
@@ -144,14 +139,7 @@ class Frontier(Shared):
         Raises:
             MaskFileError: It is not there, not JSON, of another format, or says impossible things.
         """
-        content = read_json(path, "frontier")
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise MaskFileError(f'{path} is no frontier: expected a JSON object with "format": "{FORMAT}"')
-        if content.get("format_version") != FORMAT_VERSION:
-            raise MaskFileError(
-                f"frontier {path} has format version {content.get('format_version')!r:.80}, this stepmask reads "
-                f"version {FORMAT_VERSION}: update stepmask, or make it anew"
-            )
+        content = read_versioned(path, "frontier", FORMAT, FORMAT_VERSION, "make it anew")
         try:
             return cls(_points(content["points"]), dict(content["facts"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -85,6 +85,10 @@ AgainstConverged = Annotated[
         "the same number of steps.",
     ),
 ]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Keep the state here; after an interrupt the same command goes on from it."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Number of images that are made at once.")]
 
 MetricNames = Annotated[
