@@ -21,9 +21,9 @@ PACKAGES = {
 }
 ALSO = {
     "stepmask": (
-        "stepmask.runtime.apply.Handle",
+        "stepmask.runtime.handle.Handle",
         "stepmask.runtime.recipes.RecipeHandle",
-        "stepmask.runtime.apply.Summary",
+        "stepmask.runtime.summary.Summary",
         "stepmask.family.Member",
     ),
     "stepmask.learning": (

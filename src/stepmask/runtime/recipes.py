@@ -24,6 +24,7 @@ from stepmask.runtime.callers import is_caller
 from stepmask.runtime.compiled import is_compiled
 from stepmask.runtime.given_run import GivenRun, follows_recipe
 from stepmask.runtime.guided import Guided
+from stepmask.runtime.handle import Handle
 from stepmask.runtime.low_resolution import LowResolution
 from stepmask.runtime.position import PositionTracker, timestep_of
 
@@ -46,7 +47,7 @@ class RecipeHandle:
 
     def __init__(self, pipe: Any, recipe: Recipe, **options: Any) -> None:
         self.pipe, self.recipe = pipe, recipe
-        self.mask: masks.Handle | None = None
+        self.mask: Handle | None = None
         self._denoiser, self._is_there = denoiser_of(pipe), False
         self._tracker = PositionTracker(lambda: is_caller(pipe))
         self._row = 0

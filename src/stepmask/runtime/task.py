@@ -26,7 +26,8 @@ from stepmask.inspection.registry import denoiser_of, denoisers_of
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask, scheduler_identity
-from stepmask.runtime.apply import Handle, apply_plan
+from stepmask.runtime.apply import apply_plan
+from stepmask.runtime.handle import Handle
 from stepmask.runtime.noise import Noise
 from stepmask.runtime.rows import Course, course_of
 
