@@ -130,6 +130,11 @@ class BlockGraph:
         return self.reads_step[site]
 
     @property
+    def has_levels(self) -> bool:
+        """Whether it is that of a U-Net, part of which can rest below full resolution."""
+        return all(site.depth is not None for site in self.sites) and any(site.depth for site in self.sites)
+
+    @property
     def blocks(self) -> tuple[int, ...]:
         """The sites that learners and schedules decide on: all but the samplers."""
         return tuple(i for i, site in enumerate(self.sites) if site.kind != "sampler")

@@ -99,4 +99,4 @@ def budgets(subject: Subject) -> list[str]:
 
 def is_unet(pipe: Any) -> bool:
     """Whether the sites have levels, which DeepCache needs."""
-    return all(site.depth is not None for site in describe(pipe).innermost.sites)
+    return describe(pipe).innermost.has_levels

@@ -89,16 +89,13 @@ class EndToEndLearning:
         config, innermost = self.config, self._job.task.innermost
         nested = any(set(mask.sites) - set(innermost.graph.names) for mask in self._goals.start)
         self.coarse = config.coarse is not False or not config.gradients or nested
-        self._walks = config.coarse is None and config.gradients and self._has_skips and self._has_room_for_branches
+        self._walks = (
+            config.coarse is None and config.gradients and innermost.graph.has_levels and self._has_room_for_branches
+        )
         self._task = self._job.task if self.coarse else innermost
         self.budget = Budget(self._task.graph, self._task.costs, max_cache_bytes=self._limit, course=self._task.course)
         self._tables = [self._table_to_start_from(mask) for mask in self._goals.start]
         self.targets = shares_asked(self._goals, self.budget, self._task.shape[0])
-
-    @property
-    def _has_skips(self) -> bool:
-        """Whether skip connections lead around blocks, as in a U-Net."""
-        return all(site.depth is not None for site in self._job.task.innermost.graph.sites)
 
     @property
     def _has_room_for_branches(self) -> bool:

@@ -2,11 +2,11 @@
 
 At each target all blocks rest together at most steps. The steps that compute are spaced in several ways, in U-Nets also
 with a shallow one soon after the first. These contend with the weights that their forecasts have learned; by runs alone
-key steps are moved instead. Tables that cost somewhat more
-than the target learn weights too. Then each round takes the table that promises most, probes what every switch in it
-would do to the final image, lets `Selection` propose a few tables at the target or on the way there, and measures them;
-the best learns its gains and weights anew, from those it had. Where skip connections lead around blocks, so that some
-are worth computing alone, the walk cell by cell follows, on the same tables, at targets that pay for many key steps.
+key steps are moved instead. Tables that cost somewhat more than the target learn weights too. Then each round takes the
+table that promises most, probes what every switch in it would do to the final image, lets `Selection` propose a few
+tables at the target or on the way there, and measures them; the best learns its gains and weights anew, from those it
+had. Where skip connections lead around blocks, so that some are worth computing alone, the walk cell by cell follows,
+on the same tables, at targets that pay for many key steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from stepmask.errors import TargetError
 from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
-from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, has_levels, moved_steps, powers_of
+from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, moved_steps, powers_of
 from stepmask.learning.end_to_end.search.search import Round, Search, name_of
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.end_to_end.times import Times
@@ -30,7 +30,6 @@ MOVES_BY_RUNS = 4
 
 CONTENDERS, SHORT = 3, 0.3
 """So many spacings of key steps learn weights in such a share of the iterations, and the best of them in all."""
-
 
 MANY_STEPS = 12
 """Where a target pays for more key steps, forecasts reach so little ahead that cells chosen one by one lead."""
@@ -90,7 +89,7 @@ class CoarseSearch(Search):
         config, total = times.config, 0.0
         refining, contends = config.gradients and config.rounds > 0, config.gradients and config.learns_gains
         moves = config.num_moves * (1 if config.gradients else MOVES_BY_RUNS)
-        spacings = len(POWERS) * (1 + has_levels(self.task.graph))
+        spacings = len(POWERS) * (1 + self.task.graph.has_levels)
         for target in targets:
             dear = self._tuning.over * target
             for bound in [target, dear] if refining else [target]:
@@ -179,9 +178,9 @@ class CoarseSearch(Search):
         """Of the best tables of whole steps the one that has most after a few iterations of its weights."""
         found = self._whole_steps(most)
         contenders = found[:CONTENDERS]
-        others = [one for one in found if self._is_shallow(one) != self._is_shallow(found[0])]
-        if others and not {id(one) for one in others} & {id(one) for one in contenders}:
-            contenders[-1] = others[0]  # before weights are learned, one kind may look better throughout
+        place = next((i for i, one in enumerate(found) if self._is_shallow(one) != self._is_shallow(found[0])), 0)
+        if place >= CONTENDERS:
+            contenders[-1] = found[place]  # before weights are learned, one kind may look better throughout
         return self._best_soon(contenders)
 
     def _best_soon(self, contenders: list[Candidate]) -> Candidate | None:

@@ -28,7 +28,7 @@ def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[A
     for forecast in _forecasts(allowed):
         for interval in range(2, min(len(timesteps), MAX_INTERVAL) + 1):
             yield fora(graph, timesteps, interval, forecast=forecast)
-            if has_levels(graph):
+            if graph.has_levels:
                 for depth in range(1, max(site.depth for site in graph.sites) + 1):
                     yield deepcache(graph, timesteps, interval, depth, forecast=forecast)
 
@@ -53,7 +53,7 @@ def coarse_steps(
         stretches: First row, and the row after the last, of the stretches that begin with a key step; one if empty.
         shallow: Whether a shallow step follows soon after the first; nothing outside of U-Nets, or without room for it.
     """
-    if shallow and not has_levels(graph):
+    if shallow and not graph.has_levels:
         return
     num_rows = len(timesteps)
     stretches = stretches or [(0, num_rows)]
@@ -86,11 +86,6 @@ def _spaced_in(stretches: Sequence[tuple[int, int]], count: int, power: float) -
         counts[max(range(len(counts)), key=lambda i: lengths[i] / counts[i])] += 1
     found = zip(stretches, lengths, counts, strict=True)
     return [first + step for (first, _), length, many in found for step in spaced(length, many, power)]
-
-
-def has_levels(graph: BlockGraph) -> bool:
-    """Whether it is that of a U-Net, part of which can rest below full resolution."""
-    return all(site.depth is not None for site in graph.sites) and any(site.depth for site in graph.sites)
 
 
 def powers_of(steps: Sequence[int], num_rows: int) -> set[float]:
