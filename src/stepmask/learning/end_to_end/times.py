@@ -159,33 +159,44 @@ def _timed_call(task: Task, images: int, gradients: bool, now: Callable[[], floa
     """Seconds of a forward and of a backward pass for one step of so many images."""
     step, model, architecture = first_step(task.pipe, task.call_kwargs), task.denoiser, task.description.architecture
     inputs = call_inputs(architecture, model, step.inputs, images * step.forwards)
+
+    def run() -> Any:
+        return architecture.run(model, inputs)
+
     with torch.no_grad():
-        _seconds(lambda: architecture.run(model, inputs), model, now)  # warms up
-        forth = _median(lambda: architecture.run(model, inputs), model, now)
+        run()  # warms up
+        forth = _median(lambda: run, model, now)
     if not gradients:
         return forth, 0.0
     sample = first_sample(inputs.values())
     for tensor in [sample] if isinstance(sample, torch.Tensor) else sample:
         tensor.requires_grad_()
 
-    def forth_and_back() -> None:
-        outputs = [o for o in tensors_in(architecture.run(model, inputs)) if o.requires_grad]
-        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+    def back() -> Callable[[], None]:
+        outputs = [o for o in tensors_in(run()) if o.requires_grad]
+        return lambda: torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
     with torch.enable_grad():
-        return forth, max(0.0, _median(forth_and_back, model, now) - forth)
+        return forth, _median(back, model, now)
 
 
-def _median(call: Callable[[], Any], model: nn.Module, now: Callable[[], float]) -> float:
+def _median(prepare: Callable[[], Callable[[], Any]], model: nn.Module, now: Callable[[], float]) -> float:
+    """Median seconds of what `prepare`, which is not timed, returns."""
     found: list[float] = []
     while len(found) < REPEATS and sum(found) < ENOUGH:
-        found.append(_seconds(call, model, now))
+        found.append(_seconds(prepare(), model, now))
     return statistics.median(found)
 
 
 def _seconds(call: Callable[[], Any], model: nn.Module, now: Callable[[], float]) -> float:
-    began, device = now(), device_of(model)
+    _wait(model)
+    began = now()
     call()
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    _wait(model)
     return now() - began
+
+
+def _wait(model: nn.Module) -> None:
+    """Until the device of a model has done what it was given."""
+    if device_of(model).type != "cpu":
+        torch.accelerator.synchronize(device_of(model))
