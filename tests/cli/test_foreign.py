@@ -57,6 +57,18 @@ def test_masks_go_out_and_come_back(run, dit_folder, tmp_path, monkeypatch):
         assert (StepMask.load("back.json").compute == StepMask.load("mask.json").compute).all()
 
 
+def test_whole_steps_go_out_and_come_back(run, dit_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    schedules.key_steps(dit_pipeline(), 5, [0, 1, 3]).save("mask.json")
+    assert "cache-dit.yaml: 5 steps, 3 of them compute" in run("export", "mask.json", "--format", "cache-dit").stdout
+    run("export", "mask.json", "-o", "two.yaml")
+    assert Path("two.yaml").read_text() == Path("cache-dit.yaml").read_text()
+    run("import", "two.yaml", "--model", dit_folder, "-o", "back.json")
+    assert (StepMask.load("back.json").actions == StepMask.load("mask.json").actions).all()
+    refused = run("export", "mask.json", "-o", "three.yaml", "--names", "dit", code=2)
+    assert "--names belongs to --format smoothcache" in words(refused) and not Path("three.yaml").exists()
+
+
 def test_what_is_refused(run, dit_folder, folder, mask_file, router, tmp_path):
     out = tmp_path / "out.json"
     (tmp_path / "bad.pt").write_bytes(b"no router")
@@ -71,7 +83,7 @@ def test_what_is_refused(run, dit_folder, folder, mask_file, router, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "options", "says"), [
-    ("x.txt", [], "give --format l2c or smoothcache"),
+    ("x.txt", [], "give --format l2c or smoothcache or cache-dit"),
     ("x.json", ["--theta", 0.5], "--theta belongs to --format l2c"),
 ])  # fmt: skip
 def test_options_that_make_no_sense_fail_before_the_model_is_loaded(name, options, says, run, tmp_path):

@@ -23,6 +23,16 @@ class Format(str, Enum):
 
     l2c = "l2c"
     smoothcache = "smoothcache"
+    cache_dit = "cache-dit"
+
+
+ENDINGS = {
+    ".pt": Format.l2c,
+    ".pth": Format.l2c,
+    ".json": Format.smoothcache,
+    ".yaml": Format.cache_dit,
+    ".yml": Format.cache_dit,
+}
 
 
 @app.command("import")
@@ -30,7 +40,9 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A router of Learning-to-Cache (.pt) or a schedule of SmoothCache (.json)."
+            metavar="FILE",
+            help="A router of Learning-to-Cache (.pt), a schedule of SmoothCache (.json), or whole steps of cache-dit "
+            "(.yaml).",
         ),
     ],
     model: Annotated[
@@ -44,8 +56,9 @@ def import_(
         Format | None,
         typer.Option(
             "--format",
-            help="[b]l2c[/b] is a router of Learning-to-Cache, [b]smoothcache[/b] a schedule of SmoothCache. The "
-            "default follows from the end of the name, .pt or .json.",
+            help="[b]l2c[/b] is a router of Learning-to-Cache, [b]smoothcache[/b] a schedule of SmoothCache, "
+            "[b]cache-dit[/b] whole steps of cache-dit. The default follows from the end of the name, .pt, .json "
+            "or .yaml.",
         ),
     ] = None,
     output: MaskOutput = Path("mask.json"),
@@ -68,18 +81,19 @@ def import_(
     if theta is not None and format_ != Format.l2c:
         raise StepMaskError(f"--theta belongs to --format l2c, not to {format_.value}: leave it out")
     ready_file(output)
-    from stepmask.schedules import import_l2c, import_smoothcache
+    from stepmask.schedules import import_cache_dit, import_l2c, import_smoothcache
 
     pipe = load_or_preset(model, scheduler)
     if format_ == Format.l2c:
         mask = import_l2c(file, pipe, theta=THETA if theta is None else theta)
     else:
-        mask = import_smoothcache(file, pipe)
+        mask = (import_cache_dit if format_ == Format.cache_dit else import_smoothcache)(file, pipe)
     write_schedule(mask, model, pipe, output)
 
 
 def _format_of(file: Path) -> Format:
-    known = {".pt": Format.l2c, ".pth": Format.l2c, ".json": Format.smoothcache}
-    if file.suffix not in known:
-        raise StepMaskError(f"the name of {file} does not tell whose file it is: give --format l2c or smoothcache")
-    return known[file.suffix]
+    if file.suffix not in ENDINGS:
+        raise StepMaskError(
+            f"the name of {file} does not tell whose file it is: give --format {' or '.join(f.value for f in Format)}"
+        )
+    return ENDINGS[file.suffix]

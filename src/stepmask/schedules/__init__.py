@@ -13,7 +13,13 @@ from stepmask.errors import StepMaskError
 from stepmask.schedules import registry
 from stepmask.schedules.deepcache import deepcache
 from stepmask.schedules.fora import fora
-from stepmask.schedules.importers import export_smoothcache, import_l2c, import_smoothcache
+from stepmask.schedules.importers import (
+    export_cache_dit,
+    export_smoothcache,
+    import_cache_dit,
+    import_l2c,
+    import_smoothcache,
+)
 from stepmask.schedules.inputs import ScheduleInputs, check_interval, check_steps
 from stepmask.schedules.key_steps import key_steps
 from stepmask.schedules.registry import get, names, register
@@ -23,9 +29,11 @@ __all__ = [
     "check_interval",
     "check_steps",
     "deepcache",
+    "export_cache_dit",
     "export_smoothcache",
     "fora",
     "get",
+    "import_cache_dit",
     "import_l2c",
     "import_smoothcache",
     "key_steps",

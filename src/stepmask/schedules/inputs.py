@@ -105,7 +105,11 @@ def check_steps(steps: Iterable[int], num_rows: int, name: str) -> np.ndarray:
 
 
 def inputs_of_file(
-    graph_or_pipe: Any, timesteps: int | Iterable[float] | None, num_rows: int, source: str
+    graph_or_pipe: Any,
+    timesteps: int | Iterable[float] | None,
+    num_rows: int,
+    source: str,
+    level: Level = "branch",
 ) -> ScheduleInputs:
     """Graph, timesteps and identity for a schedule of `num_rows` steps from a file.
 
@@ -118,7 +122,7 @@ def inputs_of_file(
                 f"{source} has {num_rows} steps but not their timesteps: with a graph give scheduler.timesteps.tolist()"
             )
         timesteps = num_rows
-    inputs = ScheduleInputs(graph_or_pipe, timesteps)
+    inputs = ScheduleInputs(graph_or_pipe, timesteps, level)
     if len(inputs.timesteps) != num_rows:
         raise StepMaskError(
             f"{source} has {num_rows} steps, the run has {len(inputs.timesteps)}: give the number of steps, and a "
