@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.decorators import skip
 from torch._dynamo.eval_frame import OptimizeContext, OptimizedModule
 
-from stepmask.errors import UnsupportedModelError
 from stepmask.gate import Controller
 from stepmask.graph import BlockGraph
 from stepmask.runtime.compiled import MOST_ROWS, MOST_SITES, Region, context_of, is_compiled, path_to
@@ -53,7 +53,7 @@ class Whole:
                 return original(*args, **kwargs)
             return self.control(lambda: self._row(self._region.key)(*args, **kwargs), args, kwargs)
 
-        self._forward = torch.compiler.disable(functools.update_wrapper(forward, original))
+        self._forward = _untraced(functools.update_wrapper(forward, original))
         denoiser.forward = self._forward
         if is_compiled(denoiser):
             self._go_around(None)
@@ -81,19 +81,16 @@ class Whole:
         return self._rows[key]
 
     def notice(self) -> bool:
-        """Compile rows or blocks where the call that is being made has come through torch.compile; whether it has.
+        """Compile rows or blocks where the call that is being made comes through torch.compile; whether it does.
 
         Later calls no longer come that way.
-
-        Raises:
-            UnsupportedModelError: What is compiled is the forward, so that it is too late in this call.
         """
         forward = self._denoiser.__dict__.get("forward")
-        if forward is not self._forward and context_of(forward) is not None:
-            raise UnsupportedModelError(
-                f"the forward of {type(self._denoiser).__name__} was compiled after the mask was applied: remove the "
-                "mask, compile, apply it again; or compile the model, model.compile()"
-            )
+        by = context_of(forward)
+        if forward is not self._forward and by is not None:  # since the mask was applied
+            self._denoiser.forward, self._before = self._forward, by(self._original)
+            self._compile(by)
+            return True
         wrapper = _wrapper_of(self._denoiser)
         if wrapper is None and not is_compiled(self._denoiser):
             return False
@@ -157,6 +154,16 @@ class Whole:
             del self._denoiser.forward
         else:
             self._denoiser.forward = self._before
+
+
+def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which torch.compile leaves as it is, also where it is asked for a full graph of it."""
+    inner = torch.compiler.disable(function)
+
+    def untraced(*args: Any, **kwargs: Any) -> Any:
+        return inner(*args, **kwargs)
+
+    return skip(functools.update_wrapper(untraced, function))
 
 
 def blocks_to_compile(denoiser: nn.Module, graph: BlockGraph) -> list[str]:
