@@ -215,8 +215,9 @@ def test_a_pipeline_that_steps_copies_of_its_scheduler_is_told_that_the_mask_has
         assert torch.equal(call(), full)
 
 
-@pytest.mark.shows("pipelines that read attention (SAG)", apply="refused")
+@pytest.mark.shows("pipelines that read attention (SAG)", apply="refused", learn="refused")
 def test_a_pipeline_that_reads_attention_is_refused():
     pipe = quiet(stable_diffusion("StableDiffusionSAGPipeline"))
-    with pytest.raises(UnsupportedModelError, match="reads the attention of blocks"):
-        stepmask.apply(pipe, schedules.fora(pipe, 4, 2))
+    for verb, *given in ((stepmask.apply, schedules.fora(pipe, 4, 2)), (stepmask.learn, 4, 0.6)):
+        with pytest.raises(UnsupportedModelError, match="reads the attention of blocks"):
+            verb(pipe, *given)

@@ -13,7 +13,7 @@ from stepmask.inspection.placement import cast_to, device_of, dtype_of, is_offlo
 from stepmask.inspection.quantised import is_quantised, lets_gradients_through
 from stepmask.inspection.registry import denoiser_of, denoisers_of
 from stepmask.learning.processes import launched
-from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
+from stepmask.runtime.apply import check_reads_no_attention, has_cache_of_diffusers, is_applied
 from stepmask.runtime.rows import Course
 from stepmask.runtime.spread import mesh_of
 
@@ -45,9 +45,10 @@ def check_full_run(pipe: Any) -> None:
 
     Raises:
         StepMaskError: A mask is applied to the model.
-        UnsupportedModelError: It is spread over processes, or has a cache of diffusers.
+        UnsupportedModelError: It is spread over processes, has a cache of diffusers, or reads the attention of blocks.
     """
     denoiser = denoiser_of(pipe)
+    check_reads_no_attention(pipe)
     if launched()[1] > 1 and mesh_of(denoiser) is not None:
         raise UnsupportedModelError(
             "the denoiser is spread over the processes (enable_parallelism, or sharded weights), and learning shares "

@@ -111,11 +111,7 @@ def apply_plan(
             module of it.
     """
     denoisers = denoisers_of(pipe)
-    if type(pipe).__name__ in READ_ATTENTION:
-        raise UnsupportedModelError(
-            f"{type(pipe).__name__} reads the attention of blocks at every step, and what a mask leaves out attends to "
-            "nothing: use another pipeline of the same parts, such as StableDiffusionPipeline(**pipe.components)"
-        )
+    check_reads_no_attention(pipe)
     _check_alike(pipe, denoisers, description)
     if other_callers(pipe):
         raise StepMaskError(
@@ -141,6 +137,19 @@ def apply_plan(
     for denoiser in denoisers:
         applied[denoiser] = ref(handle)
     return handle
+
+
+def check_reads_no_attention(pipe: Any) -> None:
+    """Refuse a pipeline that needs what every block attends to.
+
+    Raises:
+        UnsupportedModelError: It does.
+    """
+    if type(pipe).__name__ in READ_ATTENTION:
+        raise UnsupportedModelError(
+            f"{type(pipe).__name__} reads the attention of blocks at every step, and what a mask leaves out attends to "
+            "nothing: use another pipeline of the same parts, such as StableDiffusionPipeline(**pipe.components)"
+        )
 
 
 def _check_alike(pipe: Any, denoisers: tuple[nn.Module, ...], description: Description) -> None:

@@ -305,7 +305,8 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
     found = "no row" if not rows else f"{len(rows)} rows"
     raise PositionError(
         f"{found} of the {type(scheduler).__name__}'s run has timestep {float(timestep):g}, so the mask cannot tell "
-        "where the run stands: does another pipeline or scheduler use the same denoiser? Remove the mask before that"
+        "where the run stands: does another pipeline or scheduler use the same denoiser? Remove the mask before that. "
+        "No mask follows a loop that says noise levels in the place of timesteps, as KarrasVePipeline does"
     )
 
 
