@@ -17,6 +17,7 @@ from stepmask.cli.common.provenance import asked, reached
 from stepmask.learning import EndToEnd, Paper
 from stepmask.optimisation import Frontier, Point
 from stepmask.optimisation.frontier import WAYS
+from stepmask.runtime import elsewhere
 from tiny import ddim_pipeline
 
 
@@ -168,6 +169,17 @@ def test_sample_writes_both_runs_side_by_side(run, folder, mask_file, tmp_path):
 def test_sample_without_comparison(run, folder, mask_file, tmp_path):
     run("sample", folder, "--mask", mask_file, "-o", tmp_path, "-n", 1, "--first-seed", 5, "--no-compare")
     assert names(tmp_path) == ["masked"] and names(tmp_path / "masked") == ["000005.png"]
+
+
+@pytest.mark.parametrize("verb", [["sample", "--no-compare", "-o", "{out}"], ["evaluate", "--no-speed"]])
+def test_where_cached_values_wait(verb, run, folder, mask_file, tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(elsewhere, "moves", lambda tensor, device: sent.append(str(device)))
+    verb, *options = (part.format(out=tmp_path) for part in verb)
+    run(verb, folder, "--mask", mask_file, "-n", 1, *options)
+    assert not sent
+    run(verb, folder, "--mask", mask_file, "-n", 1, *options, "--cache-device", "cpu")
+    assert set(sent) == {"cpu"}
 
 
 def test_evaluate_prints_a_table_and_writes_json(run, folder, mask_file, tmp_path):

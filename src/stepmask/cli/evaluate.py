@@ -37,6 +37,7 @@ def evaluate(
     call: Call = None,
     device: shared.Device = None,
     dtype: shared.Precision = None,
+    cache_device: shared.CacheDevice = None,
 ) -> None:
     """Compare MODEL with and without a mask or a recipe: PSNR, SSIM, MACs and speed.
 
@@ -62,6 +63,7 @@ def evaluate(
             speed=speed,
             speed_pairs=pairs,
             reference="converged" if converged else None,
+            cache_device=cache_device,
             progress=tell,
         )
     stdout().print(result)

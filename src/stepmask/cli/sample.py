@@ -31,6 +31,7 @@ def sample(
     call: Call = None,
     device: shared.Device = None,
     dtype: shared.Precision = None,
+    cache_device: shared.CacheDevice = None,
 ) -> None:
     """Sample images from MODEL with a mask or a recipe, by the scheduler and the steps that it was made for."""
     from stepmask.evaluation import sampler_for
@@ -40,7 +41,8 @@ def sample(
     ready_folder(output)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
     wanted, out = range(first_seed, first_seed + num_images), stdout()
-    sampler, seeds = sampler_for(pipe, decision, wanted, call_kwargs=given, conditions=conditions)
+    options = {"call_kwargs": given, "conditions": conditions, "cache_device": cache_device}
+    sampler, seeds = sampler_for(pipe, decision, wanted, **options)
     with runs_bar("sampling") as tell:
         if compare:
             pairs = sample_pairs(sampler, seeds, batch_size, progress=tell)

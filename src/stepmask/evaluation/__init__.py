@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from stepmask.cost import BATCH_SIZE
@@ -25,6 +26,7 @@ from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
 from stepmask.recipe import Recipe
 from stepmask.runtime.apply import has_cache_of_diffusers, is_applied
+from stepmask.runtime.elsewhere import checked_device
 from stepmask.runtime.task import Task
 
 __all__ = [
@@ -48,6 +50,7 @@ def evaluate(
     speed: bool = True,
     speed_pairs: int = 3,
     reference: Tensor | Literal["converged"] | None = None,
+    cache_device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Sample with and without a mask or recipe from the same noise, and compare pictures, MACs and times.
@@ -72,6 +75,7 @@ def evaluate(
         reference: (N, C, H, W) images of the full run from an earlier evaluation with the same seeds
             (``evaluation.full``), so that several masks share one full run. With "converged" images are compared
             with the run of so many steps that more of them change nothing.
+        cache_device: Where cached values wait until they are read, as `stepmask.apply` takes it.
         progress: Called after every run with the number of runs done and to do.
 
     Raises:
@@ -84,7 +88,7 @@ def evaluate(
             f"batch_size and speed_pairs must be whole numbers of at least 1, got {batch_size!r} and {speed_pairs!r}"
         )
     pipe = as_pipeline(pipe, scheduler)
-    sampler, seeds = sampler_for(pipe, mask_or_plan, seeds, num_inference_steps, call_kwargs, conditions)
+    sampler, seeds = sampler_for(pipe, mask_or_plan, seeds, num_inference_steps, call_kwargs, conditions, cache_device)
     against = FULL_RUN
     if isinstance(reference, str):
         if reference != "converged":
@@ -128,12 +132,14 @@ def sampler_for(
     num_inference_steps: int | None = None,
     call_kwargs: Mapping[str, Any] | None = None,
     conditions: str | Path | Sequence[str] | Sequence[int] | None = None,
+    cache_device: str | torch.device | None = None,
 ) -> tuple[Sampler, list[int]]:
     """Return what samples with and without a mask, and the seeds to give it. The arguments are those of `evaluate`."""
     if is_applied(denoiser_of(pipe)):
         raise StepMaskError("a mask is applied to this model, so there is no full run to compare with: remove it first")
     if not isinstance(mask_or_plan, StepMask | Plan | Recipe):
         raise StepMaskError(f"expected a StepMask, a Plan or a Recipe, got {type(mask_or_plan).__name__}")
+    device = checked_device(cache_device)
     recipe = mask_or_plan if isinstance(mask_or_plan, Recipe) else None
     mask = mask_or_plan if isinstance(mask_or_plan, StepMask) else mask_or_plan.mask
     made = mask_or_plan if recipe is not None else mask
@@ -149,7 +155,8 @@ def sampler_for(
         mask = task.mask(np.ones(task.shape, bool))
     mask.check(graph=task.graph)
     plan = mask_or_plan if isinstance(mask_or_plan, Plan) else make_plan(mask, task.graph)
-    return Sampler(task, plan, Conditions(task.pipe, task.call_kwargs, len(seeds)), recipe=recipe), seeds
+    given = Conditions(task.pipe, task.call_kwargs, len(seeds))
+    return Sampler(task, plan, given, recipe=recipe, cache_device=device), seeds
 
 
 def _steps_of(decision: StepMask | Recipe) -> int:

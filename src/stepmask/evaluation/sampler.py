@@ -37,6 +37,7 @@ class Sampler:
     ran: Plan | None = None  #: What the latest masked run executed: less than the plan where it began late.
     peak_cache_bytes: int = 0  #: Largest cache of all masked runs so far.
     recipe: Recipe | None = None  #: What the masked run executes, where that is more than a plan.
+    cache_device: torch.device | None = None  #: Where cached values wait; None leaves them where they were computed.
 
     def full(self, start: int, seeds: Sequence[int], num_inference_steps: int | None = None) -> tuple[Tensor, Times]:
         """Return images (N, C, H, W) in [0, 1] of the plain pipeline, one per seed, and the times of the run.
@@ -54,13 +55,14 @@ class Sampler:
         """Return images (N, C, H, W) in [0, 1] under the plan or recipe, and the times of the run; see `full`."""
         if self.recipe is not None:
             return self._by_recipe(start, seeds)
-        with self.task.apply(self.plan, checked=True) as handle:
+        with self.task.apply(self.plan, checked=True, cache_device=self.cache_device) as handle:
             result = self.full(start, seeds)
             self.ran, self.peak_cache_bytes = handle.ran, max(self.peak_cache_bytes, handle.peak_cache_bytes)
         return result
 
     def _by_recipe(self, start: int, seeds: Sequence[int]) -> tuple[Tensor, Times]:
-        with apply_recipe(self.task.pipe, self.recipe, call_kwargs=self.task.call_kwargs) as handle:
+        options = {"call_kwargs": self.task.call_kwargs, "cache_device": self.cache_device}
+        with apply_recipe(self.task.pipe, self.recipe, **options) as handle:
             result = self.full(start, seeds)
             if handle.mask is not None:
                 self.peak_cache_bytes = max(self.peak_cache_bytes, handle.mask.peak_cache_bytes)

@@ -117,10 +117,12 @@ class Task:
         step, timed = first_step(self.pipe, self.call_kwargs), batch_size is not None
         return cost_of(self.description, step, latency=timed, batch_size=batch_size or 1)
 
-    def apply(self, decision: StepMask | Plan, checked: bool = False) -> Handle:
+    def apply(
+        self, decision: StepMask | Plan, checked: bool = False, cache_device: torch.device | None = None
+    ) -> Handle:
         """Let the pipeline sample under a mask or plan of this task, as `stepmask.apply` does; see `apply_plan`."""
         plan = decision if isinstance(decision, Plan) else make_plan(decision, self.graph)
-        return apply_plan(self.pipe, plan, self.description, checked)
+        return apply_plan(self.pipe, plan, self.description, checked, cache_device)
 
     @cached_property
     def noise(self) -> Noise:

@@ -66,6 +66,14 @@ Device = Annotated[
         "processes that learn together, one for each.",
     ),
 ]
+CacheDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where cached values wait until they are read: cpu keeps them off an accelerator that has no room for "
+        "them. The default is where they were computed.",
+    ),
+]
 Conditions = Annotated[
     Path | None,
     typer.Option(
