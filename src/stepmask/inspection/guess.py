@@ -26,7 +26,9 @@ _OTHER_LINEAR = re.compile(r"norm|mod|ada|emb|time|skip", re.IGNORECASE)
 _OF_UNETS = re.compile(
     r"(down_blocks|mid_block|up_blocks)\.(.+\.)?"
     r"(\w*resnets\w*|\w*attentions|motion_modules|temp_convs|downsamplers|upsamplers)\.\d+"
+    r"|(input_blocks\.\d+|middle_block|output_blocks\.\d+)\.\d+"
 )
+"""As diffusers names them, and as latent-diffusion did, where a lone convolution takes in the sample."""
 
 
 def guessed_sites(model: nn.Module) -> dict[str, Kind]:
@@ -36,7 +38,7 @@ def guessed_sites(model: nn.Module) -> dict[str, Kind]:
         UnknownArchitectureError: Nothing does.
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    found = {name for name in modules if _OF_UNETS.fullmatch(name)}
+    found = {name for name, module in modules.items() if _OF_UNETS.fullmatch(name) and any(module.children())}
     found = found or {f"{block}.{child}" for block in _blocks(modules) for child in _parts(modules[block])}
     outermost = [name for name in modules if name in found and not _within(name, found)]
     if not outermost:
