@@ -1,7 +1,9 @@
 """Which pipeline ends up running which scheduler."""
 
 import pytest
+import torch
 
+from small import pixart_pipeline
 from stepmask.cli.common.arguments import Scheduler
 from stepmask.cli.common.models import CLASSES, load
 from stepmask_lab import reference
@@ -30,11 +32,18 @@ def test_pipeline_that_runs_a_scheduler_rightly(name, from_ddim, from_ddpm, fold
 
 
 def test_dtype(folder):
-    import torch
-
     from stepmask.cli.common.arguments import DType
 
     assert load(str(folder), device="cpu", dtype=DType.bfloat16).unet.dtype == torch.bfloat16
+
+
+def test_a_text_encoder_that_was_saved_in_half_precision(tmp_path):
+    """transformers loads it as it was saved, and diffusers the denoiser in float32."""
+    pytest.importorskip("transformers")
+    pixart_pipeline().to(torch.float16).save_pretrained(tmp_path / "half")
+    pipe = load(str(tmp_path / "half"), device="cpu")
+    assert pipe.text_encoder.dtype == pipe.transformer.dtype == torch.float32
+    assert len(pipe("a photo of a cat", num_inference_steps=2, output_type="pt").images) == 1
 
 
 def test_a_folder_with_a_pipeline_of_ours(tmp_path):

@@ -111,11 +111,31 @@ def _load(model: str, dtype: DType | None) -> Any:
         pipeline = saved_pipeline_class(Path(model), model) if own else DiffusionPipeline
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`torch_dtype` is deprecated")  # older diffusers know no other
-            return pipeline.from_pretrained(model, **({} if precision is None else {"torch_dtype": precision}))
+            if precision is not None:
+                return pipeline.from_pretrained(model, torch_dtype=precision)
+            return _in_one_precision(pipeline.from_pretrained(model))
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         where = "" if own else " (no such folder here; taken for a model on the hub)"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise StepMaskError(f"cannot load {model}{where}: {reason}") from error
+
+
+def _in_one_precision(pipe: Any) -> Any:
+    """The pipeline with text encoders in the precision of its denoiser.
+
+    Where none is asked for, diffusers loads float32 and transformers what was saved.
+    """
+    from torch import nn
+
+    from stepmask.inspection.placement import dtype_of
+    from stepmask.inspection.registry import denoiser_of
+
+    wanted = dtype_of(denoiser_of(pipe))
+    for part in pipe.components.values():
+        of_transformers = isinstance(part, nn.Module) and hasattr(type(part), "get_input_embeddings")
+        if of_transformers and not getattr(part, "is_quantized", False):
+            part.to(wanted)
+    return pipe
 
 
 def _to(pipe: Any, device: str | None) -> Any:
