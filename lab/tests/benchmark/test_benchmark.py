@@ -36,6 +36,7 @@ FIELDS = {
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
     monkeypatch.setattr(reference, "names", lambda: sorted(MODELS))
+    monkeypatch.setattr(reference, "OF_TABLES", sorted(MODELS))
     monkeypatch.setattr(reference, "load", lambda name, dtype=None: MODELS[name]())
     monkeypatch.setattr(methods, "TRAJECTORIES", 2)
     monkeypatch.setattr(methods, "LEARNED_RIVALS", RIVALS)
@@ -240,9 +241,9 @@ def test_scores_come_with_intervals_and_the_full_runs_own(tmp_path, counted):
     assert score["low"] < score["value"] < score["high"] and score["num_images"] == 3 and masked["speed"]["pairs"] == 3
 
 
-def test_no_reference_models(tmp_path, monkeypatch):
+def test_a_reference_model_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "names", lambda: [])
-    with pytest.raises(StepMaskError, match="no reference models"):
+    with pytest.raises(StepMaskError, match="no reference model 'a-dit'"):
         run_benchmark(tmp_path / "bench", **QUICK)
     assert not (tmp_path / "bench").exists()
 

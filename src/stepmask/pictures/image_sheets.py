@@ -14,7 +14,7 @@ from stepmask.errors import StepMaskError
 TILE_PIXELS = 96
 """Small images are enlarged to at least this, by a whole factor, so that no pixel is blurred."""
 
-GAP, MARGIN = 3, 24
+GAP, MARGIN, LINE = 3, 24, 18
 
 
 def to_pixels(images: Any) -> np.ndarray:
@@ -81,11 +81,12 @@ def side_by_side(
     return sheet
 
 
-def same_seeds(strips: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
+def same_seeds(strips: Sequence[tuple[str, str, Image.Image]], captions: Sequence[str] = ()) -> Image.Image:
     """Lay out one row per method, with the same seed in each column and every pixel as it was made.
 
     Args:
         strips: Name, a note below it, and the images side by side, each as high as it is wide; all of one size.
+        captions: What stands above the columns, broken into lines as wide as they are.
     """
     if not strips or len({strip.size for _, _, strip in strips}) != 1:
         raise StepMaskError("a grid of the same seeds needs strips of one size: make all with the same images")
@@ -94,16 +95,32 @@ def same_seeds(strips: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
     size, count = images[0].height, images[0].width // images[0].height
     label = max(_width(names, large), _width(notes, plain)) + MARGIN
     step = _enlarged(images[0].crop((0, 0, size, size))).width + GAP
-    sheet = Image.new("RGB", (MARGIN + label + count * step + MARGIN, 2 * MARGIN + len(strips) * step), "white")
+    above = [_broken(caption, plain, step - 4 * GAP) for caption in captions]
+    head = MARGIN + LINE * max((caption.count("\n") + 1 for caption in above), default=0)
+    sheet = Image.new("RGB", (MARGIN + label + count * step + MARGIN, head + len(strips) * step + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
+    for column, caption in enumerate(above[:count]):
+        draw.text((MARGIN + label + column * step, MARGIN // 2), caption, fill="black", font=plain)
     for row, (name, note, strip) in enumerate(strips):
-        top = MARGIN + row * step
+        top = head + row * step
         draw.text((MARGIN, top + step // 2 - 22), name, fill="black", font=large)
         draw.text((MARGIN, top + step // 2 + 2), note, fill="#555555", font=plain)
         for column in range(count):
             tile = strip.convert("RGB").crop((column * size, 0, (column + 1) * size, size))
             sheet.paste(_enlarged(tile), (MARGIN + label + column * step, top))
     return sheet
+
+
+def _broken(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """A text with line breaks between words, so that its lines fit a width where words do."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
 
 
 def _enlarged(tile: Image.Image) -> Image.Image:

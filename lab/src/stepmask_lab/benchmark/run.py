@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepmask.errors import StepMaskError
 from stepmask.printing import console as new_console
 from stepmask_lab import reference
 from stepmask_lab.benchmark.compare import Comparison
@@ -41,7 +40,7 @@ def run_benchmark(
 
     Args:
         output: Folder for results, masks and the curve; what is there already is not measured again.
-        models: Names of reference models; by default all.
+        models: Names of reference models; by default those of the papers' tables.
         chosen: Methods; by default all.
         targets: Budgets of the learned masks.
         steps: Numbers of inference steps.
@@ -55,13 +54,12 @@ def run_benchmark(
         All rows: model, steps, method, setting, macs, psnr_mean, psnr_min, psnr_sem, ssim_mean.
 
     Raises:
-        StepMaskError: There are no reference models.
+        StepMaskError: There is no such reference model.
     """
-    if not reference.names():
-        raise StepMaskError("the package has no reference models; see stepmask_lab.reference.train")
-    console = new_console()
+    console, names = new_console(), list(models or reference.OF_TABLES)
+    for name in names:
+        reference.check(name)
     output.mkdir(parents=True, exist_ok=True)
-    names = list(models or reference.names())
     for name in names:
         pipe = reference.load(name)
         for count in steps:

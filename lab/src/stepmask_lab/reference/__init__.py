@@ -3,6 +3,7 @@
 ``load("ddpm-cifar10")`` is a DDIMPipeline, ``load("dit-cifar10")`` a DiTPipeline. ``load("ldm-cifar10")`` is a
 `class_conditional_ldm.ClassConditionalLDMPipeline`, as diffusers has none. ``load("pixart-cifar10")`` is a
 `text_to_image.SmallPixArtPipeline`, a PixArtSigmaPipeline with other defaults; it reads prompts and needs transformers.
+``load("pixart-emoji")`` is one too, and draws emoji of 64 pixels.
 How they were trained is recorded in ``training.json`` beside the weights; `train` is the script.
 """
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PREFIX = "reference:"
 _WEIGHTS = Path(__file__).parent / "weights"
+OF_TABLES = ("ddpm-cifar10", "dit-cifar10", "ldm-cifar10", "pixart-cifar10")
+"""The models that benchmarks measure by default: one for each of the papers' tables."""
 OWN_PIPELINES = {
     "ClassConditionalLDMPipeline": "stepmask_lab.reference.class_conditional_ldm",
     "SmallPixArtPipeline": "stepmask_lab.reference.text_to_image",
@@ -43,9 +46,18 @@ def folder(name: str) -> Path:
     Raises:
         StepMaskError: There is no such model.
     """
+    check(name)
+    return _WEIGHTS / name
+
+
+def check(name: str) -> None:
+    """See that there is such a reference model.
+
+    Raises:
+        StepMaskError: There is none.
+    """
     if name not in names():
         raise StepMaskError(f"no reference model {name!r}; there are {', '.join(names())}")
-    return _WEIGHTS / name
 
 
 def load(name: str, dtype: Any = None) -> Any:
