@@ -100,6 +100,8 @@ def test_spaced_steps_are_so_many_and_denser_at_the_beginning(power):
         for count in range(1, rows + 1):
             steps = spaced(rows, count, power)
             assert steps[0] == 0 and len(set(steps)) == count and steps == sorted(steps) and steps[-1] < rows
+            late = spaced(rows, count, power, 0.5)
+            assert len(set(late)) == count and late == sorted(late) and steps[-1] <= late[-1] < rows
     wide, narrow = np.diff(spaced(1000, 10, power)), np.diff(spaced(1000, 10, 1))
     assert (np.diff(wide) >= -1).all() and wide[0] <= narrow[0]
 

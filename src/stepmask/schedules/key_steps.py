@@ -81,8 +81,10 @@ def shallow_step(steps: Sequence[int]) -> int | None:
     return early if 0 < early < steps[1] else None
 
 
-def spaced(num_rows: int, count: int, power: float = POWER) -> list[int]:
-    """`count` steps of `num_rows`, step i at ``num_rows (i / count) ** power``, rounded, no two the same.
+def spaced(num_rows: int, count: int, power: float = POWER, last: float = 1.0) -> list[int]:
+    """`count` steps of `num_rows`, step i at ``num_rows (i / n) ** power``, rounded, no two the same.
+
+    Here n is ``count - 1 + last``: the stretch after the last of them is `last` times as long as spacing has it.
 
     Raises:
         StepMaskError: There are not so many steps, or `power` is below 1.
@@ -93,7 +95,7 @@ def spaced(num_rows: int, count: int, power: float = POWER) -> list[int]:
         )
     if isinstance(power, bool) or not isinstance(power, int | float) or not 1 <= power <= 4:
         raise StepMaskError(f"power must be a number from 1 to 4, got {power!r}")
-    wanted = num_rows * (np.arange(count) / count) ** power
+    wanted = num_rows * (np.arange(count) / (count - 1 + last)) ** power
     # evenly spaced ones are cut off, not rounded: rather early than late
     near = np.floor(wanted) if power == 1 else np.round(wanted)
     steps = np.maximum.accumulate(near - np.arange(count)) + np.arange(count)

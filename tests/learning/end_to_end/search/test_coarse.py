@@ -55,7 +55,7 @@ def test_spacings_contend_with_the_weights_they_have_learned(monkeypatch):
     assert chosen is contenders[-1] and iterations == [3, 3, 3], "of 10"
     dearer = search._bounds(0.5)[1]
     alike, best = search._spaced_like(chosen, dearer), search._whole_steps(dearer)[0]
-    assert alike is not best and search._powers_of(alike) & search._powers_of(chosen) and alike.cost > chosen.cost
+    assert alike is not best and search._spacings_of(alike) & search._spacings_of(chosen) and alike.cost > chosen.cost
     assert search._dearer(chosen, dearer) == [best, alike] and search._dearer(best, dearer) == [best]
 
 

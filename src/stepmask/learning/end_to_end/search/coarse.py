@@ -18,7 +18,7 @@ import numpy as np
 
 from stepmask.errors import TargetError
 from stepmask.learning.end_to_end.judge import PSNR_CAP, Judge
-from stepmask.learning.end_to_end.search.portfolio import POWERS, coarse_steps, moved_steps, powers_of
+from stepmask.learning.end_to_end.search.portfolio import SPACINGS, coarse_steps, moved_steps, spacings_of
 from stepmask.learning.end_to_end.search.search import Round, Search, name_of
 from stepmask.learning.end_to_end.tables import Candidate, Table
 from stepmask.learning.end_to_end.times import Times
@@ -89,7 +89,7 @@ class CoarseSearch(Search):
         config, total = times.config, 0.0
         refining, contends = config.gradients and config.rounds > 0, config.gradients and config.learns_gains
         moves = config.num_moves * (1 if config.gradients else MOVES_BY_RUNS)
-        spacings = len(POWERS) * (1 + self.task.graph.has_levels)
+        spacings = len(SPACINGS) * (1 + self.task.graph.has_levels)
         for target in targets:
             dear = self._tuning.over * target
             for bound in [target, dear] if refining else [target]:
@@ -203,16 +203,16 @@ class CoarseSearch(Search):
         if chosen is None or not self._contends:
             return next(iter(found), None)
         alike = [one for one in found if self._is_shallow(one) == self._is_shallow(chosen)] or found
-        spaced = (one for one in alike if self._powers_of(one) & self._powers_of(chosen))
+        spaced = (one for one in alike if self._spacings_of(one) & self._spacings_of(chosen))
         return next(spaced, None) or next(iter(alike), None)
 
     def _is_shallow(self, candidate: Candidate) -> bool:
         """Whether a shallow step is among its key steps."""
         return "shallow" in self._key_steps[candidate.table.digest].provenance
 
-    def _powers_of(self, candidate: Candidate) -> set[float]:
-        """How dense at the beginning its key steps may have been asked for."""
-        return powers_of(self._key_steps[candidate.table.digest].provenance["steps"], self.task.shape[0])
+    def _spacings_of(self, candidate: Candidate) -> set[tuple[float, float]]:
+        """How its key steps may have been spaced."""
+        return spacings_of(self._key_steps[candidate.table.digest].provenance["steps"], self.task.shape[0])
 
     def _best_of_whole_steps(self, most: float) -> Candidate | None:
         """The best table of key steps that costs at most so much."""

@@ -18,8 +18,8 @@ from stepmask.schedules.key_steps import shallow_step, spaced
 MAX_INTERVAL = 7
 """The longest interval of the regular schedules; beyond, too little is computed to be of use."""
 
-POWERS = (1.0, 1.1, 1.2, 1.35)
-"""How much denser key steps are at the beginning."""
+SPACINGS = ((1.0, 1.0), (1.1, 1.0), (1.2, 1.0), (1.35, 1.0), (1.0, 0.5), (1.2, 0.5))
+"""How much denser key steps are at the beginning, and how long the stretch after the last one is, as a share."""
 
 
 def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[Action]) -> Iterator[StepMask]:
@@ -59,38 +59,38 @@ def coarse_steps(
     stretches = stretches or [(0, num_rows)]
     least, forecast = len(stretches), "linear" if Action.linear in allowed else None
 
-    def spread(count: int, power: float = 1.0, early: Sequence[int] = ()) -> StepMask:
-        return key_steps(graph, timesteps, _spaced_in(stretches, count, power), forecast=forecast, shallow=early)
+    def spread(count: int, power: float = 1.0, last: float = 1.0, early: Sequence[int] = ()) -> StepMask:
+        return key_steps(graph, timesteps, _spaced_in(stretches, count, power, last), forecast=forecast, shallow=early)
 
     fewest, all_of_them = (cost(spread(count)) for count in (least, num_rows))
     each = (all_of_them - fewest) / max(num_rows - least, 1)
     most = least + int((target - fewest) / each + 1e-6) if each > 0 else num_rows
-    for power in POWERS:
+    for spacing in SPACINGS:
         for count in range(min(max(least, most), num_rows), least - 1, -1):
-            mask = spread(count, power)
+            mask = spread(count, *spacing)
             if shallow:
                 early = shallow_step(mask.provenance["steps"])
                 if early is None:
                     break
-                mask = spread(count, power, [early])
+                mask = spread(count, *spacing, [early])
             if count == least or cost(mask) <= target + 1e-6:  # the first and the last step may cost more, or less
                 yield mask
                 break
 
 
-def _spaced_in(stretches: Sequence[tuple[int, int]], count: int, power: float) -> list[int]:
+def _spaced_in(stretches: Sequence[tuple[int, int]], count: int, power: float, last: float) -> list[int]:
     """So many steps, in each stretch as its length has it and at least one, spaced as if it were alone."""
     lengths = [end - first for first, end in stretches]
     counts = [1] * len(stretches)
     for _ in range(count - len(stretches)):  # each to the stretch whose steps lie farthest apart
         counts[max(range(len(counts)), key=lambda i: lengths[i] / counts[i])] += 1
     found = zip(stretches, lengths, counts, strict=True)
-    return [first + step for (first, _), length, many in found for step in spaced(length, many, power)]
+    return [first + step for (first, _), length, many in found for step in spaced(length, many, power, last)]
 
 
-def powers_of(steps: Sequence[int], num_rows: int) -> set[float]:
-    """Of `POWERS` those by which `coarse_steps` spaces such steps."""
-    return {power for power in POWERS if spaced(num_rows, len(steps), power) == list(steps)}
+def spacings_of(steps: Sequence[int], num_rows: int) -> set[tuple[float, float]]:
+    """Of `SPACINGS` those by which `coarse_steps` spaces such steps."""
+    return {spacing for spacing in SPACINGS if spaced(num_rows, len(steps), *spacing) == list(steps)}
 
 
 def moved_steps(steps: Sequence[int], num_rows: int, seed: int) -> Iterator[list[int]]:
