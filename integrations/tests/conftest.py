@@ -4,6 +4,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -22,6 +23,14 @@ except RuntimeError:  # built for another torch than this one; declared, its ope
     library = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+try:
+    import torchaudio  # noqa: F401
+except (ImportError, OSError):  # as above; ComfyUI imports it for models that make sounds
+    for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"):
+        sys.modules[name] = ModuleType(name)
+    sys.modules["torchaudio"].functional = sys.modules["torchaudio.functional"]
+    sys.modules["torchaudio"].transforms = sys.modules["torchaudio.transforms"]
 
 import comfy.cli_args  # noqa: E402
 

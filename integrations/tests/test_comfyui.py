@@ -1,11 +1,16 @@
 """Masks on ComfyUI's own models and samplers."""
 
+import asyncio
 from contextlib import contextmanager
 from functools import cache
+from typing import ClassVar
+from unittest.mock import MagicMock
 
 import comfy.samplers
 import comfy.utils
+import execution
 import folder_paths
+import nodes
 import numpy as np
 import pytest
 import torch
@@ -185,7 +190,7 @@ def node(name: str, *args, **kwargs):
     return getattr(class_(), class_.FUNCTION)(*args, **kwargs)
 
 
-def test_a_workflow_learns_saves_loads_applies_and_shows(tmp_path, monkeypatch):
+def test_nodes_learn_save_load_apply_and_show(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
     name = "WAN21_T2V"
     positive, negative = conditions(name)
@@ -212,6 +217,76 @@ def test_a_workflow_learns_saves_loads_applies_and_shows(tmp_path, monkeypatch):
     assert float(made) == loaded.provenance["latent_mse"] == error(mask), "the very run that was judged"
     (image,) = node("ShowStepMask", mask=loaded)
     assert image.dim() == 4 and image.shape[-1] == 3 and 0 <= image.min() < image.max() <= 1
+
+
+class TinyModel:
+    """A node in place of a loader of checkpoints."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL", "CONDITIONING", "CONDITIONING")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"name": (list(CONFIGURATIONS),)}}
+
+    def make(self, name):
+        return model_of(name), *conditions(name)
+
+
+class Keep:
+    """A node at the end of a workflow."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "keep", (), True
+    kept: ClassVar = []
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",), "image": ("IMAGE",)}}
+
+    def keep(self, latent, image):
+        self.kept[:] = [latent["samples"], image]
+        return {}
+
+
+def run_headless(prompt) -> execution.PromptExecutor:
+    """Run a workflow in the format of ComfyUI's API, as its server does."""
+    valid, error, outputs, of_nodes = asyncio.run(execution.validate_prompt("run", prompt, None))
+    assert valid, (error, of_nodes)
+    executor = execution.PromptExecutor(MagicMock(client_id=None), cache_args={"ram": 0, "ram_inactive": 0})
+    executor.execute(prompt, "run", execute_outputs=outputs)
+    return executor
+
+
+@pytest.mark.parametrize("steps", [STEPS, STEPS - 1])
+def test_a_workflow_runs_headless(steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
+    for class_ in (TinyModel, Keep, *NODE_CLASS_MAPPINGS.values()):
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, class_.__name__, class_)
+    whole().save(tmp_path / "mask.json")
+    sampling = {
+        "positive": ["model", 1], "negative": ["model", 2], "latent_image": ["empty", 0], "seed": 0, "cfg": 3.0,
+        "sampler_name": "euler", "scheduler": "simple",
+    }  # fmt: skip
+    source = str(tmp_path / "mask.json")
+    workflow = {
+        "model": {"class_type": "TinyModel", "inputs": {"name": "SD15"}},
+        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
+        "mask": {"class_type": "LoadStepMask", "inputs": {"source": source, "share": 0.0}},
+        "apply": {"class_type": "ApplyStepMask", "inputs": {"model": ["model", 0], "mask": ["mask", 0]}},
+        "sampler": {
+            "class_type": "KSampler",
+            "inputs": {"model": ["apply", 0], **sampling, "steps": steps, "denoise": 1.0},
+        },
+        "map": {"class_type": "ShowStepMask", "inputs": {"mask": ["mask", 0]}},
+        "end": {"class_type": "Keep", "inputs": {"latent": ["sampler", 0], "image": ["map", 0]}},
+    }
+    executor = run_headless(workflow)
+    said = dict(executor.status_messages)
+    if steps != STEPS:
+        assert "the mask has 6 rows, the sampler makes 5 steps" in said["execution_error"]["exception_message"]
+        return
+    assert executor.success, said
+    expected = sample(under_mask(model_of("SD15"), whole()), "SD15", batch=2, scheduler="simple")
+    assert torch.equal(Keep.kept[0], expected) and Keep.kept[1].shape[-1] == 3
 
 
 def test_a_family_needs_a_share_and_a_mask_has_none(tmp_path, monkeypatch):
