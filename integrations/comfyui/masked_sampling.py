@@ -77,11 +77,17 @@ class _MaskedSampling:
             self._run.step(sigma)
         return executor(x, sigma, *args, **kwargs)
 
-    def apply_model(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def apply_model(
+        self, executor: Any, x: Tensor, t: Tensor, concat: Any, text: Any, control: Any, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Around one call of the model."""
+
+        def call() -> Tensor:
+            return executor(x, t, concat, text, control, *args, **kwargs)
+
         if self._run is not None:
-            self._run.called(executor.class_obj, kwargs.get("control"), lambda: executor(*args, **kwargs))
-        return executor(*args, **kwargs)
+            self._run.called(executor.class_obj, control, call)
+        return call()
 
 
 class SamplerRun:
@@ -143,7 +149,7 @@ class SamplerRun:
         elif control is not None and not self._has_control:
             raise StepMaskError(
                 "a ControlNet sets in while the mask runs, and it writes into the values that the mask keeps: let it "
-                "act from the first step on (start_percent 0)"
+                "act from the first step on (start_percent 0), on both prompts"
             )
 
     def _apply(self, start: Callable[[], Any]) -> Any:

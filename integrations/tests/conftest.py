@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import diffusers  # noqa: F401  both ask what there is, and are not to find what stands in below
 import pytest
 import torch
+import transformers  # noqa: F401
 
 HERE = Path(__file__).parent
 NODES = HERE.parent / "comfyui"

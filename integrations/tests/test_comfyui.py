@@ -14,6 +14,7 @@ import nodes
 import numpy as np
 import pytest
 import torch
+from comfy.controlnet import ControlBase
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from stepmask_comfyui import NODE_CLASS_MAPPINGS
 from stepmask_comfyui.masked_sampling import ONCE_A_STEP, under_mask
@@ -50,6 +51,14 @@ def graph_of(name: str):
     """What a first sampling has found out."""
     sample(under_mask(model_of(name), whole(steps=1, keys=[0])), name, steps=1)
     return stepmask.describe(model_of(name).model.diffusion_model)
+
+
+def resting(name: str, site: str) -> StepMask:
+    """One site rests between the key steps, all others compute."""
+    graph = graph_of(name)
+    compute = np.ones((STEPS, len(graph)), bool)
+    compute[np.setdiff1d(range(STEPS), KEYS), graph.names.index(site)] = False
+    return StepMask(compute=compute, sites=graph.names, timesteps=range(STEPS), provenance={"timesteps": "nominal"})
 
 
 @contextmanager
@@ -98,13 +107,34 @@ def test_sites_rest_one_by_one_though_patches_write_into_their_values(batch):
     name, site = "SD15", "output_blocks.2.1"
     patched = model_of(name).clone()
     patched.set_model_output_block_patch(lambda h, skip, options: (h.mul_(1.05), skip))
-    graph = graph_of(name)
-    compute = np.ones((STEPS, len(graph)), bool)
-    compute[[2, 4, 5], graph.names.index(site)] = False
-    mask = StepMask(compute=compute, sites=graph.names, timesteps=range(STEPS), provenance={"timesteps": "nominal"})
+    mask = resting(name, site)
     with held(name, site, KEYS):
         expected = sample(patched, name, batch=batch)
     assert torch.equal(sample(under_mask(patched, mask), name, batch=batch), expected)
+
+
+class Adds(ControlBase):
+    """Adds to the value in the middle from a step on, in the way of a ControlNet: into that value."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.left = first
+
+    def get_control(self, noisy, *_):
+        self.left -= 1
+        return None if self.left >= 0 else {"middle": [torch.full((len(noisy), 64, 4, 4), 0.5)]}
+
+
+def test_a_controlnet_acts_from_the_first_step_on():
+    name, site = "SD15", "middle_block.2"
+    mask = resting(name, site)
+    with held(name, site, KEYS):
+        expected = sample(model_of(name), name, control=Adds(0))
+        without = sample(model_of(name), name)
+    masked = under_mask(model_of(name), mask)
+    assert torch.equal(sample(masked, name, control=Adds(0)), expected) and not torch.equal(expected, without)
+    with pytest.raises(StepMaskError, match="a ControlNet sets in while the mask runs"):
+        sample(masked, name, control=Adds(2))
 
 
 @pytest.mark.parametrize("sampler", ONCE_A_STEP.replace(" or ", ", ").split(", "))

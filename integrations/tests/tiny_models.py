@@ -58,9 +58,11 @@ def conditions(name: str):
 
 
 @torch.inference_mode()
-def sample(model, name, *, steps=6, cfg=3.0, sampler="euler", scheduler="normal", batch=1, **options):
+def sample(model, name, *, steps=6, cfg=3.0, sampler="euler", scheduler="normal", batch=1, control=None, **options):
     """Latents of a sampler."""
     positive, negative = conditions(name)
+    if control is not None:
+        positive[0][1] |= {"control": control, "control_apply_to_uncond": True}
     latents = torch.zeros(batch, *LATENTS[name])
     asked = (comfy.sample.prepare_noise(latents, 0), steps, cfg, sampler, scheduler, positive, negative, latents)
     return comfy.sample.sample(model, *asked, disable_pbar=True, seed=0, **options)
