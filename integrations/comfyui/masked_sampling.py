@@ -20,6 +20,8 @@ import stepmask
 from stepmask import BlockGraph, StepMask, StepMaskError
 from stepmask.inspection.first_step import without_fractions
 
+from .diffusers_names import renamed
+
 KEY = "stepmask"
 SAMPLE, PREDICT, CALL = "sampler_sample", "predict_noise", "apply_model"
 """Wrappers as ``comfy.patcher_extension.WrappersMP`` calls them: around a sampler's run, each of its evaluations, and
@@ -157,7 +159,8 @@ class SamplerRun:
         inputs = inputs_of(denoiser, start)
         with torch.inference_mode(False), torch.no_grad():
             graph = stepmask.register_sites(denoiser, SITES.get(type(denoiser).__name__), inputs)
-            return stepmask.apply(denoiser, fitted(self._mask, graph), scheduler=self)
+            mask = renamed(self._mask, self._model.model_config.unet_config)
+            return stepmask.apply(denoiser, fitted(mask, graph), scheduler=self)
 
     def end(self) -> None:
         """The sampler is done, or was stopped."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import ClassVar
 from unittest.mock import MagicMock
 
@@ -180,8 +180,19 @@ def test_a_run_that_starts_late_is_at_later_rows(keys):
     assert torch.equal(sample(under_mask(model_of(name), mask), name, start_step=2), expected)
 
 
-@pytest.mark.parametrize("forecast", [False, True])
-def test_diffusers_makes_the_same_latents_under_the_same_mask(forecast):
+def key_steps(graph, timesteps, forecast=None) -> StepMask:
+    return schedules.key_steps(graph, timesteps, KEYS, forecast=forecast)
+
+
+def some_cells(graph, timesteps) -> StepMask:
+    """Single blocks rest here and there."""
+    compute = np.random.default_rng(0).random((len(timesteps), len(graph.innermost))) < 0.6
+    compute[0] = True
+    return StepMask(compute=compute, sites=graph.innermost.names, timesteps=timesteps.tolist(), graph=graph.fingerprint)
+
+
+@pytest.mark.parametrize("make", [key_steps, partial(key_steps, forecast="linear"), some_cells])
+def test_diffusers_makes_the_same_latents_under_the_same_mask(make):
     name, steps, cfg = "SD15", 5, 3.0
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16, attention_head_dim=4,
@@ -193,9 +204,7 @@ def test_diffusers_makes_the_same_latents_under_the_same_mask(forecast):
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     scheduler = EulerDiscreteScheduler(timestep_spacing="trailing", **betas)
     scheduler.set_timesteps(steps)
-    mask = schedules.key_steps(
-        stepmask.describe(unet), scheduler.timesteps, KEYS, forecast="linear" if forecast else None
-    )
+    mask = make(stepmask.describe(unet), scheduler.timesteps)
     positive, negative = (part[0][0] for part in conditions(name))
     noise = comfy.sample.prepare_noise(torch.zeros(1, *LATENTS[name]), 0)
     latents = noise * (scheduler.sigmas[0] ** 2 + 1) ** 0.5
