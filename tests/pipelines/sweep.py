@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from functools import partial
+from functools import partial, wraps
 from itertools import accumulate, pairwise, product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from cases import CASES, Case, picture
 from PIL import Image
+from rare import RARE
 from runs import by_reference
 from strangers import STRANGERS
 from torch import Tensor
@@ -51,6 +52,7 @@ STEPS, BATCH, SECONDS, MOST_BYTES = 4, 2, 30, 8 * 2**30
 DENOISERS = ("transformer", "unet", "prior", "decoder")
 TOO_LONG = "it took longer than"
 NO_DENOISER = "it has no denoiser in a place that is known"
+MODULAR = "modular: it gets its blocks and parts when it is loaded; Flux and Stable Diffusion XL are verified as such"
 Pictures = Literal["tensors", "images", "none"]
 """How pictures are given; where a call can go without, also without."""
 
@@ -137,7 +139,7 @@ class Bench:
 
     def __init__(self) -> None:
         self._built: dict[str, Any] = {}
-        self._cases = [*CASES, *STRANGERS]
+        self._cases = [*CASES, *STRANGERS, *RARE]
 
     def candidates(self, kind: type, denoiser: str, most: int = 3) -> list[Case]:
         """The cases that have such a denoiser, the most similar first."""
@@ -262,6 +264,7 @@ def watched(pipe: Any) -> Iterator[list[tuple[int, Any]]]:
     """Log, for every denoiser call, how many steps the scheduler had made, and the timestep."""
     log, steps, step = [], 0, pipe.scheduler.step
 
+    @wraps(step)  # pipelines read from the signature whether it takes a generator
     def count(*args: Any, **kwargs: Any) -> Any:
         nonlocal steps
         made = step(*args, **kwargs)
@@ -342,7 +345,8 @@ def try_pipeline(kind: type, bench: Bench) -> Outcome:
     """What comes of a pipeline class."""
     name, denoiser = kind.__name__, denoiser_class(kind)
     if denoiser is None:
-        return Outcome(name, "", "not tried", NO_DENOISER)
+        is_modular = issubclass(kind, diffusers.ModularPipeline)
+        return Outcome(name, "", "not tried", MODULAR if is_modular else NO_DENOISER)
     candidates = bench.candidates(kind, denoiser)
     first = None
     for case, batch, pictures in product(candidates, (BATCH, 1), get_args(Pictures)):

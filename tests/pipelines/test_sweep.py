@@ -18,7 +18,7 @@ def bench():
 @pytest.mark.parametrize(("name", "found"), [
     ("FluxInpaintPipeline", "bitwise"), ("WanImageToVideoPipeline", "bitwise"),
     ("StableDiffusionPanoramaPipeline", "warned"), ("StableDiffusionSAGPipeline", "refused"),
-    ("VQDiffusionPipeline", "not tried"),
+    ("VQDiffusionPipeline", "not tried"), ("HunyuanDiTPipeline", "bitwise"),
 ])  # fmt: skip
 def test_a_pipeline(name, found, bench):
     outcome = try_pipeline(pipelines()[name], bench)
