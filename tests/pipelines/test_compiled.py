@@ -82,6 +82,9 @@ def wanted_of(case, pipe, mask):
     apply="as compiled eager code, before or after",
     compile="each row of a block is one graph",
 )
+@pytest.mark.shows(
+    "guidance in one batch, in two calls, embedded", compile="compiled blocks, in one batch and embedded"
+)
 def test_compiled_blocks(case, compiled_first):
     pipe, plain = made(case)
     mask = random_actions(pipe, 3)
@@ -103,6 +106,17 @@ def test_compiled_blocks(case, compiled_first):
         assert marks(pipe) == before
     with nothing_new():
         assert torch.equal(case.run(pipe), plain)
+
+
+@pytest.mark.shows("float16, bfloat16", compile="compiled blocks, in bfloat16")
+def test_compiled_blocks_in_half_precision():
+    pipe = DIT.build().to(torch.bfloat16)
+    DIT.run(pipe)
+    mask = random_actions(pipe, 3)
+    wanted = wanted_of(DIT, pipe, mask)
+    compile_blocks(pipe)
+    with stepmask.apply(pipe, mask):
+        assert torch.equal(DIT.run(pipe), wanted) and graphs() > 1
 
 
 def test_masks_of_whole_blocks_need_no_graphs_of_their_own():
