@@ -83,7 +83,7 @@ def other(method: str, name: str = "ddpm-cifar10", target: float = 0.6, **option
 
 
 def demo(folder: Path) -> Any:
-    """The mask of `make demo`."""
+    """Cell by cell at 50 steps, with few images."""
     import stepmask
 
     quicker = {"shrink": 0.3, "num_moves": 0, "num_held_back": 4, "graph_bytes": 2**31, "rounds": 0, "gains": 18}

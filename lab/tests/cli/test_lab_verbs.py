@@ -5,7 +5,7 @@ import json
 import pytest
 
 from command_line import words
-from stepmask import StepMask
+from stepmask import MaskFamily
 
 
 def names(folder):
@@ -13,15 +13,17 @@ def names(folder):
 
 
 def test_demo_does_it_all(run, folder, tmp_path):
-    options = ["--model", folder, "--steps", 4, "--target-macs", 0.9, "--rounds", 1, "--gains", 1]
-    options += ["--num-images", 2]
-    text = run("demo", "-o", tmp_path, *options).stdout
-    pictures = ["grid.png", "heatmap.png", "side_by_side.png"]
-    assert names(tmp_path) == sorted(["evaluation.json", "full", "mask.json", "masked", *pictures])
-    assert "speed-up, denoiser" in text and all(name in text for name in pictures)
-    assert "compute, hold" in text and "forecast" in text
-    record = StepMask.load(tmp_path / "mask.json").provenance
-    assert record["method"] == "end-to-end" and record["asked"] == {"target_macs": 0.9}
+    options = ["--model", folder, "--steps", 4, "--targets", "0.9,0.6", "--rounds", 0, "--gains", 1]
+    text = run("demo", "-o", tmp_path, *options, "--num-images", 2).stdout
+    runs = ["fora-0.6", "fora-0.9", "full", "stepmask-0.6", "stepmask-0.9"]
+    assert names(tmp_path) == sorted(["comparison.png", "evaluation.json", "family.json", *runs])
+    assert all({"010000.png", "010001.png"} <= set(names(tmp_path / name)) for name in runs)
+    assert "speed-up" in text and "comparison.png" in text and "grid.png" in text
+    assert "compute, hold" in text and "forecast" in text and text.count("FORA") >= 2
+    first, second = MaskFamily.load(tmp_path / "family.json")
+    assert 0.6 < first.macs <= 0.9 and second.macs <= 0.6
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert found["stepmask-0.6"]["macs_fraction"] <= 0.6 and found["fora-0.9"]["macs_fraction"] == 1
 
 
 def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path, monkeypatch):
