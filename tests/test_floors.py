@@ -13,7 +13,7 @@ FLOORS = {
     "stepmask": (
         (
             "errors", "values", "files", "hub", "timesteps", "nesting", "graph", "mask", "mask_file", "mask_tables",
-            "printing", "recipe", "recipe_file", "resample", "cost", "family", "plugins", "words",
+            "printing", "recipe", "recipe_file", "resample", "cost", "family", "plugins", "sources", "words",
         ),
         ("liveness", "gate"),
         ("schedules",),
@@ -22,6 +22,7 @@ FLOORS = {
         ("runtime", "presets"),
         ("learning", "evaluation", "pictures"),
         ("report", "optimisation"),
+        ("cards",),
         ("cli",),
         ("__main__",),
     ),

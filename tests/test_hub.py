@@ -1,16 +1,17 @@
-"""Masks and families from folders and the hub, which a stand-in plays here: no test reaches the network."""
+"""Masks, families and recipes from folders, a registry and a hub, which a server on this machine is."""
 
-import shutil
+import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
 import pytest
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
+import stepmask
+from hub_server import TOKEN
 from refusal import check_refused
-from stepmask import MaskFamily, StepMask, StepMaskError
+from stepmask import MaskFamily, Recipe, StepMask
 from stepmask.cli.common.mask_files import load_mask, load_masks
 from stepmask.errors import MaskFileError
 from stepmask.family import Member
@@ -26,54 +27,48 @@ def family() -> MaskFamily:
     return MaskFamily((Member(1.0, 60.0, mask(1.0)), Member(0.3, 30.0, mask(0.3))))
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A folder of repositories; what was asked of it."""
-    root, asked = tmp_path / "hub", []
-
-    class Api:
-        def __init__(self, token=None):
-            asked.append(("token", token))
-
-        def create_repo(self, repo_id, private=None, exist_ok=False):
-            if repo_id.count("/") != 1:
-                raise HFValidationError(f"Repo id must be user/name: {repo_id!r}")
-            asked.append(("private", private))
-            (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
-
-        def upload_file(self, path_or_fileobj, path_in_repo, repo_id, commit_message):
-            shutil.copy(path_or_fileobj, root / repo_id / path_in_repo)
-            asked.append(("message", commit_message))
-            return SimpleNamespace(commit_url=f"hub/{repo_id}/commit/1")
-
-    def download(repo_id, name, revision=None, token=None):
-        asked.append(("revision", revision))
-        if not (root / repo_id / name).exists():
-            raise EntryNotFoundError("404 Client Error.\n\nEntry Not Found for url: ...\nmore")
-        return str(root / repo_id / name)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    return asked
+def recipe() -> Recipe:
+    return Recipe(num_inference_steps=4, mask=mask())
 
 
-@pytest.mark.parametrize(("make", "file"), [(mask, "mask.json"), (family, "family.json")])
+KINDS = pytest.mark.parametrize(
+    ("make", "file"), [(mask, "mask.json"), (family, "family.json"), (recipe, "recipe.json")]
+)
+
+
+@KINDS
 def test_there_and_back(make, file, hub, tmp_path):
     shared = make()
-    assert shared.push_to_hub("me/ddpm", private=True, token="t") == "hub/me/ddpm/commit/1"
-    assert type(shared).from_pretrained("me/ddpm", revision="main") == shared
-    wanted = [("token", "t"), ("private", True), ("message", f"Upload {file} with stepmask"), ("revision", "main")]
-    assert hub == wanted
+    assert shared.push_to_hub("me/ddpm", private=True).startswith(f"{hub.url}/me/ddpm/commit/")
+    repository = hub.repositories["me/ddpm"]
+    assert repository.private and repository.commits == [f"Upload {file} with stepmask"]
+    assert type(shared).from_pretrained("me/ddpm", revision=repository.sha) == shared
+    assert stepmask.load("me/ddpm") == stepmask.load(Path("hub:me/ddpm")) == shared
     shared.push_to_hub("me/ddpm", filename="half.json", commit_message="half")
-    assert type(shared).from_pretrained("me/ddpm", filename="half.json") == shared
+    assert repository.commits[1:] == ["half"]
+    assert type(shared).from_pretrained("me/ddpm", filename="half.json", token=TOKEN) == shared
 
 
-@pytest.mark.parametrize(("make", "file"), [(mask, "mask.json"), (family, "family.json")])
-def test_from_a_folder(make, file, hub, tmp_path):
+@KINDS
+def test_from_a_folder_and_a_file(make, file, hub, tmp_path):
     make().save(tmp_path / file)
-    assert type(make()).from_pretrained(tmp_path) == make() and not hub
+    assert type(make()).from_pretrained(tmp_path) == stepmask.load(tmp_path) == stepmask.load(tmp_path / file) == make()
     make().save(tmp_path / "other.json")
-    assert type(make()).from_pretrained(str(tmp_path), filename="other.json") == make()
+    assert type(make()).from_pretrained(str(tmp_path), filename="other.json") == make() and not hub.asked
+
+
+def test_the_registry_of_a_team_comes_before_the_hub(hub, tmp_path, monkeypatch):
+    mask(1.0).push_to_hub("me/ddpm")
+    (tmp_path / "team/me/ddpm").mkdir(parents=True)
+    mask(0.3).save(tmp_path / "team/me/ddpm/mask.json")
+    monkeypatch.setenv("STEPMASK_REGISTRY", str(tmp_path / "team"))
+    del hub.asked[:]
+    assert StepMask.from_pretrained("me/ddpm") == stepmask.load("me/ddpm") == mask(0.3) and not hub.asked
+    assert stepmask.load("me/ddpm", revision="main") == mask(1.0)
+    (tmp_path / "mask.json").write_text("{}")
+    says = r"^no mask.json in (\.\.|me)/(\.\.|team), neither as a folder, nor in the registry .*team, nor on the hub"
+    for name in ("me/team", "hub:../.."):
+        check_refused(says, StepMask.from_pretrained, name, error=MaskFileError)
 
 
 def test_names_that_are_none(tmp_path, monkeypatch):
@@ -81,52 +76,83 @@ def test_names_that_are_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mask().save("mask.json")
     check_refused("^an empty name", StepMask.from_pretrained, "", error=MaskFileError)
-    check_refused("^an empty name", load_mask, Path("hub:"), None, error=MaskFileError)
+    for name in ("", "hub:"):
+        check_refused("^an empty name", stepmask.load, name, error=MaskFileError)
     for name, file in (("me/none", "../../etc/passwd"), ("me/none", "/etc/passwd"), ("x" * 5000, None)):
         with pytest.raises(MaskFileError, match="neither as a folder nor on the hub: ") as raised:
             StepMask.from_pretrained(name, filename=file)
         assert len(str(raised.value)) < 6000
+    for name in ("masks/mask.json", "nothing", "/tmp/x/y"):
+        check_refused(f"cannot read mask {name}", stepmask.load, name, error=MaskFileError)
 
 
 def test_what_is_not_there(hub, tmp_path, monkeypatch):
-    with pytest.raises(MaskFileError, match=r"^no mask.json in me/none, neither .* hub: 404 Client Error\.$"):
-        StepMask.from_pretrained("me/none")
-    with pytest.raises(MaskFileError, match=r"no a.json in me/none at v1, "):
-        StepMask.from_pretrained("me/none", filename="a.json", revision="v1")
-    check_refused("cannot read mask", StepMask.from_pretrained, tmp_path, error=MaskFileError)
-
-    def unreachable(*args, **kwargs):
-        raise LocalEntryNotFoundError("An error happened while trying to locate the file")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    check_refused("An error happened", StepMask.from_pretrained, "me/none", error=MaskFileError)
-    with pytest.raises(StepMaskError, match=r"cannot write mask.json to ddpm on the hub: Repo id must be"):
-        mask().push_to_hub("ddpm")
+    mask().push_to_hub("me/ddpm", filename="x.json", private=True)
+    check_refused(r"no mask.json and no recipe.json and .* in me/ddpm, .*404", stepmask.load, "me/ddpm")
+    check_refused(r"^no mask.json in me/none, .* 401 .*private", StepMask.from_pretrained, "me/none")
+    check_refused(r"no mask.json in me/ddpm at v1, ", StepMask.from_pretrained, "me/ddpm", revision="v1")
+    check_refused("has no mask.json and no recipe.json", stepmask.load, tmp_path, error=MaskFileError)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_a_stranger")
+    check_refused("private", StepMask.from_pretrained, "me/ddpm", filename="y.json", error=MaskFileError)
+    says = r"cannot write mask.json to me/ddpm on the hub: .*401"
+    check_refused(says, mask().push_to_hub, "me/ddpm")
+    check_refused(r"cannot write mask.json to a/b/c on the hub: Repo id must be", mask().push_to_hub, "a/b/c")
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch):
-    """As its library says it: by an error of the one that it asks with."""
-    library = HfHubHTTPError.__bases__[0]
+def test_a_hub_that_cannot_be_reached(hub, monkeypatch):
+    """What was downloaded is there without it."""
+    recipe().push_to_hub("me/ddpm")
+    assert stepmask.load("me/ddpm") == recipe()
+    hub.shutdown()
+    hub.server_close()
+    assert stepmask.load("me/ddpm") == recipe()
+    check_refused("no mask.json in me/none", StepMask.from_pretrained, "me/none", error=MaskFileError)
+    library = HfHubHTTPError.__bases__[0]  # by an error of the one that it asks with
 
     def create_repo(self, *args, **kwargs):
         raise library("no route to host")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    with pytest.raises(StepMaskError, match=r"cannot write mask.json to me/ddpm on the hub: no route to host"):
-        mask().push_to_hub("me/ddpm", token="t")
+    check_refused(r"cannot write mask.json to me/ddpm on the hub: no route to host", mask().push_to_hub, "me/ddpm")
 
 
-def test_what_lies_there_is_not_trusted(hub):
+class Harmful:
+    """Does harm where it is unpickled."""
+
+    def __reduce__(self):
+        return pytest.fail, ("something was unpickled",)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (pickle.dumps(Harmful()), "not valid JSON"),
+        (b'{"format": "stepmask", "rows', "cut short"),
+        (b"<html>sign in</html>", "not valid JSON"),
+        (b"[1, 2]", "not a mask file"),
+        (b'{"format": "stepmask-frontier"}', "Frontier.load reads it"),
+        (b'{"format": "stepmask", "format_version": 99}', "format version 99"),
+    ],
+)
+def test_what_lies_there_is_not_trusted(content, says, hub):
+    mask().push_to_hub("me/ddpm")
+    hub.repositories["me/ddpm"].files |= {"mask.json": content, "mask.pkl": content}
+    check_refused(says, stepmask.load, "me/ddpm", error=MaskFileError)
+    check_refused(says, StepMask.from_pretrained, "me/ddpm", filename="mask.pkl", error=MaskFileError)
+
+
+def test_a_family_where_a_mask_is_wanted(hub):
     family().push_to_hub("me/ddpm", filename="mask.json")
-    check_refused("not a mask file", StepMask.from_pretrained, "me/ddpm", error=MaskFileError)
+    check_refused("a family of masks, not a mask file", StepMask.from_pretrained, "me/ddpm", error=MaskFileError)
 
 
 def test_the_command_line_reads_them(hub, tmp_path):
     mask().push_to_hub("me/ddpm")
     family().push_to_hub("me/ddpm")
-    from pathlib import Path
-
-    assert load_mask(Path("hub:me/ddpm"), None) == mask()
-    assert load_mask(Path("hub:me/ddpm"), 0.4) == mask(0.3)
+    for name in ("hub:me/ddpm", "me/ddpm"):
+        assert load_mask(Path(name), None) == mask()
+        assert load_mask(Path(name), 0.4) == mask(0.3)
     family().save(tmp_path / "family.json")
-    assert load_masks([Path("hub:me/ddpm"), tmp_path / "family.json"]) == [mask(), mask(1.0), mask(0.3)]
+    assert load_masks([Path("me/ddpm"), tmp_path / "family.json"]) == [mask(), mask(1.0), mask(0.3)]
+    recipe().save(tmp_path / "recipe.json")
+    check_refused("holds a recipe, not a mask", load_mask, tmp_path / "recipe.json", None)

@@ -26,6 +26,7 @@ from stepmask.graph import BlockGraph, Site
 from stepmask.liveness import Plan, State, make_plan
 from stepmask.mask import Action, StepMask
 from stepmask.recipe import Recipe, Resolution
+from stepmask.sources import load
 
 if TYPE_CHECKING:
     from stepmask import learning, presets, schedules
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from stepmask.learning import fit_gains, learn, learn_family
     from stepmask.optimisation.entry import optimise
     from stepmask.runtime.apply import apply, remove
+    from stepmask.runtime.schedulers import scheduler_of
 
 __version__ = "0.1.0"
 
@@ -50,6 +52,7 @@ _IMPORTED_LATER = {
     "optimise": "optimisation.entry",
     "apply": "runtime.apply",
     "remove": "runtime.apply",
+    "scheduler_of": "runtime.schedulers",
 }
 """Where names are whose modules import torch."""
 
@@ -58,7 +61,7 @@ __all__ = [
     "Recipe", "Resolution", "Site", "State", "StepMask", "StepMaskError", "TargetError", "UnknownArchitectureError",
     "UnsupportedModelError",
     "apply", "converged", "describe", "errors", "evaluate", "fit_gains", "learn", "learn_family", "learning",
-    "make_plan", "measure_cost", "optimise", "presets", "register_sites", "remove", "schedules",
+    "load", "make_plan", "measure_cost", "optimise", "presets", "register_sites", "remove", "scheduler_of", "schedules",
 ]  # fmt: skip
 
 

@@ -44,6 +44,24 @@ def is_file(path: str | Path) -> bool:
     return stat.S_ISREG(mode_of(path) or 0)
 
 
+def ready_folder(path: str | Path) -> Path:
+    """Make the folder if it is not there.
+
+    Raises:
+        StepMaskError: It cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except UNREADABLE as error:
+        raise StepMaskError(
+            f"cannot write to folder {path} ({reason_of(error)}): choose one that you may write to"
+        ) from error
+    return path
+
+
 def check_target(path: str | Path) -> bool:
     """See that a path can be that of a file, whether there is one or not; whether it has a folder to be made in.
 

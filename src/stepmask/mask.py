@@ -79,7 +79,7 @@ def check_scheduler(wanted: Mapping[str, Any], scheduler: Any, what: str, or_els
     if found["class"] != wanted["class"]:
         raise MaskMismatchError(
             f"the {what} was made for {wanted['class']}, the run uses {found['class']}: set that scheduler on the "
-            f"pipeline, or learn a {what} for this one{or_else}"
+            f"pipeline (pipe.scheduler = stepmask.scheduler_of({what})), or learn a {what} for this one{or_else}"
         )
     config = wanted["config"]
     differ = [k for k in config if k in found["config"] and found["config"][k] != config[k]]
@@ -218,6 +218,21 @@ class StepMask(Shared):
         return len(self.compute)
 
     @property
+    def num_inference_steps(self) -> int:
+        """The number of steps to call the pipeline with, as provenance has it; else that of the rows."""
+        return self.provenance.get("num_inference_steps") or self.num_rows
+
+    @property
+    def made_for(self) -> str:
+        """What the mask fits, in words: model, sites, steps and scheduler, as far as it says."""
+        model = " of ".join(str(self.provenance[key]) for key in ("model", "base_model") if self.provenance.get(key))
+        scheduler = f" of {self.scheduler['class']}" if self.scheduler else ""
+        return (
+            f"{model[:200] or 'a model'} with {len(self.sites)} sites, in {self.num_inference_steps!s:.20} "
+            f"steps{scheduler}"
+        )
+
+    @property
     def is_binary(self) -> bool:
         """Whether no cell forecasts."""
         return not self.forecast.any()
@@ -280,6 +295,8 @@ class StepMask(Shared):
             raise MaskFileError("a family of masks, not a mask file: MaskFamily.load reads it, and .at(0.5) picks one")
         if isinstance(content, dict) and content.get("format") == "stepmask-recipe":
             raise MaskFileError("a recipe, not a mask file: Recipe.load reads it, and .mask is its mask")
+        if isinstance(content, dict) and content.get("format") == "stepmask-frontier":
+            raise MaskFileError("a frontier, not a mask file: Frontier.load reads it, and .at(10) picks a recipe")
         if not isinstance(content, dict) or content.get("format") != "stepmask":
             raise MaskFileError('not a mask file: expected a JSON object with "format": "stepmask"')
         version = content.get("format_version")
@@ -331,12 +348,12 @@ class StepMask(Shared):
         if missing:
             raise MaskMismatchError(
                 f"the mask names {len(missing)} of {len(self.sites)} sites that the model lacks, {missing[0]!r} first: "
-                "it belongs to another model; learn a mask for this one"
+                f"it belongs to another model ({self.made_for}); this one has {len(known)} sites: learn a mask for it"
             )
         if self.graph is not None and self.graph != graph.fingerprint:
             raise MaskMismatchError(
-                f"the mask was made for a model of another structure (fingerprint {self.graph}, this model has "
-                f"{graph.fingerprint}): learn a mask for this one"
+                f"the mask was made for a model of another structure ({self.made_for}; fingerprint {self.graph}, this "
+                f"model has {graph.fingerprint}): learn a mask for this one"
             )
 
     def _check_scheduler(self, scheduler: Any) -> None:
@@ -349,7 +366,7 @@ class StepMask(Shared):
             wanted = f"num_inference_steps={steps}" if steps else f"a number of steps that makes {self.num_rows} rows"
             raise MaskMismatchError(
                 f"the mask has {self.num_rows} rows, the scheduler's run has {rows}: call with {wanted}, or use "
-                "mask.resample(scheduler)"
+                f"mask.resample(scheduler); it was made for {self.made_for}"
             )
         here = np.asarray([float(t) for t in scheduler.timesteps])
         there = np.asarray(self.timesteps, dtype=float)

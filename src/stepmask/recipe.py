@@ -115,7 +115,7 @@ class Recipe(Shared):
     def _check_mask(self, mask: StepMask) -> None:
         if not isinstance(mask, StepMask):
             raise StepMaskError(f"the mask of a recipe is a StepMask, got {type(mask).__name__}")
-        steps = mask.provenance.get("num_inference_steps") or mask.num_rows
+        steps = mask.num_inference_steps
         if steps != self.num_inference_steps:
             raise StepMaskError(f"the mask is for {steps} steps, the recipe has {self.num_inference_steps}")
         given = None if self.timesteps is None else len(self.timesteps)

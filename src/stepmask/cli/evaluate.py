@@ -10,10 +10,10 @@ import typer
 from stepmask.cli.common import arguments as shared
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
-from stepmask.cli.common.mask_files import load_mask_or_recipe
 from stepmask.cli.common.models import load
 from stepmask.cli.common.output import ready_file, runs_bar, write_json
 from stepmask.cost import BATCH_SIZE
+from stepmask.sources import load_one
 
 
 @app.command()
@@ -45,7 +45,7 @@ def evaluate(
     """
     import stepmask
 
-    decision, given = load_mask_or_recipe(mask, at), call_kwargs(guidance_scale, call)
+    decision, given = load_one(mask, at=at), call_kwargs(guidance_scale, call)
     if json is not None:
         ready_file(json)
     measure = shared.metrics_for(metrics, real)

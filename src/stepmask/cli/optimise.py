@@ -20,9 +20,9 @@ from stepmask.cli.common.arguments import (
 )
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_file, ready_folder
+from stepmask.cli.common.output import ready_file
 from stepmask.errors import StepMaskError
-from stepmask.files import is_file
+from stepmask.files import is_file, ready_folder
 
 if TYPE_CHECKING:
     from stepmask.optimisation import Frontier

@@ -11,11 +11,11 @@ from stepmask import plugins
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.arguments import At
 from stepmask.cli.common.call_arguments import Call, call_kwargs
-from stepmask.cli.common.mask_files import HUB, load_family_or_mask
+from stepmask.cli.common.mask_files import load_family_or_mask
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_folder
 from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
+from stepmask.files import is_file, ready_folder
 
 if TYPE_CHECKING:
     from stepmask.mask import StepMask
@@ -92,8 +92,7 @@ def _masks(what: Path, at: float | None, model: str | None, call: list[str] | No
     ready_folder(output)
     mapped = _mapped(decision.members[0].mask if is_family else decision, model, call)
     study = family_study(decision, mapped) if is_family else mask_study(decision, mapped)
-    shared = what.as_posix().startswith(HUB)
-    return Report("Family of masks" if is_family else "Mask", what.as_posix() if shared else what.name, [study])
+    return Report("Family of masks" if is_family else "Mask", what.name if is_file(what) else what.as_posix(), [study])
 
 
 def _mapped(mask: StepMask, model: str | None, call: list[str] | None) -> Any:

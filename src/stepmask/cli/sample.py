@@ -10,10 +10,11 @@ import typer
 from stepmask.cli.common import arguments as shared
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
-from stepmask.cli.common.mask_files import load_mask_or_recipe
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_folder, runs_bar
+from stepmask.cli.common.output import runs_bar
 from stepmask.cost import BATCH_SIZE
+from stepmask.files import ready_folder
+from stepmask.sources import load_one
 
 
 @app.command()
@@ -37,7 +38,7 @@ def sample(
     from stepmask.evaluation import sampler_for
     from stepmask.evaluation.sampler import sample_masked, sample_pairs
 
-    decision, given = load_mask_or_recipe(mask, at), call_kwargs(guidance_scale, call)
+    decision, given = load_one(mask, at=at), call_kwargs(guidance_scale, call)
     ready_folder(output)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
     wanted, out = range(first_seed, first_seed + num_images), stdout()

@@ -10,12 +10,12 @@ import typer
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.arguments import At, MaskArgument
 from stepmask.cli.common.call_arguments import Call, call_kwargs
-from stepmask.cli.common.mask_files import load_mask_or_recipe
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_folder
 from stepmask.cli.common.provenance import reached
+from stepmask.files import ready_folder
 from stepmask.mask import StepMask
 from stepmask.recipe import GUIDANCE, Recipe
+from stepmask.sources import load_one
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +49,7 @@ def show(
     from stepmask.inspection.measure_cost import cost_of
     from stepmask.pictures import terminal_map
 
-    found, fraction = load_mask_or_recipe(mask, at), None
+    found, fraction = load_one(mask, at=at), None
     out = stdout()
     if isinstance(found, Recipe):
         out.print(recipe_table(found))

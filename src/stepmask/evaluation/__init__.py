@@ -147,7 +147,7 @@ def sampler_for(
     call, arguments = PipelineCall(pipe), dict(call_kwargs or {})
     if record.get("guidance_scale") is not None and call.takes("guidance_scale"):
         arguments.setdefault("guidance_scale", record["guidance_scale"])
-    steps = num_inference_steps or _steps_of(made)
+    steps = num_inference_steps or made.num_inference_steps
     listed = call.listed(conditions).items()
     arguments = {name: [values[i % len(values)] for i in range(len(seeds))] for name, values in listed} | arguments
     task = Task(pipe, steps, call_kwargs=arguments, mask=mask if recipe is not None else mask_or_plan)
@@ -157,13 +157,6 @@ def sampler_for(
     plan = mask_or_plan if isinstance(mask_or_plan, Plan) else make_plan(mask, task.graph)
     given = Conditions(task.pipe, task.call_kwargs, len(seeds))
     return Sampler(task, plan, given, recipe=recipe, cache_device=device), seeds
-
-
-def _steps_of(decision: StepMask | Recipe) -> int:
-    """The number of steps that a mask or recipe is for."""
-    if isinstance(decision, Recipe):
-        return decision.num_inference_steps
-    return decision.provenance.get("num_inference_steps") or decision.num_rows
 
 
 def evaluation_seeds(seeds: int | Iterable[int], *made: StepMask | Recipe) -> list[int]:

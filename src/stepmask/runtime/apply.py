@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from stepmask.errors import StepMaskError, UnsupportedModelError
+from stepmask.family import MaskFamily
 from stepmask.inspection.describe import Description, description_for
 from stepmask.inspection.placement import diffusers_hooks
 from stepmask.inspection.registry import denoisers_of
@@ -22,6 +24,7 @@ from stepmask.recipe import Recipe
 from stepmask.runtime.callers import other_callers
 from stepmask.runtime.elsewhere import checked_device
 from stepmask.runtime.handle import Handle, applied, handle_of
+from stepmask.sources import load_one, picked
 
 if TYPE_CHECKING:
     from stepmask.runtime.recipes import RecipeHandle
@@ -34,8 +37,9 @@ READ_ATTENTION = frozenset(
 
 def apply(
     pipe: Any,
-    mask: StepMask | Plan | Recipe,
+    mask: StepMask | Plan | Recipe | MaskFamily | str | Path,
     *,
+    at: float | None = None,
     scheduler: Any | None = None,
     eliminate_dead: bool = True,
     call_kwargs: Mapping[str, Any] | None = None,
@@ -52,7 +56,9 @@ def apply(
 
     Args:
         pipe: A diffusers pipeline; or a denoiser, with its `scheduler`.
-        mask: What to run: a mask, a plan made from one, or a recipe.
+        mask: What to run: a mask, a plan made from one, a recipe, or a family of masks, from which `at` picks one. Or
+            where it lies, as `load` takes it: a file, a folder, or ``user/name`` for a repository.
+        at: The share of the full run's MACs that a mask of a family may cost.
         scheduler: The scheduler that drives a bare denoiser.
         eliminate_dead: Leave out computations that cannot reach the output; the output is bitwise the same.
         call_kwargs: What the pipeline will be called with, as `describe` takes it; needed only where the denoiser is of
@@ -68,14 +74,19 @@ def apply(
             nothing that looks like sites.
         MaskMismatchError: The mask belongs to another model; at the first step of a run also: to another scheduler
             or number of steps.
-        StepMaskError: The pipeline or its scheduler cannot do what the recipe says.
+        MaskFileError: There is no mask where it is said to lie.
+        StepMaskError: The pipeline or its scheduler cannot do what the recipe says; or of a family no mask is picked.
     """
     from stepmask.runtime.recipes import apply_recipe, remove_recipe
 
     pipe, device = as_pipeline(pipe, scheduler), checked_device(cache_device)
+    if isinstance(mask, str | Path):
+        mask = load_one(mask, at=at)
+    elif at is not None or isinstance(mask, MaskFamily):
+        mask = picked(mask, at)
     if not isinstance(mask, StepMask | Plan | Recipe):
         raise StepMaskError(
-            f"apply needs a StepMask, a Plan or a Recipe, got {type(mask).__name__}: StepMask.load reads a file"
+            f"apply needs a StepMask, a Plan, a Recipe or a MaskFamily, or where one lies, got {type(mask).__name__}"
         )
     remove_recipe(pipe)
     if isinstance(mask, Recipe):

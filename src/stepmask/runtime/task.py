@@ -20,6 +20,7 @@ from stepmask.graph import BlockGraph
 from stepmask.inspection.describe import Description, description_for, description_of
 from stepmask.inspection.first_step import first_step
 from stepmask.inspection.measure_cost import cost_of
+from stepmask.inspection.origin import origin_of
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.placement import plain_parts, weights_of
 from stepmask.inspection.registry import denoiser_of, denoisers_of
@@ -202,6 +203,7 @@ class Task:
             "noise_seeds": [noise_seeds[0], noise_seeds[-1]],
             "guidance_scale": self.call_kwargs.get("guidance_scale"),
             "model": type(self.denoiser).__name__,
+            **origin_of(self.pipe),
         }
 
     def mask(self, table: Any, scores: Any = None, **provenance: Any) -> StepMask:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stepmask.cli.common.app import stdout
-from stepmask.cli.common.output import ready_folder
 from stepmask.errors import StepMaskError
-from stepmask.files import write_atomically
+from stepmask.files import ready_folder, write_atomically
 
 
 def write_pages(source: Path, folder: Path) -> None:

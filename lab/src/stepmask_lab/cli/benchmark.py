@@ -24,8 +24,8 @@ from stepmask.cli.common.arguments import (
 )
 from stepmask.cli.common.call_arguments import Call, Guidance, call_kwargs
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_folder
 from stepmask.errors import StepMaskError
+from stepmask.files import ready_folder
 from stepmask_lab.cli._pages import write_pages
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ import typer
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.arguments import WHAT_MODELS, Folder, shares
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_folder, runs_bar, write_json
+from stepmask.cli.common.output import runs_bar, write_json
 from stepmask.cli.sample import write_images
 from stepmask.cli.show import draw
+from stepmask.files import ready_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image

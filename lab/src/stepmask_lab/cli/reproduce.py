@@ -13,7 +13,8 @@ from stepmask.cli.common.app import app, stderr, stdout
 from stepmask.cli.common.arguments import BatchSize, Device, Folder, Precision, Scheduler
 from stepmask.cli.common.call_arguments import Guidance
 from stepmask.cli.common.models import load
-from stepmask.cli.common.output import ready_folder, write_json
+from stepmask.cli.common.output import write_json
+from stepmask.files import ready_folder
 
 if TYPE_CHECKING:
     from stepmask_lab.reproduce import Bench

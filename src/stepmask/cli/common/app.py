@@ -23,7 +23,19 @@ import stepmask
 from stepmask.errors import StepMaskError
 from stepmask.printing import console, safe_streams
 
-ORDER = ("describe", "learn", "optimise", "schedule", "import", "sample", "evaluate", "show", "report", "export")
+ORDER = (
+    "describe",
+    "learn",
+    "optimise",
+    "schedule",
+    "import",
+    "sample",
+    "evaluate",
+    "show",
+    "report",
+    "gallery",
+    "export",
+)
 """Verbs in the order in which one needs them; those that other packages add come after them."""
 
 TRACEBACK = "STEPMASK_TRACEBACK"

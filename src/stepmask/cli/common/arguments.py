@@ -30,7 +30,7 @@ MaskArgument = Annotated[
     Path,
     typer.Argument(
         metavar="MASK",
-        help="File with a mask or a recipe, or hub:USER/NAME. With --at it holds a family of masks.",
+        help="File or folder with a mask or a recipe, or USER/NAME. With --at it holds a family of masks.",
     ),
 ]
 MaskFile = Annotated[
@@ -39,7 +39,7 @@ MaskFile = Annotated[
         "--mask",
         "-m",
         metavar="FILE",
-        help="File with a mask or a recipe, or hub:USER/NAME for one on the Hugging Face hub. With --at the file holds "
+        help="File or folder with a mask or a recipe, or USER/NAME for one on the Hugging Face hub. With --at it holds "
         "a family of masks.",
     ),
 ]

@@ -1,77 +1,38 @@
-"""Masks and recipes from files and the hub: the one that ``--mask`` and ``--at`` mean, or all of ``--start``."""
+"""Masks from files, folders and the hub: the one that ``--mask`` and ``--at`` mean, or all of ``--start``."""
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stepmask import presets, recipe_file
+from stepmask import presets
 from stepmask.cli.common.app import stdout
-from stepmask.errors import MaskFileError, StepMaskError
+from stepmask.errors import MaskFileError
 from stepmask.family import MaskFamily
-from stepmask.files import read_json
 from stepmask.mask import StepMask
 from stepmask.recipe import Recipe
-
-HUB = "hub:"
-"""How the name of a repository on the Hugging Face hub begins: hub:user/name."""
-
-
-def load_mask_or_recipe(path: Path, at: float | None) -> StepMask | Recipe:
-    """Read a recipe where a file, or a repository of the hub, has one; else what `load_mask` reads.
-
-    Raises:
-        StepMaskError: As `load_mask` does.
-    """
-    if path.as_posix().startswith(HUB):
-        try:
-            return load_mask(path, at)
-        except MaskFileError:
-            if at is not None:
-                raise
-            with contextlib.suppress(MaskFileError):
-                return Recipe.from_pretrained(path.as_posix().removeprefix(HUB))
-            raise
-    if _format_of(path) != recipe_file.FORMAT:
-        return load_mask(path, at)
-    if at is not None:
-        raise StepMaskError(f"--at picks a mask from a family, and {path} holds a recipe: leave --at out")
-    return Recipe.load(path)
+from stepmask.sources import load, load_one
 
 
 def load_mask(path: Path, at: float | None) -> StepMask:
-    """Read a mask, or pick from a family the best that costs at most `at`; from a file, or from the hub.
+    """Read a mask, or pick from a family the best that costs at most `at`; from a file, a folder or the hub.
 
     Raises:
-        StepMaskError: The file is neither; a family comes without `at`, or a mask with it; or no mask is so cheap.
+        StepMaskError: There is neither; a family comes without `at`, or a mask with it; or no mask is so cheap.
     """
-    if path.as_posix().startswith(HUB):
-        repo_id = path.as_posix().removeprefix(HUB)
-        return StepMask.from_pretrained(repo_id) if at is None else MaskFamily.from_pretrained(repo_id).at(at)
-    if not _is_family(path):
-        mask = StepMask.load(path)
-        if at is not None:
-            raise StepMaskError(f"--at picks a mask from a family, and {path} holds a single mask: leave --at out")
-        return mask
-    family = MaskFamily.load(path)
-    if at is None:
-        # rounded up: what is listed can be given
-        there = ", ".join(f"{math.ceil(1000 * m.macs) / 1000:.3f} ({m.psnr:.1f} dB)" for m in family)
-        raise StepMaskError(f"{path} holds a family of {len(family)} masks: pick one with --at SHARE; it has {there}")
-    return family.at(at)
+    return _mask_of(load_one(path, at=at), path)
 
 
 def load_family_or_mask(path: Path, at: float | None) -> MaskFamily | StepMask:
-    """Read a whole family where a file has one and nothing is picked from it; else what `load_mask` reads.
+    """Read a whole family where there is one and nothing is picked from it; else what `load_mask` reads.
 
     Raises:
         StepMaskError: As `load_mask` does.
     """
-    return MaskFamily.load(path) if at is None and _is_family(path) else load_mask(path, at)
+    found = load(path, at=at)
+    return found if isinstance(found, MaskFamily) else _mask_of(found, path)
 
 
 def load_masks(paths: list[Path]) -> list[StepMask]:
@@ -82,7 +43,8 @@ def load_masks(paths: list[Path]) -> list[StepMask]:
     """
     found: list[StepMask] = []
     for path in paths:
-        found += [one.mask for one in MaskFamily.load(path)] if _is_family(path) else [load_mask(path, None)]
+        one = load_family_or_mask(path, None)
+        found += [member.mask for member in one] if isinstance(one, MaskFamily) else [one]
     return found
 
 
@@ -108,13 +70,7 @@ def write_schedule(
     out.print(f"{fraction:.1%} of the full run's MACs after elimination")
 
 
-def _is_family(path: Path) -> bool:
-    return _format_of(path) == "stepmask-family"
-
-
-def _format_of(path: Path) -> Any:
-    try:
-        content = read_json(path, "mask")
-    except MaskFileError:
-        return None  # reading it as a mask says what is wrong
-    return content.get("format") if isinstance(content, dict) else None
+def _mask_of(found: StepMask | Recipe, path: Path) -> StepMask:
+    if isinstance(found, Recipe):
+        raise MaskFileError(f"{path} holds a recipe, not a mask: Recipe.load reads it, and .mask is its mask")
+    return found

@@ -14,12 +14,12 @@ from rich.text import Text
 from stepmask import plugins, presets
 from stepmask.cli.common.app import stderr
 from stepmask.cli.common.arguments import DType, Scheduler
-from stepmask.cli.common.schedulers import make_scheduler
 from stepmask.errors import StepMaskError
 from stepmask.files import is_file, is_folder
 from stepmask.learning.processes import current
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.recipe import Recipe
+from stepmask.runtime.schedulers import make_scheduler, scheduler_of
 
 CLASSES = {
     Scheduler.ddim: "DDIMScheduler",
@@ -208,8 +208,4 @@ def with_scheduler(pipe: Any, scheduler: Any) -> Any:
 def _with_scheduler_of(pipe: Any, mask: StepMask | Recipe) -> Any:
     if mask.scheduler is None or mask.scheduler == scheduler_identity(pipe.scheduler):
         return pipe
-    if isinstance(mask, Recipe):
-        steps = mask.num_inference_steps
-    else:
-        steps = mask.provenance.get("num_inference_steps") or mask.num_rows
-    return with_scheduler(pipe, make_scheduler(mask.scheduler["class"], mask.scheduler["config"], steps))
+    return with_scheduler(pipe, scheduler_of(mask))

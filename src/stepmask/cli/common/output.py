@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,24 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stepmask.cli.common.app import stderr
 from stepmask.errors import StepMaskError
-from stepmask.files import UNREADABLE, check_target, is_folder, reason_of, write_atomically
-
-
-def ready_folder(path: Path) -> Path:
-    """Make the folder if it is not there.
-
-    Raises:
-        StepMaskError: It cannot be made or written to.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except UNREADABLE as error:
-        raise StepMaskError(
-            f"cannot write to folder {path} ({reason_of(error)}): choose one that you may write to"
-        ) from error
-    return path
+from stepmask.files import check_target, is_folder, ready_folder, write_atomically
 
 
 def ready_file(path: Path) -> Path:

@@ -65,7 +65,7 @@ def fit_gains(
         UnsupportedModelError: No gradient reaches the images.
     """
     check_whole("iterations", iterations, 1)
-    steps = mask.provenance.get("num_inference_steps") or mask.num_rows
+    steps = mask.num_inference_steps
     task = Task(pipe, steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions)
     effort = Effort()
     with uncompiled(task.pipe), effort.counting(*task.denoisers):

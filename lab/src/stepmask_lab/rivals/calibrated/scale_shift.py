@@ -53,7 +53,7 @@ def fit_scale_shift(
         A plan for `stepmask.apply` and `stepmask.evaluate`. Its mask's provenance has ``denoiser_calls`` and
         ``seconds`` of both halves.
     """
-    steps = mask.provenance.get("num_inference_steps") or mask.num_rows
+    steps = mask.num_inference_steps
     task = Task(pipe, steps, scheduler=scheduler, seed=seed, call_kwargs=call_kwargs, conditions=conditions)
     run = WatchedRun(task, num_images)
     mask.check(graph=task.graph)

@@ -44,7 +44,7 @@ def l2p_plan(pipe: Any, mask: StepMask, *, num_images: int = NUM_IMAGES, **optio
     Returns:
         A plan for `stepmask.apply` and `stepmask.evaluate`, whose mask's provenance has what the fit took.
     """
-    steps = mask.provenance.get("num_inference_steps") or mask.num_rows
+    steps = mask.num_inference_steps
     outputs = record_outputs(pipe, steps, num_images=num_images, **options)
     computed = np.flatnonzero(mask.compute.all(1)).tolist()
     plan = predicted(pipe, mask, rolled_out(weights(outputs), computed))

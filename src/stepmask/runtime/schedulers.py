@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from stepmask.errors import MaskMismatchError, StepMaskError
+from stepmask.mask import StepMask
+from stepmask.recipe import Recipe
 from stepmask.timesteps import start_run
 
 MOST_STEPS = 100_000
@@ -21,6 +23,21 @@ NUMBERS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 """How mask files spell what JSON lacks."""
 FAILS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, NotImplementedError, RuntimeError)
 """What a scheduler raises of a configuration that makes no sense."""
+
+
+def scheduler_of(decision: StepMask | Recipe) -> Any:
+    """The scheduler that a mask or a recipe was made for, to set on a pipeline.
+
+    Example:
+        >>> pipe.scheduler = stepmask.scheduler_of(mask)
+
+    Raises:
+        StepMaskError: It fits every scheduler, so that it says none.
+        MaskMismatchError: This version of diffusers cannot make it.
+    """
+    if decision.scheduler is None:
+        raise StepMaskError(f"the {decision.kind} fits every scheduler: keep the one that the pipeline has")
+    return make_scheduler(decision.scheduler["class"], decision.scheduler["config"], decision.num_inference_steps)
 
 
 def make_scheduler(class_name: str, config: Mapping[str, Any], num_inference_steps: int | None = None) -> Any:

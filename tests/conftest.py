@@ -1,0 +1,3 @@
+"""Fixtures for tests of any folder."""
+
+from hub_server import hub  # noqa: F401
