@@ -226,7 +226,7 @@ def test_verbs_take_recipes(run, folder, mask_file, tmp_path):
     run("sample", folder, "-m", path, "-n", 2, "-o", tmp_path / "samples")
     assert names(tmp_path / "samples") == ["full", "masked", "side_by_side.png"]
     assert "holds a recipe: leave --at out" in words(run("show", path, "--at", 0.5, code=2))
-    assert "a recipe, not a mask file" in words(run("export", path, "-o", tmp_path / "x.json", code=2))
+    assert "a recipe, not a mask: " in words(run("export", path, "-o", tmp_path / "x.json", code=2))
 
 
 def test_optimise_writes_recipes_and_a_picture(run, folder, monkeypatch, tmp_path):
