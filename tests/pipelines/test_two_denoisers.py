@@ -179,7 +179,7 @@ def test_learning_counts_the_full_row_of_the_second(pipe):
         for one in (mask, rule)
     )
     assert learned.macs_fraction == pytest.approx(mask.provenance["macs"], abs=1e-6)
-    assert learned.macs_fraction <= ruled.macs_fraction and learned.psnr.mean > ruled.psnr.mean - 3, "chance, on a random model"
+    assert learned.macs_fraction <= ruled.macs_fraction and learned.psnr.mean > ruled.psnr.mean
 
 
 def test_a_budget_below_that_of_the_full_rows(pipe):

@@ -19,7 +19,7 @@ MAX_INTERVAL = 7
 """The longest interval of the regular schedules; beyond, too little is computed to be of use."""
 
 SPACINGS = ((1.0, 1.0), (1.1, 1.0), (1.2, 1.0), (1.35, 1.0), (1.0, 0.5), (1.2, 0.5))
-"""How much denser key steps are at the beginning, and how long the stretch after the last one is, as a share."""
+"""How much denser key steps are at the beginning, and how long the end after the last one is, as a share."""
 
 
 def portfolio(graph: BlockGraph, timesteps: Sequence[float], allowed: Sequence[Action]) -> Iterator[StepMask]:
@@ -79,13 +79,17 @@ def coarse_steps(
 
 
 def _spaced_in(stretches: Sequence[tuple[int, int]], count: int, power: float, last: float) -> list[int]:
-    """So many steps, in each stretch as its length has it and at least one, spaced as if it were alone."""
+    """So many steps, in each stretch as its length has it and at least one, spaced as if it were alone.
+
+    Only the run's own end comes sooner after a key step: the next stretch begins with one.
+    """
     lengths = [end - first for first, end in stretches]
     counts = [1] * len(stretches)
     for _ in range(count - len(stretches)):  # each to the stretch whose steps lie farthest apart
         counts[max(range(len(counts)), key=lambda i: lengths[i] / counts[i])] += 1
-    found = zip(stretches, lengths, counts, strict=True)
-    return [first + step for (first, _), length, many in found for step in spaced(length, many, power, last)]
+    lasts = [1.0] * (len(stretches) - 1) + [last]
+    found = zip(stretches, lengths, counts, lasts, strict=True)
+    return [first + step for (first, _), *spacing, end in found for step in spaced(*spacing, power, end)]
 
 
 def spacings_of(steps: Sequence[int], num_rows: int) -> set[tuple[float, float]]:
