@@ -31,8 +31,9 @@ class CostTable:
         always_macs: What runs outside of all sites.
         forwards_per_image: Denoiser inputs per image and step: 2 with classifier-free guidance, 3 with some others.
         value_bytes: (B,) bytes of each site's value per image, guidance included, in the model's dtype; or None.
-        latency_ms: (B,) measured milliseconds of each site for one batch, or None.
-        always_latency_ms: Measured milliseconds outside of all sites, or None.
+        latency_ms: (B,) measured milliseconds by which a step of one batch gets shorter where each site rests and hands
+            out a forecast; of a site that contains others, how much shorter than where those rest; or None.
+        always_latency_ms: Measured milliseconds of a step in which all sites rest, or None.
         product_macs: (B,) of `macs`, the products of attention: queries with keys, weights with values; or None.
         always_product_macs: The products of attention outside of all sites.
     """

@@ -105,25 +105,31 @@ def test_a_site_without_multiplications_costs_nothing():
     assert measure_cost(model, **given).macs.tolist() == [16, 0]
 
 
-def test_each_site_has_its_own_milliseconds(monkeypatch):
-    """Many narrow blocks, by a clock that only norms and layers move: what rests as a whole saves the norms too."""
-    model, clock = tiny_model("DiTTransformer2DModel"), [0.0]
+@pytest.mark.parametrize(("handing_out", "saved"), [(0, (1, 2, 3)), (0.5, (2 / 3, 4 / 3, 3.5))])
+def test_each_site_has_its_own_milliseconds(handing_out, saved, monkeypatch):
+    """By a clock that only norms, layers and forecasts move: what rests as a whole saves the norms too."""
+    model, clock, lerp = tiny_model("DiTTransformer2DModel"), [0.0], torch.lerp
 
-    def takes(seconds: float, module: nn.Module) -> None:
-        module.register_forward_hook(lambda *_: clock.append(clock.pop() + seconds))
+    def passes(milliseconds: float) -> None:
+        clock[0] += milliseconds / 1000
+
+    def takes(milliseconds: float, module: nn.Module) -> None:
+        module.register_forward_hook(lambda *_: passes(milliseconds))
 
     for block in model.transformer_blocks:
-        takes(0.003, block.norm1)
-        takes(0.001, block.attn1.to_q)
-        takes(0.002, block.ff.net[0])
-    takes(0.004, model.proj_out_2)
+        takes(3, block.norm1)
+        takes(1, block.attn1.to_q)
+        takes(2, block.ff.net[0])
+    takes(4, model.proj_out_2)
+    monkeypatch.setattr(torch, "lerp", lambda *values: passes(handing_out) or lerp(*values))
     monkeypatch.setattr("stepmask.inspection.measure_cost.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     graph, cost = describe(model), measure_cost(model, latency=True, batch_size=1)
-    milliseconds = {"attention": 1.0, "mlp": 2.0, "block": 3.0, "stack": 0.0}
+    milliseconds = dict(zip(("attention", "mlp", "block", "stack"), (*saved, 0), strict=True))
     assert cost.latency_ms == pytest.approx([milliseconds[site.kind] for site in graph.sites])
-    assert cost.always_latency_ms == pytest.approx(4)
     count = len(model.transformer_blocks)
-    full, resting = 6 * count + 4, {"stack": 4, "block": 4, "branch": 3 * count + 4}
+    full, rests = 6 * count + 4, handing_out * count + 4
+    assert cost.always_latency_ms == pytest.approx(rests)
+    resting = {"stack": rests, "block": rests, "branch": (3 + 2 * handing_out) * count + 4}
     for level, milliseconds in resting.items():
         plan = make_plan(schedules.key_steps(graph, range(10), 4, level=level), graph)
         assert cost.fraction(plan, "latency") == pytest.approx((4 * full + 6 * milliseconds) / (10 * full)), level

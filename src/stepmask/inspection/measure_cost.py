@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from stepmask.cost import BATCH_SIZE, CostTable
-from stepmask.gate import gated
+from stepmask.gate import Controller, gated
 from stepmask.graph import BlockGraph
 from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.describe import Description, description_of
@@ -25,8 +25,8 @@ from stepmask.inspection.placement import device_of
 from stepmask.inspection.sites import Patterns, ends_of, gates_of
 from stepmask.inspection.structure import remembered
 from stepmask.inspection.twin import Twin, on_a_twin
-from stepmask.nesting import parents_of
-from stepmask.values import num_bytes
+from stepmask.nesting import outline, parents_of
+from stepmask.values import num_bytes, put_together, take_apart
 
 _BATCHED = re.compile(r"bmm|scaled_dot_product")
 """Operations that attention takes its products with."""
@@ -165,11 +165,22 @@ def _product_macs(by_module: Mapping[str, Mapping[Any, int]], prefix: str, name:
 def _time_sites(
     description: Description, batch_size: int, inputs: Mapping[str, Any] | None = None, rounds: int = 5
 ) -> tuple[np.ndarray, float]:
-    """Median milliseconds of each site, (B,), and of the rest of a forward pass."""
+    """Milliseconds by which a step gets shorter where each site rests, (B,), and those of a step in which all rest.
+
+    Of a site that contains others, how much shorter it gets than where those rest. A site that rests still takes some
+    time, for it is asked and hands out a forecast: what all sites of one depth save together is measured, and they
+    share in it by what they take. Depths are measured apart, so that no clock runs within another. All are medians.
+    """
     denoiser, architecture, graph = description.denoiser, description.architecture, description.graph
     inputs = call_inputs(architecture, denoiser, inputs, batch_size)
     device = device_of(denoiser)
-    spent = np.zeros((rounds, len(graph) + 1))
+    by_depth: dict[int, list[int]] = {}
+    for site, depth in outline(graph.names):
+        if graph.sites[site].kind != "stack":  # its blocks are called one by one
+            by_depth.setdefault(depth, []).append(site)
+    full, taken = np.zeros(rounds), np.zeros((rounds, len(graph)))
+    resting = {depth: np.zeros(rounds) for depth in by_depth}
+    layouts, tensors_of = {}, {}  # one value of each shape, for all sites
     current = 0
 
     def now() -> float:
@@ -177,27 +188,48 @@ def _time_sites(
             torch.accelerator.synchronize(device)
         return 1000 * time.perf_counter()
 
-    def timer(column: int) -> Callable[[Callable[[], Any], tuple, dict], Any]:
+    def step() -> float:
+        start = now()
+        architecture.run(denoiser, inputs)
+        return now() - start
+
+    def computes(site: int) -> Controller:
         def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
             start = now()
             value = compute()
-            spent[current, column] += now() - start
+            taken[current, site] += now() - start
+            tensors, layout = take_apart(value)
+            shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+            layouts[site] = shapes, layout
+            tensors_of.setdefault(shapes, tensors)
             return value
+
+        return control
+
+    def rests(site: int) -> Controller:
+        def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
+            shapes, layout = layouts[site]
+            return put_together([torch.lerp(tensor, tensor, 2.0) for tensor in tensors_of[shapes]], layout)
 
         return control
 
     training = denoiser.training
     denoiser.eval()
     try:
-        architecture.run(denoiser, inputs)
-        with gated(gates_of(denoiser, graph, timer)):
-            for current in range(rounds):
-                start = now()
-                architecture.run(denoiser, inputs)
-                spent[current, -1] = now() - start
+        step()
+        for current in range(rounds):
+            full[current] = step()
+            for depth, sites in by_depth.items():
+                others = set(range(len(graph))) - set(sites)
+                with gated(gates_of(denoiser, graph, computes, others)):
+                    step()
+                with gated(gates_of(denoiser, graph, rests, others)):
+                    resting[depth][current] = step()
     finally:
         denoiser.train(training)
-    median = np.median(spent, axis=0)
-    place = {name: i for i, name in enumerate(graph.names)}
-    own = np.maximum(_own(graph, lambda name: median[place[name]]), 0.0)
-    return own, float(max(median[-1] - own.sum(), 0.0))
+    whole, saved = float(np.median(full)), np.median(taken, axis=0)
+    for depth, sites in by_depth.items():
+        together = max(whole - float(np.median(resting[depth])), 0.0)
+        saved[sites] *= together / max(saved[sites].sum(), 1e-9)
+    own = np.maximum(_own(graph, lambda name: saved[graph.names.index(name)]), 0.0)
+    return own, max(whole - float(own.sum()), 0.0)
