@@ -112,7 +112,7 @@ class BlockGraph:
         """B, the number of sites."""
         return len(self.sites)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the sites, in order."""
         return tuple(site.name for site in self.sites)

@@ -32,6 +32,15 @@ MOST_VALUES = 4096
 DEPTH = 4
 """How deep helper objects are looked into."""
 
+ALONE = (type(None), int, str)
+"""Types whose values equal none of another type that is compared here."""
+
+PLAIN = (bool, int, float, str, type, dtype)
+"""Types of values that are compared as they are, beside their type."""
+
+OWN = frozenset({"training", *(name for name in vars(nn.Module()) if "_hooks" in name)}) | {"_modules", *LEFT_BEHIND}
+"""Attributes of any module on which no shape depends."""
+
 T = TypeVar("T")
 
 _answers: OrderedDict[Hashable, OrderedDict[Hashable, Any]] = OrderedDict()
@@ -74,14 +83,16 @@ def structure_of(model: nn.Module) -> Hashable:
 
 def _attributes(module: nn.Module) -> Iterator[Hashable]:
     for name, value in vars(module).items():
-        if "_hooks" not in name and name not in (*LEFT_BEHIND, "_modules", "training"):
+        if name not in OWN and "_hooks" not in name:
             yield name, _plain(value, DEPTH)
     yield cast_to(module)
 
 
 def _plain(value: Any, depth: int) -> Hashable:
     """A value, as far as shapes may depend on it."""
-    if value is None or isinstance(value, bool | int | float | str | type | dtype):
+    if type(value) in ALONE:
+        return value
+    if isinstance(value, PLAIN):
         return type(value), value
     if isinstance(value, Tensor):
         return type(value), tuple(value.shape), value.dtype
