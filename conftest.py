@@ -13,12 +13,16 @@ settings.load_profile("stepmask")
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_and_single_threaded():
+    import gc
+
     import torch
     from diffusers.utils import logging
 
     torch.set_num_threads(1)  # tiny models: threads only wait for each other
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    gc.collect()
+    gc.freeze()  # what was imported stays anyway
 
 
 def pytest_configure(config):
