@@ -317,6 +317,9 @@ def test_a_compiled_denoiser_is_one_graph_for_each_row(way, compiled_first):
     with stepmask.apply(pipe, random_actions(pipe, 3)) as run:
         DIT.run(pipe)
         assert 1 < graphs() <= run.summary().graphs <= 6
+    for known in (mask, schedules.fora(pipe, 6, 3, "linear", "stack")):
+        with stepmask.apply(pipe, known), nothing_new():
+            DIT.run(pipe)
     back_as_it_was(pipe, denoiser, way, before)
 
 

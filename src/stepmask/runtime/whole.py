@@ -11,8 +11,9 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Hashable, Sequence, Set
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ from torch._dynamo.eval_frame import OptimizeContext, OptimizedModule
 from stepmask.gate import Controller
 from stepmask.graph import BlockGraph
 from stepmask.runtime.compiled import MOST_ROWS, MOST_SITES, Region, context_of, is_compiled, path_to
+
+_CODES: WeakKeyDictionary[nn.Module, dict[Hashable, CodeType]] = WeakKeyDictionary()
+"""By denoiser the code of each row: torch keeps graphs beside the code, so another mask finds those of its rows."""
 
 
 class Whole:
@@ -76,7 +80,10 @@ class Whole:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 return original(*args, **kwargs)
 
-            forward.__code__ = forward.__code__.replace(co_name=f"row_{len(self._rows)}")
+            codes = _CODES.setdefault(self._denoiser, {})
+            if key not in codes:
+                codes[key] = forward.__code__.replace(co_name=f"row_{len(codes)}")
+            forward.__code__ = codes[key]
             self._rows[key] = self._by(forward)
         return self._rows[key]
 
