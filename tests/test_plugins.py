@@ -129,8 +129,8 @@ mask = stepmask.schedules.later_half(graph, range(8), interval=2)
 print(mask.compute.all(axis=1).astype(int).tolist(), "later_half" in stepmask.schedules.names())
 from stepmask.cli import app  # it is a rule of the command line too
 assert "later_half: All blocks compute in the first half" in CliRunner().invoke(app, ["schedule", "--help"]).output
-command = ["schedule", "preset:dit-xl-2-256", "--rule", "later_half", "--steps", "6", "--set", "interval=3"]
-assert "mask.json: 6 steps x 56 sites" in CliRunner().invoke(app, command).output
+command = ["schedule", "preset:ddpm-cifar10-32", "--rule", "later_half", "--steps", "6", "--set", "interval=3"]
+assert "mask.json: 6 steps x 34 sites" in CliRunner().invoke(app, command).output
 """
     assert stranger.run(code) == "[1, 1, 1, 1, 1, 0, 1, 0] True"
 

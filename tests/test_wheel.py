@@ -130,7 +130,7 @@ def test_every_verb_runs_without_anything_else(python, tmp_path):
     calls = [
         (["--help"], 0),
         (["describe", "model"], 0),
-        (["schedule", "preset:dit-xl-2-256", "-o", "preset.json"], 0),
+        (["schedule", "preset:ddpm-cifar10-32", "-o", "preset.json"], 0),
         (["learn", "model", "--target-macs", "0.8", *QUICK], 0),
         (["sample", "model", *mask, "-o", "images", "-n", "2"], 0),
         (["evaluate", "model", *mask, "-n", "2", "--no-speed"], 0),

@@ -174,8 +174,10 @@ def test_provenance_says_what_it_likes(provenance, run, edited):
     ("evaluate", "eta=foo", "the call of DDIMPipeline failed (TypeError: "),
     ("learn", "output_type=latent", "the call of DDIMPipeline failed ("),
 ])  # fmt: skip
-def test_call_values_that_the_pipeline_does_not_take(verb, call, says, run, folder, mask_file, tmp_path, monkeypatch):
-    more = ["-o", tmp_path / "m.json", "--steps", 4] if verb == "learn" else ["--mask", mask_file, "-n", 1]
+def test_call_values_that_the_pipeline_does_not_take(
+    verb, call, says, run, folder, quick, mask_file, tmp_path, monkeypatch
+):
+    more = ["-o", tmp_path / "m.json", *quick] if verb == "learn" else ["--mask", mask_file, "-n", 1]
     more += ["-o", tmp_path / "images"] if verb == "sample" else []
     line = [verb, folder, *more, "--call", call]
     result = run(*line, code=2)

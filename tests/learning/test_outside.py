@@ -97,7 +97,6 @@ print("all of it")
 """
 
 
-# in one process, so that torch is imported once
 COMMANDS = """
 import json, sys
 from stepmask.cli import app
@@ -110,37 +109,33 @@ for words, code in json.loads(sys.argv[1]):
 """
 
 
-@pytest.fixture
-def installed(tmp_path):
-    """Runs Python where a stranger's package is installed; returns what it says."""
-    stranger = Stranger(tmp_path)
+@pytest.fixture(scope="module")
+def said(tmp_path_factory) -> str:
+    """What Python says where a stranger's package is installed: of both, in one process that imports torch once."""
+    folder = tmp_path_factory.mktemp("stranger")
+    stranger = Stranger(folder)
     stranger.install("stepmask.plugins", PLUGIN, name="every")
-
-    def run(*arguments) -> str:
-        done = stranger.python(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return " ".join((done.stdout + done.stderr).replace("│", " ").split())
-
-    return run
+    dit_pipeline().save_pretrained(folder / "dit")
+    learn = ["learn", "dit", "--method", "every", "--steps", "4", "-o", "mask.json"]
+    commands = [
+        (["learn", "--help"], 0),
+        ([*learn, "--target-macs", "0.6", "--most", "2"], 0),
+        ([*learn, "--most", "1"], 2),
+    ]
+    done = stranger.python("-c", SCRIPT + COMMANDS, json.dumps(commands))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return " ".join((done.stdout + done.stderr).replace("│", " ").split())
 
 
 def test_it_takes_under_40_lines():
     assert len(PLUGIN.strip().splitlines()) < 40
 
 
-def test_it_is_a_way_to_learn_like_ours(installed):
-    assert installed("-c", SCRIPT).startswith("all of it")
+def test_it_is_a_way_to_learn_like_ours(said):
+    assert said.startswith("all of it")
 
 
-def test_it_is_on_the_command_line(installed, tmp_path):
-    dit_pipeline().save_pretrained(tmp_path / "dit")
-    learn = ["learn", str(tmp_path / "dit"), "--method", "every", "--steps", "4", "-o", str(tmp_path / "mask.json")]
-    commands = [
-        (["learn", "--help"], 0),
-        ([*learn, "--target-macs", "0.6", "--most", "2"], 0),
-        ([*learn, "--most", "1"], 2),
-    ]
-    said = installed("-c", COMMANDS, json.dumps(commands))
+def test_it_is_on_the_command_line(said):
     assert "every computes every so many steps." in said
     assert "Options of --method every" in said and "--most" in said
     assert "The longest interval that is tried. Default: 4 steps." in said

@@ -6,7 +6,6 @@ import torch
 import stepmask
 import tiny
 from stepmask.runtime.task import Task
-from stepmask_lab import reference
 from stepmask_lab.benchmark import value_or_residual
 from stepmask_lab.benchmark.value_or_residual import measured, restings
 
@@ -66,7 +65,7 @@ def test_what_is_kept_is_what_plain_hooks_keep(task, forecast):
 
 def test_values_are_as_the_product_has_them_and_factors_are_learned_for_both(monkeypatch):
     monkeypatch.setattr(value_or_residual, "LEARNED_ON", 1)
-    pipe, lines = reference.load("dit-cifar10"), []
+    pipe, lines = tiny.dit_pipeline(), []
     found = measured(pipe, steps=5, counts=(3,), num_images=2, tell=lines.append)
     psnr = {(row["rests"], row["keeps"], row["forecast"]): row["mean"] for row in found["rows"]}
     assert len(psnr) == len(lines) == 10 and found["guidance_scale"] == 2.5 and found["seeds"] == [10000, 10001]

@@ -27,7 +27,7 @@ def test_demo_does_it_all(run, folder, tmp_path):
 
 
 def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("stepmask_lab.benchmark.methods.INTERVALS", (2, 3))
+    monkeypatch.setattr("stepmask_lab.benchmark.methods.INTERVALS", (3,))
     output = tmp_path / "out"
     given = (folder, "-o", output, "--steps", 4, "-n", 2, "--batch-size", 2, "--methods", "fora,fora-forecast")
     text = run("benchmark", *given).output
@@ -35,7 +35,7 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path, monkeypatc
     assert {"rows", "masks", "pictures", "images", "results.md"} < set(names(output))
     assert {"curve.png", "speed.png"} < set(names(output / "images"))
     rows = names(output / "rows")
-    assert len(rows) == 5 and all(row.startswith(f"{folder.name}-4-") for row in rows)
+    assert len(rows) == 3 and all(row.startswith(f"{folder.name}-4-") for row in rows)
     table = (output / "results.md").read_text()
     assert "## At a glance\n" in table and "| 4 steps, " in table and "| of 1 / MACs |" in table
     before = {path: path.stat().st_mtime_ns for path in (output / "rows").iterdir()}
@@ -45,7 +45,7 @@ def test_benchmark_compares_methods_on_a_model(run, folder, tmp_path, monkeypatc
     text = run("benchmark", "-o", output, "--page", tmp_path / "docs").output
     assert "results.md" in text and names(tmp_path / "docs") == ["images", "results", "results.md"]
     (raw,) = (tmp_path / "docs" / "results").iterdir()
-    assert len(json.loads(raw.read_text())["rows"]) == 5
+    assert len(json.loads(raw.read_text())["rows"]) == 3
     run("benchmark", "-o", tmp_path / "docs" / "results", "--page", tmp_path / "again")
     page, again = ((tmp_path / name / "results.md").read_text() for name in ("docs", "again"))
     assert again == page, "from the raw results alone"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def test_the_page_of_results_is_up_to_date(tmp_path, monkeypatch, capsys):
     assert "results/images" not in shown and (RESULTS / "images" / "curve.png").stat().st_size < 300_000
 
 
+@cache
+def of_model(name):
+    """Its graph, its cost and how it is guided."""
+    pipe = reference.load(name)
+    return describe(pipe), measure_cost(pipe, call_kwargs=guided(pipe)), guided(pipe)
+
+
 @pytest.mark.parametrize("path", sorted((RESULTS / "masks").glob("*.json")), ids=lambda path: path.stem)
 def test_the_masks_beside_the_results_are_those_that_were_measured(path):
     model, steps, method, setting, seed = re.fullmatch(
@@ -36,17 +44,16 @@ def test_the_masks_beside_the_results_are_those_that_were_measured(path):
     key = {"model": model, "steps": int(steps), "method": method, "setting": setting, "seed": int(seed)}
     rows = json.loads((RESULTS / f"{model}.json").read_text())["rows"]
     (row,) = [row for row in rows if key.items() <= row.items()]
-    pipe, mask = reference.load(model), StepMask.load(path)
-    mask.check(graph=describe(pipe))
-    assert mask.num_rows == key["steps"] and mask.provenance["guidance_scale"] == guided(pipe).get("guidance_scale")
-    plan = make_plan(mask, describe(pipe))
-    assert measure_cost(pipe, call_kwargs=guided(pipe)).fraction(plan) == pytest.approx(row["macs"])
+    (graph, cost, call), mask = of_model(model), StepMask.load(path)
+    mask.check(graph=graph)
+    assert mask.num_rows == key["steps"] and mask.provenance["guidance_scale"] == call.get("guidance_scale")
+    assert cost.fraction(make_plan(mask, graph)) == pytest.approx(row["macs"])
 
 
 @pytest.mark.parametrize("classes", ["first", "other"])
 def test_the_masks_beside_the_page_of_transfer_fit_their_model(classes):
     path = RESULTS / "transfer-masks" / f"dit-cifar10-20-transfer-{classes}-classes.json"
-    pipe, mask = reference.load("dit-cifar10"), StepMask.load(path)
-    mask.check(graph=describe(pipe))
-    fraction = measure_cost(pipe, call_kwargs=guided(pipe)).fraction(make_plan(mask, describe(pipe)))
+    (graph, cost, _), mask = of_model("dit-cifar10"), StepMask.load(path)
+    mask.check(graph=graph)
+    fraction = cost.fraction(make_plan(mask, graph))
     assert mask.num_rows == 20 and mask.channel_gains is not None and 0.45 < fraction <= 0.5
