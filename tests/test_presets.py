@@ -64,7 +64,10 @@ def test_numbers_of_the_models_of_the_paper(name):
     assert cost.value_bytes[blocks].sum() / 2 / MIB == pytest.approx(known.cache, rel=0.01)  # float32 here
 
 
-@pytest.mark.parametrize("name", [name for name in presets.names() if name != LARGEST])
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow if name == "flux-schnell" else [])
+    for name in presets.names() if name != LARGEST
+])  # fmt: skip
 def test_every_preset_is_described_on_the_meta_device(name):
     parameters, graph, cost = measured(name)
     assert parameters == PARAMETERS.get(name, parameters)
@@ -101,17 +104,19 @@ def test_sizes_that_a_configuration_does_not_say(name, image, text):
     assert small["hidden_states"].numel() < published["hidden_states"].numel() / 100
 
 
-def test_the_largest_takes_no_memory():
+@pytest.mark.parametrize("name", ["dit-xl-2-256", pytest.param(LARGEST, marks=pytest.mark.slow)])
+def test_large_ones_take_no_memory(name):
     code = (
         "import resource, sys; from stepmask import measure_cost, presets; "
-        f"model = presets.load({LARGEST!r}); cost = measure_cost(model); "
+        f"model = presets.load({name!r}); cost = measure_cost(model); "
         "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024); "
         "print(sum(p.numel() for p in model.parameters()), len(cost.sites), int(cost.coverage > 0.99), peak)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     parameters, sites, covered, peak = map(int, done.stdout.split())
-    assert (parameters, sites, covered) == (PARAMETERS[LARGEST], (3 + 1) * (19 + 38) + 2, 1)
-    assert peak < 2e9, "12 billion parameters would be 48 GB"
+    if name == LARGEST:
+        assert (parameters, sites) == (PARAMETERS[LARGEST], (3 + 1) * (19 + 38) + 2)
+    assert covered and peak < min(2e9, 4 * parameters), "of which each would be 4 bytes"
 
 
 def test_importing_presets_is_light():

@@ -11,6 +11,8 @@ from command_line import words
 from stepmask import StepMask, schedules
 from tiny import dit_pipeline
 
+SLOW = pytest.mark.slow  # each starts a process of its own
+
 
 @pytest.fixture(scope="module")
 def dit_mask(tmp_path_factory):
@@ -53,7 +55,7 @@ def test_texts_of_a_mask_are_shown_as_they_are(run, mask_file, tmp_path):
     assert "[/]Scheduler; method [/b] \\ud800 :smile:, model [red]x" in shown
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", ["cp1252", *(pytest.param(name, marks=SLOW) for name in ("ascii", "latin-1"))])
 def test_encodings_that_have_no_blocks(encoding, mask_file):
     code, shown, _ = shell(f"STEPMASK show {mask_file}", PYTHONIOENCODING=encoding)
     assert code == 0 and "#" in shown and "\\u2588" not in shown and "StepMask(4 steps" in shown
@@ -63,8 +65,8 @@ def test_encodings_that_have_no_blocks(encoding, mask_file):
     ("STEPMASK show {mask} >&-", 2, "cannot write what there is to say to the standard output"),
     ("STEPMASK show {mask} > /dev/full", 2, "No space left on device"),
     ("STEPMASK show none.json 2>&-", 2, ""),
-    ("STEPMASK show none.json 2> /dev/full", 2, ""),
-    ("STEPMASK --help > /dev/full", 2, "No space left on device"),
+    pytest.param("STEPMASK show none.json 2> /dev/full", 2, "", marks=SLOW),
+    pytest.param("STEPMASK --help > /dev/full", 2, "No space left on device", marks=SLOW),
     ("STEPMASK show {mask} | head -c 1 > /dev/null", 0, ""),
 ])  # fmt: skip
 def test_streams_that_are_closed_or_full(line, code, says, mask_file):
@@ -78,7 +80,10 @@ def test_a_file_is_written_where_nothing_can_be_said(dit_mask, tmp_path):
     assert json.loads(output.read_text())
 
 
-@pytest.mark.parametrize(("columns", "verb"), [("0", "--help; STEPMASK show"), ("-5", "show"), ("many", "show")])
+@pytest.mark.parametrize(("columns", "verb"), [
+    ("0", "show"), pytest.param("0", "--help; STEPMASK show", marks=SLOW), pytest.param("-5", "show", marks=SLOW),
+    pytest.param("many", "show", marks=SLOW),
+])  # fmt: skip
 def test_widths_that_are_none(columns, verb, mask_file):
     code, shown, _ = shell(f"STEPMASK {verb} {mask_file}", COLUMNS=columns)
     assert code == 0 and "StepMask(4" in shown.replace("\n", "")

@@ -297,7 +297,9 @@ def test_masked_runs_are_the_reference_with_and_without_elimination(case, seed):
     assert torch.equal(case.masked(make_plan(mask, case.graph, skip_unchanged=False)), wanted)
 
 
-@pytest.mark.parametrize(("seed", "dtype"), [(0, torch.float32), (1, torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    ("seed", "dtype"), [(0, torch.float32), pytest.param(1, torch.bfloat16, marks=pytest.mark.slow)], ids=str
+)
 def test_forecasts_are_the_reference_with_and_without_elimination(family, seed, dtype):
     case = shared(family, dtype)
     options = {"share": (0.5, 0.3)[seed], "forecasts": (0.5, 1.0)[seed]}
@@ -342,7 +344,7 @@ def test_dead_values_never_reach_the_output(case):
     assert (dead == 0) == always_read
 
 
-@pytest.mark.parametrize("nested", [False, True], ids=["branches", "nested"])
+@pytest.mark.parametrize("nested", [pytest.param(False, marks=pytest.mark.slow), True], ids=["branches", "nested"])
 def test_every_surviving_compute_matters(case, nested):
     """It reaches the output.
 

@@ -50,7 +50,7 @@ def test_time_is_up_for_all_by_the_clock_of_the_first(tmp_path):
     assert first == second and first.provenance["cut_by_max_minutes"] and first.provenance["macs"] <= TARGET
 
 
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_what_was_measured_is_there_when_one_has_died(who, alone, tmp_path):
     path = str(tmp_path / "state")
     results = Started(2, several.search_and_die, who, path).results()

@@ -163,7 +163,7 @@ def test_grid_of_a_mask_shows_compute_and_hold(mask):
     assert [text.get_text().split()[0] for text in texts] == ["compute", "hold"]
 
 
-@pytest.mark.parametrize("rows", [1, 250])
+@pytest.mark.parametrize("rows", [1, pytest.param(250, marks=pytest.mark.slow)])
 def test_tables_stay_legible_for_56_sites(rows):
     sites = [Site(f"transformer_blocks.{i // 2}.{('attn1', 'ff')[i % 2]}", "mlp") for i in range(56)]
     big = schedules.fora(BlockGraph.branches(sites), np.linspace(999, 0, rows), 2)
@@ -172,6 +172,7 @@ def test_tables_stay_legible_for_56_sites(rows):
         assert max(shape_of(figure)) < 3000
 
 
+@pytest.mark.slow
 def test_tables_stay_legible_for_57_blocks():
     random, table = np.random.default_rng(0), {}
     for name in [f"blocks.{i}{part}" for i in range(57) for part in (".attn", ".ff", ".norm_out", "")] + ["blocks"]:

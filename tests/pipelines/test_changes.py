@@ -211,7 +211,11 @@ def within(found):
     return {name: marks for name, marks in found.items() if "." in name}
 
 
-@pytest.mark.parametrize("case", [SD, FLUX, BY_NAME["Wan"]], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [FLUX, *(pytest.param(case, marks=pytest.mark.slow) for case in (SD, BY_NAME["Wan"]))],
+    ids=lambda case: case.name,
+)
 @pytest.mark.shows("offloaded as a whole or layer by layer", apply="bitwise")
 def test_offload_of_models(case):
     pipe = case.build()

@@ -13,7 +13,15 @@ from tiny import sample_of, with_channel_gains
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")  # shifts that depend on the resolution
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+FURTHER = {
+    "Stable Diffusion XL, modular", "Stable Diffusion XL, T2I-Adapter", "Stable Diffusion, inpainting",
+    "Stable Diffusion, PAG", "Wan 2.2, from an image",
+}  # fmt: skip
+"""Slow ones, of kinds that others show in less time."""
+PARAMS = [pytest.param(case, marks=pytest.mark.slow if case.name in FURTHER else [], id=case.name) for case in CASES]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def case(request):
     return request.param
 

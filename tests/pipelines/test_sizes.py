@@ -27,7 +27,7 @@ def learned(case: Case, **options) -> tuple[object, StepMask]:
     )
 
 
-@pytest.mark.parametrize("name", ["Stable Diffusion", "PixArt-Sigma"])
+@pytest.mark.parametrize("name", [pytest.param("Stable Diffusion", marks=pytest.mark.slow), "PixArt-Sigma"])
 def test_a_mask_of_a_small_size_runs_at_a_large_one(name):
     case = case_of(name)
     pipe, mask = learned(case)

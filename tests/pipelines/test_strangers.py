@@ -19,7 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")
 BY_NAME = {case.name: case for case in STRANGERS}
 
 
-@pytest.mark.parametrize("case", STRANGERS, ids=BY_NAME)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=pytest.mark.slow if case.name == "AnimateDiff" else []) for case in STRANGERS
+], ids=BY_NAME)  # fmt: skip
 def test_masks_are_what_hooks_would_do(case):
     pipe = case.build()
     assert type(denoiser_of(pipe)).__name__ not in registered_architectures()
@@ -45,7 +47,7 @@ def test_masks_are_what_hooks_would_do(case):
 
 
 @pytest.mark.parametrize("method", ["end-to-end", "paper"])
-@pytest.mark.parametrize("name", ["Z-Image", "HunyuanVideo"])
+@pytest.mark.parametrize("name", ["Z-Image", pytest.param("HunyuanVideo", marks=pytest.mark.slow)])
 def test_learn_and_go_on_in_another_process(name, method, tmp_path):
     case = BY_NAME[name]
     pipe, inputs = case.build(), case.arguments(3)

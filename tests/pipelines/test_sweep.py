@@ -16,7 +16,7 @@ def bench():
 
 
 @pytest.mark.parametrize(("name", "found"), [
-    ("FluxInpaintPipeline", "bitwise"), ("WanImageToVideoPipeline", "bitwise"),
+    pytest.param("FluxInpaintPipeline", "bitwise", marks=pytest.mark.slow), ("WanImageToVideoPipeline", "bitwise"),
     ("StableDiffusionPanoramaPipeline", "warned"), ("StableDiffusionSAGPipeline", "refused"),
     ("VQDiffusionPipeline", "not tried"), ("HunyuanDiTPipeline", "bitwise"),
 ])  # fmt: skip

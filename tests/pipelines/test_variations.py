@@ -61,7 +61,15 @@ VARIATIONS |= {
 }
 
 
-@pytest.mark.parametrize("name", VARIATIONS)
+FURTHER = {
+    "KDPM2", "DPM++ Karras", "PNDM, a late start", "Heun, a late start", "Euler ancestral, a late start", "UniPC", "LCM"
+}  # fmt: skip
+"""Variations of the others, which are slow together."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in FURTHER else []) for name in VARIATIONS]
+)
 @pytest.mark.shows("second-order schedulers, late starts, timesteps of your own", apply="bitwise")
 def test_schedulers_starts_and_guidance(name):
     assert_runs_as_hooks_would(VARIATIONS[name], VARIATIONS[name].build())

@@ -28,7 +28,9 @@ SUBJECTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize(
+    "name", ["dit", *(pytest.param(name, marks=pytest.mark.slow) for name in SUBJECTS if name != "dit")]
+)
 def test_every_model_is_measured(name):
     found = measured([SUBJECTS[name]], ways=(Way("eager"),), **FEW, tell=lambda line: None)
     assert len(found["rows"]) == 2 * 2 * 2

@@ -43,6 +43,12 @@ for model in ("U-Net", "LDM"):
     for how in ("cache-dit-dbcache-taylorseer", "cache-dit-masks-taylorseer"):
         REFUSED[how, model] = REFUSED["cache-dit-dbcache", model]
 RUNS = [(method, model) for method in METHODS for model in MODELS if (method, model) not in REFUSED]
+LARGER = [
+    (method, model)
+    for method, model in RUNS
+    if model in ("LDM", "PixArt") and {(method, "U-Net"), (method, "DiT")} & {*RUNS}
+]
+"""Of methods that smaller models show."""
 
 
 @cache
@@ -94,7 +100,9 @@ def test_what_does_not_support_a_model_says_why(method, model):
     assert state_of(subject_of(model).pipe) == before
 
 
-@pytest.mark.parametrize(("method", "model"), RUNS)
+@pytest.mark.parametrize(
+    ("method", "model"), [pytest.param(*run, marks=pytest.mark.slow if run in LARGER else []) for run in RUNS]
+)
 def test_what_supports_a_model_saves_something_and_leaves_no_trace(method, model):
     rival, subject = shipped(method), subject_of(model)
     setting = rival.settings(subject)[-1]
@@ -111,7 +119,10 @@ def test_what_supports_a_model_saves_something_and_leaves_no_trace(method, model
     assert torch.equal(plain(subject).full(0, SEEDS)[0], images)
 
 
-@pytest.mark.parametrize(("method", "model"), [pair for pair in RUNS if pair[1] in ("U-Net", "DiT")])
+@pytest.mark.parametrize(("method", "model"), [
+    pytest.param(*run, marks=pytest.mark.slow if run[1] == "U-Net" and (run[0], "DiT") in RUNS else [])
+    for run in RUNS if run[1] in ("U-Net", "DiT")
+])  # fmt: skip
 def test_trials_find_what_runs(method, model):
     assert shipped(method).fits(subject_of(model)) is None
 

@@ -11,6 +11,8 @@ from stepmask_lab.benchmark.studies import features_of, pictures, study_methods
 from tiny import ddim_pipeline, dit_pipeline
 
 STUDIES = {short_name(method): method for method in study_methods()}
+FIRST = ("end-to-end-alone", "end-to-end-from-smoothcache", "end-to-end-by-pictures")
+"""One of each kind."""
 STEPS = 4
 
 
@@ -32,7 +34,9 @@ def test_gains_of_key_steps():
     assert cost.fraction(make_plan(mask, graph)) == pytest.approx(cost.fraction(make_plan(plain, graph)))
 
 
-@pytest.mark.parametrize("name", [name for name in STUDIES if "-gains-" not in name])
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[] if name in FIRST else pytest.mark.slow) for name in STUDIES if "-gains-" not in name
+])  # fmt: skip
 def test_each_keeps_to_its_budget(name):
     pipe, method = dit_pipeline(), STUDIES[name]
     subject = Subject(pipe, STEPS, targets=(0.6,))

@@ -99,7 +99,7 @@ def test_every_pipeline_meets_its_target(name, learned):
     assert mask.provenance["method"] == "end-to-end" and mask.provenance["asked"] == {"target_macs": TARGET}
 
 
-@pytest.mark.parametrize("name", ["DDIMPipeline", "DiTPipeline, scale 2"])
+@pytest.mark.parametrize("name", [pytest.param("DDIMPipeline", marks=pytest.mark.slow), "DiTPipeline, scale 2"])
 def test_no_schedule_within_the_target_is_better_on_the_validation_noise(name, learned):
     case = learned(name)
     cost = partial(cost_of, pipe=case.pipe, call_kwargs=case.call_kwargs)
@@ -151,7 +151,7 @@ def test_a_speed_up(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("limits", "far"), [
     ({"target_macs": 0.7, "target_speedup": 1.5}, {"target_speedup": 1.0}),
-    ({"target_macs": 0.6, "target_speedup": 1.3}, {"target_macs": 1.0}),
+    pytest.param({"target_macs": 0.6, "target_speedup": 1.3}, {"target_macs": 1.0}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_speed_up_beside_a_share_of_the_macs(limits, far, monkeypatch, tmp_path):
     """Each of the two is not kept where it is not asked for."""
@@ -209,7 +209,7 @@ def test_what_is_out_of_reach():
         learn(dit_pipeline(), STEPS, target_speedup=50.0, **QUICK)
 
 
-@pytest.mark.parametrize("name", ["DDIMPipeline", "DiTPipeline, scale 2"])
+@pytest.mark.parametrize("name", [pytest.param("DDIMPipeline", marks=pytest.mark.slow), "DiTPipeline, scale 2"])
 def test_a_limit_of_the_cache(name, learned):
     case = learned(name)
     pipe, free = case.pipe, case.mask.provenance["cache_bytes_per_image"]

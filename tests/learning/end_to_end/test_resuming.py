@@ -41,7 +41,7 @@ def state(finished, tmp_path):
     return shutil.copy(finished[0], tmp_path / "state")
 
 
-@pytest.mark.parametrize("make", [ddpm_pipeline, dit_pipeline])
+@pytest.mark.parametrize("make", [pytest.param(ddpm_pipeline, marks=pytest.mark.slow), dit_pipeline])
 def test_an_interrupted_search_goes_on_to_the_same_mask(make, tmp_path):
     pipe, until = make(), []
     calls = count_calls(pipe)

@@ -70,7 +70,9 @@ def test_measurements_take_as_many_runs_as_are_counted(make, graph_bytes):
         assert sum(made) / forwards == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize("way", [{"coarse": False}, {"coarse": True}, {"gradients": False}], ids=str)
+@pytest.mark.parametrize(
+    "way", [{"coarse": True}, {"gradients": False}, pytest.param({"coarse": False}, marks=pytest.mark.slow)], ids=str
+)
 def test_the_count_of_a_search_is_what_it_measures(way):
     """A second is a run of the denoiser on one image; what counts is asked for before it is measured."""
     asked = []

@@ -49,7 +49,14 @@ def test_agreement_is_half_a_percent_or_the_same_digits():
     assert agrees(0.6054, 0.61) and not agrees(0.6049, 0.61)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+LARGER = ("DiT-XL/2, ImageNet 512", "PixArt-Sigma-XL, COCO 1024", "DDPM, LSUN-Bedroom 256")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(model, marks=pytest.mark.slow if model.name in LARGER else []) for model in MODELS],
+    ids=lambda model: model.name,
+)
 def test_macs_of_the_originals_are_those_of_the_paper(model):
     rows = {row["method"]: row for row in full_size(model)}
     ours, printed = rows[ORIGINAL]["macs"], model.row(ORIGINAL).macs

@@ -43,6 +43,8 @@ COPIES, STEPS = 2, 6
 LABELS = [3, 7]
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 LEAN = EndToEnd(graph_bytes=0)
+SLOW_UNET = pytest.param("DDIM", marks=pytest.mark.slow)
+"""Where transformers show the same, and U-Nets have their turn in the tests of effects, gains and kept graphs."""
 
 
 def unclipped(pipe):
@@ -221,7 +223,12 @@ def switched_between(possible: np.ndarray, actions: np.ndarray, sites: list[int]
     return {(a, b) for a, b in PAIRS if (possible[:, sites, b] & (actions[:, sites] == a)).any()}
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+FURTHER = ("DDPM", "U-Net, DPM-Solver++", "no guidance")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in FURTHER else []) for name in PIPELINES]
+)
 def test_effects_are_derivatives_of_the_final_images(name):
     """Of a table in which everything that contains other sites computes; and of others.
 
@@ -244,7 +251,7 @@ def test_effects_are_derivatives_of_the_final_images(name):
         assert switched_between(possible, plan.mask.actions, sites) == set(PAIRS)
 
 
-@pytest.mark.parametrize("name", ["DDIM", "guidance"])
+@pytest.mark.parametrize("name", [SLOW_UNET, "guidance"])
 def test_the_derivatives_are_those_of_finite_differences(name):
     """What the test above compares with, without autograd."""
     pipe, call, plan, along = prepared(name, seed=3)
@@ -307,7 +314,7 @@ def test_slopes_are_derivatives_by_the_gains(name, values):
         assert_slopes_are_close(found.by_gain[row, site], expected)
 
 
-@pytest.mark.parametrize("name", FORECASTING)
+@pytest.mark.parametrize("name", [SLOW_UNET, "guidance", "two calls"])
 def test_slopes_of_channels_are_derivatives_by_their_gains(name):
     pipe, call, plan, along = prepared(name, seed=FORECASTING[name][0], share=FORECASTING[name][1], channels=True)
     without = EndToEnd(graph_bytes=0, channel_gains=False)
@@ -322,7 +329,9 @@ def test_slopes_of_channels_are_derivatives_by_their_gains(name):
         assert_slopes_are_close(found[site][..., channel], expected)
 
 
-@pytest.mark.parametrize(("name", "values"), [("DDIM", 3), ("guidance", 4), ("guidance", 2), ("two calls", 3)])
+@pytest.mark.parametrize(("name", "values"), [
+    pytest.param("DDIM", 3, marks=pytest.mark.slow), ("guidance", 4), ("guidance", 2), ("two calls", 3),
+])  # fmt: skip
 def test_slopes_of_weights_are_derivatives_by_them(name, values):
     pipe, call, plan, along = prepared(name, seed=FORECASTING[name][0], share=FORECASTING[name][1], values=values)
     chain, _ = run_chain(pipe, call, plan, along, probing=False)
@@ -343,7 +352,7 @@ def test_slopes_of_weights_are_derivatives_by_them(name, values):
     assert {0, 1} <= orders and (values == 2 or 2 in orders)
 
 
-@pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
+@pytest.mark.parametrize("name", [SLOW_UNET, "guidance", "two calls"])
 def test_other_sites_are_accounted_for_beside_those_with_weights(name):
     """All but those that contain some, whose later reads are left out if they rest."""
     pipe, call, plan, along = prepared(name, seed=FORECASTING[name][0], share=FORECASTING[name][1], values=3)
@@ -399,7 +408,7 @@ def test_steps_whose_graph_is_kept_are_not_run_again(name, probing):
             assert_same(getattr(found, part), getattr(none, part))
 
 
-@pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls"])
+@pytest.mark.parametrize("name", [SLOW_UNET, "guidance", "two calls"])
 def test_several_cotangents_are_as_many_runs(name):
     pipe, call, plan, along = prepared(name, 3)
     together, _ = run_chain(pipe, call, plan, along)

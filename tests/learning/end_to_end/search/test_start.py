@@ -31,7 +31,7 @@ def cost_of(pipe, mask: StepMask) -> float:
     return measure_cost(pipe).fraction(make_plan(mask, describe(pipe)))
 
 
-@pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
+@pytest.mark.parametrize("make", [pytest.param(ddim_pipeline, marks=pytest.mark.slow), dit_pipeline])
 def test_the_result_is_not_worse_than_the_start_and_nothing_is_walked_down(make):
     pipe, rounds = make(), []
     before = learn(pipe, STEPS, 0.6, **QUICK)
