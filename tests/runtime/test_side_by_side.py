@@ -12,8 +12,6 @@ from tiny import FEW
 
 RUNS = [
     ("Flux", "ulysses, uneven"),
-    ("Qwen-Image", "ulysses"),
-    ("Wan", "ulysses"),
     ("Qwen-Image", "ring"),
     ("Flux", "tensor"),
 ]
@@ -62,6 +60,13 @@ def test_a_denoiser_that_two_processes_run_in_common(run, ran):
     first, second = ran[run]
     if "refused" in first:
         pytest.skip(f"diffusers: {first['refused']}")
+    assert_as_one_process(first)
+    assert all(np.array_equal(first[what], second[what]) for what in first)
+
+
+@pytest.mark.slow
+def test_a_video():
+    ((first,), (second,)) = Started(2, side_by_side.together, ("Wan", "ulysses")).results()
     assert_as_one_process(first)
     assert all(np.array_equal(first[what], second[what]) for what in first)
 
