@@ -31,7 +31,10 @@ LEARNED = ["Stable Diffusion", "Stable Diffusion 3", "Flux, true guidance", "Wan
 
 
 @pytest.mark.filterwarnings("error:.*timesteps differ")
-@pytest.mark.parametrize("case", [BY_NAME[name] for name in LEARNED], ids=LEARNED)
+@pytest.mark.parametrize("case", [
+    pytest.param(BY_NAME[name], marks=pytest.mark.slow if name in ("Stable Diffusion 3", "Flux, true guidance") else [])
+    for name in LEARNED
+], ids=LEARNED)  # fmt: skip
 @pytest.mark.shows("guidance in one batch, in two calls, embedded", learn="verified")
 def test_learn_and_evaluate(case):
     case = replace(case, steps=3)
@@ -91,12 +94,16 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("method", ["end-to-end", "paper", "ecad"])
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(("part", "method"), [
+    ("a late start", "end-to-end"), ("an early end", "paper"), ("an early end", "ecad"),
+    pytest.param("an early end", "end-to-end", marks=pytest.mark.slow),
+    pytest.param("a late start", "paper", marks=pytest.mark.slow),
+    pytest.param("a late start", "ecad", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_the_budget_is_that_of_the_rows_that_run(part, method):
     case, rows = PARTS[part]
     options = {
-        "end-to-end": FEW,
+        "end-to-end": {**tiny.FEWEST, "rounds": 1, "num_projections": 1, "progress": False},
         "paper": {"num_trajectories": 2, "batch_size": 2, "progress": False},
         "ecad": {"population": 4, "generations": 1, "num_calibration": 2, "num_checked": 2, "progress": False},
     }[method]
@@ -111,7 +118,7 @@ def test_the_budget_is_that_of_the_rows_that_run(part, method):
     assert summary.macs_fraction == pytest.approx(mask.provenance["macs"], abs=0.005) and summary.macs_fraction <= 0.6
     if method == "end-to-end":
         again = stepmask.learn(
-            pipe, case.steps, 0.8, call_kwargs=case.arguments(2), start=mask, **{**FEW, "rounds": 0, "gains": 0}
+            pipe, case.steps, 0.8, call_kwargs=case.arguments(2), start=mask, **{**options, "rounds": 0}
         )
         assert again.num_rows == 10 and again.provenance["started_from_masks"] == 1
 
