@@ -130,7 +130,7 @@ class Harmful:
         (b'{"format": "stepmask", "rows', "cut short"),
         (b"<html>sign in</html>", "not valid JSON"),
         (b"[1, 2]", "not a mask file"),
-        (b'{"format": "stepmask-frontier"}', "Frontier.load reads it"),
+        (b'{"format": "stepmask-timings"}', "not a mask file"),
         (b'{"format": "stepmask", "format_version": 99}', "format version 99"),
     ],
 )

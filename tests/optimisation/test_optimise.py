@@ -13,7 +13,7 @@ from stepmask.optimisation import Frontier, Point
 from stepmask.optimisation.frontier import CHEAPER, FEWER_STEPS, GUIDANCE, RESOLUTION, TOGETHER, WAYS
 from stepmask.optimisation.judge import Judge
 from stepmask.optimisation.search import Search
-from tiny import FEWEST, ddim_pipeline, dit_pipeline
+from tiny import FEWEST, ddim_pipeline, dit_pipeline, generator
 
 FEW = {"num_images": 2, "num_held_back": 2, "iterations": 1, "enough": 35.0, "progress": False}
 CALL = {"class_labels": [3, 7]}
@@ -58,6 +58,24 @@ def test_a_frontier_picks_the_best_that_it_has(found):
     best = found.best(3)
     assert best.psnr == max(point.psnr for point in found.points) and found.at(3) == best.recipe
     check_refused(r"no recipe takes at most 0\.1 evaluations; the cheapest takes", found.at, 0.1, error=TargetError)
+
+
+def test_it_is_loaded_and_applied_like_a_family(found, tmp_path):
+    found.save_pretrained(tmp_path)
+    assert stepmask.load(tmp_path).at(3) == found.at(3) == stepmask.load(tmp_path / "frontier.json", at=3)
+    pipe, recipe = dit_pipeline(), found.at(3)
+    call = {**CALL, "num_inference_steps": recipe.num_inference_steps, "output_type": "np"}
+    made = []
+    for source, options in ((recipe, {}), (found, {"at": 3}), (tmp_path, {"at": 3})):
+        with stepmask.apply(pipe, source, **options):
+            made.append(pipe(**call, generator=generator())[0])
+    assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2])
+    for source in (found, tmp_path):
+        check_refused(
+            r"frontier of \d+ recipes: pick one by how many evaluations.*it has 2 \(", stepmask.apply, pipe, source
+        )
+    for budget in ("six", float("nan"), 0):
+        check_refused("a number of evaluations", found.at, budget, error=TargetError)
 
 
 def test_files_say_it_all(found, tmp_path):

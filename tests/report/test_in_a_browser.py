@@ -7,9 +7,21 @@ import pytest
 from PIL import Image
 
 from browser import PHONE, opened
-from stepmask import MaskFamily, describe, make_plan, schedules
+from stepmask import MaskFamily, Recipe, describe, make_plan, schedules
 from stepmask.family import Member
-from stepmask.report import Axis, Entry, Method, Report, Study, family_study, mask_study, write_report
+from stepmask.optimisation import Frontier, Point
+from stepmask.optimisation.frontier import WAYS
+from stepmask.report import (
+    Axis,
+    Entry,
+    Method,
+    Report,
+    Study,
+    family_study,
+    frontier_study,
+    mask_study,
+    write_report,
+)
 from stepmask.report.content import COST, PSNR
 from stepmask.report.on_model import maps_on
 from tiny import dit_pipeline, random_mask
@@ -36,6 +48,14 @@ def family_page(subject, tmp_path_factory):
     mask, mapped, _, cheap = subject
     family = MaskFamily((Member(0.6, 40.0, mask), Member(0.3, 30.0, cheap)))
     return write_report(Report("Family", "f.json", [family_study(family, mapped)]), tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(scope="module")
+def frontier_page(subject, tmp_path_factory):
+    plain, masked = Recipe(num_inference_steps=3), Recipe(num_inference_steps=STEPS, mask=subject[0])
+    points = Point(WAYS[0], 3, 3, 20.0, 1.0, 4, plain), Point(WAYS[5], 4, 3.5, 25.0, 1.0, 4, masked)
+    study = frontier_study(Frontier(points, {"converged": "100 steps"}))
+    return write_report(Report("Frontier of recipes", "f.json", [study]), tmp_path_factory.mktemp("frontier"))
 
 
 def strip(level):
@@ -129,6 +149,18 @@ def test_a_family_by_budget_and_by_key(chromium, family_page):
         page.keyboard.press("ArrowRight")
         assert "at 60.0%" in page.inner_text('#tradeoff tr[aria-current="true"]')
         assert page.locator("path.point").count() == 3, "two members, and a ring around the chosen one"
+
+
+def test_a_frontier_by_budget(chromium, frontier_page):
+    """Budgets are evaluations; a recipe without a mask has no map."""
+    with opened(chromium, frontier_page) as page:
+        chosen = '#tradeoff tr[aria-current="true"]'
+        assert "together" in page.inner_text(chosen) and page.locator("#map td").count() > 0
+        assert page.inner_text(chosen).split()[-3:] == ["3.5", "25.0", "dB"]
+        assert "3.5\nevaluations, of the denoiser" in page.inner_text(".tiles")
+        page.locator('input[aria-label^="Budget"]').fill("30")
+        assert page.inner_text(chosen).split()[-3:] == ["3", "20.0", "dB"]
+        assert "There is no mask of fewer steps" in page.inner_text("#map")
 
 
 def test_a_benchmark_from_point_to_pictures(chromium, benchmark_page):

@@ -3,6 +3,9 @@
 import pytest
 
 from command_line import words
+from stepmask import Recipe, StepMask
+from stepmask.optimisation import Frontier, Point
+from stepmask.optimisation.frontier import WAYS
 
 
 def test_of_a_mask_alone_and_on_its_model(run, folder, mask_file, tmp_path):
@@ -20,6 +23,29 @@ def test_of_a_family_and_of_one_of_its_masks(run, family_file, tmp_path):
     run("report", family_file, "--at", 0.5, "-o", tmp_path / "one")
     texts = [(tmp_path / name / "index.html").read_text() for name in ("all", "one")]
     assert [text.count('"planned":false') for text in texts] == [3, 1]
+
+
+def test_of_recipes(run, folder, mask_file, tmp_path):
+    mask = StepMask.load(mask_file)
+    steps = mask.num_inference_steps
+    plain, masked = (
+        Recipe(num_inference_steps=steps, guidance="1" * steps),
+        Recipe(num_inference_steps=steps, mask=mask),
+    )
+    masked.save(tmp_path / "recipe.json")
+    points = Point(WAYS[0], 3, 3, 20.0, 1.0, 4, plain), Point(WAYS[5], 4, 3.5, 25.0, 1.0, 4, masked)
+    Frontier(points, {"converged": "100 steps"}).save_pretrained(tmp_path / "frontier")
+    run("report", tmp_path / "recipe.json", "--model", folder, "-o", tmp_path / "one")
+    run("report", tmp_path / "frontier", "-o", tmp_path / "all")
+    one, both = ((tmp_path / name / "index.html").read_text() for name in ("one", "all"))
+    assert one.count('"planned":true') == 1 and "recipe.json" in one
+    assert both.count('"planned":false') == 1 and both.count('"method":') == 2
+    assert f"{'1' * steps} (1: both halves compute)" in both and "100 steps" in both
+    plain.save(tmp_path / "plain.json")
+    said = run("report", tmp_path / "plain.json", "--model", folder, "-o", tmp_path / "x", code=2)
+    assert "there is no mask to show on a model" in words(said)
+    said = run("report", tmp_path / "frontier", "--at", 2, "-o", tmp_path / "x", code=2)
+    assert "no recipe takes at most 2 evaluations; the cheapest takes 3" in words(said)
 
 
 @pytest.mark.parametrize("bad", ["nothing.json", "no json.json", "other.json"])

@@ -17,11 +17,9 @@ def code_for(sheet: Sheet, source: str, base_model: str | None) -> str:
     class_name, call = _call(sheet)
     quoted, name = json.dumps(source), sheet.shown.kind
     value = f"stepmask.load({quoted})" if sheet.at is None else f"stepmask.load({quoted}, at={sheet.at:g})"
-    if sheet.kind == "frontier":
-        value = f"stepmask.optimisation.Frontier.from_pretrained({quoted}).at({sheet.at:g})"
     lines = [
         "import diffusers",
-        "import stepmask.optimisation" if sheet.kind == "frontier" else "import stepmask",
+        "import stepmask",
         "",
         f"pipe = diffusers.{class_name}.from_pretrained({json.dumps(base_model or UNKNOWN)})",
         f"{name} = {value}",

@@ -104,7 +104,8 @@ def _frontier_sheet(frontier: Frontier, evaluation: Mapping[str, Any]) -> Sheet:
     rows += [(f"{point.work:.3g}", point.way, f"{point.psnr:.1f} dB") for point in best]
     shown = best[len(best) // 2]
     words = f"A frontier of {len(frontier.points)} recipes, for {budgets[0]:g} to {budgets[-1]:g} evaluations"
-    return Sheet("frontier", f"{words}.", shown.recipe, shown.work, _facts(shown.recipe, evaluation), tuple(rows))
+    at = math.ceil(1000 * shown.work) / 1000
+    return Sheet("frontier", f"{words}.", shown.recipe, at, _facts(shown.recipe, evaluation), tuple(rows))
 
 
 def _facts(shown: StepMask | Recipe, evaluation: Mapping[str, Any]) -> Facts:

@@ -1,4 +1,4 @@
-"""stepmask report: one page to explore, of a mask, a family or a benchmark."""
+"""stepmask report: one page to explore, of whatever was learned, or of a benchmark."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from stepmask import plugins
 from stepmask.cli.common.app import app, stdout
 from stepmask.cli.common.arguments import At
 from stepmask.cli.common.call_arguments import Call, call_kwargs
-from stepmask.cli.common.mask_files import load_family_or_mask
 from stepmask.cli.common.models import load
 from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.files import is_file, ready_folder
+from stepmask.optimisation.frontier import Frontier
+from stepmask.recipe import Recipe
+from stepmask.sources import NAMES
+from stepmask.sources import load as load_any
 
 if TYPE_CHECKING:
     from stepmask.mask import StepMask
@@ -28,8 +31,8 @@ def report(
         Path,
         typer.Argument(
             metavar="WHAT",
-            help="File with a mask or a family of masks, hub:USER/NAME, or the folder of a benchmark, which the "
-            "laboratory reads.",
+            help="A mask, a family of masks, a recipe or a frontier of recipes: a file, the folder that it was saved "
+            "in, or hub:USER/NAME. Or the folder of a benchmark, which the laboratory reads.",
         ),
     ],
     at: At = None,
@@ -48,11 +51,11 @@ def report(
     ] = None,
     call: Call = None,
 ) -> None:
-    """Write one HTML page on a mask, a family or a folder of results, to explore in a browser.
+    """Write one HTML page on a mask, a family, a recipe or a folder of results, to explore in a browser.
 
     The page has a map of all steps and sites: point at a cell, or walk there with the arrow keys, and it says what runs
-    there, why, and what it costs. Of a family or a benchmark it also has quality against cost, method by method. Of a
-    benchmark whose pictures are there it shows those, with a slider between the full and the masked run.
+    there, why, and what it costs. Of a family, a frontier or a benchmark it also has quality against cost, method by
+    method. Of a benchmark whose pictures are there it shows those, with a slider between the full and the masked run.
 
     The page is a single file that needs no network: open it from the folder, send it, or put it on any web server.
 
@@ -60,11 +63,14 @@ def report(
 
         stepmask report family.json -o report
 
+        stepmask report recipes/frontier.json -o report
+
         stepmask report benchmark -o report
     """
     from stepmask.report import write_report
 
-    made = _benchmark(what, at, model, call) if what.is_dir() else _masks(what, at, model, call, output)
+    is_shared = not what.is_dir() or any(is_file(what / name) for name in NAMES)
+    made = _one(what, at, model, call, output) if is_shared else _benchmark(what, at, model, call)
     path = write_report(made, ready_folder(output))
     size = path.stat().st_size / 2**20
     stdout().print(f"{path}: {size:.1f} MiB, open it in a browser", soft_wrap=True)
@@ -80,27 +86,42 @@ def _benchmark(folder: Path, at: float | None, model: str | None, call: list[str
     return plugins.results_of(folder)
 
 
-def _masks(what: Path, at: float | None, model: str | None, call: list[str] | None, output: Path) -> Report:
-    from stepmask.report import Report, check_drawable, family_study, mask_study
+def _one(what: Path, at: float | None, model: str | None, call: list[str] | None, output: Path) -> Report:
+    from stepmask import report
 
     if call and model is None:
         raise StepMaskError("--call says how a model is called: give the model too, with --model")
-    decision = load_family_or_mask(what, at)
-    is_family = isinstance(decision, MaskFamily)
-    if is_family:
-        check_drawable()
+    decision = load_any(what, at=at)
+    if isinstance(decision, MaskFamily | Frontier):
+        report.check_drawable()
     ready_folder(output)
-    mapped = _mapped(decision.members[0].mask if is_family else decision, model, call)
-    study = family_study(decision, mapped) if is_family else mask_study(decision, mapped)
-    return Report("Family of masks" if is_family else "Mask", what.name if is_file(what) else what.as_posix(), [study])
+    mapped = _mapped(decision, model, call)
+    made = {
+        MaskFamily: ("Family of masks", report.family_study),
+        Frontier: ("Frontier of recipes", report.frontier_study),
+        Recipe: ("Recipe", report.recipe_study),
+    }
+    title, study = made.get(type(decision), ("Mask", report.mask_study))
+    return report.Report(title, what.name if is_file(what) else what.as_posix(), [study(decision, mapped)])
 
 
-def _mapped(mask: StepMask, model: str | None, call: list[str] | None) -> Any:
+def _mapped(decision: Any, model: str | None, call: list[str] | None) -> Any:
     """What makes the maps: of masks alone, or of what they do on a model."""
     from stepmask.report import mask_map
     from stepmask.report.on_model import maps_on
 
     if model is None:
         return mask_map
+    mask = next((mask for mask in _masks_of(decision) if mask is not None), None)
+    if mask is None:
+        raise StepMaskError("there is no mask to show on a model: leave --model out")
     given = call_kwargs(mask.provenance.get("guidance_scale")) | call_kwargs(None, call)
     return maps_on(load(model, device="cpu"), mask, given)
+
+
+def _masks_of(decision: Any) -> list[StepMask | None]:
+    if isinstance(decision, MaskFamily):
+        return [member.mask for member in decision]
+    if isinstance(decision, Frontier):
+        return [point.recipe.mask for point in decision.points]
+    return [decision.mask if isinstance(decision, Recipe) else decision]

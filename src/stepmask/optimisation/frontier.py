@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,6 +79,7 @@ class Frontier(Shared):
         facts: How they were found, as JSON values: the converged run among them.
     """
 
+    kind: ClassVar[str] = "frontier"
     hub_file: ClassVar[str] = "frontier.json"
 
     points: tuple[Point, ...]
@@ -92,12 +94,24 @@ class Frontier(Shared):
         return self.best(budget).recipe
 
     def best(self, budget: float) -> Point:
-        """The same with what it reaches; of equals the plainest."""
+        """The same with what it reaches; of equals the plainest.
+
+        Raises:
+            TargetError: There is none; says what there is.
+        """
+        if isinstance(budget, bool) or not isinstance(budget, Real) or not budget > 0:
+            raise TargetError(f"a budget is a number of evaluations of the denoiser, such as 6, got {budget!r:.80}")
         found = [point for point in self.points if point.work <= budget * (1 + 1e-9)]
         if not found:
-            least = min(point.work for point in self.points)
-            raise TargetError(f"no recipe takes at most {budget:g} evaluations; the cheapest takes {least:.3g}")
+            raise TargetError(
+                f"no recipe takes at most {budget:g} evaluations; the cheapest takes {self.least_work:.3g}"
+            )
         return max(found, key=lambda point: (point.psnr, -WAYS.index(point.way)))
+
+    @property
+    def least_work(self) -> float:
+        """Evaluations that the cheapest recipe takes."""
+        return min(point.work for point in self.points)
 
     def way(self, way: str) -> list[Point]:
         """The points of one way, cheapest first."""

@@ -20,6 +20,7 @@ from stepmask.inspection.registry import denoisers_of
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
+from stepmask.optimisation.frontier import Frontier
 from stepmask.recipe import Recipe
 from stepmask.runtime.callers import other_callers
 from stepmask.runtime.elsewhere import checked_device
@@ -37,7 +38,7 @@ READ_ATTENTION = frozenset(
 
 def apply(
     pipe: Any,
-    mask: StepMask | Plan | Recipe | MaskFamily | str | Path,
+    mask: StepMask | Plan | Recipe | MaskFamily | Frontier | str | Path,
     *,
     at: float | None = None,
     scheduler: Any | None = None,
@@ -56,9 +57,11 @@ def apply(
 
     Args:
         pipe: A diffusers pipeline; or a denoiser, with its `scheduler`.
-        mask: What to run: a mask, a plan made from one, a recipe, or a family of masks, from which `at` picks one. Or
-            where it lies, as `load` takes it: a file, a folder, or ``user/name`` for a repository.
-        at: The share of the full run's MACs that a mask of a family may cost.
+        mask: What to run: a mask, a plan made from one, a recipe; or a family of masks or a frontier of recipes, from
+            which `at` picks one. Or where it lies, as `load` takes it: a file, a folder, or ``user/name`` for a
+            repository.
+        at: The share of the full run's MACs that a mask of a family may cost, or the evaluations that a recipe of a
+            frontier may take.
         scheduler: The scheduler that drives a bare denoiser.
         eliminate_dead: Leave out computations that cannot reach the output; the output is bitwise the same.
         call_kwargs: What the pipeline will be called with, as `describe` takes it; needed only where the denoiser is of
@@ -75,18 +78,19 @@ def apply(
         MaskMismatchError: The mask belongs to another model; at the first step of a run also: to another scheduler
             or number of steps.
         MaskFileError: There is no mask where it is said to lie.
-        StepMaskError: The pipeline or its scheduler cannot do what the recipe says; or of a family no mask is picked.
+        StepMaskError: The pipeline or its scheduler cannot do what the recipe says; or nothing is picked of several.
     """
     from stepmask.runtime.recipes import apply_recipe, remove_recipe
 
     pipe, device = as_pipeline(pipe, scheduler), checked_device(cache_device)
     if isinstance(mask, str | Path):
         mask = load_one(mask, at=at)
-    elif at is not None or isinstance(mask, MaskFamily):
+    elif at is not None or isinstance(mask, MaskFamily | Frontier):
         mask = picked(mask, at)
     if not isinstance(mask, StepMask | Plan | Recipe):
         raise StepMaskError(
-            f"apply needs a StepMask, a Plan, a Recipe or a MaskFamily, or where one lies, got {type(mask).__name__}"
+            "apply needs a StepMask, a Plan, a Recipe, a MaskFamily or a Frontier, or where one lies, got "
+            f"{type(mask).__name__}"
         )
     remove_recipe(pipe)
     if isinstance(mask, Recipe):

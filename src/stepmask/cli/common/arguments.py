@@ -49,9 +49,8 @@ At = Annotated[
         "--at",
         metavar="SHARE",
         min=0.0,
-        max=1.0,
         help="Take from a family of masks the best one that costs at most this share of the full run's MACs; 0.5 is "
-        "50%.",
+        "50%. Of a frontier, as [b]stepmask optimise[/b] writes it, the best recipe of at most so many evaluations.",
     ),
 ]
 Folder = Annotated[

@@ -12,6 +12,7 @@ from stepmask.cli.common.app import stdout
 from stepmask.errors import MaskFileError
 from stepmask.family import MaskFamily
 from stepmask.mask import StepMask
+from stepmask.optimisation.frontier import Frontier
 from stepmask.recipe import Recipe
 from stepmask.sources import load, load_one
 
@@ -25,16 +26,6 @@ def load_mask(path: Path, at: float | None) -> StepMask:
     return _mask_of(load_one(path, at=at), path)
 
 
-def load_family_or_mask(path: Path, at: float | None) -> MaskFamily | StepMask:
-    """Read a whole family where there is one and nothing is picked from it; else what `load_mask` reads.
-
-    Raises:
-        StepMaskError: As `load_mask` does.
-    """
-    found = load(path, at=at)
-    return found if isinstance(found, MaskFamily) else _mask_of(found, path)
-
-
 def load_masks(paths: list[Path]) -> list[StepMask]:
     """All masks of files that hold one each, or a family.
 
@@ -43,8 +34,8 @@ def load_masks(paths: list[Path]) -> list[StepMask]:
     """
     found: list[StepMask] = []
     for path in paths:
-        one = load_family_or_mask(path, None)
-        found += [member.mask for member in one] if isinstance(one, MaskFamily) else [one]
+        one = load(path)
+        found += [member.mask for member in one] if isinstance(one, MaskFamily) else [_mask_of(one, path)]
     return found
 
 
@@ -70,7 +61,9 @@ def write_schedule(
     out.print(f"{fraction:.1%} of the full run's MACs after elimination")
 
 
-def _mask_of(found: StepMask | Recipe, path: Path) -> StepMask:
-    if isinstance(found, Recipe):
-        raise MaskFileError(f"{path} holds a recipe, not a mask: Recipe.load reads it, and .mask is its mask")
+def _mask_of(found: StepMask | Recipe | Frontier, path: Path) -> StepMask:
+    if not isinstance(found, StepMask):
+        raise MaskFileError(
+            f"{path} holds a {found.kind}, not a mask: stepmask.load reads it, and a recipe's .mask is its mask"
+        )
     return found

@@ -12,6 +12,9 @@ const markOf = (study, name) => {
 const methodOf = (study, entry) => study.methods.find((method) => method.name === entry.method);
 const hue = (method) => (isDark() ? method.dark : method.colour);
 const axisOf = (study, key) => study.axes.find((axis) => axis.key === key);
+// Budgets are given in the first of the costs.
+const budgetAxis = (study) => study.axes.find((axis) => axis.role === "cost");
+const costOf = (study, i) => study.entries[i].values[budgetAxis(study).key];
 
 // Of every method the dearest entry within a budget, the best of those that cost about as much; as indices, best first.
 const withinBudget = (study, budget, quality) => {
@@ -19,12 +22,12 @@ const withinBudget = (study, budget, quality) => {
     const value = study.entries[i].values[quality.key];
     return Number.isFinite(value) ? (quality.better === "higher" ? value : -value) : -Infinity;
   };
-  const macs = (i) => study.entries[i].values.macs;
-  const within = study.entries.map((_, i) => i).filter((i) => Number.isFinite(macs(i)) && macs(i) <= budget * (1 + study.slack) + 1e-9);
+  const cost = (i) => costOf(study, i);
+  const within = study.entries.map((_, i) => i).filter((i) => Number.isFinite(cost(i)) && cost(i) <= budget * (1 + study.slack) + 1e-9);
   const found = study.methods.flatMap((method) => {
     const own = within.filter((i) => study.entries[i].method === method.name);
-    const most = Math.max(...own.map(macs));
-    return own.filter((i) => macs(i) >= most - 0.01).sort((a, b) => worth(b) - worth(a)).slice(0, 1);
+    const most = Math.max(...own.map(cost));
+    return own.filter((i) => cost(i) >= most - 0.01).sort((a, b) => worth(b) - worth(a)).slice(0, 1);
   });
   return found.sort((a, b) => worth(b) - worth(a));
 };
@@ -81,7 +84,7 @@ const layoutOf = (study, state) => {
     hovermode: "closest", dragmode: coarse ? false : "zoom", font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: colourOf("soft") },
     hoverlabel: { bgcolor: colourOf("card"), bordercolor: colourOf("line"), font: { color: colourOf("ink"), size: 13 }, align: "left" },
     xaxis: { ...axis(state.x), fixedrange: coarse }, yaxis: { ...axis(state.y), fixedrange: coarse }, uirevision: `${state.x} ${state.y} ${state.study}`,
-    shapes: state.x === "macs" ? [{ type: "line", x0: state.budget, x1: state.budget, yref: "paper", y0: 0, y1: 1,
+    shapes: state.x === budgetAxis(study).key ? [{ type: "line", x0: state.budget, x1: state.budget, yref: "paper", y0: 0, y1: 1,
       line: { color: colourOf("soft"), width: 1, dash: "dot" } }] : [],
   };
 };
@@ -100,16 +103,16 @@ const drawPlot = (plot, study, state, choose) => {
 // Arrow keys go along the points of a method, and from method to method.
 const walkPlot = (study, state, key) => {
   const here = study.entries[state.entry];
-  const macs = (i) => study.entries[i].values.macs ?? 0;
+  const cost = (i) => costOf(study, i) ?? 0;
   const points = study.entries.map((_, i) => i).filter((i) => study.entries[i].values.macs !== 1);
   if (key === "ArrowLeft" || key === "ArrowRight") {
-    const own = points.filter((i) => study.entries[i].method === here.method).sort((a, b) => macs(a) - macs(b));
+    const own = points.filter((i) => study.entries[i].method === here.method).sort((a, b) => cost(a) - cost(b));
     return own[own.indexOf(state.entry) + (key === "ArrowRight" ? 1 : -1)];
   }
   const names = study.methods.map((method) => method.name).filter((name) => points.some((i) => study.entries[i].method === name));
   const name = names[names.indexOf(here.method) + (key === "ArrowDown" ? 1 : -1)];
   const near = points.filter((i) => study.entries[i].method === name);
-  return near.sort((a, b) => Math.abs(macs(a) - state.budget) - Math.abs(macs(b) - state.budget))[0];
+  return near.sort((a, b) => Math.abs(cost(a) - state.budget) - Math.abs(cost(b) - state.budget))[0];
 };
 
 const pickButton = (study, index, choose, more) => {

@@ -12,6 +12,8 @@
   const study = () => data.studies[state.study];
   const savers = () => study().entries.map((_, i) => i).filter((i) => study().entries[i].values.macs !== 1 || study().entries.length === 1);
   const hasTradeOff = () => study().axes.length > 0;
+  const costsOf = (one) => savers().map((i) => costOf(one, i)).filter(Number.isFinite);
+  const ticks = (one) => (budgetAxis(one).form === "share" ? 100 : 10); // of the slider, in one unit of its axis
   const indices = () => {
     const one = study();
     if (one.methods.length === 1) return savers();
@@ -24,10 +26,10 @@
     const one = study();
     state.entry = savers()[0] ?? 0;
     if (!hasTradeOff()) return;
-    if (!axisOf(one, state.x)) state.x = "macs";
+    if (!axisOf(one, state.x)) state.x = budgetAxis(one).key;
     if (!axisOf(one, state.y)) state.y = one.axes.find((axis) => axis.role === "quality").key;
-    const shares = savers().map((i) => one.entries[i].values.macs).filter(Number.isFinite);
-    if (!shares.some((macs) => macs <= state.budget)) state.budget = Math.min(...shares);
+    const costs = costsOf(one);
+    if (!costs.some((cost) => cost <= state.budget)) state.budget = costs.sort((a, b) => a - b)[Math.floor(costs.length / 2)];
     follow(null);
   };
   // The entry that the budget picks: of the same method where it has one, else of ours, else the best.
@@ -39,9 +41,9 @@
     if (picked !== undefined) state.entry = picked;
   };
   const choose = (index) => {
-    const macs = study().entries[index].values.macs;
+    const cost = costOf(study(), index);
     state.entry = index;
-    if (Number.isFinite(macs)) state.budget = macs;
+    if (Number.isFinite(cost)) state.budget = cost;
     refresh();
   };
 
@@ -57,7 +59,9 @@
     };
     const any = (key) => study().entries.some((one) => Number.isFinite(one.values[key]));
     const interval = entry.interval ? ` (95%: ${entry.interval.map((value) => value.toFixed(1)).join(" to ")})` : "";
-    add(map?.macs ?? entry.values.macs, share, "of the full run's MACs", true);
+    const budget = budgetAxis(study());
+    if (!budget || budget.key === "macs") add(map?.macs ?? entry.values.macs, share, "of the full run's MACs", true);
+    else add(entry.values[budget.key], FORMS[budget.form], budget.label, true);
     add(entry.values.psnr, FORMS.db, `PSNR${interval}`, true);
     add(entry.values.speedup, FORMS.times, "the denoiser's speed", any("speedup"));
     add(map?.peakBytes ?? (study().methods.length === 1 ? entry.values.cache : undefined), bytesInWords, "of cache per image", true);
@@ -69,11 +73,11 @@
     const one = study();
     const quality = one.axes.filter((axis) => axis.role === "quality").map((axis) => [axis.key, axis.label]);
     const cost = one.axes.filter((axis) => axis.role === "cost").map((axis) => [axis.key, axis.label]);
-    const shares = savers().map((i) => one.entries[i].values.macs).filter(Number.isFinite);
-    parts.shown = el("output", {}, share(state.budget));
-    parts.budget = el("input", { type: "range", min: Math.floor(100 * Math.min(...shares)), max: Math.ceil(100 * Math.max(...shares)),
-      step: 1, value: Math.round(100 * state.budget), "aria-label": "Budget, in percent of the full run's MACs",
-      oninput: (event) => { state.budget = Number(event.target.value) / 100; follow(one.entries[state.entry].method); refresh(); } });
+    const [costs, budget, fine] = [costsOf(one), budgetAxis(one), ticks(one)];
+    parts.shown = el("output", {}, inForm(budget, state.budget));
+    parts.budget = el("input", { type: "range", min: Math.floor(fine * Math.min(...costs)), max: Math.ceil(fine * Math.max(...costs)),
+      step: 1, value: Math.round(fine * state.budget), "aria-label": `Budget: ${budget.label}`,
+      oninput: (event) => { state.budget = Number(event.target.value) / fine; follow(one.entries[state.entry].method); refresh(); } });
     parts.plot = el("div", { class: "plot", tabindex: 0, role: "group",
       "aria-label": "Quality against cost. Left and right go along the settings of a method, up and down from method to method; the list beside has the same numbers.",
       onkeydown: (event) => {
@@ -114,7 +118,7 @@
     const one = study();
     if (!hasTradeOff()) return null;
     const all = savers().sort((a, b) => one.methods.findIndex((m) => m.name === one.entries[a].method) - one.methods.findIndex((m) => m.name === one.entries[b].method)
-      || one.entries[b].values.macs - one.entries[a].values.macs);
+      || costOf(one, b) - costOf(one, a));
     return el("section", { class: "card", id: "rows" }, el("details", { open: parts.allOpen, ontoggle: (event) => { parts.allOpen = event.target.open; } },
       el("summary", {}, `All ${all.length} rows`),
       el("div", { class: "scroll" }, entryList(one, state, all, choose, one.axes))));
@@ -137,11 +141,11 @@
     parts.theme.textContent = isDark() ? "Light" : "Dark";
     parts.theme.setAttribute("aria-label", `Show the page ${isDark() ? "light" : "dark"}`);
     if (hasTradeOff()) {
-      parts.shown.textContent = share(state.budget);
-      if (document.activeElement !== parts.budget) parts.budget.value = Math.round(100 * state.budget);
+      parts.shown.textContent = inForm(budgetAxis(one), state.budget);
+      if (document.activeElement !== parts.budget) parts.budget.value = Math.round(ticks(one) * state.budget);
       drawPlot(parts.plot, one, state, choose);
       const quality = axisOf(one, state.y);
-      const short = one.axes.filter((axis) => axis.key === "macs" || axis.key === "speedup" || axis === quality);
+      const short = one.axes.filter((axis) => axis === budgetAxis(one) || axis.key === "speedup" || axis === quality);
       const held = parts.list.contains(document.activeElement) ? document.activeElement.dataset.entry : undefined;
       parts.list.replaceChildren(entryList(one, state, indices(), choose, short));
       if (held !== undefined) parts.list.querySelector(`[data-entry="${held}"]`)?.focus({ preventScroll: true });
@@ -151,7 +155,7 @@
     if (parts.mapOf !== entry.map || !parts.map) {
       const none = hasTradeOff() && !entry.map;
       swap("map", entry.map ? mapSection(entry.map) : none ? el("section", { class: "card", id: "map" }, el("h2", {}, "What runs when"),
-        el("p", { class: "lead" }, `There is no mask of ${entry.method}, ${entry.setting} beside the results, so no map.`)) : null);
+        el("p", { class: "lead" }, `There is no mask of ${entry.method}, ${entry.setting}, so no map.`)) : null);
       parts.mapOf = entry.map;
     }
     swap("facts", facts());

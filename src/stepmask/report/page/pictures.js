@@ -41,11 +41,10 @@ const compareSection = (study, state, indices, choose) => {
     grid.classList.toggle("difference", state.difference);
   } });
   grid.classList.toggle("difference", state.difference);
-  const macs = axisOf(study, "macs");
   const strip = (uri, label, note) => [label, el("img", { src: uri, alt: note })];
   const rows = indices.filter((i) => study.entries[i].picture && study.entries[i].picture !== study.picture).map((i) => {
     const one = study.entries[i];
-    const numbers = el("small", {}, [inForm(macs, one.values.macs), inForm(axisOf(study, state.y), one.values[state.y])].join(", "));
+    const numbers = el("small", {}, [inForm(budgetAxis(study), costOf(study, i)), inForm(axisOf(study, state.y), one.values[state.y])].join(", "));
     const button = pickButton(study, i, choose, numbers);
     if (i === state.entry) button.setAttribute("aria-current", "true");
     return strip(one.picture, button, `The first images of ${one.method}, ${one.setting}`);
