@@ -65,7 +65,7 @@ def test_numbers_of_the_models_of_the_paper(name):
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow if name == "flux-schnell" else [])
+    pytest.param(name, marks=pytest.mark.slow if name in ("flux-schnell", "stable-diffusion-1.5") else [])
     for name in presets.names() if name != LARGEST
 ])  # fmt: skip
 def test_every_preset_is_described_on_the_meta_device(name):

@@ -28,11 +28,12 @@ from stepmask.runtime.sampling import sample, timesteps_of_run
 FEW = {**tiny.FEW, "rounds": 1, "num_projections": 1, "progress": False}
 WAN = BY_NAME["Wan"]
 LEARNED = ["Stable Diffusion", "Stable Diffusion 3", "Flux, true guidance", "Wan", "LTX-Video, from an image"]
+FURTHER = ("Stable Diffusion 3", "Flux, true guidance", "LTX-Video, from an image")
 
 
 @pytest.mark.filterwarnings("error:.*timesteps differ")
 @pytest.mark.parametrize("case", [
-    pytest.param(BY_NAME[name], marks=pytest.mark.slow if name in ("Stable Diffusion 3", "Flux, true guidance") else [])
+    pytest.param(BY_NAME[name], marks=pytest.mark.slow if name in FURTHER else [])
     for name in LEARNED
 ], ids=LEARNED)  # fmt: skip
 @pytest.mark.shows("guidance in one batch, in two calls, embedded", learn="verified")

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")  # shifts tha
 
 FURTHER = {
     "Stable Diffusion XL, modular", "Stable Diffusion XL, T2I-Adapter", "Stable Diffusion, inpainting",
-    "Stable Diffusion, PAG", "Wan 2.2, from an image",
+    "Stable Diffusion, PAG", "Stable Diffusion, image to image", "Wan 2.2, from an image", "Wan 2.2, two transformers",
+    "Mochi", "Lumina 2", "Chroma",
 }  # fmt: skip
 """Slow ones, of kinds that others show in less time."""
 PARAMS = [pytest.param(case, marks=pytest.mark.slow if case.name in FURTHER else [], id=case.name) for case in CASES]

@@ -17,10 +17,11 @@ from tiny import FEW, dit_pipeline, quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")
 BY_NAME = {case.name: case for case in STRANGERS}
+FURTHER = ("AnimateDiff", "Stable Video Diffusion")
 
 
 @pytest.mark.parametrize("case", [
-    pytest.param(case, marks=pytest.mark.slow if case.name == "AnimateDiff" else []) for case in STRANGERS
+    pytest.param(case, marks=pytest.mark.slow if case.name in FURTHER else []) for case in STRANGERS
 ], ids=BY_NAME)  # fmt: skip
 def test_masks_are_what_hooks_would_do(case):
     pipe = case.build()

@@ -18,7 +18,7 @@ def bench():
 @pytest.mark.parametrize(("name", "found"), [
     pytest.param("FluxInpaintPipeline", "bitwise", marks=pytest.mark.slow), ("WanImageToVideoPipeline", "bitwise"),
     ("StableDiffusionPanoramaPipeline", "warned"), ("StableDiffusionSAGPipeline", "refused"),
-    ("VQDiffusionPipeline", "not tried"), ("HunyuanDiTPipeline", "bitwise"),
+    ("VQDiffusionPipeline", "not tried"), pytest.param("HunyuanDiTPipeline", "bitwise", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_pipeline(name, found, bench):
     outcome = try_pipeline(pipelines()[name], bench)

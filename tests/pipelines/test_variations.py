@@ -62,7 +62,8 @@ VARIATIONS |= {
 
 
 FURTHER = {
-    "KDPM2", "DPM++ Karras", "PNDM, a late start", "Heun, a late start", "Euler ancestral, a late start", "UniPC", "LCM"
+    "DDPM", "KDPM2", "DPM++ Karras", "DPM++ SDE, a late start", "PNDM, a late start", "Heun, a late start",
+    "Euler ancestral, a late start", "UniPC", "LCM",
 }  # fmt: skip
 """Variations of the others, which are slow together."""
 
@@ -109,7 +110,7 @@ def test_a_third_call_at_some_steps():
 # --- number formats
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("case", [SD, FLUX, BY_NAME["Wan"]], ids=lambda case: case.name)
 @pytest.mark.shows("float16, bfloat16", apply="bitwise")
 def test_half_precision(case, dtype):

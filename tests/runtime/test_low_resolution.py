@@ -188,7 +188,7 @@ WITH_PLANES = [
 
 
 @pytest.mark.shows("a recipe: low resolution in early steps", apply="in closed form, on Gaussian data")
-@pytest.mark.parametrize("size", [0, 1], ids=["square", "rectangle"])
+@pytest.mark.parametrize("size", [pytest.param(0, marks=pytest.mark.slow), 1], ids=["square", "rectangle"])
 @pytest.mark.parametrize("name", WITH_PLANES)
 def test_pipelines(name, size):
     """Small calls before the switch and full ones after it; the same again in a second run, and gone when removed."""

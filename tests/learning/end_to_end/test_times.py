@@ -45,7 +45,7 @@ def computed_images(pipe, name: str) -> list[int]:
     return made
 
 
-@pytest.mark.parametrize("graph_bytes", [0, 2**30])
+@pytest.mark.parametrize("graph_bytes", [0, pytest.param(2**30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
 def test_measurements_take_as_many_runs_as_are_counted(make, graph_bytes):
     """Of a site that computes at every second step; a second is a run of the denoiser on one image."""

@@ -110,7 +110,9 @@ def brute_force(learner: HarmoniCaLearner, row: int) -> float:
     return relative_norm(held - full, full).mean().item()
 
 
-@pytest.mark.parametrize("name", ["DDIMPipeline", "DDPMPipeline", "DiTPipeline", "Heun"])
+@pytest.mark.parametrize(
+    "name", ["DDIMPipeline", "DDPMPipeline", "DiTPipeline", pytest.param("Heun", marks=pytest.mark.slow)]
+)
 def test_weights_equal_a_recomputation(name):
     learner = learner_for(name)
     before = snapshot(denoiser_of(learner.task.pipe))

@@ -419,7 +419,7 @@ def test_several_cotangents_are_as_many_runs(name):
 
 
 @pytest.mark.parametrize("probing", [True, False])
-@pytest.mark.parametrize("graph_bytes", [0, 2**30])
+@pytest.mark.parametrize("graph_bytes", [0, pytest.param(2**30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls", "one by one", "blocks as sites"])
 def test_blocks_that_are_checkpointed_run_again_and_change_nothing(name, graph_bytes, probing):
     """Bitwise: the gates hand out again what they did, to each cotangent."""
