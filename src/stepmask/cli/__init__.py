@@ -4,12 +4,25 @@ Other packages add verbs from modules that they name in the entry point group ``
 """
 
 from stepmask import plugins
-from stepmask.cli import describe, evaluate, export, gallery, import_, learn, optimise, report, sample, schedule, show
+from stepmask.cli import (
+    describe,
+    evaluate,
+    export,
+    gallery,
+    import_,
+    learn,
+    optimise,
+    report,
+    sample,
+    schedule,
+    share,
+    show,
+)
 from stepmask.cli.common.app import app
 
 plugins.load_plugins(plugins.COMMANDS)
 
 __all__ = [
     "app", "describe", "evaluate", "export", "gallery", "import_", "learn", "optimise", "report", "sample", "schedule",
-    "show",
+    "share", "show",
 ]  # fmt: skip

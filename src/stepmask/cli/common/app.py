@@ -33,6 +33,7 @@ ORDER = (
     "evaluate",
     "show",
     "report",
+    "share",
     "gallery",
     "export",
 )
