@@ -74,6 +74,9 @@ def test_lists_of_a_run_are_not_dealt_out_to_images():
         assert not is_per_image(name, [1, 2])
     assert is_per_image("control_image", np.ones((2, 3, 4, 4))), "one for each image"
     assert not is_per_image("control_image", ["a", "b"]), "one for each ControlNet"
+    frames = [np.ones((3, 4, 4))] * 2
+    assert not is_per_image("video", frames) and not is_per_image("conditioning_frames", frames)
+    assert is_per_image("video", [frames, frames]), "one for each video"
 
 
 @pytest.mark.parametrize("pipeline", ["StableDiffusionXLPipeline", "StableDiffusionXLControlNetPipeline"])

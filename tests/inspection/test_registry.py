@@ -115,6 +115,8 @@ def test_families_are_found_lazily(monkeypatch):
 
 
 def test_a_pipeline_that_calls_its_denoiser_something_else():
-    """As Stable Cascade does: refused by the names of its parts."""
+    """As Stable Cascade does; UnCLIP, whose schedulers are several, is refused by the names of its parts."""
     pipe = SimpleNamespace(decoder=nn.Linear(1, 1), scheduler=None)
-    check_refused(r"got SimpleNamespace with decoder \(Linear\): give the denoiser alone", denoiser_of, pipe)
+    assert denoiser_of(pipe) is pipe.decoder
+    several = SimpleNamespace(decoder=nn.Linear(1, 1), decoder_scheduler=None)
+    check_refused(r"got SimpleNamespace with decoder \(Linear\): give the denoiser alone", denoiser_of, several)

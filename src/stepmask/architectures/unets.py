@@ -33,7 +33,13 @@ class UNet(Architecture):
 
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
         """Every layer of every block; raises UnsupportedModelError for blocks of other classes."""
-        self._check(model)
+        strange = self._strange_blocks(model)
+        if strange:
+            raise UnsupportedModelError(
+                f"{self.class_name} with {', '.join(strange)} is not supported as such; its blocks may be "
+                f"{', '.join(sorted(self.declared_blocks))}. Of any other give the pipeline, which shows what it is "
+                "called with, or call stepmask.register_sites(model, sites=[patterns], example_inputs={...}) first"
+            )
         layers = (
             name
             for name, _ in model.named_modules()
@@ -41,14 +47,13 @@ class UNet(Architecture):
         )
         return find_sites(model, {name: _kind(name, model.get_submodule(name)) for name in layers})
 
-    def _check(self, model: nn.Module) -> None:
+    def knows(self, model: nn.Module) -> bool:
+        """Whether all of its blocks are declared: those of DeepFloyd and Kandinsky are not."""
+        return not self._strange_blocks(model)
+
+    def _strange_blocks(self, model: nn.Module) -> list[str]:
         blocks = [*model.down_blocks, *model.up_blocks, *([] if model.mid_block is None else [model.mid_block])]
-        strange = sorted({type(block).__name__ for block in blocks} - self.declared_blocks)
-        if strange:
-            raise UnsupportedModelError(
-                f"{self.class_name} with {', '.join(strange)} is not supported; its blocks may be "
-                f"{', '.join(sorted(self.declared_blocks))}"
-            )
+        return sorted({type(block).__name__ for block in blocks} - self.declared_blocks)
 
 
 @register("UNet2DModel")

@@ -23,7 +23,7 @@ from stepmask.inspection.trace import trace
 from stepmask.inspection.twin import Twin, on_a_twin
 from stepmask.values import tensors_in
 
-TIMESTEP_NAMES = ("timestep", "timesteps", "t")
+TIMESTEP_NAMES = ("timestep", "timesteps", "t", "timestep_ratio")
 """What denoisers call the timestep."""
 
 
@@ -66,6 +66,10 @@ class Architecture(ABC):
     def sites(self, model: nn.Module) -> tuple[Site, ...]:
         """The innermost places that a mask decides on, in any order."""
         return find_sites(model, self.patterns)
+
+    def knows(self, model: nn.Module) -> bool:
+        """Whether the family describes this configuration; where not, the denoiser of a pipeline is looked at."""
+        return True
 
     @abstractmethod
     def example_inputs(self, model: nn.Module, batch_size: int = 1) -> dict[str, Any]:

@@ -182,14 +182,13 @@ def description_for(model: Any, mask: Any, call_kwargs: Mapping[str, Any] | None
 
 
 def _is_unknown(denoiser: nn.Module, given_anew: bool) -> bool:
-    """Whether no family says what the denoiser is called with."""
+    """Whether no family says what the denoiser is called with, and where its sites are."""
     try:
-        (class_architecture_of if given_anew else architecture_of)(denoiser)
+        return not (class_architecture_of if given_anew else architecture_of)(denoiser).knows(denoiser)
     except UnknownArchitectureError:
         if isinstance(getattr(denoiser, "module", None), nn.Module):  # a wrapper, which the error says
             raise
         return True
-    return False
 
 
 def _by_first_call(denoiser: nn.Module, inputs: Mapping[str, Any], sites: Patterns | None) -> Description:

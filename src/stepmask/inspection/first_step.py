@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -145,6 +145,8 @@ def _calls_with(pipe: Any, given: Mapping[str, Any]) -> tuple[list[tuple[tuple, 
     error = _run_on_zeros(pipe, _arguments(pipe, given), note, stop)
     if isinstance(error, _Stepped):
         return calls, None
+    if not calls and len(given):  # not everything has its images in front (HiDream): all of them, then
+        _run_on_zeros(pipe, _arguments(pipe, given, images="all"), note, stop)
     return calls, error or StepMaskError("the run ended before the scheduler's first step")
 
 
@@ -193,9 +195,12 @@ def _run_on_zeros(
             outputs[asked] = remembered(denoiser, "output", (args, kwargs), traced)
         return tree_map_only(Tensor, zeros, outputs[asked])
 
-    pipe.scheduler = copy.deepcopy(scheduler)
+    owners = [pipe, *(part for part in vars(pipe).values() if getattr(part, "scheduler", None) is scheduler)]
+    followed = copy.deepcopy(scheduler)
+    for owner in owners:  # of a combined pipeline also the one within it
+        owner.scheduler = followed
     if step is not None:
-        pipe.scheduler.step = step
+        followed.step = step
     try:
         with quiet(pipe), ExitStack() as stack:
             for denoiser in denoisers:
@@ -205,7 +210,8 @@ def _run_on_zeros(
     except Exception as error:  # whatever a pipeline or a copy may raise: what is known by then has to do
         return error.with_traceback(None)  # it would hold the pipeline
     finally:
-        pipe.scheduler = scheduler
+        for owner in owners:
+            owner.scheduler = scheduler
     return None
 
 
@@ -216,10 +222,10 @@ def _called(twin: Twin, args: tuple, kwargs: dict) -> Any:
         return twin.model(*given["args"], **given["kwargs"])
 
 
-def _arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a run of a few steps for one image."""
+def _arguments(pipe: Any, given: Mapping[str, Any], images: Literal["one", "all"] = "one") -> dict[str, Any]:
+    """Arguments of a run of a few steps for one image, or for all that are given."""
     call = PipelineCall(pipe)
-    one = {name: value[:1] if is_per_image(name, value) else value for name, value in given.items()}
+    one = {name: value[:1] if images == "one" and is_per_image(name, value) else value for name, value in given.items()}
     one |= {name: 1 for name in one if name == "batch_size" or re.fullmatch(r"num_\w+_per_prompt", name)}
     try:
         drawn = call.drawn(1, torch.Generator().manual_seed(0), given)

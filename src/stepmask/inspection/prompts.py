@@ -16,9 +16,9 @@ from stepmask.files import read_bytes
 
 _OF_THE_RUN = (
     "sigmas", "timesteps", "ip_adapter", "control_guidance", "control_mode", "controlnet_conditioning",
-    "controlnet_frame", "controls", "conditioning_scale", "skip_", "height", "width", "original_size", "target_size",
-    "crops_", "negative_original_size", "negative_target_size", "negative_crops_", "callback_",
-    "complex_human_instruction", "pag_",
+    "controlnet_frame", "controls", "conditioning_frames", "prompt_cu_seqlens", "conditioning_scale", "skip_", "height",
+    "width", "original_size", "target_size", "crops_", "negative_original_size", "negative_target_size",
+    "negative_crops_", "negative_prompt_cu_seqlens", "callback_", "complex_human_instruction", "pag_",
 )  # fmt: skip
 """How the names of lists and tuples begin that belong to a run as a whole."""
 
@@ -49,11 +49,16 @@ def read_conditions(path: str | Path) -> list[str] | list[int]:
 def is_per_image(name: str, value: Any) -> bool:
     """Whether an argument of a pipeline's call may hold one value per image: a list or tensor, but not of the run.
 
-    A list of control images holds one for each ControlNet.
+    A list of control images holds one for each ControlNet, and a list of pictures that is called a video its frames.
     """
     tensor = getattr(value, "ndim", 0) > 0
     listed = isinstance(value, list | tuple) and not name.startswith("control_")
-    return (tensor or listed) and not name.startswith(_OF_THE_RUN)
+    frames = (
+        listed
+        and name.endswith("video")
+        and all(isinstance(one, Image) or getattr(one, "ndim", 0) == 3 for one in value)
+    )
+    return (tensor or listed) and not frames and not name.startswith(_OF_THE_RUN)
 
 
 def one_for_each(arguments: Mapping[str, Any], count: int, makes_videos: bool) -> dict[str, Any]:

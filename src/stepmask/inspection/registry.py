@@ -18,6 +18,9 @@ from stepmask.errors import StepMaskError, UnknownArchitectureError
 from stepmask.inspection.architecture import Architecture
 from stepmask.plugins import load_plugins
 
+PLACES = ("denoiser", "unet", "transformer", "prior", "decoder")
+"""What pipelines call their denoiser; the last two (Kandinsky, Stable Cascade) only beside a ``scheduler``."""
+
 TAKES_OVER = "transformer_2"
 """What pipelines call a second denoiser that takes over in mid-run."""
 
@@ -88,14 +91,15 @@ def class_architecture_of(denoiser: nn.Module) -> Architecture:
 
 
 def denoiser_of(model: Any) -> nn.Module:
-    """The denoiser of a pipeline (its ``unet`` or ``transformer``), or the model itself.
+    """The denoiser of a pipeline (its ``unet``, ``transformer`` or ``prior``), or the model itself.
 
     Raises:
         StepMaskError: It is neither a denoiser nor a pipeline with one.
     """
     denoiser = model
     if not isinstance(model, nn.Module):
-        candidates = [getattr(model, name, None) for name in ("denoiser", "unet", "transformer")]
+        places = PLACES if hasattr(model, "scheduler") else PLACES[:3]
+        candidates = [getattr(model, name, None) for name in places]
         found = [candidate for candidate in candidates if isinstance(candidate, nn.Module)]
         if not found:
             parts = [f"{name} ({type(part).__name__})" for name, part in _parts_of(model)]

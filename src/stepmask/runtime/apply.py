@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 READ_ATTENTION = frozenset(
     {"StableDiffusionSAGPipeline", "StableDiffusionAttendAndExcitePipeline", "StableDiffusionPix2PixZeroPipeline"}
+    | {"LEditsPPPipelineStableDiffusion", "LEditsPPPipelineStableDiffusionXL"}
 )
 """Pipelines that put their own processors into the denoiser, and steer by what those store."""
 

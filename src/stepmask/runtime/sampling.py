@@ -57,7 +57,7 @@ def _said_how_many(pipe: Any, count: int) -> Iterator[None]:
         raise
 
 
-RESULTS = ("images", "image", "frames", "videos", "audios")
+RESULTS = ("images", "image", "frames", "videos", "audios", "prediction", "image_embeds", "image_embeddings")
 """The attributes in which pipelines return what they make."""
 
 
