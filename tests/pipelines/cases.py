@@ -59,7 +59,8 @@ class Case:
     def arguments(self, batch: int = 2, size: int = 0) -> dict[str, Any]:
         found = {**self.inputs(batch), **self.sizes[size], **self.options}
         for name in {"image", "mask_image", "control_image"} & set(found) if "height" in found else ():
-            found[name] = interpolate(found[name], (found["height"], found["width"]))
+            if isinstance(found[name], Tensor):
+                found[name] = interpolate(found[name], (found["height"], found["width"]))
         return found
 
     def run(self, pipe, batch: int = 2, size: int = 0, seed: int = 0) -> Tensor:

@@ -17,9 +17,9 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import partial, wraps
 from itertools import accumulate, pairwise, product
@@ -33,12 +33,18 @@ import diffusers
 import numpy as np
 import torch
 from cases import CASES, Case, picture
+from more_modular import MODULAR
+from more_transformers import TRANSFORMERS
+from more_unets import UNETS
+from more_videos import VIDEOS
+from parts import of_config
 from PIL import Image
 from rare import RARE
 from runs import by_reference
 from strangers import STRANGERS
 from torch import Tensor
 from torch.nn.functional import interpolate
+from untried import UNTRIED
 
 import stepmask
 from stepmask import StepMaskError, describe, schedules
@@ -51,8 +57,9 @@ from tiny import quiet
 STEPS, BATCH, SECONDS, MOST_BYTES = 4, 2, 30, 8 * 2**30
 DENOISERS = ("transformer", "unet", "prior", "decoder")
 TOO_LONG = "it took longer than"
+DEPRECATED = "deprecated: diffusers keeps it in its folder of deprecated pipelines"
 NO_DENOISER = "it has no denoiser in a place that is known"
-MODULAR = "modular: it gets its blocks and parts when it is loaded; Flux and Stable Diffusion XL are verified as such"
+OF_BLOCKS = "modular: it gets its blocks when it is loaded; those of standard pipelines that are verified are above"
 Pictures = Literal["tensors", "images", "none"]
 """How pictures are given; where a call can go without, also without."""
 
@@ -81,7 +88,8 @@ class Outcome:
         name: Of the class.
         denoiser: Class of its denoiser, or where a scheduler was tried.
         found: ``"bitwise"``; ``"refused"`` or ``"warned"`` in words; ``"differs"`` or ``"breaks"``, which are faults;
-            ``"not tried"`` where the plain pipeline could not be made or called.
+            ``"left out"`` for a reason that is known; ``"not tried"`` where the plain pipeline could not be made or
+            called.
         why: In a sentence, where it is not bitwise.
         num_sites: Sites that were found.
     """
@@ -113,8 +121,9 @@ def pipelines() -> dict[str, type]:
     """Every pipeline class of diffusers, by name."""
     found = {}
     for name in sorted(dir(diffusers)):
-        kind = getattr(diffusers, name, None) if name.endswith("Pipeline") else None
-        if inspect.isclass(kind) and not name.startswith(("Onnx", "Flax", "AutoPipeline")):
+        kind = getattr(diffusers, name, None) if "Pipeline" in name else None
+        is_one = inspect.isclass(kind) and (name.endswith("Pipeline") or issubclass(kind, diffusers.DiffusionPipeline))
+        if is_one and not name.startswith(("Onnx", "Flax", "AutoPipeline")):
             found[name] = kind
     return found
 
@@ -195,9 +204,9 @@ def _control_net(annotation: str, parts: dict[str, Any]) -> Any:
         options = {"conditioning_embedding_out_channels": (4, 8)} if kind is diffusers.ControlNetModel else {}
         net = kind.from_unet(denoiser, **options)
     elif "controlnet" in takes:
-        net = makes(_of_config(kind, denoiser.config), denoiser)  # they share modules
+        net = makes(of_config(kind, denoiser.config), denoiser)  # they share modules
     elif makes is None:
-        net = _of_config(kind, {**denoiser.config, "num_layers": 1})
+        net = of_config(kind, {**denoiser.config, "num_layers": 1})
     else:
         config = denoiser.config
         small = {"num_layers": 1, "num_single_layers": 1, "load_weights_from_transformer": False}
@@ -206,16 +215,6 @@ def _control_net(annotation: str, parts: dict[str, Any]) -> Any:
     for parameter in net.parameters():  # they start as zeros
         torch.nn.init.normal_(parameter, std=0.2)
     return net.eval()
-
-
-CONTROL_SIZES = {"control_layers_places": [0], "control_refiner_layers_places": [0], "control_in_dim": 4}
-"""Of ControlNets, what no configuration of a denoiser has."""
-
-
-def _of_config(kind: type, config: Mapping[str, Any]) -> Any:
-    """A ControlNet with what it takes of a denoiser's configuration."""
-    takes = inspect.signature(kind.__init__).parameters
-    return kind(**{name: value for name, value in {**config, **CONTROL_SIZES}.items() if name in takes})
 
 
 def widened(pipe: Any, error: str) -> Any | None:
@@ -259,41 +258,64 @@ def to_pil(picture: Tensor) -> Image.Image:
     return Image.fromarray(pixels.squeeze(-1)) if pixels.shape[-1] == 1 else Image.fromarray(pixels)
 
 
+@dataclass
+class Log:
+    """What a run did.
+
+    Attributes:
+        calls: For every denoiser call how many steps the scheduler had made, and the timestep.
+        first: The timestep of the first step.
+    """
+
+    calls: list[tuple[int, Any]] = field(default_factory=list)
+    first: float | None = None
+
+
 @contextmanager
-def watched(pipe: Any) -> Iterator[list[tuple[int, Any]]]:
-    """Log, for every denoiser call, how many steps the scheduler had made, and the timestep."""
-    log, steps, step = [], 0, pipe.scheduler.step
+def watched(pipe: Any) -> Iterator[Log]:
+    """Log what the denoiser is called for."""
+    log, steps, kind = Log(), 0, type(pipe.scheduler)
+    step, is_own = kind.step, "step" in vars(kind)
 
     @wraps(step)  # pipelines read from the signature whether it takes a generator
-    def count(*args: Any, **kwargs: Any) -> Any:
+    def count(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal steps
-        made = step(*args, **kwargs)
+        if scheduler is not pipe.scheduler:  # a copy, for the sound beside a video for example
+            return step(scheduler, *args, **kwargs)
+        if not steps:
+            log.first = float(torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1]).flatten()[0])
+        made = step(scheduler, *args, **kwargs)
         steps += 1
         return made
 
     def note(model: Any, args: tuple, kwargs: dict) -> None:
         timestep = timestep_of(args, kwargs)
-        log.append((steps, tuple(timestep.flatten().tolist()) if isinstance(timestep, Tensor) else timestep))
+        log.calls.append((steps, tuple(timestep.flatten().tolist()) if isinstance(timestep, Tensor) else timestep))
 
-    pipe.scheduler.step = count
+    kind.step = count
     hooks = [model.register_forward_pre_hook(note, with_kwargs=True) for model in denoisers_of(pipe)]
     try:
         yield log
     finally:
-        del pipe.scheduler.step
+        if is_own:
+            kind.step = step
+        else:
+            del kind.step
         for hook in hooks:
             hook.remove()
 
 
-def calls_of(log: list[tuple[int, Any]], num_rows: int) -> list[tuple[int, int]]:
-    """Row and stream of every denoiser call; a run that has fewer steps than rows began late."""
-    steps = [made for made, _ in log]
-    if steps[-1] >= num_rows:  # the scheduler steps several times in a row, for parts of the image
-        changes = [before != now for (_, before), (_, now) in pairwise(log)]
+def calls_of(log: Log, timesteps: list[float]) -> list[tuple[int, int]]:
+    """Row and stream of every denoiser call; a run that has fewer steps than rows began late, or ended early."""
+    steps, num_rows = [made for made, _ in log.calls], len(timesteps)
+    if not 0 < steps[-1] < num_rows:  # it steps several times in a row, for parts of the image, or copies of it do
+        changes = [before != now for (_, before), (_, now) in pairwise(log.calls)]
         steps = [0, *accumulate(changes)]
-    first, calls, before = num_rows - (steps[-1] + 1), [], Counter()
+    late = num_rows - (steps[-1] + 1)
+    first = timesteps.index(log.first) if log.first in timesteps else late
+    calls, before = [], Counter()
     for made in steps:
-        calls.append((first + made, before[made]))
+        calls.append(((first + made) % num_rows, before[made]))  # some make one image after another
         before[made] += 1
     return calls
 
@@ -307,7 +329,7 @@ def tried(name: str, where: str, pipe: Any, given: dict[str, Any], batch: int = 
                 plain = run()
             if not torch.equal(run(), plain):
                 return Outcome(name, where, "not tried", "two plain runs differ")
-            if not plain.isfinite().all() or not log:
+            if not plain.isfinite().all() or not log.calls:
                 return Outcome(name, where, "not tried", "the plain run makes no finite image")
     except Exception as error:
         return Outcome(name, where, "not tried", _sentence(error))
@@ -324,7 +346,7 @@ def tried(name: str, where: str, pipe: Any, given: dict[str, Any], batch: int = 
             without_effect = [str(one.message) for one in said if "has no effect" in str(one.message)]
             if without_effect:
                 return Outcome(name, where, "warned", without_effect[0], len(graph))
-            wanted = by_reference(pipe, mask, calls_of(log, len(timesteps)), run)
+            wanted = by_reference(pipe, mask, calls_of(log, timesteps), run)
             if not torch.equal(masked, wanted):
                 return Outcome(name, where, "differs", "FORA is not what hooks make", len(graph))
             if torch.equal(masked, plain):
@@ -341,12 +363,63 @@ def _sentence(error: Exception) -> str:
     return text if len(text) < 300 else f"{text[:297]}..."
 
 
+OWN = {case.name: case for case in [*UNETS, *TRANSFORMERS, *MODULAR, *VIDEOS]}
+"""Cases that are called by the class of their pipeline."""
+
+
+def try_case(case: Case) -> Outcome:
+    """What comes of a pipeline's own case."""
+    first = None
+    for batch in (BATCH, 1):
+        try:
+            pipe, given = case.build(), case.arguments(batch)
+            outcome = tried(case.name, type(denoisers_of(pipe)[0]).__name__, pipe, given, batch)
+        except Exception as error:
+            outcome = Outcome(
+                case.name, "", "refused" if isinstance(error, StepMaskError) else "not tried", _sentence(error)
+            )
+        if outcome.found != "not tried":
+            return outcome
+        first = first or outcome
+    return first
+
+
+def left_out(kind: type) -> str | None:
+    """Why a class is not tried; None where it is."""
+    name, module = kind.__name__, kind.__module__
+    if name in UNTRIED:
+        return UNTRIED[name]
+    if issubclass(kind, diffusers.ModularPipeline) and name not in OWN:
+        return OF_BLOCKS
+    if ".dummy_" in module:
+        named = module.rpartition(".dummy_")[2].removesuffix("_objects").split("_and_")
+        return f"it needs {' and '.join(set(named) - {'torch', 'transformers'})}, which no test installs"
+    return None
+
+
 def try_pipeline(kind: type, bench: Bench) -> Outcome:
     """What comes of a pipeline class."""
+    why = left_out(kind)
+    if why is not None:
+        return Outcome(kind.__name__, "", "left out", why)
+    return excused(kind, _try_pipeline(kind, bench))
+
+
+def excused(kind: type, outcome: Outcome) -> Outcome:
+    """The outcome, left out where the class could not be tried and diffusers gives it up."""
+    version = getattr(kind, "_last_supported_version", None)
+    if outcome.found != "not tried" or not (version or ".deprecated." in kind.__module__):
+        return outcome
+    said = f"deprecated: {version} was the last version that diffusers supports it in" if version else DEPRECATED
+    return Outcome(outcome.name, "", "left out", said)
+
+
+def _try_pipeline(kind: type, bench: Bench) -> Outcome:
     name, denoiser = kind.__name__, denoiser_class(kind)
+    if name in OWN:
+        return try_case(OWN[name])
     if denoiser is None:
-        is_modular = issubclass(kind, diffusers.ModularPipeline)
-        return Outcome(name, "", "not tried", MODULAR if is_modular else NO_DENOISER)
+        return Outcome(name, "", "not tried", NO_DENOISER)
     candidates = bench.candidates(kind, denoiser)
     first = None
     for case, batch, pictures in product(candidates, (BATCH, 1), get_args(Pictures)):
@@ -430,10 +503,10 @@ HEAD = f"""\
 # Every pipeline and every scheduler
 
 This page is made by `python tests/pipelines/sweep.py -o docs/reference/sweep.md`, with diffusers
-{diffusers.__version__}; do not edit it. Every class of diffusers was tried that can be built tiny from the parts of
-[the verified pipelines](architectures.md). *Bitwise* means that an all-ones mask makes what the plain pipeline makes,
-and that FORA of every second step makes what hooks make that swap in each site's last value, bit for bit. Of a
-scheduler it also means that masks made before any run fit the run, in the same pipeline and in a fresh one.
+{diffusers.__version__}; do not edit it. Every class of diffusers was tried that can be built tiny. *Bitwise* means that
+an all-ones mask makes what the plain pipeline makes, and that FORA of every second step makes what hooks make that swap
+in each site's last value, bit for bit. Of a scheduler it also means that masks made before any run fit the run, in the
+same pipeline and in a fresh one. *Refused* and *warned* mean that stepmask says so in the words that are quoted.
 """
 
 
@@ -447,11 +520,17 @@ def page(of_pipelines: list[Outcome], of_schedulers: list[Outcome]) -> str:
         lines += [f"\n## {title}\n", f"Of {len(outcomes)}: {said}.\n"]
         lines += [f"| {one} | {where} | sites | outcome |", "| --- | --- | --- | --- |"]
         for o in outcomes:
-            if o.found != "not tried":
+            if o.found not in ("not tried", "left out"):
                 outcome = f"{o.found}: {_cell(o.why)}" if o.why else o.found
                 lines.append(f"| {o.name} | {o.denoiser} | {o.num_sites or '–'} | {outcome} |")
-        lines += ["\nNot tried, since they could not be built or called so:\n", f"| {one} | why |", "| --- | --- |"]
-        lines += [f"| {o.name} | {_cell(o.why)} |" for o in outcomes if o.found == "not tried"]
+        for how, said in (
+            ("left out", "Left out"),
+            ("not tried", "Not tried, since they could not be built or called so"),
+        ):
+            rest = [
+                f"| {o.name} | {o.why if how == 'left out' else _cell(o.why)} |" for o in outcomes if o.found == how
+            ]
+            lines += [f"\n{said}:\n", f"| {one} | why |", "| --- | --- |", *rest] if rest else []
     return "\n".join(lines) + "\n"
 
 
@@ -464,8 +543,9 @@ def read(page: Path) -> dict[str, Outcome]:
             how, _, why = cells[3].partition(": ")
             sites = int(cells[2]) if cells[2].isdigit() else 0
             found[cells[0]] = Outcome(cells[0], cells[1], how, why.strip("`"), sites)
-        elif len(cells) == 2 and cells[1].startswith("`"):
-            found[cells[0]] = Outcome(cells[0], "", "not tried", cells[1].strip("`"))
+        elif len(cells) == 2 and cells[1] not in ("why", "---"):
+            how = "not tried" if cells[1].startswith("`") else "left out"
+            found[cells[0]] = Outcome(cells[0], "", how, cells[1].strip("`"))
     return found
 
 
