@@ -1,11 +1,15 @@
 """Cards of what is shared, in folders and on the hub, and a page of many."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
+import stepmask
 from stepmask import MaskFamily, Recipe, StepMask, StepMaskError, evaluate, schedules
+from stepmask.cards import exhibit_of, sources_in
 from stepmask.family import Member
-from tiny import ddim_pipeline
+from tiny import ddim_pipeline, dit_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +61,18 @@ def test_what_a_card_cannot_say(pipe, mask, tmp_path):
         mask.save_pretrained(tmp_path, base_model="not an id!")
     with pytest.raises(StepMaskError, match="5"):
         mask.save_pretrained(tmp_path, evaluation=evaluate(pipe, schedules.fora(pipe, 5, 2), seeds=1, speed=False))
+
+
+def test_the_code_of_a_card_and_of_a_gallery_runs_where_it_was_written(mask, tmp_path, monkeypatch):
+    """Masks of two owners have two names; a schedule of a pipeline knows its class."""
+    monkeypatch.chdir(tmp_path)
+    for owner in ("me", "you"):
+        text = (mask.save_pretrained(f"team/{owner}/half") / "README.md").read_text()
+        assert f'stepmask.load("team/{owner}/half")' in text and stepmask.load(f"team/{owner}/half") == mask
+    assert "diffusers.DDIMPipeline" in text and "It makes sampling faster, with the model's weights untouched." in text
+    assert sorted(exhibit_of(path).name for path in sources_in(Path("team"))) == ["team/me/half", "team/you/half"]
+
+
+def test_a_schedule_knows_what_its_pipeline_is_called_with():
+    asked = schedules.key_steps(dit_pipeline(), 4).provenance
+    assert (asked["pipeline"], asked["condition"]) == ("DiTPipeline", "class_labels")

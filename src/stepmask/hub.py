@@ -190,11 +190,11 @@ def find(where: str | Path, names: Sequence[str], *, revision: str | None = None
 
 
 def name_of(folder: Path) -> str:
-    """What others call a folder: ``user/name`` where it lies in the registry, else its own name."""
+    """What `load` finds a folder by: ``user/name`` where it lies in the registry, else the path as it was given."""
     registry, path = os.environ.get(REGISTRY), folder.resolve()
     if registry and path.is_relative_to(Path(registry).resolve()):
         return path.relative_to(Path(registry).resolve()).as_posix()
-    return path.name
+    return folder.as_posix()
 
 
 def is_repo_id(name: str) -> bool:

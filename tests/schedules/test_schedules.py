@@ -156,7 +156,7 @@ def test_a_pipeline_and_a_count_mean_its_graph_and_timesteps(schedule):
     assert np.array_equal(short.compute, long.compute)
     assert (short.sites, short.timesteps, short.graph) == (long.sites, long.timesteps, long.graph)
     assert short.scheduler == scheduler_identity(run) and long.scheduler is None
-    assert short.provenance == {**long.provenance, "num_inference_steps": 6}
+    assert short.provenance == {**long.provenance, "num_inference_steps": 6, "pipeline": "DDPMPipeline"}
     assert pipe.scheduler.num_inference_steps == before["num_inference_steps"], "the pipeline's scheduler is left alone"
     short.check(graph=describe(pipe), scheduler=run)
 

@@ -139,13 +139,12 @@ def _with_header(text: str, base_model: str | None, license: str | None) -> str:
 
 def _text(sheet: Sheet, source: str, base_model: str | None, has_map: bool, has_images: bool) -> str:
     """The card below its header."""
-    made_for = (
-        f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "its base model, which is not named"
-    )
+    sampling = f"[{base_model}](https://huggingface.co/{base_model}) sample" if base_model else "sampling"
+    whose = "its weights" if base_model else "the model's weights"
     parts = [
         WRITTEN_BY,
         f"# {source}",
-        f"{sheet.summary} It makes {made_for} sample faster, with its weights untouched.",
+        f"{sheet.summary} It makes {sampling} faster, with {whose} untouched.",
     ]
     if has_images:
         parts.append(f"![The same noise with the full model, left, and under the mask, right]({SIDE_BY_SIDE})")

@@ -47,12 +47,13 @@ class ScheduleInputs:
             if not isinstance(timesteps, int):
                 raise StepMaskError("with a pipeline give the number of inference steps, not timesteps")
             from stepmask.inspection.describe import describe  # floors above, for this convenience alone
+            from stepmask.inspection.origin import origin_of
 
             self.graph = describe(model)
             scheduler = copy.deepcopy(model.scheduler)
             start_run(scheduler, timesteps)
             self.scheduler = scheduler_identity(scheduler)
-            self.provenance["num_inference_steps"] = timesteps
+            self.provenance |= {"num_inference_steps": timesteps, **origin_of(model)}
             if not says_timesteps(scheduler):  # the pipeline does; a rule needs their number alone
                 self.provenance[TIMESTEPS] = NOMINAL
             timesteps = scheduler.timesteps
