@@ -92,7 +92,7 @@ def cell(page, site, step):
 
 def test_pointing_at_a_cell_says_what_runs_why_and_what_it_costs(chromium, mask_page, subject):
     _, _, plan, _ = subject
-    names = {"c": "computes", "C": "runs for", "f": "forecast", "r": "reused", "d": "dead", "w": "within what rests"}
+    names = {"c": "computes", "C": "runs for", "f": "forecast", "r": "reused", "d": "not needed", "w": "within"}
     with opened(chromium, mask_page) as page:
         page.click("text=branches")
         seen = set()
@@ -114,6 +114,16 @@ def test_pointing_at_a_cell_says_what_runs_why_and_what_it_costs(chromium, mask_
         cell(page, *held).hover()
         (source,) = page.locator("td.source").all()
         assert f"Hands out its value of step {source.get_attribute('data-step')}," in page.inner_text(".cell")
+
+
+def test_what_a_page_of_one_mask_says_first(chromium, mask_page, subject):
+    """Model, steps and scheduler; where it comes from stays closed until it is asked for, and open until then."""
+    with opened(chromium, mask_page) as page:
+        assert f"{STEPS} steps of {subject[0].scheduler['class']}" in page.inner_text("h1")
+        assert page.locator("#provenance details[open]").count() == 0
+        page.click("#provenance summary")
+        page.click("header button")
+        assert page.locator("#provenance details[open]").count() == 1
 
 
 def test_the_map_by_keyboard(chromium, mask_page):

@@ -59,8 +59,8 @@ PAGE = """<!doctype html>
 <div class="gallery">
 {exhibits}
 </div>
-<p class="foot">Made by stepmask {version}. The numbers are those that the files say; PSNR is the distance to the images
-of the full run from the same noise.</p>
+<p class="foot">Made by stepmask {version}. The numbers are those that the files say; PSNR is the closeness to the
+images of the full run from the same noise: higher is closer.</p>
 </main>
 </body>
 </html>

@@ -52,9 +52,12 @@ def family_study(family: MaskFamily, mapped: Mapped = mask_map) -> Study:
 
 
 def _name(mask: StepMask) -> str:
-    model = mask.provenance.get("model")
-    steps = mask.provenance.get("num_inference_steps", mask.num_rows)
-    return f"{model}, {steps} steps" if isinstance(model, str) else f"{steps} steps x {len(mask.sites)} sites"
+    """The model, the steps with their scheduler, and the way that the mask was made, as far as they are known."""
+    model, method = (mask.provenance.get(key) for key in ("model", "method"))
+    steps = f"{mask.provenance.get('num_inference_steps', mask.num_rows)} steps"
+    scheduler = f" of {mask.scheduler['class']}" if mask.scheduler else ""
+    parts = [model if isinstance(model, str) else f"{len(mask.sites)} sites", steps + scheduler]
+    return ", ".join([*parts, *([f"made by {method}"] if isinstance(method, str) else [])])
 
 
 def _facts(mask: StepMask) -> Facts:

@@ -62,7 +62,7 @@
     const budget = budgetAxis(study());
     if (!budget || budget.key === "macs") add(map?.macs ?? entry.values.macs, share, "of the full run's MACs", true);
     else add(entry.values[budget.key], FORMS[budget.form], budget.label, true);
-    add(entry.values.psnr, FORMS.db, `PSNR${interval}`, true);
+    add(entry.values.psnr, FORMS.db, `PSNR, higher is closer${interval}`, true);
     add(entry.values.speedup, FORMS.times, "the denoiser's speed", any("speedup"));
     add(map?.peakBytes ?? (study().methods.length === 1 ? entry.values.cache : undefined), bytesInWords, "of cache per image", true);
     add(map?.sites.length, (count) => `${map.times.length} × ${count}`, "steps × sites", true);
@@ -108,7 +108,7 @@
     const entry = one.entries[state.entry];
     const list = (title, rows) => (rows.length ? [title ? el("h3", {}, title) : null, rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])] : []);
     const measured = one.axes.map((axis) => [axis.label, inForm(axis, entry.values[axis.key])]).filter(([, value]) => value !== "–");
-    return el("section", { class: "card", id: "provenance" }, el("details", { open: !hasTradeOff() },
+    return el("section", { class: "card", id: "provenance" }, el("details", { open: parts.factsOpen, ontoggle: (event) => { parts.factsOpen = event.target.open; } },
       el("summary", {}, "Where this comes from"),
       el("dl", { class: "facts" }, list(hasTradeOff() ? `${entry.method}, ${entry.setting}` : null, [...measured, ...entry.facts]),
         list(entry.facts.length || measured.length ? "How it was made" : null, one.facts))));

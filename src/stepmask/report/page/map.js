@@ -10,7 +10,7 @@ const pathOf = (map, index) => {
   return found.join(" › ");
 };
 
-const LEGEND = { c: "computes", C: "runs for what lies within it", f: "forecast", r: "reused", d: "dead", w: "within what rests" };
+const LEGEND = { c: "computes", C: "runs for what lies within it", f: "forecast", r: "reused", d: "not needed", w: "within what rests" };
 const MOST_ROWS = 45;
 
 const runs = (letter) => letter === "c" || letter === "C";
