@@ -1,8 +1,8 @@
-"""Bytes and seconds in words."""
+"""Bytes, seconds and names that are nearly right in words."""
 
 import pytest
 
-from stepmask.words import duration, size
+from stepmask.words import did_you_mean, duration, size
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (1536, "1.5 KiB"), (31 * 2**30, "31 GiB")])
@@ -16,3 +16,8 @@ def test_bytes(count, words):
 )
 def test_seconds(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("name", "words"), [("target_mac", "; did you mean target_macs?"), ("abacus", "")])
+def test_names_that_are_nearly_right(name, words):
+    assert did_you_mean(name, ["min_psnr", "target_macs"]) == words

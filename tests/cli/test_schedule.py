@@ -30,6 +30,7 @@ def test_a_preset_needs_no_weights_and_its_mask_fits_every_scheduler(run, tmp_pa
 
 @pytest.mark.parametrize(("options", "said"), [
     (["--rule", "fora", "--set", "depth=2"], "fora takes no depth; it takes interval, forecast"),
+    (["--rule", "fora", "--set", "intervall=2"], "did you mean interval?"),
     (["--rule", "fora", "--set", "interval"], "--set takes NAME=VALUE, interval=2 for example, got 'interval'"),
     (["--rule", "fora", "--set", "interval=half"], "interval must be a whole number of steps"),
     (["--rule", "deepcache", "--set", "depth=deep"], "deepcache cannot use depth='deep'"),

@@ -51,7 +51,8 @@ def test_by_name_and_by_configuration():
     (EndToEnd, {}, "got the class EndToEnd"),
     (EndToEnd(), {"rounds": 2}, r"give a configuration or single options, not both \(rounds\)"),
     ("end-to-end", {"num_trajectories": 3}, "'end-to-end' has no option 'num_trajectories'; there are rounds, "),
-    ("paper", {"batchsize": 2}, "no option 'batchsize'; there are .*batch_size"),
+    ("paper", {"batchsize": 2}, "no option 'batchsize'; there are .*; did you mean batch_size?"),
+    ("end-to-end", {"max_minute": 2}, "no option 'max_minute'; there are .*; did you mean max_minutes?"),
     ("end-to-end", {"rounds": -1}, "rounds must be a number between"),
     ("paper", {"sampling": "coin"}, "sampling must be one of random, gumbel, interpolation, got 'coin'"),
 ])  # fmt: skip

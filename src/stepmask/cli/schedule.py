@@ -18,6 +18,7 @@ from stepmask.cli.common.models import load_or_preset
 from stepmask.cli.common.output import ready_file
 from stepmask.errors import StepMaskError
 from stepmask.schedules import registry
+from stepmask.words import did_you_mean
 
 Rule = Enum("Rule", {name: name for name in schedules.names()}, type=str)  # type: ignore[misc]
 """The schedules that stepmask and the installed plugins have registered."""
@@ -63,6 +64,7 @@ def schedule(
     if strangers := sorted(set(given) - set(taken)):
         raise StepMaskError(
             f"{rule.value} takes no {', '.join(strangers)}; it takes {', '.join(taken) or 'no options'}"
+            f"{did_you_mean(strangers[0], taken)}"
         )
     ready_file(output)
     pipe, arguments = load_or_preset(model, scheduler), call_kwargs(guidance_scale, call)

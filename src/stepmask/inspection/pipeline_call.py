@@ -15,6 +15,7 @@ from stepmask.inspection.placement import device_of
 from stepmask.inspection.prompts import condition_arguments, default_prompts
 from stepmask.inspection.registry import denoiser_of
 from stepmask.inspection.sampler_loop import SamplerLoop
+from stepmask.words import did_you_mean
 
 OURS = {"num_inference_steps", "generator"}
 """Arguments of a pipeline's call that are not for users to give beside a number of steps and seeds."""
@@ -75,6 +76,7 @@ class PipelineCall:
             taken = [name for name, p in self.kwargs.items() if name != "self" and p.kind is not p.VAR_POSITIONAL]
             raise StepMaskError(
                 f"{self._kwargs_of} takes no {', '.join(strangers)}: leave it out; it takes {', '.join(taken)}"
+                f"{did_you_mean(strangers[0], taken)}"
             )
 
     def listed(self, conditions: str | Path | Sequence[Any] | None) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def learn(
         UnsupportedModelError: The model has a cache of diffusers; or it is one that the method cannot learn on.
         StepMaskError: An option makes no sense, `resume` belongs to another run, or one of several processes failed.
     """
-    learner, config = configured(method, options)
+    learner, config = configured(method, options, learn)
     if isinstance(target_macs, _Unasked):
         target_macs = None if target_speedup is not None or min_psnr is not None else float(target_macs)
     goals = Goals(
@@ -153,7 +153,7 @@ def learn_family(
         UnsupportedModelError: As `learn` raises it.
         StepMaskError: An option makes no sense, or `resume` belongs to another run.
     """
-    learner, config = configured(method, options)
+    learner, config = configured(method, options, learn_family)
     goals = Goals(
         targets=shares_of(targets), max_cache_bytes=max_cache_bytes, max_minutes=max_minutes, start=masks_of(start)
     )

@@ -6,6 +6,7 @@ Registering imports no torch: what learns is named as a string and imported when
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from stepmask import plugins
 from stepmask.errors import StepMaskError
 from stepmask.learning.configuration import Configuration
 from stepmask.learning.goals import Goals
+from stepmask.words import did_you_mean
 
 if TYPE_CHECKING:
     from stepmask.family import MaskFamily
@@ -107,8 +109,15 @@ def learner_of(method: str | Configuration) -> Learner:
     return found[0]
 
 
-def configured(method: str | Configuration, options: Mapping[str, Any]) -> tuple[Learner, Configuration]:
+def configured(
+    method: str | Configuration, options: Mapping[str, Any], beside: Callable[..., Any] | None = None
+) -> tuple[Learner, Configuration]:
     """The way to learn and its configuration, from ``method=`` and the single options beside it.
+
+    Args:
+        method: As `learner_of` takes it.
+        options: Single options by name.
+        beside: The function that was given them; whoever misspells one may have meant an argument of its own.
 
     Raises:
         StepMaskError: There is no such way or option, a value makes no sense, or both a configuration and options are
@@ -122,5 +131,6 @@ def configured(method: str | Configuration, options: Mapping[str, Any]) -> tuple
     names = learner.configuration.names()
     strangers = sorted(set(options) - set(names))
     if strangers:
-        raise StepMaskError(f"method={method!r} has no option {strangers[0]!r}; there are {', '.join(names)}")
+        meant = did_you_mean(strangers[0], [*names, *(inspect.signature(beside).parameters if beside else ())])
+        raise StepMaskError(f"method={method!r} has no option {strangers[0]!r}; there are {', '.join(names)}{meant}")
     return learner, learner.configuration(**options)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from stepmask.errors import StepMaskError
 from stepmask.mask import StepMask
 from stepmask.plugins import load_plugins
+from stepmask.words import did_you_mean
 
 Schedule = Callable[..., StepMask]
 """Makes a mask of a graph and its timesteps, or of a pipeline and a number of steps, and of options by name."""
@@ -62,7 +63,8 @@ def get(name: str) -> Schedule:
         StepMaskError: No schedule has this name; lists those that there are.
     """
     if name not in _schedules and name not in names():
-        raise StepMaskError(f"there is no schedule {name!r}; there are {', '.join(names())}")
+        meant = did_you_mean(name, names())
+        raise StepMaskError(f"there is no schedule {name!r}; there are {', '.join(names())}{meant}")
     return _schedules[name]
 
 
