@@ -118,5 +118,7 @@ def test_a_pipeline_that_calls_its_denoiser_something_else():
     """As Stable Cascade does; UnCLIP, whose schedulers are several, is refused by the names of its parts."""
     pipe = SimpleNamespace(decoder=nn.Linear(1, 1), scheduler=None)
     assert denoiser_of(pipe) is pipe.decoder
+    of_diffusers = SimpleNamespace(transformer=nn.Linear(1, 1), first_scheduler=None, register_modules=None)
+    check_refused("SimpleNamespace has no scheduler, and a mask follows", denoiser_of, of_diffusers)
     several = SimpleNamespace(decoder=nn.Linear(1, 1), decoder_scheduler=None)
     check_refused(r"got SimpleNamespace with decoder \(Linear\): give the denoiser alone", denoiser_of, several)

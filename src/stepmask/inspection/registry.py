@@ -94,7 +94,7 @@ def denoiser_of(model: Any) -> nn.Module:
     """The denoiser of a pipeline (its ``unet``, ``transformer`` or ``prior``), or the model itself.
 
     Raises:
-        StepMaskError: It is neither a denoiser nor a pipeline with one.
+        StepMaskError: It is neither a denoiser nor a pipeline with one, or a pipeline without a scheduler.
     """
     denoiser = model
     if not isinstance(model, nn.Module):
@@ -107,6 +107,11 @@ def denoiser_of(model: Any) -> nn.Module:
             raise StepMaskError(
                 "expected a diffusers pipeline with a unet or transformer, or a denoiser, got "
                 f"{type(model).__name__}{rest}"
+            )
+        if hasattr(model, "register_modules") and not hasattr(model, "scheduler"):  # of diffusers
+            raise StepMaskError(
+                f"{type(model).__name__} has no scheduler, and a mask follows the steps of one: where it has several "
+                "by other names, give stepmask the denoiser alone, with its scheduler"
             )
         denoiser = found[0]
     return _itself(denoiser)
