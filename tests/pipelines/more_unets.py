@@ -231,6 +231,23 @@ def with_prior(kind: str, **config: Any) -> Any:
     return getattr(diffusers, kind)(**parts, **{f"prior_{name}": part for name, part in first.items()})
 
 
+def kandinsky_2_1(kind: str, **config: Any) -> Any:
+    from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    reader = MCLIPConfig(numDims=8, transformerDimensions=8, vocab_size=16, **sizes)
+    known = {"encoder_hid_dim": 8, "encoder_hid_dim_type": "text_image_proj", "addition_embed_type": "text_image"}
+    model = unet(**SIMPLE | known | {"in_channels": 4, "out_channels": 8, "cross_attention_dim": 8} | config)
+    parts = {"text_encoder": seeded(MultilingualCLIP, config=reader), "tokenizer": words(), "movq": movq()}
+    if "Combined" in kind:
+        first = kandinsky_prior("KandinskyPriorPipeline").components
+        parts |= {f"prior_{name}": part for name, part in first.items()}
+    return getattr(diffusers, kind)(unet=model, scheduler=ddim(), **parts)
+
+
+kandinsky_2_1_inpaint = partial(kandinsky_2_1, in_channels=9)
+
+
 def kandinsky_3(kind: str) -> Any:
     model = seeded(
         diffusers.Kandinsky3UNet, in_channels=4, time_embedding_dim=4, groups=2, attention_head_dim=4,
@@ -306,6 +323,13 @@ UNETS = [
     own("KandinskyPriorPipeline", kandinsky_prior, prompts),
     own("KandinskyV22PriorPipeline", kandinsky_prior, prompts),
     own("KandinskyV22PriorEmb2EmbPipeline", kandinsky_prior, prompts, image=one_image, strength=0.8),
+    own("KandinskyPipeline", kandinsky_2_1, prompts, embedded),
+    own("KandinskyImg2ImgPipeline", kandinsky_2_1, prompts, embedded, image=signed, strength=0.8),
+    own("KandinskyInpaintPipeline", kandinsky_2_1_inpaint, prompts, embedded, image=one_image, mask_image=number_hole),
+    own("KandinskyCombinedPipeline", kandinsky_2_1, prompts, FEW),
+    own("KandinskyImg2ImgCombinedPipeline", kandinsky_2_1, prompts, FEW, image=images, strength=0.8),
+    own("KandinskyInpaintCombinedPipeline", kandinsky_2_1_inpaint, prompts, FEW, image=one_image,
+        mask_image=number_hole),
     own("Kandinsky3Pipeline", kandinsky_3, kandinsky_3_texts, SIDES),
     own("Kandinsky3Img2ImgPipeline", kandinsky_3, kandinsky_3_texts, image=signed, strength=0.8),
 ]  # fmt: skip

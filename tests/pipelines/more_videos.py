@@ -339,6 +339,15 @@ def stable_audio(kind: str) -> Any:
     )
 
 
+def long_cat_audio(kind: str) -> Any:
+    model = transformer(
+        "LongCatAudioDiTTransformer", dit_dim=16, dit_depth=2, dit_heads=2, dit_text_dim=12, latent_dim=4, ff_mult=2.0
+    )
+    sizes = {"channels": 4, "c_mults": [1, 2], "strides": [2], "latent_dim": 4, "encoder_latent_dim": 8}
+    decoder = seeded(diffusers.LongCatAudioDiTVae, **sizes, downsampling_ratio=2, sample_rate=16)
+    return made_of(kind, vae=decoder, transformer=model, text_encoder=t5(), tokenizer=words())
+
+
 VIDEOS = [
     own("AnyFlowPipeline", any_flow, video_texts, SMALL),
     own("AnyFlowFARPipeline", any_flow, video_texts, SMALL, chunk_partition=(1, 1)),
@@ -368,6 +377,8 @@ VIDEOS = [
     own("LTX2Pipeline", ltx_2, ltx_2_texts),
     own("LTX2ImageToVideoPipeline", ltx_2, ltx_2_texts, image=one_image, image_crf=0),
     own("LTX2ConditionPipeline", ltx_2, ltx_2_texts),
+    own("LTX2InContextPipeline", ltx_2, ltx_2_texts),
+    own("LongCatAudioDiTPipeline", long_cat_audio, prompts, audio_duration_s=1.0),
     own("LTXI2VLongMultiPromptPipeline", ltx_long, SIDES, prompts, num_frames=9, temporal_tile_size=16,
         temporal_overlap=8),
     own("CosmosTextToWorldPipeline", cosmos, video_texts, SIDES, num_frames=9),
