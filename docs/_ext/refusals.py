@@ -97,7 +97,7 @@ def page() -> str:
         meaning = inspect.getdoc(getattr(errors, name)).partition("\n")[0]
         once = dict.fromkeys((one.message, one.module.removeprefix("stepmask.")) for one in by_error[name])
         rows = "".join(f"| {_cell(message)} | {_cell(module)} |\n" for message, module in once)
-        parts.append(f"### {name}\n\n{meaning}\n\n| What it says | Raised in |\n| --- | --- |\n{rows}")
+        parts.append(f"## {name}\n\n{meaning}\n\n| What it says | Raised in |\n| --- | --- |\n{rows}")
     return "\n".join(parts)
 
 
