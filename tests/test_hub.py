@@ -1,6 +1,7 @@
 """Masks, families and recipes from folders, a registry and a hub, which a server on this machine is."""
 
 import pickle
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -65,6 +66,7 @@ def test_the_registry_of_a_team_comes_before_the_hub(hub, tmp_path, monkeypatch)
     del hub.asked[:]
     assert StepMask.from_pretrained("me/ddpm") == stepmask.load("me/ddpm") == mask(0.3) and not hub.asked
     assert stepmask.load("me/ddpm", revision="main") == mask(1.0)
+    check_refused("did you mean me/ddpm", stepmask.load, "me/dpm", error=MaskFileError)
     (tmp_path / "mask.json").write_text("{}")
     says = r"^no mask.json in (\.\.|me)/(\.\.|team), neither as a folder, nor in the registry .*team, nor on the hub"
     for name in ("me/team", "hub:../.."):
@@ -105,8 +107,19 @@ def test_a_hub_that_cannot_be_reached(hub, monkeypatch):
     assert stepmask.load("me/ddpm") == recipe()
     hub.shutdown()
     hub.server_close()
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the attempts of huggingface_hub
+    huggingface_hub.close_session()  # its open connection would be answered still
     assert stepmask.load("me/ddpm") == recipe()
     check_refused("no mask.json in me/none", StepMask.from_pretrained, "me/none", error=MaskFileError)
+    asked, download = [], huggingface_hub.hf_hub_download
+
+    def noted(*args, local_files_only, **kwargs):
+        asked.append(not local_files_only)
+        return download(*args, local_files_only=local_files_only, **kwargs)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", noted)
+    check_refused("no mask.json and no recipe.json and .* in me/none", stepmask.load, "me/none", error=MaskFileError)
+    assert asked == [True, False, False, False], "one file is asked for, others are looked for in the cache"
     library = HfHubHTTPError.__bases__[0]  # by an error of the one that it asks with
 
     def create_repo(self, *args, **kwargs):

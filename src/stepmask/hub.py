@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stepmask.errors import MaskFileError, StepMaskError
 from stepmask.files import is_file, is_folder, read_json, ready_folder
+from stepmask.words import did_you_mean
 
 if TYPE_CHECKING:
     from typing import Self
@@ -186,7 +187,11 @@ def find(where: str | Path, names: Sequence[str], *, revision: str | None = None
     registry = os.environ.get(REGISTRY)
     if registry and revision is None and is_repo_id(repo_id) and is_folder(Path(registry) / repo_id):
         return _in_folder(Path(registry) / repo_id, names)
-    return _on_hub(repo_id, names, revision, token, f", nor in the registry {registry}," if registry else "")
+    if not registry:
+        return _on_hub(repo_id, names, revision, token)
+    shared = {path.parent for name in names for path in Path(registry).glob(f"*/*/{name}")}
+    meant = did_you_mean(repo_id, sorted(name_of(folder) for folder in shared))
+    return _on_hub(repo_id, names, revision, token, f", nor in the registry {registry},", meant)
 
 
 def name_of(folder: Path) -> str:
@@ -216,14 +221,18 @@ def _in_folder(folder: Path, names: Sequence[str]) -> Path:
     return found
 
 
-def _on_hub(repo_id: str, names: Sequence[str], revision: str | None, token: Any, nor: str) -> Path:
+def _on_hub(
+    repo_id: str, names: Sequence[str], revision: str | None, token: Any, nor: str = "", meant: str = ""
+) -> Path:
+    """The first of the files in a repository; `nor` says where else it was looked for, `meant` what may be meant."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     first: Exception | None = None
     for name in names:
+        out_of_reach = isinstance(first, LocalEntryNotFoundError)  # not asked again, which takes many seconds
         try:
-            return Path(hf_hub_download(repo_id, name, revision=revision, token=token))
+            return Path(hf_hub_download(repo_id, name, revision=revision, token=token, local_files_only=out_of_reach))
         except EntryNotFoundError as error:  # another may be there; of a hub out of reach, among what was downloaded
             first = first or error
         except _hub_errors() as error:
@@ -233,12 +242,13 @@ def _on_hub(repo_id: str, names: Sequence[str], revision: str | None, token: Any
     is_there = isinstance(first, EntryNotFoundError) and not isinstance(first, LocalEntryNotFoundError)
     raise (NothingThereError if is_there else MaskFileError)(
         f"no {' and no '.join(names)} in {repo_id}{at}, neither as a folder{nor} nor on the hub: {_reason(first)}"
+        f"{meant}"
     ) from first
 
 
 def _on_hub_if_there(repo_id: str, name: str, token: Any) -> Path | None:
     try:
-        return _on_hub(repo_id, [name], None, token, "")
+        return _on_hub(repo_id, [name], None, token)
     except NothingThereError:
         return None
 
