@@ -38,6 +38,7 @@ def evaluate(
     device: shared.Device = None,
     dtype: shared.Precision = None,
     cache_device: shared.CacheDevice = None,
+    steps: shared.NoSteps = None,
 ) -> None:
     """Compare MODEL with and without a mask or a recipe: PSNR, SSIM, MACs and speed.
 

@@ -21,7 +21,7 @@ from stepmask.sources import load_one
 def sample(
     model: shared.Model,
     mask: shared.MaskFile,
-    output: shared.Folder,
+    output: shared.Folder = Path("samples"),
     at: shared.At = None,
     num_images: shared.NumImages = 16,
     first_seed: shared.FirstSeed = 10_000,
@@ -33,6 +33,7 @@ def sample(
     device: shared.Device = None,
     dtype: shared.Precision = None,
     cache_device: shared.CacheDevice = None,
+    steps: shared.NoSteps = None,
 ) -> None:
     """Sample images from MODEL with a mask or a recipe, by the scheduler and the steps that it was made for."""
     from stepmask.evaluation import sampler_for

@@ -119,14 +119,14 @@ def test_a_search_of_less_time_makes_less_effort_and_is_cut(timed, tmp_path):
     needed, state = now[0], tmp_path / "state"
     pipe, now = timed()
     began, minutes = now[0], needed / 60 / 2.3
-    with pytest.warns(UserWarning, match="are over before the search"):
+    with pytest.warns(UserWarning, match="minutes of max_minutes were over before the search ended"):
         cut = learned(pipe, max_minutes=minutes, resume=state)
     record = cut.provenance
     assert record["cut_by_max_minutes"] and record["with_less"] and record["macs"] <= TARGET
     assert now[0] - began <= 60 * minutes
     assert any(part is not None for part in cut.forecasting().values()), "gains were learned"
     passed = now[0]
-    with pytest.warns(UserWarning, match="are over before the search"):
+    with pytest.warns(UserWarning, match="minutes of max_minutes were over before the search ended"):
         assert learned(pipe, max_minutes=minutes, resume=state) == cut
     assert now[0] == passed
     further = learned(pipe, max_minutes=1000, resume=state)
@@ -134,7 +134,7 @@ def test_a_search_of_less_time_makes_less_effort_and_is_cut(timed, tmp_path):
     assert now[0] - passed < needed, "much was known"
 
 
-@pytest.mark.filterwarnings("ignore:.*are over before")
+@pytest.mark.filterwarnings("ignore:.*were over before")
 def test_an_interrupted_search_goes_on_with_what_is_left_of_its_time(timed, tmp_path):
     pipe, now = timed()
     with pytest.raises(Stop):
@@ -146,7 +146,7 @@ def test_an_interrupted_search_goes_on_with_what_is_left_of_its_time(timed, tmp_
 
 
 def test_a_family_has_all_its_targets_when_time_is_up(timed):
-    with pytest.warns(UserWarning, match="are over before"):
+    with pytest.warns(UserWarning, match="were over before"):
         family = learn_family(timed()[0], STEPS, (0.8, 0.6, 0.5), max_minutes=5, **OPTIONS)
     for target in (0.8, 0.6, 0.5):
         assert family.at(target).provenance["cut_by_max_minutes"]

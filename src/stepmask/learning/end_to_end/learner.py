@@ -237,8 +237,8 @@ class EndToEndLearning:
             self._clock.reserve = unlimited
         if self._is_cut:
             warnings.warn(
-                f"max_minutes={self._goals.max_minutes:g} are over before the search: what is best so far is taken. "
-                "With resume=FILE and more of them the same call goes on",
+                f"the {self._goals.max_minutes:g} minutes of max_minutes were over before the search ended: the mask "
+                "is the best so far; the same call with resume=FILE and more minutes goes on",
                 stacklevel=2,
             )
             for done in self.search.end(self.targets):
