@@ -119,6 +119,12 @@ def test_no_write_permission(run, folder, tmp_path):
     assert "cannot write" in words(run("learn", folder, "-o", tmp_path / "m.json", code=2))
 
 
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_steps_are_those_of_the_mask(verb, run, mask_file):
+    text = words(run(verb, "nothing", "--mask", mask_file, "--steps", 20, code=2))
+    assert "the number of steps comes from the mask" in text
+
+
 def test_interrupt_keeps_the_state_and_the_old_mask(run, folder, mask_file, tmp_path, monkeypatch):
     def interrupted(pipe, *, resume, **options):
         resume.write_bytes(b"state")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -158,7 +159,8 @@ def test_at_picks_from_a_family(run, folder, family_file, tmp_path):
 
 
 def test_sample_writes_both_runs_side_by_side(run, folder, mask_file, tmp_path):
-    run("sample", folder, "--mask", mask_file, "-o", tmp_path / "out", "-n", 3, "--batch-size", 2)
+    said = run("sample", folder, "--mask", mask_file, "-o", tmp_path / "out", "-n", 3, "--batch-size", 2).stdout
+    assert re.search(r"full [\d.]+ seconds, masked [\d.]+ seconds", said)
     out = tmp_path / "out"
     assert names(out) == ["full", "masked", "side_by_side.png"]
     assert names(out / "masked") == names(out / "full") == ["010000.png", "010001.png", "010002.png"]

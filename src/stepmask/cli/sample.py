@@ -15,6 +15,7 @@ from stepmask.cli.common.output import runs_bar
 from stepmask.cost import BATCH_SIZE
 from stepmask.files import ready_folder
 from stepmask.sources import load_one
+from stepmask.words import duration
 
 
 @app.command()
@@ -36,11 +37,12 @@ def sample(
     steps: shared.NoSteps = None,
 ) -> None:
     """Sample images from MODEL with a mask or a recipe, by the scheduler and the steps that it was made for."""
+    decision, given = load_one(mask, at=at), call_kwargs(guidance_scale, call)
+    ready_folder(output)  # what is wrong so far is said before torch is imported, which takes seconds
+
     from stepmask.evaluation import sampler_for
     from stepmask.evaluation.sampler import sample_masked, sample_pairs
 
-    decision, given = load_one(mask, at=at), call_kwargs(guidance_scale, call)
-    ready_folder(output)
     pipe = load(model, mask=decision, device=device, dtype=dtype)
     wanted, out = range(first_seed, first_seed + num_images), stdout()
     options = {"call_kwargs": given, "conditions": conditions, "cache_device": cache_device}
@@ -55,6 +57,7 @@ def sample(
         write_images(images, seeds, output / kind)
         out.print(f"{output / kind}: {len(images)} images")
     if compare:
+        out.print(", ".join(f"{kind} {duration(seconds)}" for kind, seconds in pairs.seconds.items()))
         work, rows = sampler.work(), (sampler.ran or sampler.plan).num_rows
         notes = f"{rows} steps", f"{work.fraction:.1%} of the MACs, same seeds"
         out.print(str(write_comparison(made["full"], made["masked"], notes, output)))

@@ -89,6 +89,7 @@ class Pairs:
     full: Tensor  #: (N, C, H, W) float32 in [0, 1].
     masked: Tensor  #: The same images under the plan.
     times: list[tuple[Times, Times]]  #: Full and masked times of each pair of whole batches.
+    seconds: dict[str, float]  #: What the calls for all images took, ``full`` (0 with a reference) and ``masked``.
 
 
 def sample_pairs(
@@ -117,19 +118,22 @@ def sample_pairs(
     whole = [seeds[i % len(seeds)] for i in range(batch_size)]
     if timed_pairs:
         sampler.warm_up(whole)
-    full_images, masked_images, times = [], [], []
+    full_images, masked_images, times, seconds = [], [], [], {"full": 0.0, "masked": 0.0}
     for start in starts:
         batch = seeds[start : start + batch_size]
         full = told(sampler.full(start, batch)) if reference is None else None
         masked = told(sampler.masked(start, batch))
         masked_images.append(masked[0])
+        seconds["masked"] += masked[1].call
         if full is not None:
             full_images.append(full[0])
+            seconds["full"] += full[1].call
             if len(batch) == batch_size:
                 times.append((full[1], masked[1]))
     for _ in range(extra):
         times.append((told(sampler.full(0, whole))[1], told(sampler.masked(0, whole))[1]))
-    return Pairs(torch.cat(full_images) if reference is None else reference, torch.cat(masked_images), times)
+    whole_run = torch.cat(full_images) if reference is None else reference
+    return Pairs(whole_run, torch.cat(masked_images), times, seconds)
 
 
 def sample_masked(sampler: Sampler, seeds: Sequence[int], batch_size: int, progress: Progress | None = None) -> Tensor:

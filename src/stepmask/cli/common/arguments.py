@@ -57,6 +57,17 @@ Folder = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write to; it is made if it is not there.")
 ]
 MaskOutput = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Name of the mask file.")]
+
+
+def _refuse_steps(value: str | None) -> None:
+    if value is not None:
+        raise StepMaskError("the number of steps comes from the mask: leave --steps out; learn and schedule take it")
+
+
+NoSteps = Annotated[
+    str | None, typer.Option("--steps", hidden=True, callback=_refuse_steps, help="Not taken: the mask has its steps.")
+]
+"""Of verbs that run a mask: whoever asks for a number of steps is told that the mask has it."""
 Device = Annotated[
     str | None,
     typer.Option(

@@ -115,8 +115,12 @@ def _load(model: str, dtype: DType | None) -> Any:
                 return pipeline.from_pretrained(model, torch_dtype=precision)
             return _in_one_precision(pipeline.from_pretrained(model))
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, KeyError, TypeError) as error:
-        where = "" if own else " (no such folder here; taken for a model on the hub)"
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if not own and "local_files_only" in str(error):  # what the hub's library says to programmers
+            raise StepMaskError(
+                f"there is no such folder here as {model}, and the hub has no such model, or could not be asked for it"
+            ) from error
+        where = "" if own else " (no such folder here; taken for a model on the hub)"
         raise StepMaskError(f"cannot load {model}{where}: {reason}") from error
 
 
