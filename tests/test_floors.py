@@ -13,7 +13,8 @@ FLOORS = {
     "stepmask": (
         (
             "errors", "values", "files", "hub", "timesteps", "nesting", "graph", "mask", "mask_file", "mask_tables",
-            "printing", "recipe", "recipe_file", "resample", "cost", "family", "plugins", "sources", "words",
+            "printing", "recipe", "recipe_file", "resample", "cost", "family", "frontier", "plugins", "sources",
+            "words",
         ),
         ("liveness", "gate"),
         ("schedules",),

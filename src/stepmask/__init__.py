@@ -22,6 +22,7 @@ from stepmask.errors import (
     UnsupportedModelError,
 )
 from stepmask.family import MaskFamily
+from stepmask.frontier import Frontier
 from stepmask.graph import BlockGraph, Site
 from stepmask.liveness import Plan, State, make_plan
 from stepmask.mask import Action, StepMask
@@ -57,9 +58,9 @@ _IMPORTED_LATER = {
 """Where names are whose modules import torch."""
 
 __all__ = [
-    "Action", "BlockGraph", "CostTable", "MaskFamily", "MaskFileError", "MaskMismatchError", "Plan", "PositionError",
-    "Recipe", "Resolution", "Site", "State", "StepMask", "StepMaskError", "TargetError", "UnknownArchitectureError",
-    "UnsupportedModelError",
+    "Action", "BlockGraph", "CostTable", "Frontier", "MaskFamily", "MaskFileError", "MaskMismatchError", "Plan",
+    "PositionError", "Recipe", "Resolution", "Site", "State", "StepMask", "StepMaskError", "TargetError",
+    "UnknownArchitectureError", "UnsupportedModelError",
     "apply", "converged", "describe", "errors", "evaluate", "fit_gains", "learn", "learn_family", "learning",
     "load", "make_plan", "measure_cost", "optimise", "presets", "register_sites", "remove", "scheduler_of", "schedules",
 ]  # fmt: skip

@@ -6,14 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from stepmask import family, recipe_file
+from stepmask import family, frontier, recipe_file
 from stepmask.errors import MaskFileError, StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.files import is_file, is_folder, read_json
+from stepmask.frontier import Frontier
 from stepmask.hub import HUB, find, is_repo_id
 from stepmask.mask import StepMask
-from stepmask.optimisation import frontier
-from stepmask.optimisation.frontier import Frontier
 from stepmask.recipe import Recipe
 
 CLASSES = {family.FORMAT: MaskFamily, recipe_file.FORMAT: Recipe, frontier.FORMAT: Frontier}

@@ -4,8 +4,7 @@ import json
 
 from command_line import words
 from stepmask import Recipe, StepMask
-from stepmask.optimisation import Frontier, Point
-from stepmask.optimisation.frontier import WAYS
+from stepmask.frontier import WAYS, Frontier, Point
 
 
 def test_a_gallery_of_a_folder(mask_file, run, tmp_path):

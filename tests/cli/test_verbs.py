@@ -15,9 +15,8 @@ from stepmask import MaskFamily, Recipe, Resolution, StepMask, describe, make_pl
 from stepmask.cli.common.arguments import Scheduler
 from stepmask.cli.common.models import load
 from stepmask.cli.common.provenance import asked, reached
+from stepmask.frontier import WAYS, Frontier, Point
 from stepmask.learning import EndToEnd, Paper
-from stepmask.optimisation import Frontier, Point
-from stepmask.optimisation.frontier import WAYS
 from stepmask.runtime import elsewhere
 from tiny import ddim_pipeline
 

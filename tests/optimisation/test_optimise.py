@@ -9,8 +9,7 @@ from diffusers import DDPMScheduler
 import stepmask
 from refusal import check_refused
 from stepmask import MaskFileError, Recipe, TargetError
-from stepmask.optimisation import Frontier, Point
-from stepmask.optimisation.frontier import CHEAPER, FEWER_STEPS, GUIDANCE, RESOLUTION, TOGETHER, WAYS
+from stepmask.frontier import CHEAPER, FEWER_STEPS, GUIDANCE, RESOLUTION, TOGETHER, WAYS, Frontier, Point
 from stepmask.optimisation.judge import Judge
 from stepmask.optimisation.search import Search
 from tiny import FEWEST, ddim_pipeline, dit_pipeline, generator

@@ -9,8 +9,7 @@ from PIL import Image
 from browser import PHONE, opened
 from stepmask import MaskFamily, Recipe, describe, make_plan, schedules
 from stepmask.family import Member
-from stepmask.optimisation import Frontier, Point
-from stepmask.optimisation.frontier import WAYS
+from stepmask.frontier import WAYS, Frontier, Point
 from stepmask.report import (
     Axis,
     Entry,

@@ -4,8 +4,7 @@ import pytest
 
 from command_line import words
 from stepmask import Recipe, StepMask
-from stepmask.optimisation import Frontier, Point
-from stepmask.optimisation.frontier import WAYS
+from stepmask.frontier import WAYS, Frontier, Point
 
 
 def test_of_a_mask_alone_and_on_its_model(run, folder, mask_file, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from stepmask import Recipe, evaluate
-from stepmask.optimisation import Frontier, Point
+from stepmask.frontier import Frontier, Point
 from stepmask_lab.benchmark.frontiers import FIRST_SEED, scored
 from tiny import dit_pipeline
 

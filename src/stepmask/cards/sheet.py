@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepmask.family import MaskFamily
+from stepmask.frontier import Frontier, Point
 from stepmask.mask import StepMask
-from stepmask.optimisation.frontier import Frontier, Point
 from stepmask.recipe import Recipe
 from stepmask.report.content import is_number
 from stepmask.words import size

@@ -25,7 +25,7 @@ from stepmask.errors import StepMaskError
 from stepmask.files import is_file, ready_folder
 
 if TYPE_CHECKING:
-    from stepmask.optimisation import Frontier
+    from stepmask.frontier import Frontier
 
 
 @app.command()

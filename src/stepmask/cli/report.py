@@ -15,7 +15,7 @@ from stepmask.cli.common.models import load
 from stepmask.errors import StepMaskError
 from stepmask.family import MaskFamily
 from stepmask.files import is_file, ready_folder
-from stepmask.optimisation.frontier import Frontier
+from stepmask.frontier import Frontier
 from stepmask.recipe import Recipe
 from stepmask.sources import NAMES
 from stepmask.sources import load as load_any

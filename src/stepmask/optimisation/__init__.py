@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stepmask.optimisation.closed_form import optimised_timesteps
     from stepmask.optimisation.entry import optimise
-    from stepmask.optimisation.frontier import Frontier, Point
 
-__all__ = ["Frontier", "Point", "optimise", "optimised_timesteps"]
+__all__ = ["optimise", "optimised_timesteps"]
 
-_WHERE = {"Frontier": "frontier", "Point": "frontier", "optimise": "entry", "optimised_timesteps": "closed_form"}
+_WHERE = {"optimise": "entry", "optimised_timesteps": "closed_form"}
 
 
 def __getattr__(name: str) -> Any:

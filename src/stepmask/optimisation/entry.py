@@ -12,6 +12,7 @@ import torch
 from stepmask.errors import TargetError
 from stepmask.evaluation.converged import ENOUGH
 from stepmask.family import MaskFamily, Member
+from stepmask.frontier import Frontier, Point
 from stepmask.inspection.overrides import uncompiled
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.sampler_loop import as_pipeline
@@ -19,7 +20,6 @@ from stepmask.learning import learn_family
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.effort import Effort as Counted
 from stepmask.mask import StepMask, scheduler_identity
-from stepmask.optimisation.frontier import Frontier, Point
 from stepmask.optimisation.judge import Judge
 from stepmask.optimisation.search import Effort, Search
 from stepmask.printing import console

@@ -12,8 +12,8 @@ from typing import Any
 
 from stepmask.errors import StepMaskError, TargetError
 from stepmask.family import MaskFamily
+from stepmask.frontier import CHEAPER, FEWER_STEPS, GUIDANCE, RESOLUTION, TIMESTEPS, TOGETHER, WAYS, Point
 from stepmask.optimisation.closed_form import optimised_timesteps
-from stepmask.optimisation.frontier import CHEAPER, FEWER_STEPS, GUIDANCE, RESOLUTION, TIMESTEPS, TOGETHER, WAYS, Point
 from stepmask.optimisation.judge import Judge
 from stepmask.optimisation.learned_timesteps import learned_timesteps
 from stepmask.recipe import FORECAST, FULL, HELD, OFF, Recipe, Resolution

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepmask.optimisation.frontier import WAYS, Frontier
+from stepmask.frontier import WAYS, Frontier
 from stepmask.recipe import GUIDANCE, Recipe
 from stepmask.report.content import Axis, Entry, Facts, Method, Study, facts_of
 from stepmask.report.mask_map import mask_map

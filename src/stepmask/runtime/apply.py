@@ -14,13 +14,13 @@ from torch import nn
 
 from stepmask.errors import StepMaskError, UnsupportedModelError
 from stepmask.family import MaskFamily
+from stepmask.frontier import Frontier
 from stepmask.inspection.describe import Description, description_for
 from stepmask.inspection.placement import diffusers_hooks
 from stepmask.inspection.registry import denoisers_of
 from stepmask.inspection.sampler_loop import as_pipeline
 from stepmask.liveness import Plan, make_plan
 from stepmask.mask import StepMask
-from stepmask.optimisation.frontier import Frontier
 from stepmask.recipe import Recipe
 from stepmask.runtime.callers import other_callers
 from stepmask.runtime.elsewhere import checked_device

@@ -20,8 +20,8 @@ from stepmask.cost import BATCH_SIZE
 from stepmask.evaluation import Spread, converged, psnr_per_image, sampler_for
 from stepmask.evaluation.sampler import sample_masked
 from stepmask.files import write_atomically
+from stepmask.frontier import Frontier
 from stepmask.inspection.overrides import unchecked
-from stepmask.optimisation import Frontier
 from stepmask.plugins import Metrics
 from stepmask_lab import reference
 from stepmask_lab.benchmark.metrics import metrics_by_name

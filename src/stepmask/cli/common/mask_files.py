@@ -11,8 +11,8 @@ from stepmask import presets
 from stepmask.cli.common.app import stdout
 from stepmask.errors import MaskFileError
 from stepmask.family import MaskFamily
+from stepmask.frontier import Frontier
 from stepmask.mask import StepMask
-from stepmask.optimisation.frontier import Frontier
 from stepmask.recipe import Recipe
 from stepmask.sources import load, load_one
 
