@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 
 import pytest
 
@@ -24,6 +25,16 @@ def test_mask_files(run, folder, mask_file, family_file, edited, tmp_path):
         bad.write_text(whole.read_text()[:200])
         assert "cut short" in words(run("show", bad, *options, code=2))
     assert "format version 99" in words(run("evaluate", folder, "--mask", edited(format_version=99), code=2))
+
+
+def test_warnings_are_sentences(run, mask_file, monkeypatch):
+    def loaded(*_, **__):
+        warnings.warn("mind the gap", stacklevel=2)
+        return StepMask.load(mask_file)
+
+    monkeypatch.setattr("stepmask.cli.show.load_one", loaded)
+    said = run("show", mask_file).stderr
+    assert said.startswith("warning: mind the gap\n") and "UserWarning" not in said
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
 
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.configuration import Configuration
@@ -17,6 +19,30 @@ from stepmask.learning.goals import Goals
 from stepmask.learning.processes import Processes, current
 from stepmask.printing import console
 from stepmask.runtime.task import Task
+from stepmask.words import duration
+
+SECONDS_BETWEEN_LINES = 30
+"""Where there is no terminal for a progress bar."""
+
+
+class Spent(ProgressColumn):
+    """How long it has taken, of how long it was said to take.
+
+    Args:
+        seconds: What was said; 0 where nothing was.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._of = f" of about {duration(seconds)}" if seconds else ""
+
+    def words(self, elapsed: float) -> str:
+        """So many seconds in words."""
+        return duration(elapsed) + self._of
+
+    def render(self, task: Any) -> Text:
+        """What stands at the end of the bar."""
+        return Text(self.words(task.elapsed or 0.0), style="progress.elapsed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +104,37 @@ class Job:
         return self.progress and self.processes.is_first
 
     @contextlib.contextmanager
-    def reporting(self, total: int, doing: str, first: str = "starting") -> Iterator[Callable[[Any], None]]:
+    def reporting(
+        self, total: int, doing: str, first: str = "starting", seconds: float = 0.0
+    ) -> Iterator[Callable[[Any], None]]:
         """Show a progress bar for a while; yields a function that takes a report after each step of the work.
+
+        Where there is no terminal, a line now and then says how far it is.
 
         Args:
             total: Number of reports to come, at most.
             doing: What is done, in a word.
             first: What is said before the first report.
+            seconds: How long it takes, about; 0 where that is not known.
         """
         columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}", markup=False))
-        with Progress(*columns, TimeRemainingColumn(), console=console(), disable=not self._shown) as bar:
+        spent, lines = Spent(seconds), console()
+        with Progress(*columns, spent, console=lines, disable=not (self._shown and lines.is_terminal)) as bar:
             task = bar.add_task(doing, total=total, now=first)
+            began = said = time.monotonic()
+            done = 0
 
             def tell(report: Any) -> None:
+                nonlocal said, done
+                done += 1
                 bar.update(task, advance=1, now=str(report))
+                now = time.monotonic()
+                if not lines.is_terminal and now - said > SECONDS_BETWEEN_LINES:
+                    said = now
+                    self.say(f"{doing} {done}/{total}: {report}; {spent.words(now - began)}")
                 if self.callback is not None and self.processes.is_first:
                     self.callback(report)
 
             yield tell
+        if not lines.is_terminal:
+            self.say(f"{doing} took {duration(time.monotonic() - began)}")

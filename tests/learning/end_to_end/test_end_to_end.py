@@ -1,7 +1,9 @@
 """The default way to learn, on tiny random models: targets of all kinds, what a mask says of itself, seeds, flags."""
 
 import json
+import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from stepmask.inspection.registry import denoiser_of
 from stepmask.learning import EndToEnd
 from stepmask.learning.end_to_end.outcome import student_t_95
 from stepmask.learning.end_to_end.search.portfolio import coarse_steps, portfolio
+from stepmask.learning.job import Spent
 from stepmask.mask import Action, scheduler_identity
 from stepmask.runtime.noise import Noise
 from tiny import ddim_pipeline, ddpm_pipeline, dit_pipeline, generator, tiny_model
@@ -259,7 +262,18 @@ def test_the_callback_sees_every_round(learned, capsys):
     assert capsys.readouterr() == ("", "")
     learn(dit_pipeline(), 3, 0.8, **{**QUICK, "progress": True})
     captured = capsys.readouterr()
-    assert "selecting" in captured.err and captured.out == ""
+    assert "selecting took" in captured.err and "selecting 1/" not in captured.err and captured.out == ""
+
+
+def test_without_a_terminal_lines_say_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr("stepmask.learning.job.SECONDS_BETWEEN_LINES", -1)
+    learn(dit_pipeline(), 3, 0.8, **{**QUICK, "progress": True})
+    assert re.search(r"selecting 1/\d+: .*; \S+ seconds of about \S+ \w+\n", capsys.readouterr().err)
+
+
+def test_a_bar_says_how_long_it_takes():
+    assert Spent(456.0).render(SimpleNamespace(elapsed=192.0)).plain == "3.2 minutes of about 7.6 minutes"
+    assert Spent(0.0).words(12.0) == "12 seconds"
 
 
 # --- seeds, modes, flags

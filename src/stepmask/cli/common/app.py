@@ -11,7 +11,10 @@ import ctypes
 import os
 import platform
 import sys
+import warnings
+from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -56,7 +59,7 @@ class Verbs(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command line from its words on."""
-        with safe_streams():
+        with safe_streams(), _warnings_in_words():
             try:
                 return super().main(*args, **kwargs)
             except StepMaskError as error:  # even help may find nowhere to go
@@ -85,8 +88,26 @@ class Verbs(TyperGroup):
             raise typer.Exit(130) from None
 
 
-def _say(error: StepMaskError | str) -> None:
-    stderr().print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
+@contextlib.contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Print warnings of stepmask's own as sentences, without the line of code that they come from."""
+    own, shown = Path(stepmask.__file__).parent, warnings.showwarning
+
+    def show(message: Any, category: Any, filename: str, *more: Any, **named: Any) -> None:
+        if Path(filename).is_relative_to(own):
+            _say(message, "warning:", "bold yellow")
+        else:
+            shown(message, category, filename, *more, **named)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
+def _say(what: Any, kind: str = "error:", style: str = "bold red") -> None:
+    stderr().print(Text.assemble((kind, style), f" {what}"), soft_wrap=True)
 
 
 def stdout() -> Console:

@@ -48,7 +48,7 @@ def learn(job: Job) -> StepMask | MaskFamily:
     learning = EndToEndLearning(job)
     if job.progress:
         job.say(learning.forecast())
-    with job.reporting(learning.num_rounds, "selecting", "measuring schedules") as tell:
+    with job.reporting(learning.num_rounds, "selecting", "measuring schedules", learning.seconds()) as tell:
         learning.run(tell)
     return learning.family() if job.goals.targets is not None else learning.mask()
 
