@@ -128,7 +128,7 @@ def test_a_site_that_runs_twice_in_one_call():
 def test_wrong_inputs_to_apply():
     pipe = ddim_pipeline()
     mask = random_mask(pipe, DDIMScheduler(), STEPS)
-    check_refused(r"needs a StepMask, a Plan, a Recipe or a MaskFamily, .* got int", stepmask.apply, pipe, 5)
+    check_refused(r"needs a StepMask, a Plan, .* got int", stepmask.apply, pipe, 5)
     check_refused(r"cannot read mask mask\.json", stepmask.apply, pipe, "mask.json")
     check_refused(r"bare denoiser needs its scheduler.*scheduler=", stepmask.apply, pipe.unet, mask)
     check_refused(r"set pipe\.scheduler instead", stepmask.apply, pipe, mask, scheduler=DDIMScheduler())

@@ -214,4 +214,4 @@ def test_only_macs_needs_no_model(tmp_path, monkeypatch):
 def test_a_model_that_cannot_be_had_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = call("table1", "--model", "google/no-such-ddpm-here", "-o", tmp_path, code=2)
-    assert "error: cannot load google/no-such-ddpm-here" in result.stderr
+    assert "error: there is no such folder here as google/no-such-ddpm-here, and the hub" in result.stderr
