@@ -17,9 +17,6 @@ from stepmask.errors import StepMaskError
 from stepmask.hub import HUB, REGISTRY, is_repo_id
 from stepmask.sources import load as load_any
 
-FIRST_SEED = 10_000
-"""Of images that are sampled for a card; as `evaluate` has it."""
-
 
 @app.command()
 def share(
@@ -77,7 +74,7 @@ def share(
             evaluation = stepmask.evaluate(
                 pipe,
                 shown,
-                seeds=range(FIRST_SEED, FIRST_SEED + num_images),
+                seeds=num_images,
                 call_kwargs=call_kwargs(guidance_scale, call),
                 conditions=conditions,
                 speed=False,

@@ -161,6 +161,46 @@ def _product_macs(by_module: Mapping[str, Mapping[Any, int]], prefix: str, name:
     return batched(name) - sum(map(batched, layers))
 
 
+class _Controls:
+    """What gates do while sites are timed.
+
+    Args:
+        now: The time in milliseconds.
+        num_sites: B.
+    """
+
+    def __init__(self, now: Callable[[], float], num_sites: int) -> None:
+        self._now = now
+        self.taken = np.zeros(num_sites)
+        """Milliseconds of each site when it computed last."""
+        self._values: dict[int, tuple[Any, Any]] = {}
+        self._tensors: dict[Any, list[Any]] = {}  # one value of each shape, for all sites
+
+    def computes(self, site: int) -> Controller:
+        """Compute, and note the time."""
+
+        def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
+            start = self._now()
+            value = compute()
+            self.taken[site] = self._now() - start
+            tensors, layout = take_apart(value)
+            shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+            self._values[site] = shapes, layout
+            self._tensors.setdefault(shapes, tensors)
+            return value
+
+        return control
+
+    def rests(self, site: int) -> Controller:
+        """Hand out a forecast of what came last."""
+
+        def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
+            shapes, layout = self._values[site]
+            return put_together([torch.lerp(tensor, tensor, 2.0) for tensor in self._tensors[shapes]], layout)
+
+        return control
+
+
 @torch.no_grad()
 def _time_sites(
     description: Description, batch_size: int, inputs: Mapping[str, Any] | None = None, rounds: int = 5
@@ -173,15 +213,7 @@ def _time_sites(
     """
     denoiser, architecture, graph = description.denoiser, description.architecture, description.graph
     inputs = call_inputs(architecture, denoiser, inputs, batch_size)
-    device = device_of(denoiser)
-    by_depth: dict[int, list[int]] = {}
-    for site, depth in outline(graph.names):
-        if graph.sites[site].kind != "stack":  # its blocks are called one by one
-            by_depth.setdefault(depth, []).append(site)
-    full, taken = np.zeros(rounds), np.zeros((rounds, len(graph)))
-    resting = {depth: np.zeros(rounds) for depth in by_depth}
-    layouts, tensors_of = {}, {}  # one value of each shape, for all sites
-    current = 0
+    device, by_depth = device_of(denoiser), _sites_by_depth(graph)
 
     def now() -> float:
         if device.type != "cpu":
@@ -193,43 +225,35 @@ def _time_sites(
         architecture.run(denoiser, inputs)
         return now() - start
 
-    def computes(site: int) -> Controller:
-        def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
-            start = now()
-            value = compute()
-            taken[current, site] += now() - start
-            tensors, layout = take_apart(value)
-            shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
-            layouts[site] = shapes, layout
-            tensors_of.setdefault(shapes, tensors)
-            return value
-
-        return control
-
-    def rests(site: int) -> Controller:
-        def control(compute: Callable[[], Any], args: tuple, kwargs: dict) -> Any:
-            shapes, layout = layouts[site]
-            return put_together([torch.lerp(tensor, tensor, 2.0) for tensor in tensors_of[shapes]], layout)
-
-        return control
-
+    controls = _Controls(now, len(graph))
+    full, taken, resting = [], [], []
     training = denoiser.training
     denoiser.eval()
     try:
         step()
-        for current in range(rounds):
-            full[current] = step()
-            for depth, sites in by_depth.items():
+        for _ in range(rounds):
+            full.append(step())
+            resting.append([])
+            for sites in by_depth:
                 others = set(range(len(graph))) - set(sites)
-                with gated(gates_of(denoiser, graph, computes, others)):
+                with gated(gates_of(denoiser, graph, controls.computes, others)):
                     step()
-                with gated(gates_of(denoiser, graph, rests, others)):
-                    resting[depth][current] = step()
+                with gated(gates_of(denoiser, graph, controls.rests, others)):
+                    resting[-1].append(step())
+            taken.append(controls.taken.copy())
     finally:
         denoiser.train(training)
     whole, saved = float(np.median(full)), np.median(taken, axis=0)
-    for depth, sites in by_depth.items():
-        together = max(whole - float(np.median(resting[depth])), 0.0)
-        saved[sites] *= together / max(saved[sites].sum(), 1e-9)
+    for sites, rest in zip(by_depth, np.median(resting, axis=0), strict=True):
+        saved[sites] *= max(whole - float(rest), 0.0) / max(saved[sites].sum(), 1e-9)
     own = np.maximum(_own(graph, lambda name: saved[graph.names.index(name)]), 0.0)
     return own, max(whole - float(own.sum()), 0.0)
+
+
+def _sites_by_depth(graph: BlockGraph) -> list[list[int]]:
+    """The sites, by how many others contain each; without lists of blocks, which are not called as a whole."""
+    found: dict[int, list[int]] = {}
+    for site, depth in outline(graph.names):
+        if graph.sites[site].kind != "stack":
+            found.setdefault(depth, []).append(site)
+    return list(found.values())
