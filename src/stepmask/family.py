@@ -9,8 +9,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stepmask.errors import MaskFileError, StepMaskError, TargetError
-from stepmask.files import read_versioned, write_json
+from stepmask.errors import StepMaskError, TargetError
+from stepmask.files import read_versioned, said_of, write_json
 from stepmask.hub import Shared
 from stepmask.mask import StepMask
 
@@ -105,11 +105,8 @@ class MaskFamily(Shared):
             MaskFileError: It is not there, not JSON, of another format, or says impossible things.
         """
         content = read_versioned(path, "family of masks", FORMAT, FORMAT_VERSION, "learn anew")
-        try:
+        with said_of(f"family {path}"):
             return cls(_members(content["masks"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise MaskFileError(f"family {path} cannot be used: {reason}") from error
 
 
 def _members(masks: Sequence[dict[str, Any]]) -> tuple[Member, ...]:

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,20 @@ def read_versioned(path: str | Path, what: str, expected: str, version: int, ins
             f"{version}: update stepmask, or {instead}"
         )
     return content
+
+
+@contextlib.contextmanager
+def said_of(what: str) -> Iterator[None]:
+    """Say in one sentence what is wrong with the content of a file, while it is made into a value.
+
+    Raises:
+        MaskFileError: An entry is missing, or says something impossible.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise MaskFileError(f"{what} cannot be used: {reason}") from error
 
 
 def indented(content: Any) -> str:

@@ -8,8 +8,8 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stepmask.errors import MaskFileError, StepMaskError, TargetError
-from stepmask.files import read_versioned, write_json
+from stepmask.errors import StepMaskError, TargetError
+from stepmask.files import read_versioned, said_of, write_json
 from stepmask.hub import Shared
 from stepmask.recipe import Recipe
 from stepmask.recipe_file import finite_numbers
@@ -154,11 +154,8 @@ class Frontier(Shared):
             MaskFileError: It is not there, not JSON, of another format, or says impossible things.
         """
         content = read_versioned(path, "frontier", FORMAT, FORMAT_VERSION, "make it anew")
-        try:
+        with said_of(f"frontier {path}"):
             return cls(_points(content["points"]), dict(content["facts"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise MaskFileError(f"frontier {path} cannot be used: {reason}") from error
 
 
 def _points(listed: Sequence[Any]) -> tuple[Point, ...]:

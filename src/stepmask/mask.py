@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stepmask.errors import MaskFileError, MaskMismatchError, StepMaskError
-from stepmask.files import write_json
+from stepmask.files import said_of, write_json
 from stepmask.hub import Shared
 from stepmask.mask_file import (
     CHANNELS_VERSION,
@@ -305,11 +305,8 @@ class StepMask(Shared):
                 f"it has format version {version!r}, this stepmask reads versions {', '.join(map(str, VERSIONS))}: "
                 "update stepmask, or save the mask anew"
             )
-        try:
+        with said_of("it"):
             return cls(**parsed(content))
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise MaskFileError(f"it cannot be used: {reason}") from error
 
     def save(self, path: str | Path) -> None:
         """Write the mask as JSON, whole or not at all.
