@@ -122,19 +122,19 @@ class Job:
         with Progress(*columns, spent, console=lines, disable=not (self._shown and lines.is_terminal)) as bar:
             task = bar.add_task(doing, total=total, now=first)
             began = said = time.monotonic()
-            done = 0
+            done, last = 0, ""
 
             def tell(report: Any) -> None:
-                nonlocal said, done
-                done += 1
-                bar.update(task, advance=1, now=str(report))
+                nonlocal said, done, last
+                done, last = done + 1, str(report)
+                bar.update(task, advance=1, now=last)
                 now = time.monotonic()
                 if not lines.is_terminal and now - said > SECONDS_BETWEEN_LINES:
                     said = now
-                    self.say(f"{doing} {done}/{total}: {report}; {spent.words(now - began)}")
+                    self.say(f"{doing} {done}/{total}: {last}; {spent.words(now - began)}")
                 if self.callback is not None and self.processes.is_first:
                     self.callback(report)
 
             yield tell
         if not lines.is_terminal:
-            self.say(f"{doing} took {duration(time.monotonic() - began)}")
+            self.say(f"{doing} took {duration(time.monotonic() - began)}" + (f": {last}" if last else ""))
