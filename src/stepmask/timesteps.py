@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection
 from typing import Any
 
 from stepmask.errors import StepMaskError
 
 
-def says_timesteps(scheduler: Any) -> bool:
+def says_timesteps(scheduler: Any, arguments: Collection[str] = ()) -> bool:
     """Whether the number of steps alone says the timesteps of a run.
 
-    Pipelines for flow matching bring sigmas of their own, and shifts that depend on the resolution.
+    Pipelines for flow matching bring sigmas of their own, and shifts that depend on the resolution. Others hand on
+    arguments of their call.
+
+    Args:
+        scheduler: Of the run.
+        arguments: Names of the call's arguments.
     """
     config = getattr(scheduler, "config", {})
     flows = "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas")
-    return not flows and not config.get("use_dynamic_shifting")
+    return not flows and not config.get("use_dynamic_shifting") and not _takes(scheduler) & set(arguments)
+
+
+def _takes(scheduler: Any) -> set[str]:
+    """What a run of the scheduler can be given, beside the number of its steps."""
+    return set(inspect.signature(scheduler.set_timesteps).parameters) - {"num_inference_steps"}
 
 
 def start_run(scheduler: Any, num_inference_steps: int, **options: Any) -> None:
@@ -27,6 +39,8 @@ def start_run(scheduler: Any, num_inference_steps: int, **options: Any) -> None:
     trained = config.get("num_train_timesteps")
     if config.get("use_dynamic_shifting"):  # a run's own shift depends on its resolution, and is known there alone
         options.setdefault("mu", config.get("max_shift", 1.15))
+    if num_inference_steps != 2 and "intermediate_timesteps" in _takes(scheduler):
+        options.setdefault("intermediate_timesteps", None)  # SCM has one by default, for two steps alone
     try:
         if trained and num_inference_steps > trained:
             raise ValueError("some schedulers break in mid-run only")

@@ -26,6 +26,8 @@ from parts import (
 from strangers import animate_diff, seeded
 from torch import Tensor, nn
 
+from tiny import tiny_model
+
 SMALL_CONTROL = {"conditioning_embedding_out_channels": (4, 8)}
 SIMPLE = {
     "block_out_channels": (8, 16), "layers_per_block": 1, "attention_head_dim": 4, "norm_num_groups": 4,
@@ -145,6 +147,14 @@ def latent_super_resolution(kind: str) -> Any:
         up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=4,
     )  # fmt: skip
     return getattr(diffusers, kind)(quantised_autoencoder(3), model, ddim())
+
+
+# --- without a text: a U-Net and a loop of its own
+
+
+def pixels(kind: str) -> Any:
+    scheduler = {"KarrasVePipeline": diffusers.KarrasVeScheduler, "RePaintPipeline": diffusers.RePaintScheduler}[kind]
+    return getattr(diffusers, kind)(unet=tiny_model("UNet2DModel"), scheduler=scheduler())
 
 
 # --- AnimateDiff
@@ -298,6 +308,8 @@ UNETS = [
     own("LEditsPPPipelineStableDiffusion", edit, editing_prompt=[WORDS]),
     own("LDMTextToImagePipeline", latent_text_to_image, prompts, SIDES),
     own("LDMSuperResolutionPipeline", latent_super_resolution, image=small_picture),
+    own("KarrasVePipeline", pixels, batch_size=lambda batch: batch),
+    own("RePaintPipeline", pixels, image=small_picture, mask_image=partial(hole, size=16)),
     own("AnimateDiffControlNetPipeline", animate, animated),
     own("AnimateDiffSparseControlNetPipeline", partial(animate, control=False), animated,
         controlnet_frame_indices=[0, 1, 2]),

@@ -283,7 +283,8 @@ def watched(pipe: Any) -> Iterator[Log]:
         if scheduler is not pipe.scheduler:  # a copy, for the sound beside a video for example
             return step(scheduler, *args, **kwargs)
         if not steps:
-            log.first = float(torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1]).flatten()[0])
+            given = inspect.signature(step).bind(scheduler, *args, **kwargs).arguments
+            log.first = float(torch.as_tensor(given.get("timestep", torch.nan)).flatten()[0])
         made = step(scheduler, *args, **kwargs)
         steps += 1
         return made
@@ -451,25 +452,43 @@ def schedulers() -> dict[str, type]:
     return {name: kind for name, kind in found.items() if inspect.isclass(kind) and not name.startswith("Flax")}
 
 
+DRIVEN = {
+    "CogVideoXDPMScheduler": "CogVideoX",
+    "DDPMWuerstchenScheduler": "StableCascadePriorPipeline",
+    "KarrasVeScheduler": "KarrasVePipeline",
+    "RePaintScheduler": "RePaintPipeline",
+    "SCMScheduler": "SanaSprintPipeline",
+}
+"""Schedulers that their own pipelines alone run, each with a case of such a one."""
+
+
 def try_scheduler(kind: type, bench: Bench) -> Outcome:
     """What comes of a scheduler class, in the first case that runs with it."""
-    by_name = {case.name: case for case in CASES}
-    outcome = Outcome(kind.__name__, "", "not tried", "no pipeline runs with it")
+    name, by_name = kind.__name__, {case.name: case for case in CASES} | OWN
+    if name in UNTRIED:
+        return Outcome(name, "", "left out", UNTRIED[name])
+    if name in DRIVEN:
+        case = replace(by_name[DRIVEN[name]], scheduler=kind)
+        return _followed(replace(try_case(case), name=name, denoiser=case.name), case, kind)
+    outcome = Outcome(name, "", "not tried", "no pipeline runs with it")
     for where in SCHEDULED:
         case = by_name[where]
         try:
             pipe = _scheduled(case, kind)
         except Exception as error:
-            outcome = Outcome(kind.__name__, "", "not tried", _sentence(error))
+            outcome = Outcome(name, "", "not tried", _sentence(error))
             continue
-        made = tried(kind.__name__, where, pipe, case.arguments(BATCH))
-        if made.found == "bitwise":
-            misread = _misread(case, kind)
-            return replace(made, found="breaks", why=misread) if misread else made
+        made = tried(name, where, pipe, case.arguments(BATCH))
         if made.found != "not tried":
-            return made
+            return _followed(made, case, kind)
         outcome = made if where == SCHEDULED[0] else outcome
     return outcome
+
+
+def _followed(outcome: Outcome, case: Case, kind: type) -> Outcome:
+    """The outcome, a fault where masks that are made before any run do not run."""
+    misread = _misread(case, kind) if outcome.found == "bitwise" else ""
+    return replace(outcome, found="breaks", why=misread) if misread else outcome
 
 
 def _scheduled(case: Case, kind: type) -> Any:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from cases import BY_NAME, FORWARDS, flux_texts
 from diffusers import FirstBlockCacheConfig
+from more_transformers import TRANSFORMERS
 from runs import random_actions, with_guidance_ended
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -195,6 +196,17 @@ def test_timesteps_of_a_run_without_the_run(name):
     assert not calls
     case.run(pipe)
     assert found == pipe.scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("most", [1.5, 1.57080])
+def test_timesteps_that_the_call_says(most):
+    """SCM has an intermediate timestep of its own, for two steps alone."""
+    case = next(one for one in TRANSFORMERS if one.name == "SanaSprintPipeline")
+    pipe, given = case.build(), case.arguments(1) | {"max_timesteps": most}
+    found = timesteps_of_run(pipe, given, [0], case.steps)
+    sample(pipe, given, [0], case.steps)
+    assert found == pipe.scheduler.timesteps.tolist() and found[0] == pytest.approx(most)
+    assert schedules.fora(pipe, case.steps, 2).timesteps == pytest.approx([1.5708, 1.1781, 0.7854, 0.3927, 0], abs=1e-4)
 
 
 def test_schedules_for_timesteps_that_shift_with_the_resolution():

@@ -14,7 +14,7 @@ import stepmask
 from refusal import check_refused
 from stepmask import PositionError, UnsupportedModelError, describe, schedules
 from stepmask.runtime.sampling import sample
-from tiny import FEW, count_computes, generator, quiet
+from tiny import FEW, count_computes, generator, quiet, tiny_model
 
 BY_NAME = {case.name: case for case in STRANGERS}
 pytestmark = pytest.mark.filterwarnings("ignore:the run.s timesteps differ", "ignore:timesteps differ")
@@ -172,6 +172,20 @@ def test_a_cache_of_keys_and_values_in_the_model():
 
     run()
     assert_as_hooks(pipe, run, [(row, int(row > 0)) for row in range(6)])
+
+
+# --- rows without a call
+
+
+def test_a_loop_that_goes_back_to_more_noise():
+    """Rows at which it does so have no call, and what follows begins anew."""
+    pipe = quiet(diffusers.RePaintPipeline(tiny_model("UNet2DModel"), diffusers.RePaintScheduler()))
+    given = {"image": picture(2, size=16), "mask_image": picture(2, 1, 16).round(), "jump_length": 2}
+    run = partial(sample, pipe, given | {"jump_n_sample": 2}, [0, 1], 5)
+    run()
+    assert pipe.scheduler.timesteps.tolist() == [800, 600, 400, 600, 800, 600, 400, 200, 0, 200, 400, 200, 0]
+    rows = {0: (0, 1, 2), 1: (5, 6, 7, 8), 2: (11, 12)}
+    assert_as_hooks(pipe, run, [(row, stretch) for stretch, found in rows.items() for row in found])
 
 
 # --- a pipeline that steps copies of its scheduler

@@ -31,7 +31,9 @@ def test_a_pipeline(name, found, bench):
     assert outcome.found == found and bool(outcome.why) == (found != "bitwise")
 
 
-@pytest.mark.parametrize(("name", "found"), [("LCMScheduler", "bitwise"), ("KarrasVeScheduler", "not tried")])
+@pytest.mark.parametrize(("name", "found"), [
+    ("LCMScheduler", "bitwise"), ("KarrasVeScheduler", "refused"), ("AmusedScheduler", "left out"),
+])  # fmt: skip
 def test_a_scheduler(name, found, bench):
     assert try_scheduler(schedulers()[name], bench).found == found
 

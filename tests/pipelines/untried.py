@@ -4,6 +4,8 @@ QWEN = "it reads its prompt by a Qwen-VL with its processor alone, and takes no 
 UPSAMPLES = "it runs no denoiser step by step: it makes latents larger in one pass"
 WORDS_OF = "it makes words, not images: its model guesses tokens, and no sampler of this package follows that"
 
+TOKENS = "it steps tokens, not noise, and no sampler of this package follows that; "
+
 UNTRIED = {
     "ChromaInpaintPipeline": "diffusers 0.42 cannot run it: it asks the configuration of its transformer for "
     "`guidance_embeds`, which ChromaTransformer2DModel does not have",
@@ -30,4 +32,10 @@ UNTRIED = {
     "QwenImageEditInpaintPipeline": "it makes images of about a million pixels alone, which is too many for a test",
     "Kandinsky5T2IPipeline": "it makes images of about a million pixels alone, which is too many for a test",
     "Kandinsky5I2IPipeline": "it makes images of about a million pixels alone, which is too many for a test",
+    "AmusedScheduler": TOKENS + "its pipelines are deprecated",
+    "BlockRefinementScheduler": TOKENS + "LLaDA2Pipeline makes words with it",
+    "DiscreteDDIMScheduler": TOKENS + "DiffusionGemmaPipeline makes words with it",
+    "EntropyBoundScheduler": TOKENS + "DiffusionGemmaPipeline makes words with it",
+    "VQDiffusionScheduler": TOKENS + "its pipeline is deprecated",
+    "ScoreSdeVeScheduler": "it has no `step`, as a mask needs it to know the row; its pipeline is deprecated",
 }

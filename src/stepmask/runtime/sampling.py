@@ -99,7 +99,7 @@ def timesteps_of_run(
 
     Where the scheduler alone does not say it, the pipeline is called, and stopped where it first calls the denoiser.
     """
-    if says_timesteps(pipe.scheduler):
+    if says_timesteps(pipe.scheduler, call_kwargs):
         start_run(pipe.scheduler, num_inference_steps)
     else:
         denoiser = denoiser_of(pipe)

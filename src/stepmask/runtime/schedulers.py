@@ -88,7 +88,8 @@ def _class(name: str) -> Any:
     required = [p for p in inspect.signature(step).parameters.values() if p.default is p.empty] if step else []
     if len([p for p in required if p.kind is p.POSITIONAL_OR_KEYWORD]) != len(("self", "output", "timestep", "sample")):
         raise MaskMismatchError(
-            f"{name} is not stepped by output, timestep and sample, as masks need it: learn with another scheduler"
+            f"{name} is not stepped by output, timestep and sample, and stepmask makes none of those from a file: set "
+            "it on the pipeline yourself, as where the mask was made"
         )
     return class_
 
@@ -126,7 +127,7 @@ def _try(scheduler: Any, num_inference_steps: int) -> None:
     sample = torch.zeros(1, 2, 2, 2)
     learned = "learned" in str(getattr(scheduler.config, "variance_type", ""))  # half of the channels are the variance
     output = torch.zeros(1, 4, 2, 2) if learned else sample
-    scheduler.set_timesteps(num_inference_steps)
+    start_run(scheduler, num_inference_steps)
     with torch.random.fork_rng([]):
         for timestep in scheduler.timesteps:
             scale = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
