@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from torch import nn
@@ -19,6 +21,40 @@ from stepmask.values import Value, put_together, take_apart
 Controller = Callable[[Callable[..., Any], tuple, dict], Any]
 """Gets ``compute``, args and kwargs. ``compute()`` runs the module on the same arguments, ``compute(args, kwargs)`` on
 others; either may be called any number of times."""
+
+
+@dataclass
+class Passage:
+    """Of the gates that a call comes by, which have anything to do in it, and which it has come by.
+
+    Attributes:
+        asks: Whether a gate has anything to do, by its number; changed in place.
+        passed: A bit for each number.
+    """
+
+    asks: list[bool]
+    passed: int = 0
+
+
+@dataclass(frozen=True)
+class Occasional:
+    """A controller that lets many calls through: its gate does so itself, since each line of Python takes its time.
+
+    Attributes:
+        control: What is done where the gate is asked; where it is not, it does what the gate would.
+        passage: Says whether it is.
+        number: Number of the gate.
+        bit: What is noted of a call that comes by.
+    """
+
+    control: Controller
+    passage: Passage
+    number: int
+    bit: int
+
+    def __call__(self, compute: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """As any controller."""
+        return self.control(compute, args, kwargs)
 
 
 def copied(value: Value) -> Value:
@@ -42,6 +78,20 @@ def one_within_the_other(outer: Controller, inner: Controller) -> Controller:
         return outer(within, args, kwargs)
 
     return control
+
+
+def _let_through(controller: Occasional, original: Callable, asked: Callable) -> Callable:
+    """The forward of a gate that is asked at times."""
+    passage, number, bit = controller.passage, controller.number, controller.bit
+    asks = passage.asks
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if asks[number]:
+            return asked(*args, **kwargs)
+        passage.passed |= bit
+        return original(*args, **kwargs)
+
+    return forward
 
 
 class Gate:
@@ -69,7 +119,9 @@ class Gate:
             return controller(compute, args, kwargs)
 
         self._forward = forward
-        setattr(module, self._where, forward)
+        if isinstance(controller, Occasional) and not is_traced:
+            self._forward = _let_through(controller, original, forward)
+        setattr(module, self._where, self._forward)
 
     @property
     def lost(self) -> bool:
@@ -147,7 +199,11 @@ class Gates:
     @property
     def are_bypassed(self) -> bool:
         """Whether a gated module, or one around it, was compiled since, or is no longer."""
-        return [module._compiled_call_impl for module in self._modules] != self._compiled
+        return self._compiled_now() != self._compiled
+
+    def _compiled_now(self) -> list[Any]:
+        """What of each module is compiled. Asked at every call of the denoiser, so no line of Python runs for each."""
+        return list(map(dict.get, self._attributes, repeat("_compiled_call_impl")))
 
     def _find(self) -> None:
         """Find the gated modules, and those around them: in what each is, under which key, and which it is."""
@@ -160,8 +216,8 @@ class Gates:
             for end in range(1, len(parts)):
                 parent, name = root.get_submodule(".".join(parts[: end - 1])), ".".join(parts[:end])
                 self._found.setdefault(name, (parent, parts[end - 1], root.get_submodule(name)))
-        self._modules = [module for _, _, module in self._found.values()]
-        self._compiled = [module._compiled_call_impl for module in self._modules]
+        self._attributes = [vars(module) for _, _, module in self._found.values()]
+        self._compiled = self._compiled_now()
 
     def remove(self) -> None:
         """Restore in reverse order; every gate is tried, the first error is raised at the end."""

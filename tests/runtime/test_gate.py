@@ -7,7 +7,7 @@ from torch import nn
 
 from stepmask import BlockGraph, Site, StepMask, make_plan
 from stepmask.errors import MaskMismatchError, UnsupportedModelError
-from stepmask.gate import Gate, Gates, gated
+from stepmask.gate import Gate, Gates, Occasional, Passage, gated
 from stepmask.runtime.cache import Cache, Meter, poison_like
 from stepmask.runtime.channels import ChannelGains
 from stepmask.runtime.policies import RunPlan
@@ -54,6 +54,17 @@ def test_a_module_can_be_run_on_other_arguments():
     assert torch.equal(net[0](x), other)
     gate.remove()
     assert all(torch.equal(*pair) for pair in zip(seen[0], (plain, other, plain, plain), strict=True))
+
+
+def test_a_gate_with_nothing_to_do_notes_the_call_and_lets_it_through():
+    net, x, passage = model(), torch.ones(1, 2), Passage([False, False])
+    plain = net[1](x)
+    gate = Gate("1", net[1], Occasional(doubled, passage, number=1, bit=2))
+    assert torch.equal(net[1](x), plain) and passage.passed == 2
+    passage.asks[:], passage.passed = [False, True], 0
+    assert torch.equal(net[1](input=x), 2 * plain) and passage.passed == 0, "who is asked notes it by itself"
+    gate.remove()
+    assert "forward" not in vars(net[1])
 
 
 def test_a_wrapper_from_before_comes_back():

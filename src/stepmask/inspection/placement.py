@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+HOOKED = {"_hf_hook", "_diffusers_hook"}
+"""What a module has that hooks of accelerate, or of diffusers, are on."""
+
 
 def diffusers_hooks(module: nn.Module) -> dict[str, Any]:
     """The hooks of diffusers on a module, by name."""
@@ -45,7 +48,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 def device_of(model: nn.Module) -> torch.device:
     """The device that a model computes on: where offloading brings its weights for a call, else where they are."""
     for module in model.modules():
-        device = _brought_to(module)
+        device = _brought_to(module) if HOOKED & vars(module).keys() else None
         if device is not None:
             return device
     return next(_weights(model)).device

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizeContext, innermost_backend
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from stepmask.gate import Controller, copied
+from stepmask.gate import Controller, Passage, copied
 from stepmask.graph import BlockGraph, callers
 from stepmask.inspection.sites import ends_of
 from stepmask.runtime.cache import Cache
@@ -133,12 +133,12 @@ class Region:
 
         return within
 
-    def control(self, current: Callable[[], Any], reach: Callable[[int], None]) -> Controller:
+    def control(self, current: Callable[[], Any], passage: Passage) -> Controller:
         """The controller of the module itself.
 
         Args:
             current: Returns the stream that runs; None where the module is called on its own.
-            reach: Is told of each site that the call comes to.
+            passage: Of the call by all sites.
         """
 
         def around(compute: Callable[..., Value], args: tuple, kwargs: dict) -> Value:
@@ -152,8 +152,8 @@ class Region:
                 self._prepare(stream.policy, stream.row - stream.start, stream.cache)
                 value = compute()
                 for place, _ in self.found:
-                    reach(self._sites[place])
-                self._keep(stream.policy, stream.row - stream.start, stream.asked, stream.cache)
+                    passage.passed |= 1 << self._sites[place]
+                self._keep(stream.policy, stream.row - stream.start, passage.asks, stream.cache)
                 return value
             finally:
                 self.is_traced = False

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stepmask.errors import PositionError, StepMaskError, UnsupportedModelError
-from stepmask.gate import Controller, Gates, copied, one_within_the_other
+from stepmask.gate import Controller, Gates, Occasional, Passage, copied, one_within_the_other
 from stepmask.graph import BlockGraph
 from stepmask.inspection.first_step import without_fractions
 from stepmask.inspection.inputs import first_sample, num_samples
@@ -51,8 +51,6 @@ class Stream:
     policy: Policy
     cache: Cache
     call: Call
-    asked: Sequence[bool] = ()
-    """Per site, whether the policy is asked in this row; the others compute."""
     unread: Sequence[bool] = ()
     """Per site, whether it rests in this row and nothing reads its value."""
     has_run: int = 0
@@ -91,7 +89,7 @@ class Executor:
         self._tracker = self._new_tracker()
         self._streams: dict[int, Stream] = {}
         self._current: Stream | None = None
-        self._reached = 0  # in this call, a bit for each site
+        self._passage = Passage([True] * len(graph))  # of this call by the sites, where the policy is asked or not
         self._alike = ("", 0)  # what a call got, and how many calls in turn
         self._thread = 0  # of the latest run
         self._caller: threading.Thread | None = None  # in the middle of a call
@@ -144,7 +142,7 @@ class Executor:
         for name, module, control in gates_of(denoiser, graph, lambda site: self._controller(site, around), without):
             gates[name] = module, control
         for name, region in self.regions.items():
-            control = region.control(lambda: self._current, self._reach)
+            control = region.control(lambda: self._current, self._passage)
             if whole is None:
                 put(name, control)
             else:
@@ -217,20 +215,17 @@ class Executor:
         finally:
             self._whole.remove()
 
-    def _reach(self, site: int) -> None:
-        self._reached |= 1 << site
-
     def _controller(self, site: int, around: Mapping[int, str]) -> Controller:
         name = ends_of(self._denoiser, self._graph.sites[site].name)[1]
         is_overwritten = replays_cuda_graphs(context_of(self._denoiser.get_submodule(name)._compiled_call_impl))
-        is_rewritten, bit = site in self._graph.rewritten, 1 << site
+        is_rewritten, bit, passage = site in self._graph.rewritten, 1 << site, self._passage
 
         def control(compute: Callable[[], Value], args: tuple, kwargs: dict) -> Value:
             stream = self._current
             if stream is None:  # a submodule called on its own, outside of the denoiser
                 return compute()
-            self._reached |= bit
-            if not stream.asked[site]:
+            passage.passed |= bit
+            if not passage.asks[site]:
                 return compute()
             if stream.unread[site]:
                 value = stream.cache.dead(site)
@@ -240,16 +235,18 @@ class Executor:
             return copied(value) if is_rewritten else value
 
         region = self.regions.get(around.get(site, ""))
-        return control if region is None else region.gate(site, control, is_rewritten)
+        return Occasional(control, passage, site, bit) if region is None else region.gate(site, control, is_rewritten)
 
-    def _feeder_controller(self, site: int) -> Callable[[Callable[[], Tensor], tuple, dict], Tensor]:
+    def _feeder_controller(self, site: int) -> Controller:
+        passage = self._passage
+
         def control(compute: Callable[[], Tensor], args: tuple, kwargs: dict) -> Tensor:
             stream = self._current
-            if stream is None or not stream.asked[site] or stream.policy.runs(stream.row - stream.start, site):
+            if stream is None or not passage.asks[site] or stream.policy.runs(stream.row - stream.start, site):
                 return compute()
             return poison_like(args[0][:, :1])  # one token is enough for what nobody reads
 
-        return control
+        return Occasional(control, passage, site, bit=0)
 
     @torch.compiler.disable
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -280,7 +277,7 @@ class Executor:
         self._follow()
         self.position = position
         self._check_repeats(position, args, kwargs)
-        self._reached = 0
+        self._passage.passed = 0
         if position.stream == 0:
             self.inputs.append(0)
         self.inputs[-1] += num_samples([*args, *kwargs.values()]) or 1
@@ -333,10 +330,11 @@ class Executor:
                 self.stretches.pop()
             self.stretches.append((stream.start, position.row))
         stream.row, stream.call = position.row, call
-        stream.asked, stream.unread = self._every_site, self._no_site
+        asked, stream.unread = self._every_site, self._no_site
         if hasattr(stream.policy, "asks"):
             step = stream.row - stream.start
-            stream.asked, stream.unread = stream.policy.asks(step), stream.policy.unread(step)
+            asked, stream.unread = stream.policy.asks(step), stream.policy.unread(step)
+        self._passage.asks[:] = asked
         return stream
 
     def __deepcopy__(self, memo: dict) -> None:
@@ -382,10 +380,10 @@ class Executor:
         """
         step, plan = stream.row - stream.start, stream.policy.plan
         if step == 0:
-            stream.has_run = self._reached
+            stream.has_run = self._passage.passed
         if stream.policy.is_full:  # nothing to go wrong
             return
-        missing = stream.policy.must_run(step) & stream.has_run & ~self._reached
+        missing = stream.policy.must_run(step) & stream.has_run & ~self._passage.passed
         if missing:
             first = (missing & -missing).bit_length() - 1
             raise passed_over(plan.sites[first])
