@@ -210,7 +210,9 @@ class StepMask(Shared):
         """Size and share of computing cells, not the table."""
         rows, columns = self.compute.shape
         forecast = "" if self.is_binary else f", {self.forecast.mean():.1%} forecast"
-        return f"StepMask({rows} steps x {columns} sites, {self.compute.mean():.1%} of cells compute{forecast})"
+        resting = int((~self.compute).all(axis=1).sum())
+        rest = f", {resting} steps rest as a whole" if resting else ""
+        return f"StepMask({rows} steps x {columns} sites{rest}, {self.compute.mean():.1%} of cells compute{forecast})"
 
     @property
     def num_rows(self) -> int:

@@ -120,6 +120,15 @@ def test_learn_by_the_error_of_single_steps(run, folder, tmp_path):
         "70.0% of the MACs, PSNR 20.0 dB on 3 held-back images",
     ),
     (
+        {
+            "asked": {"target_macs": 0.8, "max_minutes": 5},
+            "macs": 0.7,
+            "psnr": {"mean": 20, "held_back_images": 3},
+        },
+        "80.0% of the MACs, at most 5 minutes of learning",
+        "70.0% of the MACs, PSNR 20.0 dB on 3 held-back images, and none that was tried and costs more came closer",
+    ),
+    (
         {"asked": {"targets": [0.9, 0.7], "max_cache_bytes": 2**20}, "macs": 0.7, "cache_bytes_per_image": 2048},
         "90%, 70% of the MACs, at most 1 MiB of cache per image",
         "70.0% of the MACs, PSNR not measured (stepmask evaluate does), 2 KiB of cache per image",

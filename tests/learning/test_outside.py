@@ -118,7 +118,7 @@ def said(tmp_path_factory) -> str:
     dit_pipeline().save_pretrained(folder / "dit")
     learn = ["learn", "dit", "--method", "every", "--steps", "4", "-o", "mask.json"]
     commands = [
-        (["learn", "--help"], 0),
+        (["learn", "--method", "every", "--help"], 0),
         ([*learn, "--target-macs", "0.6", "--most", "2"], 0),
         ([*learn, "--most", "1"], 2),
     ]

@@ -60,8 +60,8 @@ def test_summary_of_a_run(batch, forecasts):
     assert summary.peak_cache_bytes == peak_bytes(twin_of(setup.name), plan, batch) > 0
     assert run.summary() == summary, "after removal it still tells of the last run"
     assert summary.to_dict()["rows"] == STEPS and summary.to_dict()["forecasts"] == summary.forecasts
-    assert f"{STEPS} rows" in str(summary) and "dead" in str(summary) and "MiB" in str(summary)
-    assert f" {summary.forecasts} forecasts," in str(summary)
+    assert f"{STEPS} steps" in str(summary) and "dead" in str(summary) and "MiB" in str(summary)
+    assert f" {summary.forecasts} forecast," in str(summary)
 
 
 def test_summary_of_a_run_that_ended_early_or_began_anew():
@@ -92,6 +92,15 @@ def test_summary_of_all_ones():
         summary = run.summary()
     assert (summary.reuses, summary.dead, summary.peak_cache_bytes) == (0, 0, 0)
     assert summary.macs_fraction == pytest.approx(1)
+
+
+def test_summary_says_which_steps_rest_as_a_whole():
+    model, scheduler = tiny_model("DiTTransformer2DModel"), DDIMScheduler()
+    scheduler.set_timesteps(STEPS)
+    mask = stepmask.schedules.fora(describe(model), scheduler.timesteps.tolist(), 2, level="stack")
+    with stepmask.apply(model, mask, scheduler=scheduler) as run:
+        assert f"{STEPS} steps, {STEPS // 2} of which rest as a whole;" in str(run.summary())
+    assert f", {STEPS // 2} steps rest as a whole," in repr(mask)
 
 
 def test_caches_of_two_streams_add_up():

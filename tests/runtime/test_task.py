@@ -32,6 +32,7 @@ def test_facts_are_those_of_the_pipeline():
     record = task.facts([5, 6, 9])
     assert record["noise_seeds"] == [5, 9] and record["guidance_scale"] == 2.0 and record["seed"] == 3
     assert json.loads(json.dumps(record)) == record
+    assert Task(pipe, STEPS).facts([0])["guidance_scale"] == 4.0, "the pipeline's own"
 
 
 def test_facts_are_found_once_and_when_they_are_asked_for(monkeypatch):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stepmask.cli._learn_options import with_learn_options
+from stepmask.cli._learn_options import LearnCommand, with_learn_options
 from stepmask.cli.common.app import app, stderr, stdout
 from stepmask.cli.common.arguments import (
     Conditions,
@@ -38,6 +38,7 @@ Method = Enum("Method", {name: name for name in learners()}, type=str)  # type: 
 
 USUAL = Method(DEFAULT)
 SUMMARIES = " ".join(f"[b]{name}[/b] {learner.summary}" for name, learner in learners().items())
+SUMMARIES += " Each has options of its own: stepmask learn --method NAME --help shows them."
 
 
 TARGETS_PANEL = "What to reach"
@@ -96,7 +97,7 @@ MaxMinutes = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=LearnCommand)
 @with_learn_options
 def learn(
     model: Model,
@@ -107,7 +108,7 @@ def learn(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps of the runs that the mask is for.")] = 50,
-    method: Annotated[Method, typer.Option(help=SUMMARIES)] = USUAL,
+    method: Annotated[Method, typer.Option(help=SUMMARIES, is_eager=True)] = USUAL,
     target_macs: TargetMacs = None,
     targets: Targets = None,
     target_speedup: TargetSpeedup = None,
@@ -135,8 +136,13 @@ def learn(
 ) -> None:
     """Learn for MODEL which block computes, holds or forecasts at which step.
 
-    Needs no data: it looks at what the model itself makes of noise. Its weights stay as they are. Several devices share
-    the images out where it is started with accelerate launch or torchrun, one process for each.
+    Needs no data: it looks at what the model itself makes of noise. Its weights stay as they are. It says what it will
+    take before it begins. Several devices share the images out where it is started with accelerate launch or torchrun,
+    one process for each.
+
+    stepmask learn google/ddpm-cifar10-32 --scheduler ddim --target-macs 0.5 --max-minutes 20
+
+    stepmask learn MODEL --steps 28 --targets 0.6,0.5,0.4 --conditions prompts.txt --resume state -o family.json
     """
     with one_voice() as processes:
         kinds = {"target_macs": target_macs, "targets": targets, "target_speedup": target_speedup, "min_psnr": min_psnr}

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+SAID_ELSEWHERE = {"macs", "cost", "cache_bytes_per_image", "num_inference_steps"}
+"""Numbers of a mask's provenance that stand among what it reached, or in its size."""
+
+
 @app.command()
 def show(
     mask: MaskArgument,
@@ -67,7 +71,8 @@ def show(
         drawn = stepmask.make_plan(decision, description.graph)
         fraction = cost_of(description, first_step(pipe, given)).fraction(drawn)
     out.print(terminal_map(drawn, min(100, out.width)))
-    made = ", ".join(f"{k} {v}" for k, v in decision.provenance.items() if isinstance(v, str | int | float))
+    record = decision.provenance.items()
+    made = ", ".join(f"{k} {v}" for k, v in record if isinstance(v, str | int | float) and k not in SAID_ELSEWHERE)
     scheduler = decision.scheduler["class"] if decision.scheduler else "any scheduler"
     out.print(f"{decision!r}, {scheduler}; {made or 'no provenance'}", soft_wrap=True)
     if "psnr" in decision.provenance:

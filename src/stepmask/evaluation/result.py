@@ -141,13 +141,11 @@ def circumstances(pipe: Any, call_kwargs: Mapping[str, Any] | None) -> dict[str,
     import diffusers
 
     denoiser = denoiser_of(pipe)
-    call = PipelineCall(pipe)
-    guidance = (call_kwargs or {}).get("guidance_scale", call.default("guidance_scale"))
     return {
         "pipeline": type(pipe).__name__,
         "denoiser": type(denoiser).__name__,
         "scheduler": type(pipe.scheduler).__name__,
-        "guidance_scale": guidance if call.takes("guidance_scale") else None,
+        "guidance_scale": PipelineCall(pipe).guidance(call_kwargs),
         "dtype": str(dtype_of(denoiser)).removeprefix("torch."),
         "device": device_name(device_of(denoiser)),
         "versions": {

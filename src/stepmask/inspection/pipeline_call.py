@@ -62,6 +62,11 @@ class PipelineCall:
         parameter = self.parameters.get(name)
         return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
+    def guidance(self, call_kwargs: Mapping[str, Any] | None) -> float | None:
+        """The strength of guidance that a call with these arguments has; None where it takes no number for it."""
+        scale = (call_kwargs or {}).get("guidance_scale", self.default("guidance_scale"))
+        return scale if self.takes("guidance_scale") and isinstance(scale, int | float) else None
+
     def check(self, call_kwargs: Mapping[str, Any] | None) -> None:
         """Refuse arguments that the call does not take.
 

@@ -18,7 +18,7 @@ from stepmask.inspection.describe import Description
 from stepmask.inspection.first_step import FirstStep, first_step, one_sample
 from stepmask.inspection.measure_cost import cost_of
 from stepmask.inspection.registry import denoisers_of, runs_in_turns
-from stepmask.liveness import Plan, in_turn, make_plan
+from stepmask.liveness import Plan, State, in_turn, make_plan
 from stepmask.runtime.callers import other_callers
 from stepmask.runtime.executor import Executor
 from stepmask.runtime.policies import RunPlan
@@ -197,6 +197,7 @@ class Handle:
             macs_per_image=cost.total_macs(plan),
             peak_cache_bytes=self.peak_cache_bytes,
             graphs=self._count_graphs(),
+            resting_rows=int((plan.states != State.compute).all(axis=1).sum()),
         )
 
     def _count_graphs(self) -> int:

@@ -25,15 +25,18 @@ class Summary:
     graphs: int = 0
     """Rows of compiled blocks that differ, each a graph that blocks of a class share. 0 where compiled blocks run as a
     whole or not at all: the graph that they have without a mask does."""
+    resting_rows: int = 0
+    """Steps at which no site computes: all that the denoiser does is around them."""
 
     def __str__(self) -> str:
         """One line in words."""
+        rest = f", {self.resting_rows} of which rest as a whole" if self.resting_rows else ""
         graphs = f"; {self.graphs} graphs for the rows of compiled blocks" if self.graphs else ""
         return (
-            f"{self.rows} rows: {self.computes} computes, {self.forecasts} forecasts, {self.reuses} reuses, "
-            f"{self.dead} dead cells; "
+            f"{self.rows} steps{rest}; "
             f"{self.macs_fraction:.1%} of the MACs ({self.macs_per_image / 1e9:.2f} G per image); "
-            f"peak cache {self.peak_cache_bytes / 2**20:.1f} MiB{graphs}"
+            f"peak cache {self.peak_cache_bytes / 2**20:.1f} MiB; "
+            f"cells: {self.computes} compute, {self.forecasts} forecast, {self.reuses} reuse, {self.dead} dead{graphs}"
         )
 
     def to_dict(self) -> dict[str, float]:

@@ -201,7 +201,7 @@ class Task:
             "num_inference_steps": self.num_inference_steps,
             "seed": self.seed,
             "noise_seeds": [noise_seeds[0], noise_seeds[-1]],
-            "guidance_scale": self.call_kwargs.get("guidance_scale"),
+            "guidance_scale": PipelineCall(self.pipe).guidance(self.call_kwargs),
             "model": type(self.denoiser).__name__,
             **origin_of(self.pipe),
         }

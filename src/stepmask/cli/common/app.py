@@ -57,6 +57,13 @@ class Verbs(TyperGroup):
         """Verbs in the order in which help lists them."""
         return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A verb, the paragraphs of whose help are as wide as the terminal."""
+        verb = super().get_command(ctx, cmd_name)
+        if verb is not None and verb.help:
+            verb.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in verb.help.split("\n\n"))
+        return verb
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command line from its words on."""
         with safe_streams(), _warnings_in_words():

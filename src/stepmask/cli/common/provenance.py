@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from stepmask.mask import StepMask
 
 
+FAR_BELOW = 0.03
+"""A share of the MACs that is so much less than what was asked for needs a reason."""
+
+
 def asked(mask: StepMask) -> str:
     """What the user wanted."""
     wanted = mask.provenance.get("asked") or {"target_macs": mask.provenance.get("target_macs")}
@@ -50,6 +54,10 @@ def _reached(record: Any) -> str:
         words.append("PSNR not measured (stepmask evaluate does)")
     if "cache_bytes_per_image" in record:
         words.append(f"{size(record['cache_bytes_per_image'])} of cache per image")
+    wanted = record.get("asked", {})
+    alone = wanted.keys() - {"max_minutes"} == {"target_macs"}
+    if alone and "psnr" in record and record["macs"] < wanted["target_macs"] - FAR_BELOW:
+        words.append("and none that was tried and costs more came closer to the full run")
     return ", ".join(words)
 
 

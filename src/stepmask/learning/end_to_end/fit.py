@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from stepmask.inspection.overrides import uncompiled
+from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.learning.budget import Budget
 from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.effort import Effort
@@ -84,7 +85,7 @@ def fit_gains(
         "num_inference_steps": steps,
         "gains": {"iterations": iterations, "seed": seed},
         "noise_seeds": [min(before[0], seeds[0]), max(before[1], seeds[-1])],
-        "guidance_scale": task.call_kwargs.get("guidance_scale"),
+        "guidance_scale": PipelineCall(task.pipe).guidance(task.call_kwargs),
         **took,
     }
     bare = table.mask(task)
