@@ -1,5 +1,7 @@
 """Samples of the same seeds are the same, whatever draws noise on the way; what is measured is not blackened."""
 
+import io
+import logging
 import sys
 from types import SimpleNamespace
 
@@ -32,6 +34,27 @@ def test_an_all_ones_mask_in_a_stochastic_bare_loop_is_the_full_run():
     loop = SamplerLoop(tiny_model("UNet2DModel"), DDPMScheduler())
     result = stepmask.evaluate(loop, fora(loop, 4, 1), seeds=2, batch_size=2, speed=False)
     assert torch.equal(result.full, result.masked)
+
+
+class WarnsAtEveryCall(type(ddim_pipeline())):
+    """A pipeline that says the same of its prompt at every call, as those do that cut long ones."""
+
+    def __call__(self, batch_size=1, generator=None, num_inference_steps=50, output_type="pil"):
+        logging.getLogger("diffusers.prompts").warning("the prompt is long")
+        return super().__call__(batch_size, generator, num_inference_steps=num_inference_steps, output_type=output_type)
+
+
+def test_what_a_pipeline_logs_at_every_run_is_said_once():
+    pipe, said = WarnsAtEveryCall(**ddim_pipeline().components), io.StringIO()
+    library, handler = logging.getLogger("diffusers"), logging.StreamHandler(said)
+    library.addHandler(handler)
+    try:
+        stepmask.evaluate(pipe, fora(pipe, 4, 2), seeds=4, batch_size=1, speed=False)
+        assert said.getvalue() == "the prompt is long\n"
+        pipe(num_inference_steps=1)
+        assert said.getvalue().count("long") == 2, "a call of the user's own says it again"
+    finally:
+        library.removeHandler(handler)
 
 
 class DrawsFromTorch(type(ddim_pipeline())):

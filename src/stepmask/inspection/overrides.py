@@ -56,20 +56,45 @@ def uncompiled(pipe: Any) -> Iterator[None]:
             attributes[name] = value
 
 
+class _Once(logging.Filter):
+    """Lets a message through that was not said before: a pipeline says the same of a long prompt at every run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in self._said
+        self._said.add(text)
+        return is_new
+
+
+_once = _Once()
+
+
 @contextlib.contextmanager
 def quiet(pipe: Any) -> Iterator[None]:
-    """Hide a pipeline's own progress bar for a while, and what modular ones log of an exception that they pass on."""
+    """Hide a pipeline's own progress bar for a while, and what modular ones log of an exception that they pass on.
+
+    Of all else that diffusers and transformers log then, each message is said once in a process.
+    """
+    handlers = [one for name in ("diffusers", "transformers") for one in logging.getLogger(name).handlers]
     bars = list(_with_progress_bars(pipe))
     before = [vars(bar).get("_progress_bar_config") for bar in bars]
     log = logging.getLogger("diffusers.modular_pipelines")
     level = log.level
     log.setLevel(logging.CRITICAL)
+    for handler in handlers:
+        handler.addFilter(_once)
     for bar, config in zip(bars, before, strict=True):
         bar.set_progress_bar_config(**{**(config or {}), "disable": True})
     try:
         yield
     finally:
         log.setLevel(level)
+        for handler in handlers:
+            handler.removeFilter(_once)
         for bar, config in zip(bars, before, strict=True):
             if config is None:
                 vars(bar).pop("_progress_bar_config", None)
