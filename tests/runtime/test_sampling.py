@@ -44,10 +44,11 @@ class WarnsAtEveryCall(type(ddim_pipeline())):
         return super().__call__(batch_size, generator, num_inference_steps=num_inference_steps, output_type=output_type)
 
 
-def test_what_a_pipeline_logs_at_every_run_is_said_once():
+def test_what_a_pipeline_logs_at_every_run_is_said_once(monkeypatch):
     pipe, said = WarnsAtEveryCall(**ddim_pipeline().components), io.StringIO()
     library, handler = logging.getLogger("diffusers"), logging.StreamHandler(said)
     library.addHandler(handler)
+    monkeypatch.setattr(logging.getLogger("diffusers.prompts"), "level", logging.WARNING)
     try:
         stepmask.evaluate(pipe, fora(pipe, 4, 2), seeds=4, batch_size=1, speed=False)
         assert said.getvalue() == "the prompt is long\n"

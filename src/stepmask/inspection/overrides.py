@@ -65,9 +65,10 @@ class _Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        is_new = text not in self._said
+        if not hasattr(record, "is_new"):  # to the first of several handlers
+            record.is_new = text not in self._said
         self._said.add(text)
-        return is_new
+        return record.is_new
 
 
 _once = _Once()
