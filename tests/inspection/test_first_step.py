@@ -96,6 +96,14 @@ def test_one_sample_of_a_batch_or_a_list():
     assert one_sample(model, (labels,), {"class_labels": labels}) is None
 
 
+def test_one_sample_of_lists_of_pictures():
+    """Each sample of Z-Image Omni is a list: the pictures it is made from, and its own noise."""
+    pictures = [[torch.zeros(4, 1, 2, 2), torch.ones(4, 1, 4, 4)], [torch.ones(4, 1, 4, 4)]]
+    chosen = chosen_samples({"x": pictures, "t": torch.tensor([1.0, 2.0]), "noisy": [[0, 1], [1]], "seen": None}, [1])
+    assert len(chosen["x"]) == 1 and chosen["x"][0][0] is pictures[1][0]
+    assert chosen["t"].tolist() == [2.0] and chosen["noisy"] == [[1]] and chosen["seen"] is None
+
+
 def test_costs_are_those_of_the_sizes_that_run():
     pipe = ddim_pipeline()
     small = measure_cost(pipe)

@@ -5,7 +5,19 @@ from functools import partial
 from typing import Any
 
 import diffusers
-from cases import SAFE, ddim, picture, sd_texts, stable_diffusion, stable_diffusion_xl, texts, tiny_unet, vae, xl_texts
+from cases import (
+    NO_DECODER,
+    SAFE,
+    ddim,
+    picture,
+    sd_texts,
+    stable_diffusion,
+    stable_diffusion_xl,
+    texts,
+    tiny_unet,
+    vae,
+    xl_texts,
+)
 from parts import (
     SIDES,
     WORDS,
@@ -235,6 +247,26 @@ def kandinsky_prior(kind: str) -> Any:
     return getattr(diffusers, kind)(prior=prior(), **parts)
 
 
+def shap_e(kind: str) -> Any:
+    from diffusers.pipelines.shap_e.renderer import ShapERenderer
+
+    model = seeded(
+        diffusers.PriorTransformer, num_attention_heads=2, attention_head_dim=8, num_layers=2, num_embeddings=6,
+        embedding_dim=8, embedding_proj_dim=8, time_embed_dim=16, additional_embeddings=0, clip_embed_dim=16,
+        time_embed_act_fn="gelu", norm_in_type="layer", encoder_hid_proj_type=None, added_emb_type=None,
+        embedding_proj_norm_type="layer" if "Img2Img" in kind else None,
+    )  # fmt: skip
+    shapes = {"param_shapes": ((8, 93), (8, 8), (8, 8), (8, 8)), "d_latent": 8, "d_hidden": 8, "n_hidden_layers": 3}
+    parts = {"shap_e_renderer": seeded(ShapERenderer, **shapes, insert_direction_at=2)}
+    parts |= (
+        {"image_encoder": clip_vision(kind="CLIPVisionModel"), "image_processor": image_reader()}
+        if "Img2Img" in kind
+        else {"text_encoder": clip_text_projected(8, 8), "tokenizer": words()}
+    )
+    scheduler = diffusers.HeunDiscreteScheduler(prediction_type="sample", use_karras_sigmas=True, clip_sample=True)
+    return getattr(diffusers, kind)(prior=model, scheduler=scheduler, **parts)
+
+
 def with_prior(kind: str, **config: Any) -> Any:
     first = kandinsky_prior("KandinskyV22PriorPipeline").components
     parts = kandinsky("KandinskyV22Pipeline", **config).components
@@ -342,6 +374,8 @@ UNETS = [
     own("KandinskyImg2ImgCombinedPipeline", kandinsky_2_1, prompts, FEW, image=images, strength=0.8),
     own("KandinskyInpaintCombinedPipeline", kandinsky_2_1_inpaint, prompts, FEW, image=one_image,
         mask_image=number_hole),
+    own("ShapEPipeline", shap_e, prompts, NO_DECODER),
+    own("ShapEImg2ImgPipeline", shap_e, NO_DECODER, image=images),
     own("Kandinsky3Pipeline", kandinsky_3, kandinsky_3_texts, SIDES),
     own("Kandinsky3Img2ImgPipeline", kandinsky_3, kandinsky_3_texts, image=signed, strength=0.8),
 ]  # fmt: skip

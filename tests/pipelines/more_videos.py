@@ -1,4 +1,4 @@
-"""Further pipelines that make videos or sounds, for the sweep alone: a line or two for each class."""
+"""Further pipelines that make videos, for the sweep alone: a line or two for each class."""
 
 from functools import partial
 from typing import Any
@@ -278,7 +278,7 @@ def cosmos(kind: str) -> Any:
         decoder = seeded(
             diffusers.AutoencoderKLCosmos, latent_channels=4, encoder_block_out_channels=(8, 8), num_layers=1,
             decode_block_out_channels=(8, 8), attention_resolutions=(8,), resolution=64, patch_size=4,
-            spatial_compression_ratio=4,
+            spatial_compression_ratio=4, temporal_compression_ratio=4,
             latents_mean=[0.0] * 64, latents_std=[1.0] * 64,
         )  # fmt: skip
     scheduler = (
@@ -320,34 +320,6 @@ def cascade(kind: str) -> Any:
     return getattr(diffusers, kind)(**parts)
 
 
-def stable_audio(kind: str) -> Any:
-    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
-
-    decoder = seeded(
-        diffusers.AutoencoderOobleck, encoder_hidden_size=4, downsampling_ratios=[1, 2], decoder_channels=4,
-        decoder_input_channels=4, channel_multiples=[2, 4], sampling_rate=4,
-    )  # fmt: skip
-    model = transformer("StableAudioDiTModel", **TINY["StableAudioDiTModel"] | {"global_states_input_dim": 16})
-    parts = {
-        "projection_model": seeded(
-            StableAudioProjectionModel, text_encoder_dim=8, conditioning_dim=8, min_value=0, max_value=32
-        )
-    }
-    scheduler = diffusers.EDMDPMSolverMultistepScheduler()
-    return made_of(
-        kind, vae=decoder, transformer=model, scheduler=scheduler, text_encoder=t5(8), tokenizer=words(), **parts
-    )
-
-
-def long_cat_audio(kind: str) -> Any:
-    model = transformer(
-        "LongCatAudioDiTTransformer", dit_dim=16, dit_depth=2, dit_heads=2, dit_text_dim=12, latent_dim=4, ff_mult=2.0
-    )
-    sizes = {"channels": 4, "c_mults": [1, 2], "strides": [2], "latent_dim": 4, "encoder_latent_dim": 8}
-    decoder = seeded(diffusers.LongCatAudioDiTVae, **sizes, downsampling_ratio=2, sample_rate=16)
-    return made_of(kind, vae=decoder, transformer=model, text_encoder=t5(), tokenizer=words())
-
-
 VIDEOS = [
     own("AnyFlowPipeline", any_flow, video_texts, SMALL),
     own("AnyFlowFARPipeline", any_flow, video_texts, SMALL, chunk_partition=(1, 1)),
@@ -371,14 +343,15 @@ VIDEOS = [
         num_frames=9),
     own("HunyuanVideo15Pipeline", hunyuan_1_5, hunyuan_1_5_texts),
     own("Kandinsky5T2VPipeline", kandinsky_5, kandinsky_5_texts),
-    own("Kandinsky5I2VPipeline", kandinsky_5, kandinsky_5_texts, image=one_image),
+    own("Kandinsky5I2VPipeline", kandinsky_5, kandinsky_5_texts, image=one_image, num_frames=21),
     own("MotifVideoPipeline", motif, SMALL, partial(texts, prompt_embeds=(6, 12)), partial(seen,
         name="prompt_attention_mask")),
+    own("MotifVideoImage2VideoPipeline", motif, SMALL, partial(texts, prompt_embeds=(6, 12)), partial(seen,
+        name="prompt_attention_mask"), image=one_image, prompt=None),
     own("LTX2Pipeline", ltx_2, ltx_2_texts),
     own("LTX2ImageToVideoPipeline", ltx_2, ltx_2_texts, image=one_image, image_crf=0),
     own("LTX2ConditionPipeline", ltx_2, ltx_2_texts),
     own("LTX2InContextPipeline", ltx_2, ltx_2_texts),
-    own("LongCatAudioDiTPipeline", long_cat_audio, prompts, audio_duration_s=1.0),
     own("LTXI2VLongMultiPromptPipeline", ltx_long, SIDES, prompts, num_frames=9, temporal_tile_size=16,
         temporal_overlap=8),
     own("CosmosTextToWorldPipeline", cosmos, video_texts, SIDES, num_frames=9),
@@ -387,5 +360,4 @@ VIDEOS = [
     own("StableCascadePriorPipeline", cascade, prompts, height=256, width=256),
     own("StableCascadeDecoderPipeline", cascade, prompts, image_embeddings=lambda batch: rows(batch, 16, 2, 2),
         guidance_scale=2.0),
-    own("StableAudioPipeline", stable_audio, prompts, audio_end_in_s=4.0),
 ]  # fmt: skip

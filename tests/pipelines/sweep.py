@@ -34,6 +34,8 @@ import numpy as np
 import torch
 from cases import CASES, Case, picture
 from more_modular import MODULAR
+from more_pictured import PICTURED
+from more_sounds import SOUNDS
 from more_transformers import TRANSFORMERS
 from more_unets import UNETS
 from more_videos import VIDEOS
@@ -263,7 +265,7 @@ class Log:
     """What a run did.
 
     Attributes:
-        calls: For every denoiser call how many steps the scheduler had made, and the timestep.
+        calls: For every denoiser call how many steps the scheduler had made in its run, and the timestep.
         first: The timestep of the first step.
     """
 
@@ -289,7 +291,12 @@ def watched(pipe: Any) -> Iterator[Log]:
         steps += 1
         return made
 
+    run = None  # some pipelines set several, one after another
+
     def note(model: Any, args: tuple, kwargs: dict) -> None:
+        nonlocal steps, run
+        if pipe.scheduler.timesteps is not run:
+            run, steps = pipe.scheduler.timesteps, 0
         timestep = timestep_of(args, kwargs)
         log.calls.append((steps, tuple(timestep.flatten().tolist()) if isinstance(timestep, Tensor) else timestep))
 
@@ -364,7 +371,7 @@ def _sentence(error: Exception) -> str:
     return text if len(text) < 300 else f"{text[:297]}..."
 
 
-OWN = {case.name: case for case in [*UNETS, *TRANSFORMERS, *MODULAR, *VIDEOS]}
+OWN = {case.name: case for case in [*UNETS, *TRANSFORMERS, *MODULAR, *VIDEOS, *PICTURED, *SOUNDS]}
 """Cases that are called by the class of their pipeline."""
 
 
@@ -455,7 +462,10 @@ def schedulers() -> dict[str, type]:
 DRIVEN = {
     "CogVideoXDPMScheduler": "CogVideoX",
     "DDPMWuerstchenScheduler": "StableCascadePriorPipeline",
+    "HeliosDMDScheduler": "Helios, distilled",
+    "HeliosScheduler": "HeliosPipeline",
     "KarrasVeScheduler": "KarrasVePipeline",
+    "PiflowScheduler": "Kandinsky6TI2VAPipeline",
     "RePaintScheduler": "RePaintPipeline",
     "SCMScheduler": "SanaSprintPipeline",
 }
@@ -468,7 +478,8 @@ def try_scheduler(kind: type, bench: Bench) -> Outcome:
     if name in UNTRIED:
         return Outcome(name, "", "left out", UNTRIED[name])
     if name in DRIVEN:
-        case = replace(by_name[DRIVEN[name]], scheduler=kind)
+        case = by_name[DRIVEN[name]]
+        case = replace(case, make=partial(_scheduled, case, kind))
         return _followed(replace(try_case(case), name=name, denoiser=case.name), case, kind)
     outcome = Outcome(name, "", "not tried", "no pipeline runs with it")
     for where in SCHEDULED:
@@ -493,7 +504,8 @@ def _followed(outcome: Outcome, case: Case, kind: type) -> Outcome:
 
 def _scheduled(case: Case, kind: type) -> Any:
     pipe = case.build()
-    pipe.scheduler = kind()
+    if type(pipe.scheduler) is not kind:
+        pipe.scheduler = kind()
     return pipe
 
 

@@ -332,6 +332,14 @@ def test_a_timestep_that_was_cast_to_bfloat16():
         assert min(most, 1) <= refused <= most
 
 
+def test_a_timestep_that_was_cut_to_a_whole_number():
+    """Helios does so, and its distilled scheduler keeps no index."""
+    scheduler = diffusers.HeliosDMDScheduler(stages=3)
+    scheduler.set_timesteps(4, stage_index=1)
+    assert all(float(timestep) % 1 for timestep in scheduler.timesteps)
+    assert [match_row(scheduler, timestep.to(torch.int64)) for timestep in scheduler.timesteps] == [0, 1, 2, 3]
+
+
 def test_a_last_timestep_of_1_is_not_the_first_in_thousandths():
     _, scheduler, _ = begun("flow-match euler", 6)
     assert scheduler.timesteps[[0, -1]].tolist() == [1000, 1]

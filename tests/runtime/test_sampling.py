@@ -77,6 +77,24 @@ def test_a_pipeline_that_draws_from_torch_itself():
     assert not torch.equal(first, sample(pipe, {"batch_size": 1}, [4], 3))
 
 
+class KnowsItsSteps(type(ddim_pipeline())):
+    """Its call takes no number of steps."""
+
+    def __call__(self, batch_size=1, generator=None, sharp=False, output_type="pil"):
+        steps = 5 if sharp else 3
+        return super().__call__(batch_size, generator, num_inference_steps=steps, output_type=output_type)
+
+
+def test_a_pipeline_whose_call_takes_no_number_of_steps():
+    plain = ddim_pipeline()
+    pipe = KnowsItsSteps(plain.unet, plain.scheduler)
+    stepmask.describe(pipe, call_kwargs={"batch_size": 1})
+    assert torch.equal(sample(pipe, {}, [3], 3), sample(plain, {}, [3], 3))
+    assert torch.equal(sample(pipe, {"sharp": True}, [3], 5), sample(plain, {}, [3], 5))
+    with pytest.raises(StepMaskError, match="takes no num_inference_steps, and its run has 3 steps, not 5: ask for 3"):
+        sample(pipe, {}, [3], 5)
+
+
 class TakesOneGenerator(type(ddim_pipeline())):
     """Refuses lists of them, and calls its result otherwise."""
 

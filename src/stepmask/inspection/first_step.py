@@ -162,7 +162,7 @@ def follow(pipe: Any, given: Mapping[str, Any], num_inference_steps: int, on_cal
     Returns:
         What ended the run before its end, if anything has.
     """
-    arguments = _arguments(pipe, given) | {"num_inference_steps": num_inference_steps}
+    arguments = _arguments(pipe, given) | PipelineCall(pipe).steps(num_inference_steps)
     if PipelineCall(pipe).takes("output_type"):
         arguments["output_type"] = "latent"
     with without_decoder(pipe):
@@ -231,7 +231,7 @@ def _arguments(pipe: Any, given: Mapping[str, Any], images: Literal["one", "all"
         drawn = call.drawn(1, torch.Generator().manual_seed(0), given)
     except StepMaskError:
         drawn = {}
-    arguments = {**without_clashes(drawn, one), **one, "num_inference_steps": 10}
+    arguments = {**without_clashes(drawn, one), **one, **call.steps(10)}
     if call.takes("generator"):
         arguments["generator"] = torch.Generator().manual_seed(0)
     return arguments

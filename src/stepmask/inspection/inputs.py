@@ -37,8 +37,8 @@ def num_samples(values: Iterable[Any]) -> int | None:
     return None if sample is None else len(sample)
 
 
-def first_sample(values: Iterable[Any]) -> Tensor | list[Tensor] | None:
-    """The first tensor that has a batch, or the first list of tensors."""
+def first_sample(values: Iterable[Any]) -> Tensor | list[Any] | None:
+    """The first tensor that has a batch, or the first list of samples."""
     return next((v for v in values if is_list_of_samples(v) or (isinstance(v, Tensor) and v.dim() > 1)), None)
 
 
@@ -55,14 +55,14 @@ def chosen_samples(inputs: Mapping[str, Any], numbers: Sequence[int]) -> dict[st
         return value.unflatten(0, (count, rows))[numbers].flatten(0, 1) if rows else value
 
     def of(value: Any) -> Any:
-        if isinstance(sample, list) and is_list_of_samples(value) and len(value) == count:
+        if isinstance(sample, list) and isinstance(value, list) and len(value) == count:
             return [value[number] for number in numbers]
         return tree_map_only(Tensor, chosen, value)
 
     return {name: of(value) for name, value in inputs.items()}
 
 
-def rows_per_sample(value: Tensor, sample: Tensor | list[Tensor]) -> int:
+def rows_per_sample(value: Tensor, sample: Tensor | list[Any]) -> int:
     """Count the rows of a tensor that belong to one sample of a call; 0 where it belongs to the call as a whole.
 
     Beside a video (samples, channels, frames, height, width), some have a row for each frame (texts of AnimateDiff).
@@ -80,5 +80,7 @@ def as_batch(output: Any) -> Any:
 
 
 def is_list_of_samples(value: Any) -> bool:
-    """Whether it is a list of tensors, each of which may be one sample without a batch."""
-    return isinstance(value, list) and bool(value) and all(isinstance(one, Tensor) and one.dim() > 1 for one in value)
+    """Whether it is a list of samples: tensors without a batch, or lists of the pictures that each is made from."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(one.dim() > 1 if isinstance(one, Tensor) else is_list_of_samples(one) for one in value)

@@ -57,6 +57,11 @@ class PipelineCall:
         """Whether the call has a parameter of this name."""
         return name in self.parameters
 
+    def steps(self, num_inference_steps: int) -> dict[str, int]:
+        """The argument that says the number of steps; some runs are told their steps otherwise, or by their class."""
+        name, takes_any = "num_inference_steps", any(p.kind is p.VAR_KEYWORD for p in self.parameters.values())
+        return {name: num_inference_steps} if takes_any or self.takes(name) else {}
+
     def default(self, name: str) -> Any:
         """Default of a parameter; None where it has none, or is not there."""
         parameter = self.parameters.get(name)

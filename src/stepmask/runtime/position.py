@@ -283,9 +283,9 @@ def match_row(scheduler: Any, timestep: Any, near: int | None = None) -> int:
         row = _row_in_storage(timesteps, timestep)
         if row is not None:
             return row
+        timesteps = timesteps.to(timestep.dtype)  # as pipelines and models cast it
         if timestep.is_floating_point():
             dtype = timestep.dtype
-            timesteps = timesteps.to(dtype)  # as pipelines and models cast it
         timestep = _value(timestep)
     rows = torch.nonzero(timesteps.to("cpu", torch.float64) == float(timestep)).flatten().tolist()
     if hasattr(scheduler, "step_index") and 0 < float(timestep) <= 1:

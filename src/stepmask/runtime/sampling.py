@@ -57,7 +57,7 @@ def _said_how_many(pipe: Any, count: int) -> Iterator[None]:
         raise
 
 
-RESULTS = ("images", "image", "frames", "videos", "audios", "prediction", "image_embeds", "image_embeddings")
+RESULTS = ("images", "image", "frames", "videos", "video", "audios", "prediction", "image_embeds", "image_embeddings")
 """The attributes in which pipelines return what they make."""
 
 
@@ -75,7 +75,14 @@ def sample(pipe: Any, call_kwargs: Mapping[str, Any], seeds: Sequence[int], num_
     generators = seeded(seeds)
     generator = generators if len(generators) > 1 else generators[0]  # not every pipeline takes a list
     with quiet(pipe), _global_noise(pipe, seeds[0]), _said_how_many(pipe, len(seeds)):
-        output = pipe(generator=generator, num_inference_steps=num_inference_steps, **arguments)
+        output = pipe(generator=generator, **call.steps(num_inference_steps), **arguments)
+    ran = num_inference_steps if call.steps(num_inference_steps) else len(pipe.scheduler.timesteps)
+    if ran != num_inference_steps:
+        raise StepMaskError(
+            f"the call of {type(pipe).__name__} takes no num_inference_steps, and its run has {ran} steps, not "
+            f"{num_inference_steps}: ask for {ran}, or give an argument that says the steps (sigmas for example) in "
+            "call_kwargs"
+        )
     made = next((getattr(output, name) for name in RESULTS if hasattr(output, name)), None)
     if isinstance(made, np.ndarray):  # pipelines that know no "pt": (N, ..., C)
         made = torch.from_numpy(made).movedim(-1, -3)
