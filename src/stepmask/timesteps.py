@@ -41,6 +41,8 @@ def start_run(scheduler: Any, num_inference_steps: int, **options: Any) -> None:
         options.setdefault("mu", config.get("max_shift", 1.15))
     if num_inference_steps != 2 and "intermediate_timesteps" in _takes(scheduler):
         options.setdefault("intermediate_timesteps", None)  # SCM has one by default, for two steps alone
+    if "stage_index" in _takes(scheduler):  # every stage of Helios has a run of its own, of as many steps
+        options.setdefault("stage_index", 0)
     try:
         if trained and num_inference_steps > trained:
             raise ValueError("some schedulers break in mid-run only")

@@ -1,11 +1,13 @@
 """Arguments that a call does not take are refused in words, before anything runs."""
 
+import diffusers
 import pytest
 from diffusers import HeunDiscreteScheduler
 
 from stepmask import StepMaskError, evaluate, learn, measure_cost, schedules
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.sampler_loop import SamplerLoop
+from stepmask.timesteps import start_run
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 
@@ -45,6 +47,14 @@ def test_what_is_not_taken_is_named(ask, scheduler):
 def test_what_stepmask_says_to_the_call_itself(given):
     with pytest.raises(StepMaskError, match=f"call_kwargs must not hold {next(iter(given))}"):
         learn(ddim_pipeline(), 4, call_kwargs=given)
+
+
+@pytest.mark.parametrize("name", ["SCMScheduler", "HeliosScheduler", "HeliosDMDScheduler"])
+def test_schedulers_that_need_more_than_a_number_of_steps(name):
+    """A rule needs the number of rows alone: SCM also lists where the run ends."""
+    scheduler = getattr(diffusers, name)()
+    start_run(scheduler, 4)
+    assert len(scheduler.timesteps) == 4 + (name == "SCMScheduler")
 
 
 @pytest.mark.parametrize("steps", [0, 5000])

@@ -70,7 +70,8 @@ def test_lists_of_a_run_are_not_dealt_out_to_images():
         is_per_image("prompt", ["a", "b"]) and is_per_image("class_labels", [1]) and is_per_image("latents", np.ones(2))
     )
     assert not is_per_image("prompt", "a red fox") and not is_per_image("guidance_scale", np.float32(2))
-    for name in ("sigmas", "timesteps", "ip_adapter_image_embeds", "control_guidance_end", "skip_guidance_layers"):
+    for name in ("sigmas", "timesteps", "ip_adapter_image_embeds", "control_guidance_end", "skip_guidance_layers",
+                 "history_sizes", "pyramid_num_inference_steps_list"):  # fmt: skip
         assert not is_per_image(name, [1, 2])
     assert is_per_image("control_image", np.ones((2, 3, 4, 4))), "one for each image"
     assert not is_per_image("control_image", ["a", "b"]), "one for each ControlNet"

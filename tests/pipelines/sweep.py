@@ -515,6 +515,8 @@ def _misread(case: Case, kind: type) -> str:
     Some schedulers configure themselves anew when a run is set.
     """
     pipes, given = [_scheduled(case, kind) for _ in range(2)], case.arguments(BATCH)
+    for pipe in pipes:
+        describe(pipe, call_kwargs=given)  # some denoisers are known by a call alone
     task = Task(pipes[0], STEPS, call_kwargs={name: value for name, value in given.items() if name != "batch_size"})
     scheduler = task.scheduler
     for mask in (

@@ -33,6 +33,8 @@ UNTRIED = {
     "Kandinsky5T2IPipeline": "it makes images of about a million pixels alone, which is too many for a test",
     "Kandinsky5I2IPipeline": "it makes images of about a million pixels alone, which is too many for a test",
     "JoyImageEditPipeline": "it makes images of about a million pixels alone, which is too many for a test",
+    "LTX2DFRTemporalRefinePipeline": "it refines, part by part, what LTX2DFRPipeline and an upsampler have made, which "
+    "no test chains; its transformer is that of LTX2DFRPipeline",
     "LTX2VideoDiffusionDecodePipeline": "its steps are within its decoder, where no scheduler tells a mask the row",
     "RFD4ProteinaPipeline": "it makes proteins, and has two schedulers at once where a mask follows one",
     "RFD4ProteinaScheduler": "RFD4ProteinaPipeline has two of them, and a mask follows one",

@@ -19,6 +19,7 @@ _OF_THE_RUN = (
     "controlnet_frame", "controls", "conditioning_frames", "prompt_cu_seqlens", "conditioning_scale", "skip_", "height",
     "width", "original_size", "target_size", "crops_", "negative_original_size", "negative_target_size",
     "negative_crops_", "negative_prompt_cu_seqlens", "callback_", "complex_human_instruction", "pag_",
+    "history_sizes", "pyramid_",
 )  # fmt: skip
 """How the names of lists and tuples begin that belong to a run as a whole."""
 

@@ -9,6 +9,7 @@ a tensor, a module that keeps a value for the next call.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,7 @@ def trace(
         raise
     except Exception as error:  # whatever a model's code may raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = re.sub(r" object at 0x\w+|\.?Hint: .*", "", reason)  # to torch's own developers
         raise UnsupportedModelError(
             f"{name} cannot be traced without computing anything ({type(error).__name__}: {reason}). If the example "
             "inputs are right, its graph has to be declared: CONTRIBUTING.md shows how"
