@@ -7,7 +7,7 @@ import pytest
 from sweep import Bench, page, pipelines, read, schedulers, try_pipeline, try_scheduler
 
 PAGE = Path(__file__).parents[2] / "docs/reference/sweep.md"
-WORDS = ("bitwise", "refused", "warned", "left out", "not tried")
+WORDS = ("bitwise", "refused", "warned", "left out")
 
 
 @pytest.fixture(scope="module")
@@ -60,4 +60,4 @@ def test_the_page_has_every_class_and_no_fault():
         pytest.skip("the page was made with another diffusers")
     for name in [*pipelines(), *schedulers()]:
         assert f"| {name} |" in text
-    assert "differs:" not in text and "breaks:" not in text
+    assert "differs:" not in text and "breaks:" not in text and "Not tried" not in text
