@@ -19,7 +19,7 @@ FEW = {
 }  # fmt: skip
 SAYS = {
     "learn_and_sample": "of the MACs", "family": "of cells compute", "compare_schedules": "speed-up, denoiser",
-    "gains": "of the MACs", "bare_denoiser": "5 rows", "any_model": "of the MACs", "objective": "MACs of the plan",
+    "gains": "of the MACs", "bare_denoiser": "5 steps", "any_model": "of the MACs", "objective": "MACs of the plan",
 }  # fmt: skip
 
 

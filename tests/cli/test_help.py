@@ -53,18 +53,27 @@ def test_every_option_says_what_it_does(verb, run):
 
 
 @pytest.mark.parametrize("method", learners())
-def test_every_option_of_a_method_is_offered_and_its_help_says_the_default(method):
+def test_every_option_of_a_method_is_offered_and_its_help_says_the_default(method, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    text = run("learn", "--method", method, "--help").output.partition(f"Options of --method {method} ")[2]
+    entries = [" ".join(entry.replace("│", " ").split()) for entry in text.split("│ --")[1:]]
+    told = {entry.split()[0].replace("-", "_"): entry for entry in entries}
     for known in learners()[method].configuration.options():
         if not known.on_command_line:
             assert known.name not in LEARN
             continue
-        option = LEARN[known.name]
-        assert option.default is None, "an option that is not given leaves the choice to the method"
-        assert method in option.rich_help_panel and known.help.split()[0] in option.help
-        usual, *others = option.help.rpartition("Default: ")[2].removesuffix(".").split("; ")
-        shown = dict(other.split(": ") for other in others).get(method, usual.removesuffix(f" {known.unit}"))
+        assert LEARN[known.name].default is None, "an option that is not given leaves the choice to the method"
         value, name = known.default, known.name.replace("_", "-")
-        assert shown == (f"--{'' if value else 'no-'}{name}" if known.type is bool else f"{value}") or value is None
+        assert known.help.split()[0] in told[known.name]
+        shown = f"--{'' if value else 'no-'}{name}" if known.type is bool else f"{value}"
+        assert value is None or f"Default: {shown}" in told[known.name]
+    own = {option.name for option in learners()[method].configuration.options()}
+    others = {option.name for other in learners().values() for option in other.configuration.options()} - own
+    assert not others & told.keys()
+
+
+def test_help_of_learn_without_a_method_leaves_their_options_out(run):
+    assert "Options of --method" not in run("learn", "--help").output
 
 
 @pytest.mark.parametrize("function", [stepmask.learn, stepmask.learn_family])
