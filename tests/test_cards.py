@@ -35,6 +35,7 @@ def test_a_card_says_what_a_mask_is_for_and_how_to_use_it(pipe, mask, tmp_path):
     text = (folder / "README.md").read_text()
     psnr = evaluate(pipe, mask, seeds=8, speed=False).psnr.mean
     assert "stepmask.apply(pipe, " in text and f"{psnr:.1f} ±" in text and "num_inference_steps=4" in text
+    assert "speed-up of the denoiser" in text
     for name in ("side_by_side.png", "google/ddpm", "4 steps"):
         assert name in text
 
@@ -53,7 +54,11 @@ def test_a_card_of_somebody_else_is_left_as_it_is(mask, hub, tmp_path):
     mask.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
     mask.push_to_hub("me/half")
-    assert {"README.md", "mask.json"} <= set(hub.repositories["me/half"].files)
+    files = hub.repositories["me/half"].files
+    assert b"stepmask.apply(pipe, " in files["README.md"]
+    files["README.md"] = b"mine"
+    mask.push_to_hub("me/half")
+    assert files["README.md"] == b"mine" and {"mask.json", "map.png"} <= set(files)
 
 
 def test_what_a_card_cannot_say(pipe, mask, tmp_path):

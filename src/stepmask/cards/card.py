@@ -49,7 +49,8 @@ def write_card(
         source: What users give `load` for it.
         base_model: Id of the model on the hub; by default what is recorded, or where `pipe` comes from.
         license: As the hub spells it, ``apache-2.0`` for example.
-        pipe: A pipeline that fits: some images are sampled with and without the mask, for the picture and the numbers.
+        pipe: A pipeline that fits: some images are sampled with and without the mask, for the picture, the numbers and
+            the measured speed-up.
         evaluation: Those numbers and images, where they are there already.
 
     Raises:
@@ -61,7 +62,7 @@ def write_card(
         from stepmask.inspection.origin import origin_of
 
         measured["origin"] = origin_of(pipe)
-        evaluation = evaluation or evaluate(pipe, sheet.shown, seeds=NUM_IMAGES, speed=False)
+        evaluation = evaluation or evaluate(pipe, sheet.shown, seeds=NUM_IMAGES)
     if evaluation is not None:
         _check_evaluation(evaluation, sheet)
         measured |= evaluation.to_dict()

@@ -27,7 +27,7 @@ def evaluate(
     num_images: shared.NumImages = 16,
     first_seed: shared.FirstSeed = 10_000,
     batch_size: shared.BatchSize = BATCH_SIZE,
-    speed: Annotated[bool, typer.Option(help="Measure the speed-up, by full and masked runs in turns.")] = True,
+    speed: shared.Speed = True,
     pairs: Annotated[int, typer.Option(min=1, help="Measure the speed-up on at least so many pairs of runs.")] = 3,
     metrics: shared.MetricNames = None,
     real: shared.RealImages = None,

@@ -33,9 +33,10 @@ def share(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="The model that it is for: the card then has pictures and numbers of new images."),
+        typer.Option(help="The model that it is for: the card then has pictures, numbers and the speed-up."),
     ] = None,
     num_images: shared.NumImages = 8,
+    speed: shared.Speed = True,
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +78,7 @@ def share(
                 seeds=num_images,
                 call_kwargs=call_kwargs(guidance_scale, call),
                 conditions=conditions,
-                speed=False,
+                speed=speed,
                 progress=tell,
             )
         about |= {"pipe": pipe, "evaluation": evaluation}

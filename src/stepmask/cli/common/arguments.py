@@ -95,6 +95,7 @@ Conditions = Annotated[
 ]
 NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Number of images, each with its own seed.")]
 FirstSeed = Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first image; the others follow.")]
+Speed = Annotated[bool, typer.Option(help="Measure the speed-up, by full and masked runs in turns.")]
 AgainstConverged = Annotated[
     bool,
     typer.Option(
