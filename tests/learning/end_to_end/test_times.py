@@ -185,8 +185,19 @@ def test_calls_are_timed_and_nothing_is_left_behind(make):
     for gradients, images in ((True, None), (False, 1)):
         found = measured_pace(Task(pipe, STEPS), EndToEnd(gradients=gradients, images_per_call=images))
         assert sum(found["forth"]) > 0 and (sum(found["back"]) > 0) == gradients
+        assert "beside" in found and ("learning" in found) == gradients
         assert images is None or found["forth"][0] == 0, "of one size alone nothing is known of the call itself"
     assert_unchanged(denoiser_of(pipe), before)
+
+
+def test_what_runs_take_beside_the_denoiser_is_timed():
+    """Gains are learned on latents, without the decoder."""
+    pipe, now, nothing = dit_pipeline(), [0.0], (0.0, 0.0)
+    pipe.vae.decoder.conv_in.register_forward_pre_hook(lambda *_: now.__setitem__(0, now[0] + 5.0))
+    found = measured_pace(Task(pipe, STEPS), EndToEnd(), lambda: now[0])
+    assert found == {"forth": nothing, "back": nothing, "beside": (5.0, 0.0), "learning": nothing}
+    times = Times(EndToEnd(), STEPS, **found)
+    assert (times.run(8, 0.5), times.gains(0.5, 3), times.held_back([0.5])) == (5.0, 5.0, 5.0)
 
 
 def test_what_cannot_be_called_by_itself_has_no_forecast(monkeypatch, capsys):

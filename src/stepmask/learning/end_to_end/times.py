@@ -2,8 +2,8 @@
 
 Every measurement is a number of runs of the denoiser, forth and back, on so many images at once. A call takes some
 seconds for itself and some for each of its images; both are measured, on the device and at the numbers of images that
-learning uses. Decoders, text encoders, schedulers and the choice of cells are not counted: beside a large denoiser they
-take little.
+learning uses. What a run takes beside them is measured on a run that rests at all steps but two: forecasts, what lies
+outside of the blocks, the scheduler, text encoders and the decoder. The choice of cells is not counted.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,10 +24,14 @@ from stepmask.inspection.first_step import first_step
 from stepmask.inspection.inputs import first_sample
 from stepmask.inspection.measure_cost import call_inputs
 from stepmask.inspection.placement import device_of
+from stepmask.learning.budget import Budget
 from stepmask.learning.end_to_end.config import EndToEnd
+from stepmask.learning.end_to_end.gradients.gains import GainFit
 from stepmask.learning.end_to_end.newton import DAMPING, MOST_NUMBERS
+from stepmask.learning.end_to_end.tables import Table
 from stepmask.learning.interception import frozen, weights_cast
 from stepmask.runtime.task import Task
+from stepmask.schedules import key_steps
 from stepmask.values import tensors_in
 
 FIRST_IMAGES = 2
@@ -56,6 +61,8 @@ class Times:
         forth: Seconds of a forward pass of the whole denoiser: of any call, and more for each of its images; 0 where
             they are not known.
         back: The same of a backward pass.
+        beside: The same of what a run of all steps takes beside its passes.
+        learning: The same of a run forth and back that learns gains.
         graph: Bytes that autograd keeps of one step of an image; steps for which ``graph_bytes`` has no room are
             computed again on the way back.
         num_processes: So many share the images out.
@@ -65,6 +72,8 @@ class Times:
     num_rows: int
     forth: tuple[float, float] = (0.0, 0.0)
     back: tuple[float, float] = (0.0, 0.0)
+    beside: tuple[float, float] = (0.0, 0.0)
+    learning: tuple[float, float] = (0.0, 0.0)
     graph: int = 0
     num_processes: int = 1
 
@@ -74,7 +83,7 @@ class Times:
 
     def run(self, images: int, cost: float) -> float:
         """A sampling run of so many images under a plan of a cost."""
-        return self._passes(self.forth, images) * self.num_rows * cost
+        return self._forth(images, cost) + self._passes(self.beside, images)
 
     def judged(self, cost: float, tables: float = 1) -> float:
         """Tables that are measured on the first images, and some of them on all."""
@@ -84,7 +93,8 @@ class Times:
         """A probing run, and the full run of its noise."""
         images = self.config.num_probes
         back = (1 + self.config.num_projections) * self._back(images, cost)
-        return self.run(images, 2 + self._again(images, cost)) + back
+        beside = self._passes(self.beside, images) + self._passes(self.learning, images)
+        return self._forth(images, 2 + self._again(images, cost)) + back + beside
 
     def round(self, cost: float) -> float:
         """A probing run, and what comes of its proposals."""
@@ -98,7 +108,8 @@ class Times:
             numbers = min(MOST_NUMBERS, max(0, self.config.num_values - 1) * (1 - cost) * self.num_rows)
             changed = (numbers + 2 + len(DAMPING)) * self.run(images, cost)
             return self.run(CALIBRATED, 1.0) + changed + self.run(2 * images, 1.0) + measured
-        return iterations * (self.run(images, cost + self._again(images, cost)) + self._back(images, cost)) + measured
+        passes = self._forth(images, cost + self._again(images, cost)) + self._back(images, cost)
+        return iterations * (passes + self._passes(self.learning, images)) + measured
 
     def references(self, num_probed: int) -> float:
         """Full runs of the validation noise, and of the noise that gains are learned on and no probe has seen."""
@@ -113,6 +124,10 @@ class Times:
     def _others(self) -> int:
         return self.config.num_validation - FIRST_IMAGES
 
+    def _forth(self, images: int, cost: float) -> float:
+        """The forward passes of a run."""
+        return self._passes(self.forth, images) * self.num_rows * cost
+
     def _back(self, images: int, cost: float) -> float:
         """A backward pass of a run; none comes back through the first step."""
         return self._passes(self.back, images) * max(0.0, self.num_rows * cost - 1)
@@ -123,7 +138,7 @@ class Times:
         return cost * (1 - min(1.0, self.config.graph_bytes / size)) if size else 0.0
 
     def _passes(self, pace: tuple[float, float], images: int) -> float:
-        """Seconds of one full step of so many images."""
+        """Seconds of so many images at a pace: of calls, and of each image."""
         mine = math.ceil(images / self.num_processes)
         return pace[0] * math.ceil(mine / self._at_once(images)) + pace[1] * mine
 
@@ -144,7 +159,37 @@ def measured_pace(
             found = [_timed_call(task, count, config.gradients, now) for count in counts]
     except Exception:  # whatever a model's code may raise: then nothing is known
         return None
-    return {name: _line(counts, [one[i] for one in found]) for i, name in enumerate(("forth", "back"))}
+    pace = {name: _line(counts, [one[i] for one in found]) for i, name in enumerate(("forth", "back"))}
+    with suppress(Exception):  # which learning itself will put into words
+        pace |= _beside(Times(config, task.shape[0], **pace), task, counts, now)
+    return pace
+
+
+def _beside(passes: Times, task: Task, counts: list[int], now: Callable[[], float]) -> dict[str, tuple[float, float]]:
+    """What runs take beside their passes, by runs in which all blocks compute at the first two steps alone."""
+    config, budget = passes.config, Budget(task.graph, task.costs)
+    schedule = key_steps(task.graph, task.timesteps, [0, 1], forecast="linear" if config.forecast else None)
+    table = Table.of(task.in_full(schedule), task.graph)
+    cost = budget.cost_of(table.actions)
+
+    def run(count: int) -> float:
+        with frozen(task.denoisers), task.apply(table.plan(task)):
+            took = _median(lambda: partial(task.noise.images, 0, count), task.denoiser, now)
+        return max(0.0, took - passes.run(count, cost))
+
+    def learn(count: int) -> float:
+        images = partial(task.noise.latents, 0, count)
+        with frozen(task.denoisers):
+            target = images()
+        fit = GainFit(table.mask(task), budget, config, REPEATS)
+        took = _median(lambda: partial(fit.step, task.pipe, [(images, target)]), task.denoiser, now)
+        return max(0.0, took - passes.gains(cost, 1) + passes.run(config.num_validation, cost))
+
+    found = {"beside": _line(counts, [run(count) for count in counts])}
+    if config.learns_gains and config.gradients:
+        half = min(counts[-1], max(1, config.num_probes // 2))
+        found["learning"] = _line([half], [learn(half)])
+    return found
 
 
 def _line(counts: list[int], seconds: list[float]) -> tuple[float, float]:
