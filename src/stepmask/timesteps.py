@@ -1,4 +1,4 @@
-"""Starts a scheduler's run, or says in words why there is none of so many steps; knows if that says its timesteps."""
+"""Starts a scheduler's run, or says in words why there is none of so many steps; knows what that says of timesteps."""
 
 from __future__ import annotations
 
@@ -53,3 +53,9 @@ def start_run(scheduler: Any, num_inference_steps: int, **options: Any) -> None:
         raise StepMaskError(
             f"{type(scheduler).__name__} makes no run of {num_inference_steps} steps: ask for at least {least}{most}"
         ) from error
+
+
+def stepped(scheduler: Any) -> Any:
+    """Timesteps of the run that was started, those at which the scheduler steps: SCM also lists where the run ends."""
+    lists_the_end = "intermediate_timesteps" in _takes(scheduler)
+    return scheduler.timesteps[:-1] if lists_the_end else scheduler.timesteps

@@ -170,6 +170,7 @@ def test_interrupt_keeps_the_state_and_the_old_mask(run, folder, mask_file, tmp_
     ("scheduler", {"class": "ScoreSdeVeScheduler", "config": {}}, "is not stepped by output, timestep and sample"),
     ("scheduler", {"class": "KarrasVeScheduler", "config": {}}, "is not stepped by output, timestep and sample"),
     ("scheduler", {"class": "RePaintScheduler", "config": {}}, "is not stepped by output, timestep and sample"),
+    ("scheduler", {"class": "DDPMWuerstchenScheduler", "config": {}}, "set it on the pipeline yourself"),
     ("provenance", {"num_inference_steps": "five"}, "must be a whole number of steps, got 'five'"),
     ("provenance", {"noise_seeds": 5}, '"noise_seeds" in provenance must be'),
     ("provenance", {"noise_seeds": ["a", 3]}, '"noise_seeds" in provenance must be'),

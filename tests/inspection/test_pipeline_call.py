@@ -7,7 +7,7 @@ from diffusers import HeunDiscreteScheduler
 from stepmask import StepMaskError, evaluate, learn, measure_cost, schedules
 from stepmask.inspection.pipeline_call import PipelineCall
 from stepmask.inspection.sampler_loop import SamplerLoop
-from stepmask.timesteps import start_run
+from stepmask.timesteps import start_run, stepped
 from tiny import ddim_pipeline, dit_pipeline, tiny_model
 
 
@@ -54,7 +54,7 @@ def test_schedulers_that_need_more_than_a_number_of_steps(name):
     """A rule needs the number of rows alone: SCM also lists where the run ends."""
     scheduler = getattr(diffusers, name)()
     start_run(scheduler, 4)
-    assert len(scheduler.timesteps) == 4 + (name == "SCMScheduler")
+    assert len(scheduler.timesteps) == 4 + (name == "SCMScheduler") and len(stepped(scheduler)) == 4
 
 
 @pytest.mark.parametrize("steps", [0, 5000])

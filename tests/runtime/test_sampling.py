@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler
+from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler, SCMScheduler
 
 import stepmask
 from stepmask import StepMaskError
@@ -30,8 +30,10 @@ def test_a_bare_loop_draws_noise_from_the_generators_of_its_images(scheduler):
     torch.testing.assert_close(alone[0], first[1], rtol=1e-3, atol=1e-3)
 
 
-def test_an_all_ones_mask_in_a_stochastic_bare_loop_is_the_full_run():
-    loop = SamplerLoop(tiny_model("UNet2DModel"), DDPMScheduler())
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, SCMScheduler])
+def test_an_all_ones_mask_in_a_stochastic_bare_loop_is_the_full_run(scheduler):
+    """SCM lists one timestep more than it steps at."""
+    loop = SamplerLoop(tiny_model("UNet2DModel"), scheduler())
     result = stepmask.evaluate(loop, fora(loop, 4, 1), seeds=2, batch_size=2, speed=False)
     assert torch.equal(result.full, result.masked)
 

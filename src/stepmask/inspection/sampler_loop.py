@@ -15,7 +15,7 @@ from stepmask.inspection.architecture import Architecture
 from stepmask.inspection.placement import device_of, dtype_of
 from stepmask.inspection.registry import architecture_of, denoiser_of
 from stepmask.inspection.twin import meta_twin
-from stepmask.timesteps import start_run
+from stepmask.timesteps import start_run, stepped
 
 
 class SamplerLoop:
@@ -55,7 +55,7 @@ class SamplerLoop:
         sample = sample * getattr(self.scheduler, "init_noise_sigma", 1.0)
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         noise = {"generator": generator} if takes_generator else {}
-        for timestep in self.scheduler.timesteps:
+        for timestep in stepped(self.scheduler):
             scaled = sample
             if hasattr(self.scheduler, "scale_model_input"):
                 scaled = self.scheduler.scale_model_input(sample, timestep)

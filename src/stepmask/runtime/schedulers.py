@@ -11,7 +11,7 @@ from typing import Any
 from stepmask.errors import MaskMismatchError, StepMaskError
 from stepmask.mask import StepMask
 from stepmask.recipe import Recipe
-from stepmask.timesteps import start_run
+from stepmask.timesteps import start_run, stepped
 
 MOST_STEPS = 100_000
 """A configuration may have been trained on so many steps; tables of that length are made of it."""
@@ -70,8 +70,19 @@ def make_scheduler(class_name: str, config: Mapping[str, Any], num_inference_ste
         try:
             _try(copy.deepcopy(scheduler), num_inference_steps)
         except FAILS as error:
-            raise _cannot(error) from error
+            if _steps_by_default(class_, num_inference_steps):
+                raise _cannot(error) from error
+            raise _needs_more(class_name) from error
     return scheduler
+
+
+def _steps_by_default(class_: Any, num_inference_steps: int) -> bool:
+    """Whether a plain loop steps a scheduler as its class configures it."""
+    try:
+        _try(class_(), num_inference_steps)
+    except FAILS:
+        return False
+    return True
 
 
 def _class(name: str) -> Any:
@@ -87,10 +98,7 @@ def _class(name: str) -> Any:
     step = getattr(class_, "step", None)
     required = [p for p in inspect.signature(step).parameters.values() if p.default is p.empty] if step else []
     if len([p for p in required if p.kind is p.POSITIONAL_OR_KEYWORD]) != len(("self", "output", "timestep", "sample")):
-        raise MaskMismatchError(
-            f"{name} is not stepped by output, timestep and sample, and stepmask makes none of those from a file: set "
-            "it on the pipeline yourself, as where the mask was made"
-        )
+        raise _needs_more(name)
     return class_
 
 
@@ -129,9 +137,16 @@ def _try(scheduler: Any, num_inference_steps: int) -> None:
     output = torch.zeros(1, 4, 2, 2) if learned else sample
     start_run(scheduler, num_inference_steps)
     with torch.random.fork_rng([]):
-        for timestep in scheduler.timesteps:
+        for timestep in stepped(scheduler):
             scale = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
             scheduler.step(output, timestep, scale(sample, timestep), return_dict=False)
+
+
+def _needs_more(name: str) -> StepMaskError:
+    return MaskMismatchError(
+        f"{name} is not stepped by output, timestep and sample alone, and stepmask makes none of those from a file: "
+        "set it on the pipeline yourself, as where the mask was made"
+    )
 
 
 def _cannot(reason: Any) -> StepMaskError:
