@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,11 @@ def benchmark_report(folder: Path) -> Report:
 
 def _studies(source: Path, folder: Path, model: str) -> Iterator[Study]:
     files = ResultFiles(source, model, [method.name for method in methods()])
-    rows, circumstances = files.rows(), files.circumstances()
+    rows, circumstances, maps_for = files.rows(), files.circumstances(), cache(partial(_maps_for, model))
     for steps in sorted({row["steps"] for row in rows}, reverse=True):
         same = [row for row in rows if row["steps"] == steps]
         measured = circumstances.get(str(steps), {})
-        mapped = _maps_for(model, measured.get("guidance_scale"))
+        mapped = maps_for(measured.get("guidance_scale"))
         entries = [_entry(row, [source, folder], mapped) for row in same if row["method"] != FULL]
         full = next((row for row in same if row["method"] == FULL), None)
         if entries:
@@ -125,10 +125,15 @@ def _maps_for(model: str, guidance_scale: float | None) -> Callable[[StepMask], 
     def pipeline() -> Any:
         return reference.load(model)
 
+    known: dict[Any, Callable[[StepMask], Mapping[str, Any]]] = {}
+
     def mapped(mask: StepMask) -> Mapping[str, Any]:
+        """Masks of the same sites are described once."""
+        same = mask.graph, mask.sites
         if model in reference.names():
             with contextlib.suppress(StepMaskError):  # of an earlier model, or of one that needs what is not installed
-                return maps_on(pipeline(), mask, call)(mask)
+                known[same] = known.get(same) or maps_on(pipeline(), mask, call)
+                return known[same](mask)
         return mask_map(mask)
 
     return mapped
