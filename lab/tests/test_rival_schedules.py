@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from cases import pixart, pixart_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refusal import check_refused
-from stepmask import BlockGraph, Site, StepMaskError, describe, make_plan, measure_cost, presets, schedules
+from stepmask import BlockGraph, Site, StepMaskError, apply, describe, make_plan, measure_cost, presets, schedules
 from stepmask.graph import OUT
 from stepmask.schedules.deepcache import quad_steps
+from stepmask_lab.schedules import postdiff_recipe
 from stepmask_lab.schedules.faster_diffusion import scaled_key_steps
 from tiny import ddim_pipeline, tiny_model
 
@@ -203,6 +205,25 @@ def test_postdiff_of_a_u_net_is_deepcache_with_held_cross_attention_above():
     assert [held(mask, row) for row in range(1, 7)] == [
         deep | cross, cross - deep, deep, cross - deep, deep | cross, set(),
     ]  # fmt: skip
+
+
+def test_postdiff_holds_all_cross_attention_after_a_step():
+    mask = schedules.postdiff(PIXART, range(5), after=2)
+    assert words(mask) == ["1111", "1111", "1111", "1010", "1010"]
+    assert mask.provenance == {"method": "postdiff", "after": 2}
+    check_refused("after must be steps between 0 and 4", schedules.postdiff, PIXART, range(5), after=5)
+
+
+def test_postdiff_as_a_recipe_keeps_the_cross_attention_of_the_conditional_half():
+    pipe, steps, after, ran = pixart(), 6, 3, []
+    recipe = postdiff_recipe(pipe, steps, after=after)
+    assert (recipe.guidance, recipe.levers) == ("111000", ("mask", "guidance"))
+    pipe.transformer.transformer_blocks[0].attn2.to_q.register_forward_hook(lambda *_: ran.append("cross"))
+    pipe.transformer.transformer_blocks[0].attn1.to_q.register_forward_hook(lambda *_: ran.append("self"))
+    with apply(pipe, recipe):
+        pipe(**pixart_texts(1), num_inference_steps=steps, height=16, width=16, use_resolution_binning=False)
+    with_guidance, at_its_end, later = ["self", "cross"] * 2, ["self", "cross"], ["self"]
+    assert ran == with_guidance * after + at_its_end + later * (steps - after - 1)
 
 
 def test_postdiff_says_how_to_make_cross_attention_a_site():
