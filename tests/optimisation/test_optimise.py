@@ -1,6 +1,7 @@
 """optimise: every lever at a budget, from noise alone; resumed after an interrupt, and drawn."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from refusal import check_refused
 from stepmask import MaskFileError, Recipe, TargetError
 from stepmask.frontier import CHEAPER, FEWER_STEPS, GUIDANCE, RESOLUTION, TOGETHER, WAYS, Frontier, Point
 from stepmask.optimisation.judge import Judge
-from stepmask.optimisation.search import Search
+from stepmask.optimisation.search import MOVES, Effort, Search, guidance_moves
 from tiny import FEWEST, ddim_pipeline, dit_pipeline, generator
 
 FEW = {"num_images": 2, "num_held_back": 2, "iterations": 1, "enough": 35.0, "progress": False}
@@ -125,6 +126,31 @@ def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_letters_of_guidance(steps, full, letters):
     assert list(Search._letters(steps, full)) == letters
+
+
+def test_moves_of_guidance_keep_its_work():
+    """Every letter and every place is within reach; a move that changes nothing is one too."""
+    found = {move("1h10") for move in guidance_moves(4)}
+    assert found == {"11h0", "1h01", "1h10", "1l10", "1010", "1h1h", "1h1l"}
+
+
+def test_guidance_is_learned_step_by_step():
+    """The best of all that can be reached, where moves that help lead there; fewer than are allowed are measured."""
+    wanted, measured = "1l0h1", []
+
+    def psnrs(recipe, images):
+        letters = recipe.guidance
+        measured.append(letters)
+        wrong = sum(one != other for one, other in zip(letters, wanted, strict=True))
+        return np.array([10.0 * letters.rindex("1") - wrong])
+
+    judge = SimpleNamespace(choosing=(0, 2), work=lambda recipe: 3.0, psnrs=psnrs)
+    search = Search(judge, dit_pipeline(), [3], Effort(), None, True, print)
+    start = Recipe(num_inference_steps=5, guidance="11000")
+    assert search._learned_guidance(start, 3).guidance == wanted and len(set(measured)) <= MOVES
+    assert search._learned_guidance(start, 2.9) == start, "what takes more than the budget is not taken"
+    plain = Recipe(num_inference_steps=5)
+    assert search._learned_guidance(plain, 3) is plain
 
 
 def test_what_is_refused():

@@ -21,7 +21,7 @@ from stepmask.learning.checkpoint import Checkpoint
 from stepmask.learning.effort import Effort as Counted
 from stepmask.mask import StepMask, scheduler_identity
 from stepmask.optimisation.judge import Judge
-from stepmask.optimisation.search import Effort, Search
+from stepmask.optimisation.search import MOVES, Effort, Search
 from stepmask.printing import console
 from stepmask.recipe import Recipe
 from stepmask.recipe_file import finite_numbers
@@ -124,7 +124,7 @@ def optimise(
         search = Search(judge, pipe, wanted, effort, learn, guided, voice)
         voice.total = search.num_pieces
         if progress:
-            voice.say(_forecast(search, judge, effort))
+            voice.say(_forecast(search, judge, effort, guided))
             voice.say(judge.said)
         points = list(search.points())
     return Frontier(tuple(_signed(point, task) for point in points), _facts(judge, counted, task))
@@ -164,7 +164,7 @@ class _Voice:
             console().print(what, soft_wrap=True)
 
 
-def _forecast(search: Search, judge: Judge, effort: Effort) -> str:
+def _forecast(search: Search, judge: Judge, effort: Effort, guided: bool) -> str:
     """About how long it takes, in words: by the time of a short run, and the number of evaluations to come."""
     steps, n, m = judge.converged_steps, judge.choosing[1], judge.held_back[1]
     count = steps * (2 * n + m)
@@ -174,6 +174,7 @@ def _forecast(search: Search, judge: Judge, effort: Effort) -> str:
             count += effort.iterations * one * (one + 1) * n
     for budget in search.budgets:
         count += sum(20 * one * n for one in search.steps(budget)) + 6 * budget * m
+        count += 2 * MOVES * budget * n if guided else 0
     masks = search.mask_steps
     more = f"; learning masks for {', '.join(map(str, masks))} steps says itself how long it takes" if masks else ""
     return f"measuring takes about {duration(count * judge.pace)}{more}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from stepmask.errors import StepMaskError, TargetError
@@ -29,6 +30,8 @@ SHARES = (0.25, 0.4, 0.6)
 """Where the resolution switches, and where guidance ends, when levers come together: at such shares of the steps."""
 FINALISTS = 4
 """So many of the recipes in which levers come together are measured on all images."""
+MOVES = 32
+"""So many changes of guidance at single steps are tried, of the best that was found."""
 ENOUGH_USED = 0.75
 """What takes less than this share of a budget is not tried for it."""
 
@@ -120,11 +123,12 @@ class Search:
                 if way == TIMESTEPS and recipes[0].is_plain:
                     recipes = []
                 if recipes:
-                    best[way] = self._best(recipes)
+                    best[way] = self._learned_guidance(self._best(recipes), budget)
                     yield self._point(way, budget, best[way])
                 else:
                     self._tell(f"{way}: nothing to try at {budget:g} evaluations")
-            best[TOGETHER] = self._best([*best.values(), *self._finalists(list(self._together(budget, best)))])
+            joined = self._best([*best.values(), *self._finalists(list(self._together(budget, best)))])
+            best[TOGETHER] = joined if joined in best.values() else self._learned_guidance(joined, budget)
             yield self._point(TOGETHER, budget, best[TOGETHER])
 
     def timesteps(self, steps: int) -> tuple[float, ...] | None:
@@ -234,6 +238,25 @@ class Search:
         for letter in (HELD, FORECAST):
             yield FULL + "".join(FULL if step in spread else letter for step in range(1, steps))
 
+    def _learned_guidance(self, recipe: Recipe, budget: float) -> Recipe:
+        """The recipe with the guidance of single steps changed for as long as that helps; itself where it has none."""
+        best, tried, idle = recipe, {recipe.guidance}, 0
+        moves = guidance_moves(recipe.num_inference_steps) if recipe.guidance else []
+        while moves and idle < len(moves) and len(tried) <= MOVES:
+            move = moves[idle]
+            idle += 1
+            letters = move(best.guidance)
+            if letters in tried:
+                continue
+            tried.add(letters)
+            try:
+                moved = replace(best, guidance=letters)
+            except StepMaskError:  # guidance that would be held over the switch of the resolution
+                continue
+            if self._judge.work(moved) <= budget and self._score(moved) > self._score(best):
+                best, moves, idle = moved, moves[idle:] + moves[:idle], 0
+        return best
+
     def _together(self, budget: float, best: dict[str, Recipe]) -> Iterator[Recipe]:
         """Recipes in which two levers or more share a budget."""
         low = best[RESOLUTION].resolution if RESOLUTION in best else None
@@ -269,6 +292,25 @@ class Search:
         error = float(psnrs.std(ddof=1) / len(psnrs) ** 0.5) if len(psnrs) > 1 else 0.0
         self._tell(f"{budget:g} evaluations, {way}: {psnrs.mean():.1f} dB")
         return Point(way, budget, self._judge.work(recipe), float(psnrs.mean()), error, len(psnrs), recipe)
+
+
+def guidance_moves(steps: int) -> list[Callable[[str], str]]:
+    """Ways to change guidance at one step or two, the number of steps in which both halves compute left as it is.
+
+    A step exchanges its letter with the next, or one that does not compute both halves gets another letter.
+    """
+
+    def exchanged(step: int, letters: str) -> str:
+        return letters[:step] + letters[step + 1] + letters[step] + letters[step + 2 :]
+
+    def changed(step: int, letter: str, letters: str) -> str:
+        return letters if letters[step] == FULL else letters[:step] + letter + letters[step + 1 :]
+
+    found: list[Callable[[str], str]] = []
+    for step in range(1, steps):
+        found += [partial(exchanged, step)] if step + 1 < steps else []
+        found += [partial(changed, step, letter) for letter in (HELD, FORECAST, OFF)]
+    return found
 
 
 def _at_share(low: Resolution, steps: int, share: float) -> Resolution:
