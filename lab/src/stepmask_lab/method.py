@@ -11,6 +11,7 @@ from typing import Any
 from stepmask.inspection.describe import describe
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
+from stepmask.recipe import Recipe
 
 TARGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 
@@ -46,7 +47,7 @@ class Method:
         make: Mask of a subject at a setting; learns or calibrates where it has to.
         seeds: Of learning; None alone where nothing is drawn.
         fits: Why a subject has no such masks; None where it has.
-        refine: Makes the plan that runs, where that is more than the mask.
+        refine: Makes the plan or the recipe that runs, where that is more than the mask.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Method:
     make: Callable[[Subject, str, int | None], StepMask]
     seeds: tuple[int | None, ...] = (None,)
     fits: Callable[[Subject], str | None] = lambda subject: None
-    refine: Callable[[Subject, StepMask], Plan] | None = None
+    refine: Callable[[Subject, StepMask], Plan | Recipe] | None = None
 
 
 @dataclass(frozen=True)

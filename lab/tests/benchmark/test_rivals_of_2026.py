@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stepmask import StepMask
+from stepmask import Recipe, StepMask
 from stepmask_lab.benchmark import Comparison, Subject, methods_by_name, rivals_of_2026
 from stepmask_lab.benchmark.naming import short_name
 from stepmask_lab.method import Method
@@ -34,6 +34,9 @@ def test_masks_go_through_files(name, tmp_path):
         assert name == "budcache" and settings == ["4"] and 0 < len(mask.provenance["steps"]) <= 4
         return
     one, other = method.refine(subject, mask), method.refine(subject, read)
+    if isinstance(one, Recipe):
+        assert one.timesteps == other.timesteps and np.array_equal(one.mask.actions, mask.actions)
+        return
     assert isinstance(one, PredictedPlan) and np.array_equal(one.table, other.table)
     assert np.array_equal(one.states, other.states) and 0 < one.compute.mean() < 1
 
@@ -48,7 +51,7 @@ def test_the_command_line_knows_them_by_name_and_together():
 def test_rows_have_work_and_effort_beside_them(tmp_path, monkeypatch):
     """The spread of work over images where each decides for itself; calls and seconds where something was measured."""
     monkeypatch.setitem(rivals_of_2026.THRESHOLDS, "EasyCache", ("0.1",))
-    chosen = methods_by_name("easycache,l2p,spectrum")
+    chosen = methods_by_name("easycache,l2p,spectrum,budcache-timesteps")
     subject = Subject(dit_pipeline(), 6, targets=(0.7,))
     rows = Comparison("a-dit", subject, tmp_path, num_images=2, batch_size=2).run(chosen)
     found = {row["method"]: row for row in rows}
@@ -57,4 +60,5 @@ def test_rows_have_work_and_effort_beside_them(tmp_path, monkeypatch):
         found["EasyCache"]["macs"], abs=1e-3
     )
     assert effort["denoiser_calls"] == 6 and effort["seconds"] > 0
+    assert found["BudCache + timesteps"]["effort"]["denoiser_calls"] > 100
     assert "effort" not in found["Spectrum"] and "work" not in found["Spectrum"]

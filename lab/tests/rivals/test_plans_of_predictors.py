@@ -1,17 +1,23 @@
 """Plans with tables of predictions: the executor runs what the table says, and each rival's plan runs in a pipeline."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from diffusers import PNDMScheduler
 
+from fakes import assert_unchanged, snapshot
 from refusal import check_refused
 from stepmask import StepMaskError, apply, describe, evaluate, learn, make_plan, schedules
 from stepmask.inspection.registry import denoiser_of
 from stepmask.liveness import State
 from stepmask.runtime.noise import Noise
+from stepmask.runtime.task import Task
 from stepmask_lab.rivals.budcache.config import BudCache
 from stepmask_lab.rivals.budcache.moves import drawn, neighbours, prefix
 from stepmask_lab.rivals.budcache.search import search
+from stepmask_lab.rivals.budcache.timesteps import budcache_recipe
 from stepmask_lab.rivals.dpcache.plan import dpcache, dpcache_plan
 from stepmask_lab.rivals.l2p.plan import l2p_plan
 from stepmask_lab.rivals.meancache.plan import meancache, meancache_plan
@@ -139,6 +145,34 @@ def test_budcache_finds_the_best_schedule_of_a_known_loss():
 
     (best,) = search(loss, 28, 10, BudCache(annealing=60), 0, reports.append)
     assert best == tuple(wanted) and reports[0].best > reports[-1].best == 0
+
+
+def test_timesteps_of_budcache_bring_latents_closer():
+    """Under the same key steps; with the effort of both stages. A mask that computes everything keeps its timesteps."""
+    pipe, options = dit_pipeline(), {"call_kwargs": {"class_labels": [3, 7]}}
+    mask = schedules.key_steps(pipe, 6, [0, 1, 3], forecast=None)
+    mask = replace(mask, provenance={**mask.provenance, "denoiser_calls": 100, "seconds": 5.0})
+    before = snapshot(denoiser_of(pipe))
+    recipe = budcache_recipe(pipe, mask, num_images=2, **options)
+    assert_unchanged(denoiser_of(pipe), before)
+    assert np.array_equal(recipe.mask.actions, mask.actions) and recipe.mask.timesteps == recipe.timesteps
+    assert recipe.provenance["denoiser_calls"] > 106 and recipe.provenance["seconds"] > 5
+    task = Task(pipe, 6, **options)
+    full = task.noise.latents(0, 2)
+
+    def error(decision):
+        with apply(pipe, decision):
+            return (task.noise.latents(0, 2) - full).square().mean().item()
+
+    assert error(recipe) < error(mask)
+    everything = budcache_recipe(pipe, schedules.key_steps(pipe, 6, 6), num_images=2, **options)
+    assert list(everything.timesteps) == list(task.whole_timesteps)
+
+
+def test_timesteps_of_budcache_need_a_scheduler_that_takes_them():
+    pipe = dit_pipeline()
+    pipe.scheduler = PNDMScheduler(skip_prk_steps=True)
+    check_refused("PNDMScheduler does not take a timestep", budcache_recipe, pipe, schedules.key_steps(pipe, 6, 3))
 
 
 def test_budcache_is_better_than_where_it_began_and_keeps_to_the_target():

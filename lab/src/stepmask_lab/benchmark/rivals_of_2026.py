@@ -12,11 +12,14 @@ import numpy as np
 
 from stepmask.liveness import Plan
 from stepmask.mask import StepMask
+from stepmask.recipe import Recipe
+from stepmask.runtime.given_run import takes_timesteps
 from stepmask.schedules import key_steps
 from stepmask_lab.benchmark import methods
 from stepmask_lab.benchmark.methods import AnyMethod, affordable_steps, learned
 from stepmask_lab.method import Adaptive, Method, Subject
 from stepmask_lab.rivals.adaptive_run import Rule, adaptive
+from stepmask_lab.rivals.budcache.timesteps import budcache_recipe
 from stepmask_lab.rivals.dpcache.plan import dpcache, dpcache_plan
 from stepmask_lab.rivals.easycache.rule import EasyCache
 from stepmask_lab.rivals.hicache_pp.plan import PACKAGE, hicache_pp_plan
@@ -43,6 +46,7 @@ def rivals_of_2026() -> list[AnyMethod]:
     """All of them, in the order of tables."""
     found: list[AnyMethod] = [
         Method("BudCache", affordable_steps, _budcache, (0,)),
+        Method("BudCache + timesteps", affordable_steps, _budcache, (0,), _takes_timesteps, _budcache_recipe),
         Method("MeanCache", affordable_steps, partial(_by_path, rule=meancache), refine=_refined(meancache_plan)),
         Method("L2P", affordable_steps, _key_steps, refine=_l2p),
         Method("DPCache", affordable_steps, partial(_by_path, rule=dpcache), refine=_refined(dpcache_plan)),
@@ -132,6 +136,14 @@ def _intervals(subject: Subject) -> list[str]:
 def _budcache(subject: Subject, setting: str, seed: int) -> StepMask:
     paying_for = (int(setting) + 0.5) / subject.steps  # so many steps, and what of the others always runs
     return learned(subject, f"{paying_for:.4f}", seed, "budcache", method="budcache", **SEARCH)
+
+
+def _budcache_recipe(subject: Subject, mask: StepMask) -> Recipe:
+    return budcache_recipe(subject.pipe, mask, **_options(subject))
+
+
+def _takes_timesteps(subject: Subject) -> str | None:
+    return None if takes_timesteps(subject.pipe.scheduler) else "needs a scheduler that takes timesteps"
 
 
 def _by_path(subject: Subject, setting: str, seed: int | None, *, rule: Any) -> StepMask:

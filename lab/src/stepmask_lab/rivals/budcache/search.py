@@ -44,8 +44,7 @@ def learn(job: Job) -> StepMask:
     schedules; the mean square of the change of the final latents against the full run as the loss. What differs: what
     is held is the value of all blocks together, theirs is what the blocks add to what enters them, which only some
     models can have; losses are of 4 images, theirs of one; the number of key steps is the most that the target pays
-    for. Their second stage, learned sigmas, is not here: DDIM, which the reference models sample with, steps through
-    timesteps of its own making.
+    for. Their second stage, learned sigmas, is `budcache_recipe`.
 
     Raises:
         TargetError: The target is no share, or below the floor.
