@@ -33,10 +33,10 @@ def budcache_recipe(
 ) -> Recipe:
     """Learn timesteps under a mask, so that its final latents come nearer to the full run's (BudCache, stage two).
 
-    Taken from the paper's abstract and the authors' code: key steps stay as the first stage has found them, and where
-    the sampler steps is learned on the final output. What differs: they learn sigmas by gradient descent on one image;
-    here timesteps are learned by the change of the final latents with each of them, on some images, which works for
-    every scheduler that takes timesteps. The first timestep stays.
+    A reconstruction from summaries of the paper: key steps stay as the first stage has found them, and where the
+    sampler steps is learned by the final output. How it is learned is ours: by the change of the final latents with
+    each timestep, on some images, as `stepmask.optimise` does it; theirs are sigmas, and here they are timesteps, which
+    more schedulers take. The first one stays.
 
     Args:
         pipe: What samples.
