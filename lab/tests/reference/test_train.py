@@ -2,11 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMPipeline
-from PIL import Image
 from safetensors.torch import load_file
 
 from refusal import check_refused
@@ -14,22 +12,9 @@ from small import autoencoder, ldm_pipeline, pixart_pipeline
 from stepmask import StepMaskError
 from stepmask_lab import reference
 from stepmask_lab.reference import configurations, train
-from stepmask_lab.reference.cifar10 import CLASSES
 from stepmask_lab.reference.conditioning import trainable
 from stepmask_lab.reference.train import Budget, Progress, Watch, batches, main
 from tiny import ddim_pipeline, dit_pipeline, generator, quiet
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """64 images of 16 x 16 pixels."""
-    root = tmp_path_factory.mktemp("cifar10")
-    random = np.random.default_rng(0)
-    for i in range(64):
-        where = root / "train" / CLASSES[i % 10]
-        where.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(where / f"{i:04}.png")
-    return root
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ from stepmask_lab.benchmark.methods import AnyMethod, guided, with_dpm
 from stepmask_lab.benchmark.metrics import cifar_scores
 from stepmask_lab.benchmark.result_files import Key
 from stepmask_lab.method import Subject
+from stepmask_lab.reproduce.other_models import other_models
 from stepmask_lab.reproduce.paper import TABLES, PaperModel
 
 DEFAULT_STEPS = 20
@@ -174,7 +175,8 @@ class Run:
         seeds = (None, self.options.seed)
         mine = [row for row in found if row["method"] in names and row["steps"] == self.subject.steps]
         mine = [row for row in mine if row["seed"] in seeds]
-        return [row | self._of_mask(self.mask(row)) for row in sorted(mine, key=lambda row: names.index(row["method"]))]
+        mine.sort(key=lambda row: names.index(row["method"]))
+        return [row | (self._of_mask(self.mask(row)) or self._of_model(row["method"])) for row in mine]
 
     def circumstances(self) -> dict[str, Any]:
         """Under which the rows were measured: machine, versions, seeds, guidance, dtype."""
@@ -186,10 +188,15 @@ class Run:
         path = self.comparison.output / "masks" / f"{key.slug}.json"
         return StepMask.load(path) if path.exists() else None
 
+    def _of_model(self, method: str) -> dict[str, Any]:
+        """The same of a line without a mask, whose model may have been trained."""
+        trained = {other.method.name: other.train_seconds for other in other_models(self.name)}
+        return {"conv_linear": None, "train_seconds": trained.get(method), "decided": None}
+
     def _of_mask(self, mask: StepMask | None) -> dict[str, Any]:
-        """Cost in the other convention, time to learn, and how far scores are from a decision."""
+        """Cost in the other convention, time to learn, and how far scores are from a decision; empty without one."""
         if mask is None:
-            return {"conv_linear": None, "train_seconds": None, "decided": None}
+            return {}
         return {
             "conv_linear": self.cost.conv_linear().fraction(make_plan(mask, self.graph)),
             "train_seconds": mask.provenance.get(SECONDS),

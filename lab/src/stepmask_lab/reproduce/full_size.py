@@ -17,11 +17,13 @@ from stepmask.cost import CostTable
 from stepmask.graph import BlockGraph
 from stepmask.inspection.describe import describe
 from stepmask.inspection.measure_cost import measure_cost
+from stepmask.inspection.registry import architecture_of
 from stepmask.inspection.sampler_loop import SamplerLoop
 from stepmask.liveness import make_plan
 from stepmask.mask import StepMask
 from stepmask.schedules import deepcache, fora, import_l2c
-from stepmask_lab.reproduce.paper import DEEPCACHE, FEWER, FORA, L2C, ORIGINAL, PaperModel, agrees
+from stepmask_lab.reproduce.paper import DEEPCACHE, DIFF_PRUNING, FEWER, FORA, L2C, ORIGINAL, PaperModel, agrees
+from stepmask_lab.rivals.diff_pruning.prune import RATIO, prune
 
 TERA = 1e12
 ROUTED = "dit-xl-2-256"
@@ -78,9 +80,29 @@ def full_size(model: PaperModel, router: str | Path | None = None) -> list[dict[
         found.append(_of(model, DEEPCACHE, f"1:{interval}, branch {branch}", mask))
     if model.row(FORA) is not None:
         found.append(_of(model, FORA, "1:2", fora(graph, timesteps, 2)))
+    if model.row(DIFF_PRUNING) is not None:
+        found.append(_pruned(model))
     if router is not None and model.preset == ROUTED:
         found.append(_of(model, L2C, f"router {Path(router).name}", _routed(Path(router), model.preset)))
     return [asdict(one) for one in found]
+
+
+def _pruned(model: PaperModel) -> FullSize:
+    """The original with fewer channels, whose shapes need no weights: which channels go does not matter."""
+    graph, cost = _measured_pruned(model.preset)
+    everything = make_plan(fora(graph, range(model.steps, 0, -1), 1), graph)
+    macs, full = cost.conv_linear().total_macs(everything) / TERA, cost.total_macs(everything) / TERA
+    printed = model.row(DIFF_PRUNING).macs
+    setting, lean = f"{RATIO:.0%} of the channels", model.convention == "conv+lin"
+    counted = macs if lean else full
+    return FullSize(DIFF_PRUNING, setting, model.steps, counted, counted, macs, full, printed, agrees(counted, printed))
+
+
+@cache
+def _measured_pruned(preset: str) -> tuple[BlockGraph, CostTable]:
+    model = presets.get(preset).build().requires_grad_(True)
+    prune(model, architecture_of(model).example_inputs(model), RATIO, by_gradients=False)
+    return describe(model), measure_cost(model)
 
 
 def _routed(router: Path, preset: str) -> StepMask:

@@ -16,6 +16,7 @@ Convention = Literal["conv+lin", "full"]
 
 ORIGINAL, FEWER, MASKING = "full run", "fewer steps", "block masking"
 DEEPCACHE, FORA, L2C, DITFASTATTN = "DeepCache", "FORA", "Learning-to-Cache", "DiTFastAttn"
+DIFF_PRUNING, CONSISTENCY, DIP_GO = "Diff-Pruning", "consistency model (CT)", "DiP-GO"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,12 @@ class PaperModel:
     @property
     def share(self) -> float:
         """MACs that block masking keeps, as a share of the original's."""
-        return round(self.row(MASKING).macs / self.row(ORIGINAL).macs, 3)
+        return self.share_of(MASKING)
+
+    def share_of(self, method: str) -> float:
+        """MACs that a method keeps, as a share of the original's at the method's number of steps."""
+        row = self.row(method)
+        return round(row.macs / self.row(ORIGINAL).macs * self.steps / (row.steps or self.steps), 3)
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,8 @@ TABLES: Mapping[str, tuple[PaperModel, ...]] = {
             "conv+lin",
             (
                 _row(ORIGINAL, 0.61, 1.0, 4.19),
-                _row("Diff-Pruning", 0.34, 1.37, 5.29),
-                PaperRow("consistency model (CT)", None, 1.62, {"FID": 4.68}, steps=55),
+                _row(DIFF_PRUNING, 0.34, 1.37, 5.29),
+                PaperRow(CONSISTENCY, None, 1.62, {"FID": 4.68}, steps=55),
                 _row(DEEPCACHE, 0.35, 1.61, 4.70),
                 _row(MASKING, 0.34, 1.63, 4.66, hours=0.2),
             ),
@@ -112,7 +118,7 @@ TABLES: Mapping[str, tuple[PaperModel, ...]] = {
             "conv+lin",
             (
                 _row(ORIGINAL, 24.9, 1.0, 6.62),
-                _row("Diff-Pruning", 13.9, 1.48, 18.60),
+                _row(DIFF_PRUNING, 13.9, 1.48, 18.60),
                 _row(DEEPCACHE, 19.1, 1.29, 6.69),
                 _row(MASKING, 18.3, 1.34, 6.67, hours=0.6),
             ),
@@ -125,7 +131,7 @@ TABLES: Mapping[str, tuple[PaperModel, ...]] = {
             "conv+lin",
             (
                 _row(ORIGINAL, 24.9, 1.0, 10.58),
-                _row("Diff-Pruning", 13.9, 1.48, 13.90),
+                _row(DIFF_PRUNING, 13.9, 1.48, 13.90),
                 _row(DEEPCACHE, 19.1, 1.29, 11.31),
                 _row(MASKING, 18.8, 1.31, 10.39, hours=0.6),
             ),
@@ -140,7 +146,7 @@ TABLES: Mapping[str, tuple[PaperModel, ...]] = {
             "conv+lin",
             (
                 _row(ORIGINAL, 25.0, 1.0, 3.42, 206.5, 5.14),
-                _row("Diff-Pruning", 13.2, 1.51, 9.16, 201.8, 10.59),
+                _row(DIFF_PRUNING, 13.2, 1.51, 9.16, 201.8, 10.59),
                 _row(DEEPCACHE, 9.1, 2.65, 3.44, 202.8, 5.11),
                 _row(MASKING, 8.3, 2.75, 3.51, 205.8, 5.00, hours=2.9),
             ),
@@ -154,7 +160,7 @@ TABLES: Mapping[str, tuple[PaperModel, ...]] = {
             "full",
             (
                 _row(ORIGINAL, 11.9, 1.0, 2.16, 242.8, 4.45),
-                PaperRow("DiP-GO", 7.4, 1.46, {"FID": 3.14}, steps=250),
+                PaperRow(DIP_GO, 7.4, 1.46, {"FID": 3.14}, steps=250),
                 _row(L2C, 8.1, 1.38, 2.29, 240.7, 4.52, hours=17.0),
                 _row(FORA, None, 1.74, 4.29, 232.7, 8.59),
                 _row(MASKING, 6.7, 1.67, 2.29, 240.2, 4.45, hours=2.5),

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stepmask_lab.reproduce.paper import DEEPCACHE, DITFASTATTN, FEWER, FORA, L2C, MASKING, ORIGINAL, SOURCE
+from stepmask_lab.reproduce.paper import (
+    CONSISTENCY,
+    DEEPCACHE,
+    DIFF_PRUNING,
+    DIP_GO,
+    DITFASTATTN,
+    FEWER,
+    FORA,
+    L2C,
+    MASKING,
+    ORIGINAL,
+    SOURCE,
+)
 from stepmask_lab.reproduce.table_lines import OURS
 
 COMPARABLE = f"""\
@@ -25,21 +37,22 @@ What can be compared with {SOURCE}, and what cannot:
   of the command above. The paper samples 50 to 250 steps; 20 steps and 8 runs are far below that.
 - **MACs of the reference models** are shares of their own full run, of the plan that runs, with guidance:
   *full / conv+lin*.
-- **Time to learn cannot.** The models and the machines are others.
+- **Time to learn cannot.** The models and the machines are others. For models that were pruned or distilled it is the
+  training of their weights.
 """
-NOT_RUN = {
-    "Diff-Pruning": "not run: changes the weights",
-    "consistency model (CT)": "not run: another model",
-    "DiP-GO": "not run: 250 steps in the paper",
-}
+NOT_RUN = dict.fromkeys((DIFF_PRUNING, CONSISTENCY), "not run: there is none of this model")
 LABELS = {
     ORIGINAL: "original",
     MASKING: "**block masking**, the paper's learner as we read it",
     OURS: '**ours**, `method="end-to-end"`',
     L2C: "Learning-to-Cache, our reading",
     DITFASTATTN: "DiTFastAttn, its output sharing",
+    DIP_GO: "DiP-GO, our reading",
+    DIFF_PRUNING: "Diff-Pruning, trained on",
+    CONSISTENCY: "consistency model",
 }
-WITH_SETTING = (DEEPCACHE, FORA, FEWER)
+SETTINGS = {DEEPCACHE: "{}", FORA: "{}", FEWER: "{}", DIP_GO: "{} of the MACs", CONSISTENCY: "steps: {}"}
+"""What the label of a line says of its setting, by method; nothing where it is the paper's share of the MACs."""
 NOTHING = "–"
 
 
@@ -131,15 +144,17 @@ def _printed_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _side_by_side(model: Mapping[str, Any]) -> str:
     printed = {row["method"]: row for row in model["paper"]}
-    ours = {row["method"]: row for row in model["rows"]}
+    ours: dict[str, list[Mapping[str, Any]]] = {}
+    for row in model["rows"]:
+        ours.setdefault(row["method"], []).append(row)
     lines = []
     for method in [*printed, *(name for name in ours if name not in printed)]:
-        row = ours.get(method, {})
-        notes = [row["setting"]] if method in WITH_SETTING and row else []
-        notes += [NOT_RUN[method]] if method in NOT_RUN else []
-        label = ", ".join([LABELS.get(method, method), *notes])
-        measured = _measured(row, ("fd_cifar", "is_cifar"))
-        lines.append([label, *_printed(printed.get(method, {})), *measured, _minutes(row)])
+        for row in ours.get(method, [{}]):
+            notes = [SETTINGS[method].format(row["setting"])] if method in SETTINGS and row else []
+            notes += [] if row else [NOT_RUN.get(method, "not run")]
+            label = ", ".join([LABELS.get(method, method), *notes])
+            measured = _measured(row, ("fd_cifar", "is_cifar"))
+            lines.append([label, *_printed(printed.get(method, {})), *measured, _minutes(row)])
     return _table(["", *PAPER_COLUMNS, *OUR_COLUMNS, "fd", "IS", "minutes to learn"], lines)
 
 

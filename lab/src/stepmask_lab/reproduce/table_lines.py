@@ -16,7 +16,8 @@ from stepmask_lab.benchmark.methods import AnyMethod, learned
 from stepmask_lab.benchmark.naming import methods_by_name
 from stepmask_lab.method import Method, Subject, is_unet
 from stepmask_lab.reproduce.bench import Options, Run
-from stepmask_lab.reproduce.paper import DEEPCACHE, DITFASTATTN, FORA, L2C, MASKING
+from stepmask_lab.reproduce.other_models import other_models
+from stepmask_lab.reproduce.paper import DEEPCACHE, DIP_GO, DITFASTATTN, FORA, L2C, MASKING
 
 OURS = "ours"
 INTERVALS = range(2, 11)
@@ -48,8 +49,13 @@ def comparison_lines(run: Run) -> list[AnyMethod]:
         found.append(Method(L2C, _share, partial(_rival, options=run.options, method="l2c"), (run.options.seed,)))
     if run.model.row(DITFASTATTN) is not None and not unet:
         found += [replace(method, settings=lambda subject: ["0.15"]) for method in methods_by_name("ditfastattn")]
+    if run.model.row(DIP_GO) is not None and not unet:
+        share = f"{run.model.share_of(DIP_GO):g}"
+        make = partial(learned, label="dip-go", method="dip-go")
+        found.append(Method(DIP_GO, lambda subject: [share], make, (run.options.seed,)))
     return [
         *found,
+        *(other.method for other in other_models(run.name) if run.model.row(other.method.name) is not None),
         masking(run.options),
         Method(OURS, _share, partial(_ours, options=run.options), (run.options.seed,)),
     ]

@@ -8,15 +8,29 @@ import torch
 from stepmask import presets
 from stepmask_lab import reference
 from stepmask_lab.reproduce.full_size import full_size
-from stepmask_lab.reproduce.paper import DEEPCACHE, FEWER, FORA, L2C, MASKING, ORIGINAL, TABLE4, TABLE5, TABLES, agrees
+from stepmask_lab.reproduce.paper import (
+    CONSISTENCY,
+    DEEPCACHE,
+    DIFF_PRUNING,
+    DIP_GO,
+    FEWER,
+    FORA,
+    L2C,
+    MASKING,
+    ORIGINAL,
+    TABLE4,
+    TABLE5,
+    TABLES,
+    agrees,
+)
 
 MODELS = [model for models in TABLES.values() for model in models]
 METHODS = {
-    "DDPM, CIFAR-10 32": [ORIGINAL, "Diff-Pruning", "consistency model (CT)", DEEPCACHE, MASKING],
-    "DDPM, LSUN-Bedroom 256": [ORIGINAL, "Diff-Pruning", DEEPCACHE, MASKING],
-    "DDPM, LSUN-Churches 256": [ORIGINAL, "Diff-Pruning", DEEPCACHE, MASKING],
-    "LDM-4-G, ImageNet 256": [ORIGINAL, "Diff-Pruning", DEEPCACHE, MASKING],
-    "DiT-XL/2, ImageNet 256": [ORIGINAL, "DiP-GO", L2C, FORA, MASKING],
+    "DDPM, CIFAR-10 32": [ORIGINAL, DIFF_PRUNING, CONSISTENCY, DEEPCACHE, MASKING],
+    "DDPM, LSUN-Bedroom 256": [ORIGINAL, DIFF_PRUNING, DEEPCACHE, MASKING],
+    "DDPM, LSUN-Churches 256": [ORIGINAL, DIFF_PRUNING, DEEPCACHE, MASKING],
+    "LDM-4-G, ImageNet 256": [ORIGINAL, DIFF_PRUNING, DEEPCACHE, MASKING],
+    "DiT-XL/2, ImageNet 256": [ORIGINAL, DIP_GO, L2C, FORA, MASKING],
     "DiT-XL/2, ImageNet 512": [ORIGINAL, L2C, FORA, MASKING],
     "PixArt-Sigma-XL, COCO 1024": [ORIGINAL, FEWER, "DiTFastAttn", MASKING],
 }
@@ -27,7 +41,7 @@ def test_every_line_is_there_and_complete(model):
     assert [row.method for row in model.rows] == METHODS[model.name]
     assert model.preset in presets.names() and model.reference in (None, *reference.names())
     assert all(row.speedup >= 1 and "FID" in row.quality for row in model.rows)
-    without = {FORA, "consistency model (CT)", "DiTFastAttn"}
+    without = {FORA, CONSISTENCY, "DiTFastAttn"}
     assert all((row.macs is None) == (row.method in without) for row in model.rows)
     assert model.row(ORIGINAL).speedup == 1 and model.row(MASKING).train_hours > 0
     assert model.share == pytest.approx(model.row(MASKING).macs / model.row(ORIGINAL).macs, abs=1e-3)
@@ -63,7 +77,7 @@ def test_macs_of_the_originals_are_those_of_the_paper(model):
     assert abs(ours / printed - 1) <= 0.005 or f"{ours:.2f}" == str(printed)
     assert rows[ORIGINAL]["steps"] == model.steps and rows[ORIGINAL]["agrees"]
     assert rows[ORIGINAL][{"full": "full", "conv+lin": "conv_linear"}[model.convention]] == ours
-    assert set(rows) == {ORIGINAL} | {FEWER, DEEPCACHE, FORA} & {row.method for row in model.rows}
+    assert set(rows) == {ORIGINAL} | {FEWER, DEEPCACHE, FORA, DIFF_PRUNING} & {row.method for row in model.rows}
     assert all(row["macs"] <= row["dead_only"] <= ours and row["conv_linear"] <= row["full"] for row in rows.values())
 
 
@@ -74,6 +88,22 @@ def test_macs_of_schedules_are_those_of_the_paper():
     assert deep["LDM-4-G, ImageNet 256"]["macs"] == pytest.approx(9.115, abs=1e-3)
     fewer = full_size(TABLES["table3"][0])[1]
     assert fewer["steps"] == 38 and fewer["macs"] == pytest.approx(81.9, abs=0.05) and fewer["agrees"]
+
+
+def test_macs_of_pruned_models_are_those_of_the_paper():
+    pruned = {model.name: row for model in MODELS for row in full_size(model) if row["method"] == DIFF_PRUNING}
+    assert {name: row["agrees"] for name, row in pruned.items()} == {
+        "DDPM, CIFAR-10 32": True, "DDPM, LSUN-Bedroom 256": True, "DDPM, LSUN-Churches 256": True,
+        "LDM-4-G, ImageNet 256": False,
+    }  # fmt: skip
+    assert pruned["DDPM, CIFAR-10 32"]["macs"] == pytest.approx(0.3394, abs=1e-4)
+    assert pruned["LDM-4-G, ImageNet 256"]["macs"] == pytest.approx(13.2, rel=0.02), "transformers are pruned otherwise"
+
+
+def test_shares_are_of_the_originals_at_as_many_steps():
+    dit = TABLES["table2"][1]
+    assert dit.share == pytest.approx(6.7 / 11.9, abs=1e-3)
+    assert dit.share_of(DIP_GO) == pytest.approx(7.4 / (11.9 * 2.5), abs=1e-3), "at 250 steps"
 
 
 def test_a_router_brings_its_own_steps(tmp_path):

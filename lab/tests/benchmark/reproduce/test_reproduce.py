@@ -12,6 +12,7 @@ from stepmask import StepMask
 from stepmask.cli import app
 from stepmask_lab import reference
 from stepmask_lab.benchmark import compare
+from stepmask_lab.reference.conditioning import trainable
 from stepmask_lab.reproduce import (
     Bench,
     Options,
@@ -23,8 +24,22 @@ from stepmask_lab.reproduce import (
     tables,
 )
 from stepmask_lab.reproduce.full_size import full_size
-from stepmask_lab.reproduce.paper import DEEPCACHE, DITFASTATTN, FEWER, FORA, L2C, MASKING, ORIGINAL, TABLES
+from stepmask_lab.reproduce.paper import (
+    CONSISTENCY,
+    DEEPCACHE,
+    DIFF_PRUNING,
+    DIP_GO,
+    DITFASTATTN,
+    FEWER,
+    FORA,
+    L2C,
+    MASKING,
+    ORIGINAL,
+    TABLES,
+)
 from stepmask_lab.reproduce.table_lines import CHANGES, OURS, comparison_lines
+from stepmask_lab.rivals.consistency import student
+from stepmask_lab.rivals.diff_pruning import pruned
 from tiny import FEWEST, ddim_pipeline, dit_pipeline
 
 STAND_INS = {
@@ -48,12 +63,26 @@ def quickly(learned):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def stand_ins():
+def stand_ins(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "load", lambda name, dtype=None: STAND_INS[name]())
         patch.setattr(table_lines, "learned", quickly(table_lines.learned))
         patch.setattr(tables, "full_size", lambda model, router: full_size(TABLES["table1"][0]))  # the quickest
+        keep_other_models(tmp_path_factory.mktemp("weights"), patch)
         yield
+
+
+def keep_other_models(folder, patch):
+    """Models that count as pruned and as distilled: the stand-ins themselves."""
+    for module, model, name in (
+        (pruned, trainable(ddim_pipeline()), "ddpm-cifar10"),
+        (pruned, trainable(ldm_pipeline()), "ldm-cifar10"),
+        (student, ddim_pipeline().unet, "ddpm-cifar10"),
+    ):
+        part = folder / module.__name__
+        patch.setattr(module, "WEIGHTS", part)
+        module.write(model, part / f"{name}.safetensors")
+        (part / f"{name}.json").write_text(json.dumps({"ratio": 0.3, "core_hours": 0.5}))
 
 
 def call(*arguments, code=0):
@@ -108,6 +137,7 @@ def test_comparisons_have_the_papers_number_beside_ours(table, made, request):
             continue
         assert methods[0] == ORIGINAL and methods[-2:] == [MASKING, OURS]
         assert (DEEPCACHE in methods, FORA in methods) == (known.preset in UNETS, known.preset not in UNETS)
+        assert {DIFF_PRUNING, CONSISTENCY, DIP_GO} & {row.method for row in known.rows} <= set(methods)
         learned = [row for row in model["rows"] if row["seed"] is not None]
         assert all(row["macs"] <= known.share and row["train_seconds"] > 0 for row in learned)
         assert all(0 < row["conv_linear"] <= 1 for row in learned)
@@ -117,8 +147,18 @@ def test_comparisons_have_the_papers_number_beside_ours(table, made, request):
 
 def test_rivals_of_the_paper_are_among_the_lines(folder):
     dit, pixart = (Bench(folder, Options(**QUICK)).run_of(TABLES[t][i]) for t, i in (("table2", 1), ("table3", 0)))
-    assert [line.name for line in comparison_lines(dit)] == [ORIGINAL, FEWER, FORA, L2C, MASKING, OURS]
+    assert [line.name for line in comparison_lines(dit)] == [ORIGINAL, FEWER, FORA, L2C, DIP_GO, MASKING, OURS]
     assert [line.name for line in comparison_lines(pixart)] == [ORIGINAL, FEWER, FORA, DITFASTATTN, MASKING, OURS]
+
+
+def test_lines_of_other_models_say_what_their_training_took(folder):
+    rows = [row for row in read(folder, "table1")["models"][0]["rows"] if row["method"] in (DIFF_PRUNING, CONSISTENCY)]
+    assert [row["setting"] for row in rows] == ["0.3", "4", "2", "1"]
+    assert [row["train_seconds"] for row in rows] == [1800] * 4
+    assert rows[0]["macs"] == pytest.approx(1) and rows[0]["psnr_mean"] > 60, "it is the model itself in half precision"
+    assert [row["macs"] for row in rows[1:]] == pytest.approx([1, 0.5, 0.25])
+    said = (folder / "reproduce.md").read_text()
+    assert "| consistency model, steps: 2 |" in said and "not run" not in said
 
 
 @each(*CHANGES)
