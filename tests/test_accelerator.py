@@ -11,6 +11,7 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 import stepmask
+from gate import in_gate
 from stepmask import schedules
 from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime.apply import is_applied
@@ -137,7 +138,7 @@ def test_masks_run_on_offloaded_models(make, device, how):
         assert torch.allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("offload", [None, True])
+@pytest.mark.parametrize("offload", in_gate([None, True], True))
 def test_learning(make, device, offload, tmp_path):
     if offload and device.type == "cpu":
         pytest.skip("values wait on the host anyway")

@@ -118,6 +118,7 @@ print(*graph.names, stepmask.measure_cost(model).step_macs)
     assert stranger.run(code) == f"layers.0 layers.1 layers.2 {3 * 5 * 8 * 8.0}"
 
 
+@pytest.mark.slow
 def test_a_schedule(stranger):
     stranger.install("stepmask.plugins", SCHEDULE)
     code = """

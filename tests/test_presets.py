@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from gate import in_gate
 from stepmask import CostTable, StepMaskError, describe, measure_cost, presets
 from stepmask.graph import BlockGraph
 from stepmask.inspection.registry import architecture_of
@@ -51,7 +52,7 @@ def measured(name: str) -> tuple[int, BlockGraph, CostTable]:
     return sum(p.numel() for p in model.parameters()), describe(model), measure_cost(model)
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", in_gate(PAPER, "ddpm-cifar10-32", "pixart-sigma-1024", "ldm4-imagenet-256"))
 def test_numbers_of_the_models_of_the_paper(name):
     known = PAPER[name]
     parameters, graph, cost = measured(name)
@@ -64,10 +65,9 @@ def test_numbers_of_the_models_of_the_paper(name):
     assert cost.value_bytes[blocks].sum() / 2 / MIB == pytest.approx(known.cache, rel=0.01)  # float32 here
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow if name in ("flux-schnell", "stable-diffusion-1.5") else [])
-    for name in presets.names() if name != LARGEST
-])  # fmt: skip
+@pytest.mark.parametrize("name", in_gate(
+    [name for name in presets.names() if name != LARGEST], "ddpm-cifar10-32", "dit-xl-2-256", "pixart-sigma-1024",
+))  # fmt: skip
 def test_every_preset_is_described_on_the_meta_device(name):
     parameters, graph, cost = measured(name)
     assert parameters == PARAMETERS.get(name, parameters)
@@ -104,7 +104,7 @@ def test_sizes_that_a_configuration_does_not_say(name, image, text):
     assert small["hidden_states"].numel() < published["hidden_states"].numel() / 100
 
 
-@pytest.mark.parametrize("name", ["dit-xl-2-256", pytest.param(LARGEST, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", in_gate(["dit-xl-2-256", LARGEST]))
 def test_large_ones_take_no_memory(name):
     code = (
         "import resource, sys; from stepmask import measure_cost, presets; "

@@ -101,6 +101,7 @@ def test_videos_are_written_as_animations(run, video_folder, tmp_path):
         assert both.n_frames == 9 and both.size[0] > 2 * 64
 
 
+@pytest.mark.slow
 def test_a_video_from_an_image(run, image_folder, quick, photo, tmp_path):
     """One image begins every video, and prompts are drawn beside it."""
     mask, options = tmp_path / "mask.json", [*SIZE, "--call", f"image={photo}"]

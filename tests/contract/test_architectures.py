@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 import stepmask
+from gate import in_gate
 from refusal import ends_in_nan
 from stepmask import StepMask, describe, make_plan, measure_cost
 from stepmask.graph import OUT, Level, Site
@@ -54,7 +55,15 @@ def trace(model, sites):
     return architecture_of(model).trace(model, sites)
 
 
-pytestmark = pytest.mark.parametrize("family", FAMILIES)
+LIKE_OTHERS = {
+    "MochiTransformer3DModel",
+    "Lumina2Transformer2DModel",
+    "AuraFlowTransformer2DModel",
+    "ChromaTransformer2DModel",
+}
+"""Take long, and are built of what others have."""
+
+pytestmark = pytest.mark.parametrize("family", in_gate(FAMILIES, *(one for one in FAMILIES if one not in LIKE_OTHERS)))
 
 
 class Case:

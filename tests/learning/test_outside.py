@@ -131,6 +131,7 @@ def test_it_takes_under_40_lines():
     assert len(PLUGIN.strip().splitlines()) < 40
 
 
+@pytest.mark.slow
 def test_it_is_a_way_to_learn_like_ours(said):
     assert said.startswith("all of it")
 

@@ -11,6 +11,7 @@ from diffusers.hooks import apply_group_offloading
 
 import stepmask
 from fakes import GrowingBatch, TwoCalls, assert_unchanged, quantised_pipeline, snapshot
+from gate import in_gate
 from stepmask import StepMaskError, UnsupportedModelError, describe, learn, schedules
 from stepmask.inspection.registry import denoiser_of
 from stepmask.learning.refusals import INSTEAD
@@ -109,7 +110,7 @@ def images(pipe, mask=None):
         return torch.as_tensor(pipe(**call).images)
 
 
-@pytest.mark.parametrize("name", WITHOUT_GRADIENT)
+@pytest.mark.parametrize("name", in_gate(WITHOUT_GRADIENT, "alone", "quantised", "loop"))
 @pytest.mark.shows("quantised layers of torch", learn="by runs alone, with a warning")
 @pytest.mark.shows("offloaded in groups", learn="by runs alone, with a warning")
 @pytest.mark.shows("offloaded as a whole or layer by layer", learn="by runs alone, with a warning")

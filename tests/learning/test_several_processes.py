@@ -92,6 +92,7 @@ def test_none_waits_for_ever(work, says):
     assert isinstance(found, LostProcessError) and str(found).startswith(says)
 
 
+@pytest.mark.slow
 def test_in_a_group_of_the_users_own():
     """Learning by methods that do not share, gains alone, and by latencies; in one call after the other."""
     first, second = Started(2, several.in_a_group_of_their_own, free_port()).results()
@@ -144,6 +145,7 @@ def assert_same_but_for_rounding(found: StepMask, alone: StepMask) -> None:
     assert np.array_equal(found.actions, alone.actions) and np.allclose(found.gains, alone.gains, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_first_one_speaks(arguments, alone, tmp_path):
     path = tmp_path / "mask.json"
     first, second = Started(2, several.command, *arguments, "-o", str(path)).results()
@@ -153,6 +155,7 @@ def test_the_first_one_speaks(arguments, alone, tmp_path):
     assert first[0] == 2 and second == (2, "", "") and first[2].count("error:") == 1
 
 
+@pytest.mark.slow
 def test_when_the_first_has_died_one_other_says_how_to_go_on(arguments, tmp_path):
     paths = "-o", str(tmp_path / "mask.json"), "--resume", str(tmp_path / "state")
     first, *others = Started(3, several.command_and_die, *arguments, *paths).results()

@@ -97,6 +97,7 @@ def test_files_say_it_all(found, tmp_path):
         check_refused(says, Frontier.load, path, error=MaskFileError)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on(tmp_path, monkeypatch):
     """To the same frontier, without measuring again what it knows."""
     state, options = tmp_path / "state", {"call_kwargs": CALL, "masks": False, **FEW}

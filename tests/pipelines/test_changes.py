@@ -10,6 +10,7 @@ from peft import LoraConfig
 from runs import all_ones, by_reference, calls_of, marks, random_actions
 
 import stepmask
+from gate import in_gate
 from refusal import check_refused
 from stepmask import UnsupportedModelError, describe, measure_cost, schedules
 
@@ -43,7 +44,7 @@ def add_lora(denoiser, *names: str):
     denoiser.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=list(names), init_lora_weights=False))
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", in_gate(["before", "after"], "before"))
 @pytest.mark.shows("LoRA, before or after the mask", apply="bitwise")
 def test_lora(when):
     """On layers within sites; with and without a scale."""

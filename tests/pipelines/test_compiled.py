@@ -11,6 +11,7 @@ from runs import all_ones, by_reference, calls_of, marks, random_actions
 from torch._dynamo.utils import counters
 
 import stepmask
+from gate import in_gate
 from stepmask import describe, schedules
 from stepmask.inspection.registry import denoiser_of
 from stepmask.mask import Action
@@ -81,7 +82,7 @@ def wanted_of(case, pipe, mask):
 
 
 @pytest.mark.parametrize(("case", "compiled_first"), [
-    (FLUX, True), (DIT, False), pytest.param(FLUX, False, marks=SLOW), pytest.param(DIT, True, marks=SLOW)
+    *in_gate([(case, first) for case in (FLUX, DIT) for first in (True, False)], (FLUX, True))
 ], ids=lambda value: getattr(value, "name", None))  # fmt: skip
 @pytest.mark.shows(
     "compiled blocks (`compile_repeated_blocks`, `block.compile()`)",
@@ -115,6 +116,7 @@ def test_compiled_blocks(case, compiled_first):
 
 
 @pytest.mark.shows("float16, bfloat16", compile="compiled blocks, in bfloat16")
+@pytest.mark.slow
 def test_compiled_blocks_in_half_precision():
     pipe = DIT.build().to(torch.bfloat16)
     DIT.run(pipe)
@@ -170,6 +172,7 @@ def test_forecasts_are_no_graphs_of_their_own(forecasts):
         assert torch.allclose(DIT.run(pipe), wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_more_rows_than_the_limit_of_dynamo():
     """It counts graphs for each function; rows of a mask are graphs that it does not know of."""
     pipe, _ = made(DIT)
@@ -188,6 +191,7 @@ def test_all_ones_is_what_the_compiled_pipeline_makes():
         assert torch.equal(DIT.run(pipe), compiled) and torch.allclose(compiled, plain, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_everything_is_compiled():
     """Lists of blocks too, which are never called, and sites within blocks."""
     pipe, _ = made(DIT)
@@ -201,6 +205,7 @@ def test_everything_is_compiled():
             assert torch.equal(DIT.run(pipe), wanted)
 
 
+@pytest.mark.slow
 def test_a_compiled_block_that_is_called_on_its_own():
     """Outside of a call of the denoiser all that is within computes."""
     pipe, _ = made(DIT)
@@ -215,6 +220,7 @@ def test_a_compiled_block_that_is_called_on_its_own():
             assert torch.equal(block(tokens, **inputs), plain)
 
 
+@pytest.mark.slow
 def test_compiling_in_mid_run():
     pipe, _ = made(FLUX)
     mask = random_actions(pipe, 3)
@@ -281,8 +287,8 @@ def test_inductor(compiled_first, mode):
 
 WAYS = pytest.mark.parametrize("way", ["in place", "wrapped"])
 WAYS_AND_ORDERS = pytest.mark.parametrize(("way", "compiled_first"), [
-    ("in place", True), ("wrapped", False),
-    pytest.param("in place", False, marks=SLOW), pytest.param("wrapped", True, marks=SLOW),
+    ("in place", True), pytest.param("in place", False, marks=SLOW),
+    pytest.param("wrapped", True, marks=SLOW), pytest.param("wrapped", False, marks=SLOW),
 ])  # fmt: skip
 
 
@@ -463,6 +469,7 @@ def test_compiled_sites(compiled_first):
     assert not compiled_first or marks(pipe) == before
 
 
+@pytest.mark.slow
 def test_sites_that_are_compiled_no_more():
     pipe, _ = made(FLUX)
     mask = random_actions(pipe, 3)

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import stepmask
 import tiny
+from gate import in_gate
 from refusal import check_refused
 from stepmask import UnsupportedModelError, measure_cost, schedules
 from stepmask.inspection import first_step as capture
@@ -97,10 +98,8 @@ PARTS = {
 
 
 @pytest.mark.parametrize(("part", "method"), [
-    ("a late start", "end-to-end"), ("an early end", "paper"), ("an early end", "ecad"),
-    pytest.param("an early end", "end-to-end", marks=pytest.mark.slow),
-    pytest.param("a late start", "paper", marks=pytest.mark.slow),
-    pytest.param("a late start", "ecad", marks=pytest.mark.slow),
+    *in_gate([(part, method) for part in PARTS for method in ("end-to-end", "paper", "ecad")],
+    ("a late start", "end-to-end")),
 ])  # fmt: skip
 def test_the_budget_is_that_of_the_rows_that_run(part, method):
     case, rows = PARTS[part]

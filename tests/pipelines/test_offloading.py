@@ -149,6 +149,7 @@ def test_layer_by_layer(names, tmp_path):
 @pytest.mark.filterwarnings("ignore:the denoiser is offloaded")
 @pytest.mark.shows("offloaded as a whole or layer by layer", learn="by runs alone, with a warning")
 @pytest.mark.shows("a map of devices (`device_map`)", learn="by runs alone where a part is on the disk, with a warning")
+@pytest.mark.slow
 def test_learning_layer_by_layer(tmp_path):
     """As on the model that is there: by runs, and two sets of weights are told apart."""
     plain, pipe = FLUX.build(), FLUX.build()

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:timesteps differ")  # shifts tha
 FURTHER = {
     "Stable Diffusion XL, modular", "Stable Diffusion XL, T2I-Adapter", "Stable Diffusion, inpainting",
     "Stable Diffusion, PAG", "Stable Diffusion, image to image", "Wan 2.2, from an image", "Wan 2.2, two transformers",
-    "Mochi", "Lumina 2", "Chroma",
+    "Mochi", "Lumina 2", "Chroma", "Stable Diffusion, InstructPix2Pix", "PixArt-Sigma, PAG", "Stable Diffusion 3, PAG",
+    "Flux, ControlNet", "Flux, modular", "LTX-Video, from an image", "AuraFlow",
 }  # fmt: skip
 """Slow ones, of kinds that others show in less time."""
 PARAMS = [pytest.param(case, marks=pytest.mark.slow if case.name in FURTHER else [], id=case.name) for case in CASES]

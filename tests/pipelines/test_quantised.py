@@ -17,6 +17,7 @@ from torch import nn
 
 import stepmask
 from fakes import assert_unchanged, snapshot
+from gate import in_gate
 from quantisers import QUANTISERS, Quantiser, by_casting, transformer
 from stepmask import describe, learn, make_plan, measure_cost
 from stepmask.inspection.describe import description_of
@@ -161,7 +162,10 @@ def test_lora(name):
 # --- gradients of what is cast or unpacked in every call
 
 
-@pytest.mark.parametrize("options", [{"graph_bytes": 0}, {"gradient_checkpointing": True, "graph_bytes": 0}])
+CAST = {"graph_bytes": 0}, {"gradient_checkpointing": True, "graph_bytes": 0}
+
+
+@pytest.mark.parametrize("options", in_gate(CAST, CAST[1]))
 def test_gradients_of_cast_convolutions(options):
     """Autograd keeps the weights that a call was made with, which are cast back after it; also where it runs again."""
     pipe = ddim_pipeline()

@@ -19,7 +19,8 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("name", "found"), [
-    ("WanImageToVideoPipeline", "bitwise"), ("StableDiffusionPanoramaPipeline", "warned"),
+    pytest.param("WanImageToVideoPipeline", "bitwise", marks=SLOW),
+    ("StableDiffusionPanoramaPipeline", "warned"),
     ("StableDiffusionSAGPipeline", "refused"), ("KolorsPipeline", "left out"), ("IFPipeline", "bitwise"),
     ("KandinskyV22CombinedPipeline", "bitwise"), ("StableCascadePriorPipeline", "bitwise"),
     pytest.param("FluxInpaintPipeline", "bitwise", marks=SLOW),

@@ -143,6 +143,7 @@ def test_two_of_different_structure_are_refused(pipe, other):
 
 @pytest.mark.filterwarnings("ignore:.* is compiled as a whole")
 @pytest.mark.shows("two denoisers in turns (Wan 2.2)", compile="either of them, as a denoiser that is compiled")
+@pytest.mark.slow
 def test_a_compiled_second_one():
     pipe = CASE.build()
     CASE.run(pipe)

@@ -9,6 +9,7 @@ from cases import BY_NAME, ddim, stable_diffusion
 from runs import all_ones, by_reference, calls_of, interrupted, random_actions, with_guidance_ended
 
 import stepmask
+from gate import in_gate
 from refusal import check_refused
 from tiny import quiet
 
@@ -63,7 +64,8 @@ VARIATIONS |= {
 
 FURTHER = {
     "DDPM", "KDPM2", "DPM++ Karras", "DPM++ SDE, a late start", "PNDM, a late start", "Heun, a late start",
-    "Euler ancestral, a late start", "UniPC", "LCM",
+    "Euler ancestral, a late start", "UniPC", "LCM", "PNDM with Runge-Kutta steps", "DPM++ SDE", "Euler ancestral",
+    "without guidance",
 }  # fmt: skip
 """Variations of the others, which are slow together."""
 
@@ -111,7 +113,7 @@ def test_a_third_call_at_some_steps():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("case", [SD, FLUX, BY_NAME["Wan"]], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", in_gate([SD, FLUX, BY_NAME["Wan"]], SD), ids=lambda case: case.name)
 @pytest.mark.shows("float16, bfloat16", apply="bitwise")
 def test_half_precision(case, dtype):
     inputs = case.inputs
@@ -189,7 +191,7 @@ def test_another_pipeline_made_of_the_same_parts_runs_masked():
 @pytest.mark.parametrize(
     "scheduler", [ddim, lambda: diffusers.EulerDiscreteScheduler(steps_offset=1)], ids=["DDIM", "Euler"]
 )
-@pytest.mark.parametrize("before", ["nothing", "a run", "an interrupted run"])
+@pytest.mark.parametrize("before", in_gate(["nothing", "a run", "an interrupted run"], "an interrupted run"))
 @pytest.mark.shows("pipelines that share a denoiser, each with its scheduler", apply="refused")
 def test_another_pipeline_with_a_scheduler_of_its_own_is_refused(before, scheduler):
     pipe = stable_diffusion(scheduler=scheduler())

@@ -6,6 +6,7 @@ from diffusers import DDIMScheduler
 from loops import FORECASTS, MODELS, SCHEDULERS, STEPS, bare_loop, condition_of, noise, seeded_step
 
 import stepmask
+from gate import in_gate
 from stepmask.inspection.sampler_loop import SamplerLoop
 from tiny import generator, random_mask, reference, suffix, tiny_model
 
@@ -13,7 +14,7 @@ from tiny import generator, random_mask, reference, suffix, tiny_model
 @pytest.mark.parametrize(
     ("name", "forecasts"), [*((name, 0.6) for name in SCHEDULERS), ("ddim", 0.0), ("heun", 0.0)], ids=str
 )
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", in_gate(MODELS, "DiTTransformer2DModel"))
 def test_bare_denoiser_and_late_start(name, family, forecasts):
     model, twin, scheduler = tiny_model(family), tiny_model(family), SCHEDULERS[name]()
     mask = random_mask(model, scheduler, STEPS, share=0.4, forecasts=forecasts)

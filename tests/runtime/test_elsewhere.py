@@ -81,6 +81,7 @@ def test_what_is_read_next_is_on_its_way_before(log):
 
 
 @pytest.mark.shows("caches on the host (`cache_device`)", compile="compiled blocks")
+@pytest.mark.slow
 def test_compiled_blocks(log):
     case = BY_NAME["Flux"]
     pipe = case.build()

@@ -11,6 +11,7 @@ from cases import BY_NAME, square
 from torch import Tensor, nn
 
 import stepmask
+from gate import in_gate
 from refusal import check_refused
 from stepmask import Recipe, Resolution, describe
 from stepmask.runtime.low_resolution import Planes, Tokens, cosines, expanded, low_size
@@ -189,7 +190,7 @@ WITH_PLANES = [
 
 @pytest.mark.shows("a recipe: low resolution in early steps", apply="in closed form, on Gaussian data")
 @pytest.mark.parametrize("size", [pytest.param(0, marks=pytest.mark.slow), 1], ids=["square", "rectangle"])
-@pytest.mark.parametrize("name", WITH_PLANES)
+@pytest.mark.parametrize("name", in_gate(WITH_PLANES, *WITH_PLANES[::2]))
 def test_pipelines(name, size):
     """Small calls before the switch and full ones after it; the same again in a second run, and gone when removed."""
     case = BY_NAME[name]

@@ -180,6 +180,7 @@ def counted(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_speed_ups_are_added_to_what_was_measured_without(tmp_path, counted):
     chosen = methods_by_name("random,fewer-steps")
     rows = comparison(tmp_path).run(chosen)
@@ -199,6 +200,7 @@ def test_speed_ups_are_added_to_what_was_measured_without(tmp_path, counted):
     assert all("versions" in json.loads(path.read_text())["circumstances"] for path in (tmp_path / "rows").iterdir())
 
 
+@pytest.mark.slow
 def test_speed_ups_are_added_to_collected_results(tmp_path, counted):
     chosen = methods_by_name("random,fewer-steps")
     rows = comparison(tmp_path).run(chosen)

@@ -39,6 +39,7 @@ def test_every_model_is_measured(name):
     assert page(json.loads(json.dumps(found))).count(f"| {name} |") == len(found["rows"])
 
 
+@pytest.mark.slow
 def test_compiled_blocks():
     """They are measured, or the row says why not; nothing lasts."""
     subject = SUBJECTS["dit"]()

@@ -120,7 +120,7 @@ def test_what_supports_a_model_saves_something_and_leaves_no_trace(method, model
 
 
 @pytest.mark.parametrize(("method", "model"), [
-    pytest.param(*run, marks=pytest.mark.slow if run[1] == "U-Net" and (run[0], "DiT") in RUNS else [])
+    pytest.param(*run, marks=pytest.mark.slow if run[0] not in ("deepcache-package", "cache-dit-dbcache") else [])
     for run in RUNS if run[1] in ("U-Net", "DiT")
 ])  # fmt: skip
 def test_trials_find_what_runs(method, model):

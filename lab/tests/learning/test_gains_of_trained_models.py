@@ -94,6 +94,7 @@ def test_tables_with_learned_gains_are_not_searched_on():
     assert sum(table.gains is not None for table in probed) <= 2, "what costs a little too much, once at each target"
 
 
+@pytest.mark.slow
 def test_gains_for_a_schedule():
     pipe = trained()
     schedule = fora(pipe, STEPS, 2, forecast="linear")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gate import in_gate
 from refusal import check_refused
 from small import ldm_pipeline
 from stepmask import StepMaskError
@@ -43,7 +44,10 @@ def by_hand(pipe, labels, scale, steps, seed):
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
-@pytest.mark.parametrize("scheduler", ["DDIM", "DDPM", "PNDM", "DPMSolverMultistep", "EulerDiscrete", "HeunDiscrete"])
+@pytest.mark.parametrize(
+    "scheduler",
+    in_gate(["DDIM", "DDPM", "PNDM", "DPMSolverMultistep", "EulerDiscrete", "HeunDiscrete"], "DDIM", "HeunDiscrete"),
+)
 def test_a_call_is_the_loop_written_out(scheduler, scale):
     options = {"clip_sample": False} if scheduler.startswith("DD") else {}
     pipe = ldm_pipeline(scheduler=getattr(diffusers, f"{scheduler}Scheduler")(**options))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gate import in_gate
 from stepmask.inspection.registry import denoiser_of
 from stepmask.runtime.noise import Noise
 from stepmask_lab.benchmark.compare import spread_of
@@ -143,7 +144,7 @@ def test_sadas_late_phase_goes_through_the_images_of_its_interval(every):
     assert len(skipped) == pytest.approx((47 - 24) * (1 - 1 / every), abs=1)
 
 
-@pytest.mark.parametrize("make", [ddim_pipeline, dit_pipeline])
+@pytest.mark.parametrize("make", in_gate([ddim_pipeline, dit_pipeline], dit_pipeline))
 @pytest.mark.parametrize("name", METHODS)
 def test_rows_say_how_the_work_differs_between_images(name, make):
     pipe, work = make(), []

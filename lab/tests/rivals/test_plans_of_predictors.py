@@ -8,6 +8,7 @@ import torch
 from diffusers import PNDMScheduler
 
 from fakes import assert_unchanged, snapshot
+from gate import in_gate
 from refusal import check_refused
 from stepmask import StepMaskError, apply, describe, evaluate, learn, make_plan, schedules
 from stepmask.inspection.registry import denoiser_of
@@ -87,7 +88,7 @@ def test_a_late_start_extrapolates_by_lines():
         pass
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", in_gate(PIPELINES, next(iter(PIPELINES))))
 @pytest.mark.parametrize("method", PLANS)
 def test_each_runs_at_the_cost_of_its_key_steps(method, name):
     pipe = PIPELINES[name][0]()

@@ -106,6 +106,7 @@ def learned(pipe, **options):
     return learn(pipe, STEPS, TARGET, **{**OPTIONS, **options})
 
 
+@pytest.mark.slow
 def test_with_time_enough_nothing_changes(timed):
     mask = learned(timed()[0], max_minutes=1000)
     assert mask.provenance.pop("asked") == {"target_macs": TARGET, "max_minutes": 1000}
@@ -113,6 +114,7 @@ def test_with_time_enough_nothing_changes(timed):
     assert usual.provenance.pop("asked") == {"target_macs": TARGET} and mask == usual
 
 
+@pytest.mark.slow
 def test_a_search_of_less_time_makes_less_effort_and_is_cut(timed, tmp_path):
     whole, now = timed()
     usual = learned(whole)

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 import stepmask
 from fakes import TwoCalls, assert_unchanged, snapshot
+from gate import in_gate
 from jobs import Stop, job_for, stop_after
 from refusal import check_refused
 from stepmask import StepMask, TargetError, describe, learn, make_plan, measure_cost
@@ -74,7 +75,7 @@ def usual():
 # --- targets
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", in_gate(CASES, "DDIMPipeline", "DiTPipeline, scale 2"))
 def test_every_pipeline_meets_its_target(name):
     pipe, scheduler, call_kwargs = CASES[name]()
     before = snapshot(denoiser_of(pipe))

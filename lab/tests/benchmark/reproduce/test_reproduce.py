@@ -212,6 +212,7 @@ def test_nothing_is_measured_twice(folder, monkeypatch):
     assert json.loads(json.dumps(again)) == {name: read(folder, name) for name in again}
 
 
+@pytest.mark.slow
 def test_an_interrupted_table_goes_on(tmp_path, monkeypatch):
     evaluate, calls = compare.evaluate, []
 

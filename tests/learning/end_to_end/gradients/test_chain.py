@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import stepmask
 from blend import IMAGES, Blend
 from fakes import OneByOne, TwoCalls, assert_unchanged, snapshot
+from gate import in_gate
 from stepmask import State, StepMask, describe, make_plan, register_sites
 from stepmask.inspection.overrides import without_decoder
 from stepmask.inspection.registry import denoiser_of
@@ -223,7 +224,7 @@ def switched_between(possible: np.ndarray, actions: np.ndarray, sites: list[int]
     return {(a, b) for a, b in PAIRS if (possible[:, sites, b] & (actions[:, sites] == a)).any()}
 
 
-FURTHER = ("DDPM", "U-Net, DPM-Solver++", "no guidance")
+FURTHER = ("DDPM", "U-Net, DPM-Solver++", "no guidance", "DiT, Heun", "one by one")
 
 
 @pytest.mark.parametrize(
@@ -388,7 +389,7 @@ def assert_same(one, other) -> None:
 
 
 @pytest.mark.parametrize("probing", [True, False])
-@pytest.mark.parametrize("name", ["DDIM", "guidance", "two calls", "DiT, Heun"])
+@pytest.mark.parametrize("name", in_gate(["DDIM", "guidance", "two calls", "DiT, Heun"], "DDIM", "two calls"))
 def test_steps_whose_graph_is_kept_are_not_run_again(name, probing):
     pipe, call, plan, along = prepared(name, seed=0, share=0.6, flat=True)
     calls, some_bytes = [], 1_200_000 if name == "DDIM" else 400_000

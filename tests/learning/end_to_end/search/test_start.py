@@ -42,6 +42,7 @@ def test_the_result_is_not_worse_than_the_start_and_nothing_is_walked_down(make)
     assert mask.provenance["started_from_masks"] == 1
 
 
+@pytest.mark.slow
 def test_a_start_that_costs_much_less_does_not_replace_the_walk():
     pipe, rounds = dit_pipeline(), []
     learn(pipe, STEPS, 0.8, start=fora(pipe, STEPS, 4), callback=rounds.append, coarse=False, **QUICK)
@@ -83,6 +84,7 @@ def test_a_mask_of_another_sampler_and_number_of_steps_is_resampled():
     assert validation_psnr(pipe, mask) >= validation_psnr(pipe, taken) - 0.01
 
 
+@pytest.mark.slow
 def test_a_family_starts_from_a_family():
     pipe, cold, rounds = dit_pipeline(), [], []
     options = {**QUICK, "coarse": False}
