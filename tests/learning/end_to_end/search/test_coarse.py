@@ -49,14 +49,14 @@ def test_spacings_contend_with_the_weights_they_have_learned(monkeypatch):
     monkeypatch.setattr(Judge, "with_gains", fitted)
     monkeypatch.setattr(Judge, "_psnrs", psnrs)
     search._begin([0.5])
-    contenders = search._whole_steps(0.5)[:3]
+    near, dearer = search._bounds(0.5)
+    contenders = search._whole_steps(dearer)[:3]
     assert len(contenders) == 3 and contenders[0].psnr > contenders[-1].psnr
-    chosen = search._most_promising(0.5)
+    chosen = search._most_promising(dearer)
     assert chosen is contenders[-1] and iterations == [3, 3, 3], "of 10"
-    dearer = search._bounds(0.5)[1]
-    alike, best = search._spaced_like(chosen, dearer), search._whole_steps(dearer)[0]
-    assert alike is not best and search._spacings_of(alike) & search._spacings_of(chosen) and alike.cost > chosen.cost
-    assert search._dearer(chosen, dearer) == [best, alike] and search._dearer(best, dearer) == [best]
+    alike, best = search._spaced_like(chosen, near), search._whole_steps(near)[0]
+    assert alike is not best and search._spacings_of(alike) & search._spacings_of(chosen) and alike.cost < chosen.cost
+    assert search._like(chosen, near) == [best, alike] and search._like(best, near) == [best]
 
 
 def test_shallow_steps_contend_too_and_may_cost_more(monkeypatch):
@@ -108,7 +108,9 @@ def test_refining_starts_near_the_target_from_what_promises_most():
 
     known(0.5, 60.0, fitted=False)
     known(0.7, 70.0)  # too far away
-    above, at = known(0.58, 45.0), known(0.5, 41.5)
-    assert search._base(0.5) is above  # 3 dB more than it will lose
-    assert search._base(0.5) is at  # 2 dB off what was tried
+    above, at = known(0.58, 43.0), known(0.5, 41.5)
+    assert search._base(0.5) is above, "the dearest first, though it may lose 3 dB on the way"
+    assert search._base(0.5) is at
+    made = known(0.49, 41.0)
+    assert search._base(0.5) is made, "2 dB off what was tried"
     assert search.best(0.5).psnr == 60.0

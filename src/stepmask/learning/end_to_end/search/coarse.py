@@ -96,7 +96,7 @@ class CoarseSearch(Search):
                 total += spacings * times.run(config.num_validation, bound)
             total += 0.0 if contends else times.judged(target, moves)
             if contends:
-                total += CONTENDERS * times.gains(target, math.ceil(SHORT * config.gains))
+                total += CONTENDERS * times.gains(dear if refining else target, math.ceil(SHORT * config.gains))
             if config.learns_gains:
                 total += sum(times.gains(cost, config.gains) for cost in ([target, dear] if refining else [target]))
             if refining:
@@ -150,9 +150,9 @@ class CoarseSearch(Search):
         """
         if not self.config.learns_gains:
             return
-        near, *dearer = self._bounds(target)
-        chosen = self._most_promising(near)
-        found = [chosen, *(self._best_soon(self._dearer(chosen, bound)) for bound in dearer)]
+        *nearer, most = self._bounds(target)
+        chosen = self._most_promising(most)
+        found = [*(self._best_soon(self._like(chosen, bound)) for bound in nearer), chosen]
         for candidate in {c.table.digest: c for c in found if c is not None}.values():
             yield from self._fit(candidate.table, candidate.made_by, target)
 
@@ -192,8 +192,8 @@ class CoarseSearch(Search):
         best = max(range(len(fitted)), key=lambda i: self.judge.psnrs(fitted[i]).mean())
         return contenders[best]
 
-    def _dearer(self, chosen: Candidate | None, most: float) -> list[Candidate]:
-        """Of the best tables of whole steps the very best, and that which is spaced as what won near the target."""
+    def _like(self, chosen: Candidate | None, most: float) -> list[Candidate]:
+        """Of the best tables of whole steps the very best, and that which is spaced as what won among dearer ones."""
         found = [*self._whole_steps(most)[:1], self._spaced_like(chosen, most)]
         return list({id(one): one for one in found if one is not None}.values())
 
@@ -287,7 +287,8 @@ class CoarseSearch(Search):
     def _base(self, target: float) -> Candidate | None:
         """The candidate near a target that promises most there, and has not been started from too often.
 
-        What costs less than the target stays as it is: cells within whole steps can only be taken away.
+        What costs less than the target stays as it is: cells within whole steps can only be taken away. The dearest
+        comes first: it learned weights to be started from, and may seem to promise less by chance.
         """
         tuning = self._tuning
 
@@ -301,7 +302,8 @@ class CoarseSearch(Search):
         near = [candidate for candidate in self.candidates.values() if low <= candidate.cost <= high]
         if self.config.learns_gains:  # elsewhere the errors are others
             near = [candidate for candidate in near if candidate.fitted]
-        base = max(near, key=worth, default=None)
+        started = any(known == target for _, known in self._tried)
+        base = max(near, key=worth if started else lambda candidate: candidate.cost, default=None)
         if base is not None:
             key = (base.table.digest, target)
             self._tried[key] = self._tried.get(key, 0) + 1
