@@ -25,6 +25,14 @@ FEWER_STEPS, TIMESTEPS, CHEAPER, RESOLUTION, GUIDANCE, TOGETHER = WAYS = (
 )  # fmt: skip
 """Ways to spend a budget, the plainest first."""
 
+EVALUATIONS, MILLISECONDS = "evaluations", "ms"
+UNITS = {
+    EVALUATIONS: "evaluations of the denoiser at full resolution, for an image",
+    "gmacs": "billions of multiply-accumulates, for an image",
+    MILLISECONDS: "milliseconds of the denoiser, for a batch",
+}
+"""What work is counted in, and what that is."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -32,8 +40,8 @@ class Point:
 
     Attributes:
         way: One of `WAYS`.
-        budget: Evaluations of the denoiser that were allowed.
-        work: Those that the recipe takes.
+        budget: Work that was allowed, in the frontier's unit.
+        work: What the recipe takes.
         psnr: Mean PSNR in dB to the converged run, on held-back noise.
         standard_error: Of that mean.
         images: On so many images.
@@ -85,6 +93,11 @@ class Frontier(Shared):
     points: tuple[Point, ...]
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def unit(self) -> str:
+        """What work is counted in: one of `UNITS`."""
+        return self.facts.get("unit", EVALUATIONS)
+
     def at(self, budget: float) -> Recipe:
         """The recipe with the highest PSNR whose work is at most a budget.
 
@@ -100,17 +113,17 @@ class Frontier(Shared):
             TargetError: There is none; says what there is.
         """
         if isinstance(budget, bool) or not isinstance(budget, Real) or not budget > 0:
-            raise TargetError(f"a budget is a number of evaluations of the denoiser, such as 6, got {budget!r:.80}")
+            raise TargetError(f"a budget is a number of {UNITS[self.unit]}, such as 6, got {budget!r:.80}")
         found = [point for point in self.points if point.work <= budget * (1 + 1e-9)]
         if not found:
             raise TargetError(
-                f"no recipe takes at most {budget:g} evaluations; the cheapest takes {self.least_work:.3g}"
+                f"no recipe takes at most {budget:g} {self.unit}; the cheapest takes {self.least_work:.3g}"
             )
         return max(found, key=lambda point: (point.psnr, -WAYS.index(point.way)))
 
     @property
     def least_work(self) -> float:
-        """Evaluations that the cheapest recipe takes."""
+        """What the cheapest recipe takes."""
         return min(point.work for point in self.points)
 
     def way(self, way: str) -> list[Point]:
@@ -126,7 +139,7 @@ class Frontier(Shared):
         """PSNR by budget and way, with 95% intervals."""
         from rich.table import Table
 
-        table = Table("evaluations", title="PSNR in dB to the converged run, with 95% intervals", title_justify="left")
+        table = Table(self.unit, title="PSNR in dB to the converged run, with 95% intervals", title_justify="left")
         ways = [way for way in WAYS if self.way(way)]
         for way in ways:
             table.add_column(way, justify="right")
@@ -155,7 +168,10 @@ class Frontier(Shared):
         """
         content = read_versioned(path, "frontier", FORMAT, FORMAT_VERSION, "make it anew")
         with said_of(f"frontier {path}"):
-            return cls(_points(content["points"]), dict(content["facts"]))
+            found = cls(_points(content["points"]), dict(content["facts"]))
+            if found.unit not in UNITS:
+                raise StepMaskError(f"there is no unit {found.unit!r:.80}; work is counted in {', '.join(UNITS)}")
+            return found
 
 
 def _points(listed: Sequence[Any]) -> tuple[Point, ...]:

@@ -85,8 +85,8 @@ def picked(found: Any, at: float | None, source: Any = "what was given") -> Step
     budgets = [budget for budget in found.budgets if budget >= found.least_work]
     there = ", ".join(f"{budget:g} ({found.best(budget).psnr:.1f} dB)" for budget in budgets)
     raise StepMaskError(
-        f"{source} holds a frontier of {len(found.points)} recipes: pick one by how many evaluations it may take, with "
-        f"--at EVALUATIONS (at=EVALUATIONS in Python); it has {there}"
+        f"{source} holds a frontier of {len(found.points)} recipes: pick one by how many {found.unit} it may take, "
+        f"with --at NUMBER (at=NUMBER in Python); it has {there}"
     )
 
 

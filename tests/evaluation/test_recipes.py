@@ -11,7 +11,7 @@ from refusal import check_refused
 from stepmask import Recipe, Resolution, evaluate, measure_cost, schedules
 from stepmask.evaluation import converged
 from stepmask.runtime.task import Task
-from stepmask.runtime.work import low_costs, work_of
+from stepmask.runtime.work import Steps, work_of
 from tiny import ddim_pipeline, dit_pipeline, random_mask
 
 
@@ -77,7 +77,7 @@ def test_the_work_of_guidance_and_resolution_is_what_runs():
         assert work_of(recipe, task).evaluations == pytest.approx(evaluations)
         assert measured(pipe, recipe, call, lambda: case.run(pipe)) == pytest.approx(full * evaluations / 4)
     recipe = Recipe(num_inference_steps=4, resolution=Resolution(factor=0.5, switch=3))
-    share = low_costs(recipe, task).step_macs / task.costs.step_macs
+    share = Steps(task).table(recipe.resolution).step_macs / task.costs.step_macs
     assert 0.1 < share < 0.4, "a quarter of the tokens"
     assert work_of(recipe, task).evaluations == pytest.approx(1 + 3 * share)
     both = Recipe(num_inference_steps=4, resolution=recipe.resolution, guidance="1001")
@@ -97,7 +97,7 @@ def test_the_work_of_a_mask_counts_what_begins_anew():
     assert guided.evaluations == pytest.approx(0.5 * alone.evaluations + 0.5 * 2)
     switched = work_of(Recipe(num_inference_steps=6, mask=mask, resolution=Resolution(factor=0.5, switch=3)), task)
     late = plan.from_row(3)
-    low = low_costs(Recipe(num_inference_steps=6, resolution=Resolution(factor=0.5, switch=3)), task)
+    low = Steps(task).table(Resolution(factor=0.5, switch=3))
     early = mask.with_actions(mask.actions[:3], timesteps=mask.timesteps[:3], **mask.forecasting(range(3)))
     wanted = cost.total_macs(late) + low.total_macs(stepmask.make_plan(early, task.graph, eliminate_dead=False))
-    assert switched.macs == pytest.approx(wanted, rel=0.15)
+    assert switched.cost == pytest.approx(wanted, rel=0.15)

@@ -13,6 +13,8 @@ from stepmask import MaskFileError, Recipe, TargetError
 from stepmask.frontier import CHEAPER, FEWER_STEPS, GUIDANCE, RESOLUTION, TOGETHER, WAYS, Frontier, Point
 from stepmask.optimisation.judge import Judge
 from stepmask.optimisation.search import MOVES, Effort, Search, guidance_moves
+from stepmask.runtime.task import Task
+from stepmask.runtime.work import Steps
 from tiny import FEWEST, ddim_pipeline, dit_pipeline, generator
 
 FEW = {"num_images": 2, "num_held_back": 2, "iterations": 1, "enough": 35.0, "progress": False}
@@ -52,6 +54,54 @@ def test_a_point_is_what_evaluate_measures(found):
         reference=converged,
     )  # fmt: skip
     assert result.psnr.mean == pytest.approx(point.psnr, abs=0.01) and result.evaluations == point.work
+
+
+def test_budgets_in_macs_are_evaluations_times_what_one_takes(tmp_path):
+    """The same recipes, and the unit goes with them."""
+    plain = stepmask.optimise(dit_pipeline(), 2, call_kwargs=CALL, masks=False, **FEW)
+    each = stepmask.measure_cost(dit_pipeline(), call_kwargs=CALL).step_macs / 1e9
+    counted = stepmask.optimise(dit_pipeline(), 2 * each, unit="gmacs", call_kwargs=CALL, masks=False, **FEW)
+    assert counted.unit == "gmacs" and plain.unit == "evaluations" and "unit" not in plain.facts
+    for one, other in zip(plain.points, counted.points, strict=True):
+        assert (one.way, one.psnr) == (other.way, other.psnr) and one.recipe.guidance == other.recipe.guidance
+        assert other.work == pytest.approx(one.work * each) and other.budget == 2 * each
+    assert counted.points[0].recipe.provenance["unit"] == "gmacs"
+    counted.save(tmp_path / "frontier.json")
+    assert Frontier.load(tmp_path / "frontier.json").unit == "gmacs"
+    check_refused(r"no recipe takes at most 1e-06 gmacs", counted.at, 1e-6, error=TargetError)
+    content = json.loads((tmp_path / "frontier.json").read_text())
+    (tmp_path / "frontier.json").write_text(json.dumps({**content, "facts": {"unit": "miles"}}))
+    check_refused("there is no unit 'miles'", Frontier.load, tmp_path / "frontier.json", error=MaskFileError)
+
+
+def test_budgets_in_time_are_of_steps_that_were_timed(monkeypatch, tmp_path):
+    """Where a step takes as long with guidance as without, dropping guidance saves nothing."""
+
+    def timed(description, batch_size, inputs=None, rounds=5):
+        sites = len(description.graph)
+        return np.full(sites, 8.0 / sites), 2.0  # 10 ms, whatever the inputs are
+
+    monkeypatch.setattr(stepmask.inspection.measure_cost, "_time_sites", timed)
+    options = {"unit": "ms", "batch_size": 2, "call_kwargs": CALL, "masks": False, **FEW}
+    found = stepmask.optimise(dit_pipeline(), 20, resume=tmp_path / "state", **options)
+    assert found.unit == "ms" and found.facts["batch_size"] == 2 and found.facts["device"]
+    assert found.way(FEWER_STEPS)[0].work == pytest.approx(20) and found.way(GUIDANCE) == []
+    assert all(point.recipe.num_inference_steps == 2 for point in found.points), "smaller steps take as long"
+    check_refused(r"at least 1 evaluation .* and one takes 10 ms here, got 5 ms", stepmask.optimise, dit_pipeline(), 5,
+                  error=TargetError, **options)  # fmt: skip
+    monkeypatch.setattr(stepmask.inspection.measure_cost, "_time_sites", None)
+    again = stepmask.optimise(dit_pipeline(), 20, resume=tmp_path / "state", **options)
+    assert [point.to_dict() for point in again.points] == [point.to_dict() for point in found.points]
+
+
+@pytest.mark.slow
+def test_masks_for_a_budget_in_time_are_learned_for_a_speed_up():
+    options = {"unit": "ms", "call_kwargs": CALL, "mask_options": FEWEST, **FEW}
+    each = Steps(Task(dit_pipeline(), 1, call_kwargs=CALL), 1).whole
+    found = stepmask.optimise(dit_pipeline(), 2.5 * each, **options)
+    masks = [point.recipe.mask for point in found.points if point.recipe.mask is not None]
+    assert all("target_speedup" in mask.provenance["asked"] for mask in masks)
+    assert all(0 < point.work <= point.budget for point in found.points)
 
 
 def test_a_frontier_picks_the_best_that_it_has(found):
@@ -146,7 +196,7 @@ def test_guidance_is_learned_step_by_step():
         return np.array([10.0 * letters.rindex("1") - wrong])
 
     judge = SimpleNamespace(choosing=(0, 2), work=lambda recipe: 3.0, psnrs=psnrs)
-    search = Search(judge, dit_pipeline(), [3], Effort(), None, True, print)
+    search = Search(judge, dit_pipeline(), [3], Effort(), None, True, str, print)
     start = Recipe(num_inference_steps=5, guidance="11000")
     assert search._learned_guidance(start, 3).guidance == wanted and len(set(measured)) <= MOVES
     assert search._learned_guidance(start, 2.9) == start, "what takes more than the budget is not taken"
@@ -156,7 +206,11 @@ def test_guidance_is_learned_step_by_step():
 
 def test_what_is_refused():
     pipe = ddim_pipeline()
-    for budget, says in ((0.5, "at least 1 each"), ("x", "a number of evaluations"), ([], "up to 50 numbers")):
+    for budget, says in (
+        (0.5, "at least 1 evaluation of the denoiser each"),
+        ("x", "a number of evaluations"),
+        ([], "up to 50 numbers"),
+    ):
         check_refused(says, stepmask.optimise, pipe, budget, error=TargetError, **FEW)
     check_refused("num_images must be a whole number of at least 2", stepmask.optimise, pipe, 3, num_images=1)
     pipe.scheduler = DDPMScheduler()

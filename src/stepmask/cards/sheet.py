@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepmask.family import MaskFamily
-from stepmask.frontier import Frontier, Point
+from stepmask.frontier import UNITS, Frontier, Point
 from stepmask.mask import StepMask
 from stepmask.recipe import Recipe
 from stepmask.report.content import is_number
@@ -100,10 +100,10 @@ def _frontier_sheet(frontier: Frontier, evaluation: Mapping[str, Any]) -> Sheet:
         if not best or point.psnr > best[-1].psnr:
             best.append(point)
     budgets = frontier.budgets
-    rows = [("evaluations of the denoiser", "way", "PSNR to the converged run")]
+    rows = [(UNITS[frontier.unit], "way", "PSNR to the converged run")]
     rows += [(f"{point.work:.3g}", point.way, f"{point.psnr:.1f} dB") for point in best]
     shown = best[len(best) // 2]
-    words = f"A frontier of {len(frontier.points)} recipes, for {budgets[0]:g} to {budgets[-1]:g} evaluations"
+    words = f"A frontier of {len(frontier.points)} recipes, for {budgets[0]:g} to {budgets[-1]:g} {frontier.unit}"
     at = math.ceil(1000 * shown.work) / 1000
     return Sheet("frontier", f"{words}.", shown.recipe, at, _facts(shown.recipe, evaluation), tuple(rows))
 

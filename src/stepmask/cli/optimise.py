@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
     from stepmask.frontier import Frontier
 
 
+class Unit(str, Enum):
+    """What budgets are counted in."""
+
+    evaluations = "evaluations"
+    gmacs = "gmacs"
+    ms = "ms"
+
+
 @app.command()
 def optimise(
     model: Model,
@@ -37,9 +46,17 @@ def optimise(
         typer.Option(
             metavar="NUMBERS",
             help="Evaluations of the denoiser at full resolution that an image may take, both halves of guidance "
-            "counted as one. Several, 4,6,8,10 for example, are optimised in one pass.",
+            "counted as one; or what --unit says. Several, 4,6,8,10 for example, are optimised in one pass.",
         ),
     ] = "10",
+    unit: Annotated[
+        Unit,
+        typer.Option(
+            help="What budgets are counted in: [b]evaluations[/b], [b]gmacs[/b] for an image, or [b]ms[/b] of the "
+            "denoiser for a batch, measured here."
+        ),
+    ] = Unit.evaluations,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in that batch.")] = 1,
     num_images: Annotated[
         int, typer.Option(min=2, help="Images that timesteps are learned on, and as many that recipes are chosen by.")
     ] = 8,
@@ -92,6 +109,8 @@ def optimise(
             mask_minutes=mask_minutes,
             iterations=iterations,
             enough=enough,
+            unit=unit.value,
+            batch_size=batch_size,
             seed=seed,
             call_kwargs=given or None,
             conditions=conditions,
@@ -121,6 +140,7 @@ def numbers(text: str) -> tuple[float, ...]:
 def written(found: Frontier, model: str, folder: Path) -> list[Path]:
     """Write the frontier, the best recipe of each budget, and the picture."""
     from stepmask import pictures
+    from stepmask.frontier import UNITS
 
     paths = [folder / "frontier.json"]
     found.save(paths[0])
@@ -131,4 +151,4 @@ def written(found: Frontier, model: str, folder: Path) -> list[Path]:
         way: [(point.work, point.psnr, point.psnr - point.confidence[0]) for point in found.way(way)]
         for way in dict.fromkeys(point.way for point in found.points)
     }
-    return [*paths, pictures.save_png(pictures.trade_off(lines, model), folder / "frontier.png")]
+    return [*paths, pictures.save_png(pictures.trade_off(lines, model, UNITS[found.unit]), folder / "frontier.png")]

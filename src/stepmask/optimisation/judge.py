@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepmask.cost import CostTable
 from stepmask.errors import StepMaskError
 from stepmask.evaluation.converged import ENOUGH, FIRST, check_deterministic
 from stepmask.evaluation.fidelity import psnr_per_image
@@ -26,7 +25,7 @@ from stepmask.learning.checkpoint import Checkpoint
 from stepmask.recipe import Recipe
 from stepmask.runtime.recipes import apply_recipe
 from stepmask.runtime.task import Task
-from stepmask.runtime.work import low_costs, work_of
+from stepmask.runtime.work import Steps, work_of
 
 APART = 50_000
 """Numbers of images from here on are nobody else's: masks are learned on those before."""
@@ -43,8 +42,9 @@ class Judge:
         call_kwargs: Arguments of the call.
         num_images: Of the first two kinds.
         num_held_back: Of the third.
-        enough: dB, how little doubling the steps of the converged run has to change.
         checkpoint: Keeps what was measured.
+        enough: dB, how little doubling the steps of the converged run has to change.
+        batch_size: Images at once whose steps are timed, where work is time; None counts multiply-accumulates.
     """
 
     def __init__(
@@ -56,12 +56,13 @@ class Judge:
         num_held_back: int,
         checkpoint: Checkpoint,
         enough: float = ENOUGH,
+        batch_size: int | None = None,
     ) -> None:
         check_deterministic(pipe.scheduler, call_kwargs)
         self._pipe, self._seed, self._call, self._checkpoint = pipe, seed, dict(call_kwargs), checkpoint
         self._enough = enough
         self._tasks: dict[int, Task] = {}
-        self._low: dict[float, CostTable] = {}  # costs of a step by the factor of the resolution
+        self.steps = Steps(self.task(1), batch_size, checkpoint.arrays)
         self.learning = APART, num_images
         self.choosing = APART + num_images, num_images
         self.held_back = APART + 2 * num_images, num_held_back
@@ -74,14 +75,8 @@ class Judge:
         return self._tasks[steps]
 
     def work(self, recipe: Recipe) -> float:
-        """Evaluations that an image takes."""
-        task, low = self.task(recipe.num_inference_steps), None
-        if recipe.resolution is not None:
-            factor = recipe.resolution.factor
-            if factor not in self._low:
-                self._low[factor] = low_costs(recipe, task)
-            low = self._low[factor]
-        return work_of(recipe, task, low).evaluations
+        """Work of a run, in evaluations."""
+        return work_of(recipe, self.task(recipe.num_inference_steps), self.steps).evaluations
 
     def psnrs(self, recipe: Recipe, images: tuple[int, int]) -> np.ndarray:
         """PSNR in dB of each of these images (first number, count) to the converged run."""

@@ -64,6 +64,7 @@ class Search:
         effort: How much is tried.
         learn: Learns masks.
         guided: Whether both halves of guidance run as one call.
+        said: Says an amount of work in words.
         tell: Called after each piece of work with what was found.
     """
 
@@ -75,10 +76,12 @@ class Search:
         effort: Effort,
         learn: Learn,
         guided: bool,
+        said: Callable[[float], str],
         tell: Callable[[str], None],
     ) -> None:
         self._judge, self._scheduler, self._effort, self._learn = judge, pipe.scheduler, effort, learn
-        self._latent, self._guided, self._tell = getattr(pipe, "vae", None) is not None, guided, tell
+        self._latent, self._guided = getattr(pipe, "vae", None) is not None, guided
+        self._said, self._tell = said, tell
         self.budgets = sorted(budgets)
         self._times: dict[int, tuple[float, ...] | None] = {}
         self._families: dict[int, MaskFamily | None] = {}
@@ -126,7 +129,7 @@ class Search:
                     best[way] = self._learned_guidance(self._best(recipes), budget)
                     yield self._point(way, budget, best[way])
                 else:
-                    self._tell(f"{way}: nothing to try at {budget:g} evaluations")
+                    self._tell(f"{way}: nothing to try at {self._said(budget)}")
             joined = self._best([*best.values(), *self._finalists(list(self._together(budget, best)))])
             best[TOGETHER] = joined if joined in best.values() else self._learned_guidance(joined, budget)
             yield self._point(TOGETHER, budget, best[TOGETHER])
@@ -227,8 +230,8 @@ class Search:
         for steps in self.steps(budget):
             full = int(2 * budget - steps + 1e-9)  # steps in which both halves may compute
             if 1 <= full < steps:
-                for letters in self._letters(steps, full):
-                    yield replace(self._base(steps), guidance=letters)
+                recipes = (replace(self._base(steps), guidance=letters) for letters in self._letters(steps, full))
+                yield from (recipe for recipe in recipes if self._judge.work(recipe) <= budget * (1 + 1e-9))
 
     @staticmethod
     def _letters(steps: int, full: int) -> Iterator[str]:
@@ -290,7 +293,7 @@ class Search:
     def _point(self, way: str, budget: float, recipe: Recipe) -> Point:
         psnrs = self._judge.psnrs(recipe, self._judge.held_back)
         error = float(psnrs.std(ddof=1) / len(psnrs) ** 0.5) if len(psnrs) > 1 else 0.0
-        self._tell(f"{budget:g} evaluations, {way}: {psnrs.mean():.1f} dB")
+        self._tell(f"{self._said(budget)}, {way}: {psnrs.mean():.1f} dB")
         return Point(way, budget, self._judge.work(recipe), float(psnrs.mean()), error, len(psnrs), recipe)
 
 

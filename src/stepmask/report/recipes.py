@@ -8,7 +8,6 @@ from stepmask.report.content import Axis, Entry, Facts, Method, Study, facts_of
 from stepmask.report.mask_map import mask_map
 from stepmask.report.masks import Mapped
 
-WORK = Axis("work", "evaluations, of the denoiser", "cost", "number", "lower")
 DISTANCE = Axis("psnr", "PSNR against the converged run", "quality", "db")
 COLOURS = (
     ("#6e6e6e", "#a8a8a8"), ("#0b4f8a", "#6db1ee"), ("#c4501e", "#f0906a"), ("#2e9c84", "#5fd0b6"),
@@ -26,13 +25,14 @@ def recipe_study(recipe: Recipe, mapped: Mapped = mask_map) -> Study:
 
 def frontier_study(frontier: Frontier, mapped: Mapped = mask_map) -> Study:
     """All points of a frontier: quality over work, way by way, and the map of each that has a mask."""
+    work = Axis("work", f"{frontier.unit}, of the denoiser", "cost", "number", "lower")
     ways = [way for way in WAYS if frontier.way(way)]
     methods = [Method(way, *COLOURS[WAYS.index(way)], ours=way == ways[-1]) for way in ways]
     entries = [
         Entry(
             point.way,
             f"{point.budget:g}, in {point.recipe.num_inference_steps} steps",
-            {WORK.key: point.work, DISTANCE.key: point.psnr},
+            {work.key: point.work, DISTANCE.key: point.psnr},
             point.confidence,
             None if point.recipe.mask is None else mapped(point.recipe.mask),
             facts=_facts(point.recipe),
@@ -40,8 +40,8 @@ def frontier_study(frontier: Frontier, mapped: Mapped = mask_map) -> Study:
         for way in ways
         for point in frontier.way(way)
     ]
-    name = f"{len(entries)} recipes, for {frontier.budgets[0]:g} to {frontier.budgets[-1]:g} evaluations"
-    return Study(name, entries, methods, [WORK, DISTANCE], facts=facts_of(frontier.facts))
+    name = f"{len(entries)} recipes, for {frontier.budgets[0]:g} to {frontier.budgets[-1]:g} {frontier.unit}"
+    return Study(name, entries, methods, [work, DISTANCE], facts=facts_of(frontier.facts))
 
 
 def _facts(recipe: Recipe) -> Facts:
