@@ -30,12 +30,12 @@ def loop(scheduler) -> SamplerLoop:
 SCHEDULERS = [
     DDIMScheduler(), DDIMScheduler(timestep_spacing="trailing"), DDPMScheduler(),
     diffusers.DPMSolverMultistepScheduler(), EulerDiscreteScheduler(), FlowMatchEulerDiscreteScheduler(shift=3.0),
-    diffusers.HeunDiscreteScheduler(),
+    diffusers.HeunDiscreteScheduler(), diffusers.UniPCMultistepScheduler(), diffusers.DEISMultistepScheduler(),
 ]  # fmt: skip
 UNEVEN = (950, 800, 420, 130, 30)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS[:6], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("scheduler", SCHEDULERS[:6] + SCHEDULERS[7:], ids=lambda one: type(one).__name__)
 def test_the_timesteps_of_its_own_change_nothing(scheduler):
     pipe = loop(scheduler)
     plain = run(pipe)
@@ -140,7 +140,8 @@ def test_what_is_refused():
     check_refused(
         "DDIMScheduler is not told its sigmas", stepmask.apply, pipe, Recipe(num_inference_steps=1, sigmas=[1])
     )
-    check_refused("PNDMScheduler sets its timesteps itself", stepmask.apply, loop(diffusers.PNDMScheduler()), recipe)
+    for scheduler in (diffusers.PNDMScheduler(), diffusers.UniPCMultistepScheduler(use_flow_sigmas=True)):
+        check_refused("sets its timesteps itself", stepmask.apply, loop(scheduler), recipe)
     check_refused("the recipe was made for X, the run uses DDIMScheduler", stepmask.apply, pipe,
         Recipe(num_inference_steps=1, scheduler={"class": "X", "config": {}}))  # fmt: skip
     check_refused(r"cannot read mask recipe\.json", stepmask.apply, pipe, "recipe.json")

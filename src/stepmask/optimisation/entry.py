@@ -147,6 +147,8 @@ def optimise(
         if progress:
             voice.say(_forecast(search, judge, effort, guided))
             voice.say(judge.said)
+            if unit != EVALUATIONS:
+                voice.say(f"an evaluation takes {said(1)}")
         points = list(search.points())
     points = [replace(point, budget=asked[wanted.index(point.budget)], work=point.work * each) for point in points]
     facts = _facts(judge, counted, task) | ({} if unit == EVALUATIONS else {"unit": unit})

@@ -13,6 +13,7 @@ from functools import partial, wraps
 from types import MethodType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from stepmask.errors import StepMaskError
@@ -20,6 +21,9 @@ from stepmask.recipe import Recipe
 
 BY_GAPS = ("DDIMScheduler", "DDIMParallelScheduler")
 """Schedulers that tell the next timestep by an even gap, which is said to them anew at every step."""
+
+BY_SIGMAS = ("UniPCMultistepScheduler", "DEISMultistepScheduler")
+"""Schedulers that step from sigma to sigma; they take no timesteps, and those of a run follow from a table."""
 
 Own = Callable[..., Any]
 """A scheduler's own method."""
@@ -141,12 +145,12 @@ def check_takes(scheduler: Any, recipe: Recipe) -> None:
     if not takes_timesteps(scheduler):
         raise StepMaskError(
             f"{name} sets its timesteps itself and takes no others: leave the recipe's out, or choose ddim, ddpm, "
-            "dpm++, euler or a scheduler for flow matching"
+            "dpm++, unipc, euler or a scheduler for flow matching"
         )
     trained, first = scheduler.config.num_train_timesteps, recipe.timesteps[0]
     if first > trained or (first == trained and not takes_sigmas(scheduler)):
         raise StepMaskError(f"the recipe begins at timestep {first:g}, and {name} was trained on {trained}")
-    if name in (*BY_GAPS, "DDPMScheduler") and not all(float(t).is_integer() for t in recipe.timesteps):
+    if name in (*BY_GAPS, *BY_SIGMAS, "DDPMScheduler") and not all(float(t).is_integer() for t in recipe.timesteps):
         raise StepMaskError(f"{name} knows whole timesteps alone: round the recipe's")
 
 
@@ -161,7 +165,10 @@ def takes_timesteps(scheduler: Any) -> bool:
     parameters = inspect.signature(type(scheduler).set_timesteps).parameters
     if "FlowMatch" in type(scheduler).__name__:
         return takes_sigmas(scheduler)
-    return type(scheduler).__name__ in BY_GAPS or "timesteps" in parameters
+    name = type(scheduler).__name__
+    if name in BY_SIGMAS:
+        return not getattr(scheduler.config, "use_flow_sigmas", False) and getattr(scheduler, "solver_p", None) is None
+    return name in BY_GAPS or "timesteps" in parameters
 
 
 def _give(own: Own, scheduler: Any, recipe: Recipe, more: dict[str, Any]) -> None:
@@ -180,6 +187,12 @@ def _give(own: Own, scheduler: Any, recipe: Recipe, more: dict[str, Any]) -> Non
     elif type(scheduler).__name__ in BY_GAPS:
         own(scheduler, recipe.num_inference_steps, **more)
         scheduler.timesteps = torch.tensor([int(t) for t in timesteps], device=scheduler.timesteps.device)
+    elif type(scheduler).__name__ in BY_SIGMAS:
+        own(scheduler, recipe.num_inference_steps, **more)
+        kept = scheduler.alphas_cumprod.cpu()
+        sigmas = np.interp(timesteps, np.arange(len(kept)), (((1 - kept) / kept) ** 0.5).numpy())
+        scheduler.timesteps = torch.tensor([int(t) for t in timesteps], device=scheduler.timesteps.device)
+        scheduler.sigmas = torch.cat([torch.tensor(sigmas, dtype=torch.float32), scheduler.sigmas[-1:]])
     else:
         own(scheduler, timesteps=list(timesteps), **more)
 
