@@ -1,5 +1,7 @@
 """The search that lets all blocks rest together: moving key steps, where refining starts; nothing is measured here."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from jobs import job_for
@@ -113,4 +115,7 @@ def test_refining_starts_near_the_target_from_what_promises_most():
     assert search._base(0.5) is at
     made = known(0.49, 41.0)
     assert search._base(0.5) is made, "2 dB off what was tried"
+    other = search_for(0.5)
+    other.candidates = {c.table.digest: c for c in (replace(above, psnrs=np.full(3, 41.0)), at)}
+    assert other._base(0.5) is at, "the dearest promises clearly less"
     assert search.best(0.5).psnr == 60.0

@@ -287,8 +287,8 @@ class CoarseSearch(Search):
     def _base(self, target: float) -> Candidate | None:
         """The candidate near a target that promises most there, and has not been started from too often.
 
-        What costs less than the target stays as it is: cells within whole steps can only be taken away. The dearest
-        comes first: it learned weights to be started from, and may seem to promise less by chance.
+        What costs less than the target stays as it is: cells within whole steps can only be taken away. So the dearest
+        comes first, unless it promises clearly less: it learned its weights for that.
         """
         tuning = self._tuning
 
@@ -302,8 +302,10 @@ class CoarseSearch(Search):
         near = [candidate for candidate in self.candidates.values() if low <= candidate.cost <= high]
         if self.config.learns_gains:  # elsewhere the errors are others
             near = [candidate for candidate in near if candidate.fitted]
-        started = any(known == target for _, known in self._tried)
-        base = max(near, key=worth if started else lambda candidate: candidate.cost, default=None)
+        base = max(near, key=worth, default=None)
+        if base is not None and not any(known == target for _, known in self._tried):
+            close = [candidate for candidate in near if worth(candidate) > worth(base) - tuning.patience]
+            base = max(close, key=lambda candidate: candidate.cost)
         if base is not None:
             key = (base.table.digest, target)
             self._tried[key] = self._tried.get(key, 0) + 1
