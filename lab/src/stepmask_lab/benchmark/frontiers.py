@@ -73,7 +73,7 @@ def scored(
             "way": point.way,
             "budget": point.budget,
             "work": point.work,
-            "macs_per_image": sampler.work().macs,
+            "macs_per_image": sampler.work().cost,
             "num_images": num_images,
             "psnr": Spread.of(psnr_per_image(images, wanted)).to_dict(),
             "scores": {name: score.to_dict() for name, score in scores.items()},
