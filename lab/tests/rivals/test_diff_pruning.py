@@ -13,6 +13,7 @@ from stepmask import StepMaskError
 from stepmask.inspection.registry import architecture_of
 from stepmask_lab import reference
 from stepmask_lab.reference.conditioning import trainable
+from stepmask_lab.reference.half_precision import write_weights
 from stepmask_lab.rivals.diff_pruning import pruned, train
 from stepmask_lab.rivals.diff_pruning.prune import add_gradients, prune
 from tiny import ddim_pipeline, dit_pipeline, quiet
@@ -100,7 +101,7 @@ def test_timesteps_of_small_losses_do_not_count():
 def test_weights_alone_bring_a_pruned_model_back(pipe, tmp_path):
     unet, _ = prune_half(pipe)
     path = tmp_path / "model.safetensors"
-    pruned.write(trainable(pipe), path)
+    write_weights(trainable(pipe), path)
     again = PIPES["ddim" if pipe.unet.config.in_channels == 3 else "ldm"]()
     pruned.read(trainable(again), path)
     inputs = architecture_of(unet).example_inputs(unet)

@@ -13,6 +13,7 @@ from stepmask.cli import app
 from stepmask_lab import reference
 from stepmask_lab.benchmark import compare
 from stepmask_lab.reference.conditioning import trainable
+from stepmask_lab.reference.half_precision import write_weights
 from stepmask_lab.reproduce import (
     Bench,
     Options,
@@ -81,7 +82,7 @@ def keep_other_models(folder, patch):
     ):
         part = folder / module.__name__
         patch.setattr(module, "WEIGHTS", part)
-        module.write(model, part / f"{name}.safetensors")
+        write_weights(model, part / f"{name}.safetensors")
         (part / f"{name}.json").write_text(json.dumps({"ratio": 0.3, "core_hours": 0.5}))
 
 

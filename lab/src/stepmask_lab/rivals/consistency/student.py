@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DDPMPipeline, LCMScheduler
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from stepmask_lab import reference
+from stepmask_lab.reference.half_precision import read_weights
 
 WEIGHTS = Path(__file__).parent / "weights"
 TEACHER_STEPS = 25
@@ -29,7 +28,7 @@ def load_student(name: str, folder: Path | None = None) -> DDPMPipeline:
         folder: With ``NAME.safetensors``; None for those of the laboratory.
     """
     pipe = student_of(reference.load(name))
-    read(pipe.unet, (folder or WEIGHTS) / f"{name}.safetensors")
+    pipe.unet.load_state_dict(read_weights((folder or WEIGHTS) / f"{name}.safetensors"))
     return pipe
 
 
@@ -41,14 +40,3 @@ def student_of(teacher: Any) -> DDPMPipeline:
     pipe = DDPMPipeline(unet=teacher.unet, scheduler=scheduler)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def read(unet: nn.Module, path: Path) -> None:
-    """Give a U-Net the weights of a file."""
-    unet.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-
-
-def write(unet: nn.Module, path: Path) -> None:
-    """Keep the weights of a U-Net in half precision."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.half().contiguous() for key, value in unet.state_dict().items()}, path)

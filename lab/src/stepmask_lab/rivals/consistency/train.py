@@ -17,6 +17,7 @@ from stepmask.errors import StepMaskError
 from stepmask_lab import reference
 from stepmask_lab.reference.cifar10 import load_cifar10
 from stepmask_lab.reference.conditioning import Unconditional
+from stepmask_lab.reference.half_precision import read_weights, write_weights
 from stepmask_lab.reference.train import (
     ENDLESS_HOURS,
     ENDLESS_IMAGES,
@@ -29,7 +30,7 @@ from stepmask_lab.reference.train import (
     write_record,
 )
 from stepmask_lab.rivals.consistency.loss import distillation_loss
-from stepmask_lab.rivals.consistency.student import TEACHER_STEPS, read, student_of, write
+from stepmask_lab.rivals.consistency.student import TEACHER_STEPS, student_of
 
 FIRST_IMAGES = 25_600
 """On which the student learns to predict velocities, before it learns to jump."""
@@ -59,11 +60,11 @@ def main(
         first = Budget(hours=ENDLESS_HOURS, images=first_images, learning_rate=learning_rate)
         loss = distillation_loss(teacher, student.scheduler, consistent=False)
         train(whole, loss, pixels, labels, output / "first", first, batch_size)
-        write(student.unet, start)
-    read(student.unet, start)
+        write_weights(student.unet, start)
+    student.unet.load_state_dict(read_weights(start))
     budget = Budget(hours=hours, images=images, learning_rate=learning_rate)
     progress = train(whole, distillation_loss(teacher, student.scheduler), pixels, labels, output, budget, batch_size)
-    write(student.unet, output / f"{model}.safetensors")
+    write_weights(student.unet, output / f"{model}.safetensors")
     more = {"batch_size": batch_size, "teacher_steps": TEACHER_STEPS, "images_before": first_images}
     write_record(output / f"{model}.json", f"{model}, consistency model", progress, budget, **more)
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import Downsample2D, Upsample2D
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stepmask_lab import reference
 from stepmask_lab.reference.conditioning import trainable
+from stepmask_lab.reference.half_precision import read_weights
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -39,20 +39,14 @@ def load_pruned(name: str, folder: Path | None = None) -> Any:
 
 
 def read(model: nn.Module, path: Path) -> None:
-    """Give a model the weights of a file, and its layers their shapes; half precision becomes the model's own."""
-    state = {key: value.float() for key, value in load_file(path).items()}
+    """Give a model the weights of a file, and its layers their shapes."""
+    state = read_weights(path)
     for key, value in state.items():
         owner, _, name = key.rpartition(".")
         _reshape(model.get_submodule(owner), name, value)
     for module in model.modules():
         tell_widths(module)
     model.load_state_dict(state)
-
-
-def write(model: nn.Module, path: Path) -> None:
-    """Keep the weights of a model in half precision."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.half().contiguous() for key, value in model.state_dict().items()}, path)
 
 
 def tell_widths(module: nn.Module) -> None:

@@ -20,6 +20,7 @@ from stepmask.inspection.registry import architecture_of
 from stepmask_lab import reference
 from stepmask_lab.reference.cifar10 import load_cifar10
 from stepmask_lab.reference.conditioning import trainable
+from stepmask_lab.reference.half_precision import write_weights
 from stepmask_lab.reference.losses import denoising_loss
 from stepmask_lab.reference.train import (
     ENDLESS_HOURS,
@@ -34,7 +35,7 @@ from stepmask_lab.reference.train import (
     write_record,
 )
 from stepmask_lab.rivals.diff_pruning.prune import RATIO, add_gradients, prune
-from stepmask_lab.rivals.diff_pruning.pruned import read, write
+from stepmask_lab.rivals.diff_pruning.pruned import read
 
 NUM_SAMPLES = 16
 """Images that say which channels matter; the authors take 128."""
@@ -83,12 +84,12 @@ def main(
     samples, whole, start = samples_of(pipe, pixels), trainable(pipe), output / "pruned.safetensors"
     if not start.exists():
         record = prune_model(pipe, whole, samples, labels, ratio)
-        write(whole, start)
+        write_weights(whole, start)
         (output / "pruned.json").write_text(json.dumps(record) + "\n")
     read(whole.requires_grad_(True), start)
     budget = Budget(hours=hours, images=images, learning_rate=learning_rate)
     progress = train(whole, denoising_loss(pipe.scheduler), samples, labels, output, budget, batch_size)
-    write(whole, output / f"{model}.safetensors")
+    write_weights(whole, output / f"{model}.safetensors")
     record = json.loads((output / "pruned.json").read_text())
     write_record(output / f"{model}.json", f"{model}, pruned", progress, budget, batch_size=batch_size, **record)
 
