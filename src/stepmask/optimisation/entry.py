@@ -193,7 +193,7 @@ def _checked(budgets: Any, unit: Any) -> list[float]:
     Raises:
         TargetError: They are none, or their unit is not known.
     """
-    if unit not in UNITS:
+    if unit not in list(UNITS):
         raise TargetError(f"unit must be one of {', '.join(UNITS)}, got {unit!r:.80}")
     given = [budgets] if not isinstance(budgets, Sequence) or isinstance(budgets, str) else list(budgets)
     try:
